@@ -1,0 +1,19 @@
+"""The errors that a user is meant to read. The command line maps each to its exit code."""
+
+
+class UserError(ValueError):
+    """The user's input is wrong: what, where, expected, got, how to mend it. Exit code 2."""
+
+    exit_code = 2
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss became NaN or infinite. Exit code 3; the last good checkpoint is kept."""
+
+    exit_code = 3
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM arrived and the state is saved. Exit code 130."""
+
+    exit_code = 130

@@ -1,0 +1,48 @@
+"""ConvNet-d, the field's standard small network (METHOD section 7).
+
+Shapes: N images, C channels, H = W side, K classes, D features.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ncfmkit.errors import UserError
+
+
+def default_depth(size: int) -> int:
+    """Blocks for images of `size` pixels: the published depths, 2 for images smaller than those."""
+    return 2 if size < 28 else 3 if size < 64 else 4 if size < 128 else 5
+
+
+class ConvNet(nn.Module):
+    """`depth` blocks of conv 3x3, instance norm with affine, ReLU, average pool 2; then a linear classifier.
+
+    The flattened last map is the feature. 28 px images are padded to 32.
+    """
+
+    def __init__(self, *, channels: int, classes: int, size: int, width: int = 128, depth: int | None = None):
+        super().__init__()
+        self.pad = 2 if size == 28 else 0
+        side = size + 2 * self.pad
+        depth = default_depth(size) if depth is None else depth
+        if depth < 1 or side >> depth < 1:
+            raise UserError(f"network.depth {depth} does not suit images of {size} pixels: at most {side.bit_length() - 1}")
+        blocks: list[nn.Module] = []
+        for i in range(depth):
+            blocks += [
+                nn.Conv2d(channels if i == 0 else width, width, 3, padding=1),
+                nn.GroupNorm(width, width),
+                nn.ReLU(),
+                nn.AvgPool2d(2),
+            ]
+        self.blocks = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(width * (side >> depth) ** 2, classes)
+
+    def features(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        """The flattened last map, `[N, D]`."""
+        return self.blocks(F.pad(x_NCHW, [self.pad] * 4) if self.pad else x_NCHW).flatten(1)
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        """Logits `[N, K]`."""
+        return self.classifier(self.features(x_NCHW))

@@ -1,0 +1,1 @@
+"""Recipes: one TOML file per published or measured setting. `ncfmkit recipes` lists them."""
