@@ -5,6 +5,7 @@ Precedence: default < recipe < explicit flag. Nothing changes settings once made
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -22,7 +23,7 @@ Color = Literal["rgb", "gray"]
 class DataSettings:
     size: int | None = None  # side of the square images in pixels; none: as the images are
     color: Color | None = None  # channels of the images; none: as the images are
-    resize: Literal["none", "crop"] = "none"  # crop: short side to `size`, then the centre; none: other sizes are errors
+    resize: Literal["none", "crop"] = "none"  # crop: short side to `size`, then the centre; none: must be `size`
     convert_color: bool = False  # convert images of another colour mode to `color`; false: they are errors
     classes: tuple[str, ...] = ()  # class names or label numbers to keep, in label order; empty: all
     holdout: float = 0.0  # fraction in [0, 1) of each class kept for testing where a source has no test split
@@ -33,7 +34,7 @@ class DataSettings:
 class NetworkSettings:
     name: str = "convnet"  # a row of ncfmkit.networks.NETWORKS
     width: int = 128  # channels of each ConvNet block
-    depth: int | None = None  # blocks of a ConvNet; none: from the image size (2 at 8, 3 at 28 and 32, 4 at 64, 5 at 128)
+    depth: int | None = None  # blocks of a ConvNet; none: from the size (2 at 8, 3 at 28 and 32, 4 at 64, 5 at 128)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class StudentSettings(TrainSettings):
 class DistillSettings:
     ipc: int = 10  # stored images per class (M)
     factor: int = 2  # a stored image is a factor x factor mosaic; 1: no mosaic
-    decode: Literal["single", "multi", "bound"] = "single"  # factor only | factors 1..factor | largest first to a budget
+    decode: Literal["single", "multi", "bound"] = "single"  # factor only | 1..factor | largest first to a budget
     decoded_budget: int | None = None  # decoded images per class of `bound`; none: ipc * factor**2
     init: Literal["mix", "random", "noise", "load"] = "mix"
     load: str | None = None  # path of the set that `init = "load"` starts from
@@ -149,12 +150,13 @@ def full_key(key: str) -> str:
     if matches:
         raise UserError(f"setting {key!r} is ambiguous: write one of {', '.join(matches)}")
     near = difflib.get_close_matches(key, [*keys, *(k.split(".")[-1] for k in keys)], n=1, cutoff=0.0)[0]
-    raise UserError(f"unknown setting {key!r}: did you mean {full_key(near) if near in keys else near!r}?")
+    raise UserError(f"unknown setting {key!r}: did you mean {near!r}?")
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
     """`value` as the setting's type; text is parsed, so that flags and TOML give the same."""
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    # `int | None` is a types.UnionType, `Literal[...] | None` a typing.Union
+    options = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     if type(None) in options and (value is None or value in ("", "none")):
         return None
     kind = next(o for o in options if o is not type(None))
@@ -215,7 +217,10 @@ def recipe_text(recipe: str) -> str:
         path = Path(recipe)
         if not path.is_file():
             raise UserError(f"recipe file not found: {recipe}")
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"recipe {recipe} is not UTF-8 text: {error}") from None
     if recipe not in recipe_names():
         near = difflib.get_close_matches(recipe, recipe_names(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "; `ncfmkit recipes` lists them, a path ends in .toml"
@@ -229,14 +234,28 @@ def _flatten(recipe: str, table: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in table.items():
         if name == "description":
+            if not isinstance(value, str):
+                raise UserError(f"recipe {recipe}: description: expected str, got {value!r}")
             continue
+        if isinstance(value, dict) and name not in SECTIONS:
+            section = difflib.get_close_matches(name, SECTIONS, n=1, cutoff=0.0)[0]
+            raise UserError(f"recipe {recipe}: unknown section [{name}]: did you mean [{section}]?")
         entries = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
         for key, entry in entries.items():
             if key not in keys:
-                near = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)[0]
-                raise UserError(f"recipe {recipe}: unknown key {key!r}: did you mean {near!r}?")
+                near = [k for k in keys if k.endswith(f".{key}")]
+                near = near or difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+                raise UserError(f"recipe {recipe}: unknown key {key!r}: did you mean {' or '.join(map(repr, near))}?")
             flat[key] = entry
     return flat
+
+
+def _recipe_table(recipe: str) -> dict[str, Any]:
+    text = recipe_text(recipe)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"recipe {recipe} is not valid TOML: {error}") from None
 
 
 def load_recipe(recipe: str) -> Settings:
@@ -245,11 +264,7 @@ def load_recipe(recipe: str) -> Settings:
     Raises:
         UserError: unknown recipe, malformed TOML, unknown key or a value of the wrong type.
     """
-    text = recipe_text(recipe)
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"recipe {recipe} is not valid TOML: {error}") from None
+    table = _recipe_table(recipe)
     name = Path(recipe).stem if recipe.endswith(".toml") else recipe
     try:
         return override(Settings(recipe=name), _flatten(recipe, table))
@@ -260,7 +275,7 @@ def load_recipe(recipe: str) -> Settings:
 
 def recipe_description(recipe: str) -> str:
     """The one-line description that a recipe gives of itself."""
-    return tomllib.loads(recipe_text(recipe)).get("description", "")
+    return _recipe_table(recipe).get("description", "")
 
 
 # ---- checks -----------------------------------------------------------------------------------------------------
@@ -283,6 +298,16 @@ def check(settings: Settings) -> Settings:
         (d.frequencies % 16 == 0, f"distill.frequencies: expected a multiple of 16, got {d.frequencies}"),
         (0 <= d.alpha <= 1, f"distill.alpha: expected a value in [0, 1], got {d.alpha}"),
         (d.lr > 0, f"distill.lr: expected more than 0, got {d.lr}"),
+        (d.matching_weight >= 0, f"distill.matching_weight: expected 0 or more, got {d.matching_weight}"),
+        (d.sampler_lr > 0, f"distill.sampler_lr: expected more than 0, got {d.sampler_lr}"),
+        (
+            0 <= d.sampler_momentum < 1,
+            f"distill.sampler_momentum: expected a value in [0, 1), got {d.sampler_momentum}",
+        ),
+        (
+            d.decoded_budget is None or d.decoded_budget >= 1,
+            f"distill.decoded_budget: expected 1 or more, got {d.decoded_budget}",
+        ),
         (d.calibration_weight >= 0, f"distill.calibration_weight: expected 0 or more, got {d.calibration_weight}"),
         (d.patience >= 1, f"distill.patience: expected 1 or more, got {d.patience}"),
         (d.init != "load" or d.load is not None, "distill.init is 'load': pass the set to start from as distill.load"),
@@ -303,9 +328,18 @@ def check(settings: Settings) -> Settings:
         (data.resize == "none" or data.size is not None, "data.resize is 'crop': say to which side with data.size"),
         (0 <= data.holdout < 1, f"data.holdout: expected a fraction in [0, 1), got {data.holdout}"),
         (data.imbalance >= 1, f"data.imbalance: expected 1 or more, got {data.imbalance}"),
+        (len(set(data.classes)) == len(data.classes), f"data.classes: a class is listed twice in {list(data.classes)}"),
         (settings.network.width >= 1, f"network.width: expected 1 or more, got {settings.network.width}"),
+        (
+            settings.network.depth is None or settings.network.depth >= 1,
+            f"network.depth: expected 1 or more, got {settings.network.depth}",
+        ),
         (p.members >= 1, f"pool.members: expected 1 or more, got {p.members}"),
         (s.repeats >= 0, f"student.repeats: expected 0 or more, got {s.repeats}"),
+        (
+            s.whole_epochs is None or s.whole_epochs >= 1,
+            f"student.whole_epochs: expected 1 or more, got {s.whole_epochs}",
+        ),
         (s.evaluations >= 1, f"student.evaluations: expected 1 or more, got {s.evaluations}"),
         (r.checkpoint_every >= 1, f"runtime.checkpoint_every: expected 1 or more, got {r.checkpoint_every}"),
     ]
@@ -315,6 +349,23 @@ def check(settings: Settings) -> Settings:
             (train.batch >= 1, f"{name}.batch: expected 1 or more, got {train.batch}"),
             (train.lr > 0, f"{name}.lr: expected more than 0, got {train.lr}"),
             (0 <= train.cutmix <= 1, f"{name}.cutmix: expected a probability, got {train.cutmix}"),
+            (train.gamma > 0, f"{name}.gamma: expected more than 0, got {train.gamma}"),
+            (
+                all(0 < m < 1 for m in train.milestones) and list(train.milestones) == sorted(train.milestones),
+                f"{name}.milestones: expected rising fractions in (0, 1), got {list(train.milestones)}",
+            ),
+        ]
+    for name, optimized in (("pool", p), ("student", s), ("distill", d)):
+        rules += [
+            (0 <= optimized.momentum < 1, f"{name}.momentum: expected a value in [0, 1), got {optimized.momentum}"),
+            (optimized.weight_decay >= 0, f"{name}.weight_decay: expected 0 or more, got {optimized.weight_decay}"),
+        ]
+    for section in SECTIONS:
+        values = vars(getattr(settings, section)).items()
+        rules += [
+            (math.isfinite(value), f"{section}.{name}: expected a finite number, got {value}")
+            for name, value in values
+            if isinstance(value, float)
         ]
     broken = [message for ok, message in rules if not ok]
     if broken:
@@ -337,5 +388,5 @@ def _plain(value: Any) -> Any:
 def from_dict(table: dict[str, Any]) -> Settings:
     """The settings that :func:`to_dict` wrote."""
     table = dict(table)
-    recipe = table.pop("recipe")
+    recipe = table.pop("recipe", "default")
     return override(Settings(recipe=recipe), _flatten(recipe, table))

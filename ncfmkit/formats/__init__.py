@@ -1,0 +1,1 @@
+"""The files that a synthetic set travels in. `ncfmkit.load` reads any of them."""

@@ -8,21 +8,41 @@ from torch import nn
 
 from ncfmkit.errors import UserError
 from ncfmkit.networks.convnet import ConvNet
+from ncfmkit.networks.densenet import densenet121
+from ncfmkit.networks.plain import alexnet, vgg11
+from ncfmkit.networks.resnet import resnet18, resnetap10
+
+DEFAULT_WIDTH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkRow:
-    build: Callable[..., nn.Module]  # (channels, classes, size, width, depth) -> module
-    smallest: int  # side in pixels of the smallest image it takes
+    build: Callable[..., nn.Module]  # (channels, classes, size), and (width, depth) where they are taken -> module
+    smallest: int  # side in pixels of the smallest image; below it, a norm would see maps of one pixel, which it zeroes
+    takes_width: bool = False  # whether width and depth are the caller's to choose
     summary: str
 
 
 NETWORKS: dict[str, NetworkRow] = {
-    "convnet": NetworkRow(build=ConvNet, smallest=4, summary="d blocks of conv 3x3, instance norm, ReLU, average pool"),
+    "convnet": NetworkRow(
+        build=ConvNet,
+        smallest=4,
+        takes_width=True,
+        summary="d blocks of conv 3x3, instance norm, ReLU, average pool",
+    ),
+    "alexnet": NetworkRow(build=alexnet, smallest=8, summary="5 convolutions, 3 max-pools, instance norm"),
+    "vgg11": NetworkRow(build=vgg11, smallest=28, summary="8 convolutions 3x3, 5 max-pools, instance norm"),
+    "resnet18": NetworkRow(build=resnet18, smallest=9, summary="8 residual blocks, instance norm"),
+    "resnetap10": NetworkRow(
+        build=resnetap10, smallest=16, summary="4 residual blocks, average pools for strides, instance norm"
+    ),
+    "densenet121": NetworkRow(build=densenet121, smallest=16, summary="58 densely joined layers, instance norm"),
 }
 
 
-def build(name: str, *, channels: int, classes: int, size: int, width: int = 128, depth: int | None = None) -> nn.Module:
+def build(
+    name: str, *, channels: int, classes: int, size: int, width: int = DEFAULT_WIDTH, depth: int | None = None
+) -> nn.Module:
     """A freshly initialised network, drawn from torch's global generator.
 
     Every network has `features(x_NCHW) -> feat_ND` and `forward(x_NCHW) -> logits_NK` on normalised float images.
@@ -32,11 +52,11 @@ def build(name: str, *, channels: int, classes: int, size: int, width: int = 128
         channels: 1 or 3.
         classes: K, the number of labels.
         size: side of the square images in pixels.
-        width: channels of a ConvNet's blocks; other networks have their own.
-        depth: blocks of a ConvNet; none: by size.
+        width: channels of a ConvNet's blocks; the other networks have their own and take only the default.
+        depth: blocks of a ConvNet; none: by size, and for the other networks.
 
     Raises:
-        UserError: no such network, or the images are too small for it.
+        UserError: no such network, the images are too small for it, or it has no such width or depth.
     """
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.3)
@@ -45,4 +65,9 @@ def build(name: str, *, channels: int, classes: int, size: int, width: int = 128
     row = NETWORKS[name]
     if size < row.smallest:
         raise UserError(f"network {name} needs images of {row.smallest} pixels or more, got {size}: resize the data")
-    return row.build(channels=channels, classes=classes, size=size, width=width, depth=depth)
+    if row.takes_width:
+        return row.build(channels=channels, classes=classes, size=size, width=width, depth=depth)
+    for key, value, default in (("width", width, DEFAULT_WIDTH), ("depth", depth, None)):
+        if value != default:
+            raise UserError(f"network {name} has a fixed {key}: leave out network.{key}, got {value}")
+    return row.build(channels=channels, classes=classes, size=size)

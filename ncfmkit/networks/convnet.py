@@ -4,7 +4,6 @@ Shapes: N images, C channels, H = W side, K classes, D features.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ncfmkit.errors import UserError
@@ -27,7 +26,9 @@ class ConvNet(nn.Module):
         side = size + 2 * self.pad
         depth = default_depth(size) if depth is None else depth
         if depth < 1 or side >> depth < 1:
-            raise UserError(f"network.depth {depth} does not suit images of {size} pixels: at most {side.bit_length() - 1}")
+            raise UserError(
+                f"network.depth {depth} does not suit images of {size} pixels: at most {side.bit_length() - 1}"
+            )
         blocks: list[nn.Module] = []
         for i in range(depth):
             blocks += [
@@ -39,9 +40,13 @@ class ConvNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(width * (side >> depth) ** 2, classes)
 
+    def padded(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        """What goes into the first block."""
+        return nn.functional.pad(x_NCHW, [self.pad] * 4) if self.pad else x_NCHW
+
     def features(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """The flattened last map, `[N, D]`."""
-        return self.blocks(F.pad(x_NCHW, [self.pad] * 4) if self.pad else x_NCHW).flatten(1)
+        return self.blocks(self.padded(x_NCHW)).flatten(1)
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """Logits `[N, K]`."""

@@ -1,0 +1,149 @@
+"""Differentiable augmentation (DSA) and CutMix, on normalised images (METHOD section 6).
+
+Every image has one row of uniform numbers, `u_NP`; where a draw is shared, as by all images of a class in the matching
+loss, the rows are equal. So one function serves the matching loss, the calibration and the training of networks.
+Axes: N images, C channels, H = W side, P uniform numbers, K labels.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ncfmkit.errors import UserError
+
+GEOMETRIC = ("crop", "scale", "rotate")  # one of those listed is picked per call
+OPERATIONS = ("color", *GEOMETRIC, "flip", "cutout")
+PICK, BRIGHTNESS, SATURATION, CONTRAST, FLIP, MOVE_Y, MOVE_X, CUT_Y, CUT_X = range(9)
+DRAWS = 9  # P
+
+CROP_FRACTION = 1 / 8  # of the side, padded with 0 on each side before the shift
+SCALE_RATIO = 1.2
+ROTATE_DEGREES = 15.0
+CUTOUT_FRACTION = 1 / 2  # of the side
+
+
+def parse_strategy(strategy: str) -> tuple[str, ...]:
+    """`("color", "crop")` for "color_crop"; "none" or "" for no augmentation.
+
+    Raises:
+        UserError: an unknown operation.
+    """
+    operations = tuple(o for o in strategy.split("_") if o and o != "none")
+    unknown = [o for o in operations if o not in OPERATIONS]
+    if unknown:
+        raise UserError(f"unknown augmentation {unknown[0]!r} in {strategy!r}: known: {', '.join(OPERATIONS)}, none")
+    return operations
+
+
+def augment(x_NCHW: torch.Tensor, strategy: str, u_NP: torch.Tensor) -> torch.Tensor:
+    """Colour, one geometric operation, flip and cutout, as listed in `strategy`.
+
+    Args:
+        x_NCHW: normalised float images; the result is differentiable in them.
+        strategy: operations joined by `_`, such as "color_crop_cutout".
+        u_NP: uniform numbers in [0, 1), float32, one row per image, on the CPU (moved as needed).
+    """
+    operations = parse_strategy(strategy)
+    if not operations:
+        return x_NCHW
+    geometric = [o for o in GEOMETRIC if o in operations]
+    pick_N = (u_NP[:, PICK] * len(geometric)).long() if geometric else None
+    active = {o: (pick_N == i) for i, o in enumerate(geometric) if pick_N is not None and bool((pick_N == i).any())}
+    u_NP = u_NP.to(x_NCHW.device, non_blocking=True)
+    if "color" in operations:
+        x_NCHW = _color(x_NCHW, u_NP)
+    if "rotate" in active:
+        x_NCHW = _rotate(x_NCHW, u_NP, active["rotate"].to(x_NCHW.device))
+    if "flip" in operations or active.keys() & {"crop", "scale"}:
+        x_NCHW = _resample(x_NCHW, u_NP, {k: v.to(x_NCHW.device) for k, v in active.items()}, "flip" in operations)
+    return _cutout(x_NCHW, u_NP) if "cutout" in operations else x_NCHW
+
+
+def _column(u_NP: torch.Tensor, index: int) -> torch.Tensor:
+    return u_NP[:, index].view(-1, 1, 1, 1)
+
+
+def _color(x_NCHW: torch.Tensor, u_NP: torch.Tensor) -> torch.Tensor:
+    x_NCHW = x_NCHW + (_column(u_NP, BRIGHTNESS) - 0.5)
+    mean_N1HW = x_NCHW.mean(1, keepdim=True)
+    x_NCHW = (x_NCHW - mean_N1HW) * (2 * _column(u_NP, SATURATION)) + mean_N1HW
+    mean_N111 = x_NCHW.mean((1, 2, 3), keepdim=True)
+    return (x_NCHW - mean_N111) * (_column(u_NP, CONTRAST) + 0.5) + mean_N111
+
+
+def _rotate(x_NCHW: torch.Tensor, u_NP: torch.Tensor, active_N: torch.Tensor) -> torch.Tensor:
+    angle_N = (u_NP[:, MOVE_X] * 2 - 1) * math.radians(ROTATE_DEGREES) * active_N
+    cos_N, sin_N, zero_N = angle_N.cos(), angle_N.sin(), torch.zeros_like(angle_N)
+    theta_N23 = torch.stack([cos_N, -sin_N, zero_N, sin_N, cos_N, zero_N], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta_N23, list(x_NCHW.shape), align_corners=False)
+    return F.grid_sample(x_NCHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _resample(x_NCHW: torch.Tensor, u_NP: torch.Tensor, active: dict[str, torch.Tensor], flip: bool) -> torch.Tensor:
+    """Crop, scale and flip act on each axis alone: one bilinear matrix per axis and image, exact for whole shifts.
+
+    Matrix products are deterministic in the backward pass on every device, which gathering is not.
+    """
+    side = x_NCHW.shape[-1]
+    for axis, index in ((-2, MOVE_Y), (-1, MOVE_X)):
+        stretch_N, shift_N = torch.ones_like(u_NP[:, 0]), torch.zeros_like(u_NP[:, 0])
+        if "scale" in active:
+            low, high = 1 / SCALE_RATIO, SCALE_RATIO
+            stretch_N = torch.where(active["scale"], low + (high - low) * u_NP[:, index], stretch_N)
+        if "crop" in active:
+            reach = round(side * CROP_FRACTION)
+            shift_N = torch.where(active["crop"], (u_NP[:, index] * (2 * reach + 1)).floor() - reach, shift_N)
+        if flip and axis == -1:
+            stretch_N = torch.where(u_NP[:, FLIP] < 0.5, -stretch_N, stretch_N)
+        matrix_NHH = _axis_matrix(side, 1 / stretch_N, shift_N)
+        if axis == -2:
+            x_NCHW = torch.matmul(matrix_NHH[:, None], x_NCHW)
+        else:
+            x_NCHW = torch.matmul(x_NCHW, matrix_NHH[:, None].mT)
+    return x_NCHW
+
+
+def _axis_matrix(side: int, step_N: torch.Tensor, shift_N: torch.Tensor) -> torch.Tensor:
+    """`[N, H, H]`: row i holds the bilinear weights of the source pixels of output pixel i; outside is 0."""
+    pixel_H = torch.arange(side, device=step_N.device, dtype=step_N.dtype)
+    centre = (side - 1) / 2
+    source_NH = (pixel_H - centre)[None] * step_N[:, None] + centre + shift_N[:, None]
+    return (1 - (source_NH[:, :, None] - pixel_H).abs()).clamp(min=0)
+
+
+def _cutout(x_NCHW: torch.Tensor, u_NP: torch.Tensor) -> torch.Tensor:
+    side = x_NCHW.shape[-1]
+    hole = int(side * CUTOUT_FRACTION)
+    pixel_H = torch.arange(side, device=x_NCHW.device)
+    inside = []
+    for index in (CUT_Y, CUT_X):
+        start_N1 = (u_NP[:, index, None] * side).floor() - hole // 2
+        inside.append((pixel_H >= start_N1) & (pixel_H < start_N1 + hole))
+    return x_NCHW * ~(inside[0][:, None, :, None] & inside[1][:, None, None, :])
+
+
+def cutmix(
+    x_NCHW: torch.Tensor, target_NK: torch.Tensor, rng: np.random.Generator, probability: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """With that probability pastes one box of a shuffled batch into it and mixes the targets by area; lambda ~ U(0, 1).
+
+    Args:
+        x_NCHW: images.
+        target_NK: label probabilities, float32.
+        rng: where the decision, the box and the order are drawn.
+    """
+    decide, lam, centre_y, centre_x = rng.random(4)
+    order = torch.from_numpy(rng.permutation(len(x_NCHW))).to(x_NCHW.device)
+    if decide >= probability:
+        return x_NCHW, target_NK
+    side = x_NCHW.shape[-1]
+    half = side * math.sqrt(1 - lam) / 2
+    (top, bottom), (left, right) = (
+        (max(0, round(c * side - half)), min(side, round(c * side + half))) for c in (centre_y, centre_x)
+    )
+    kept = 1 - (bottom - top) * (right - left) / side**2
+    x_NCHW = x_NCHW.clone()
+    x_NCHW[:, :, top:bottom, left:right] = x_NCHW[order, :, top:bottom, left:right]
+    return x_NCHW, kept * target_NK + (1 - kept) * target_NK[order]

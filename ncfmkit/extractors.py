@@ -1,0 +1,162 @@
+"""The extractor pool: networks trained on the real data, kept at initialisation and at the end (METHOD section 3).
+
+A pool lives in the cache under a key of everything that decides its weights; members are files of their own, so a pool
+that was interrupted goes on where it stopped, and a larger pool keeps the members of a smaller one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ncfmkit import networks
+from ncfmkit.cache import cache_dir
+from ncfmkit.config import NetworkSettings, PoolSettings, to_dict
+from ncfmkit.progress import notice, track
+from ncfmkit.real import RealData, Split
+from ncfmkit.runtime import Runtime
+from ncfmkit.training import Crew, LabelledImages, State, accuracy, fresh_state, train
+
+POOL_FORMAT = 1  # raised when training changes in a way that the settings do not show
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The weights of every member, on the device, at initialisation and at the end of training."""
+
+    key: str
+    initial: list[State]
+    final: list[State]
+    accuracies: list[float | None]  # on the test split, fractions; None where the source has no test split
+    seconds: float  # spent training in this run; 0 where all came from the cache
+
+    def __len__(self) -> int:
+        return len(self.final)
+
+    @torch.no_grad()
+    def blend(self, network: nn.Module, member: int, beta: float) -> None:
+        """Sets `network` to `beta * initial + (1 - beta) * final` of a member, in place."""
+        for name, parameter in network.named_parameters():
+            torch.lerp(self.final[member][name], self.initial[member][name], beta, out=parameter.data)
+
+    def load_final(self, network: nn.Module, member: int) -> None:
+        """Sets `network` to a member's weights at the end of training, in place."""
+        self.blend(network, member, 0.0)
+
+
+def network_builder(settings: NetworkSettings, real: RealData) -> Callable[[], nn.Module]:
+    """A function that builds the network for the data's channels, size and classes."""
+    return partial(
+        networks.build,
+        settings.name,
+        channels=real.channels,
+        classes=len(real.classes),
+        size=real.size,
+        width=settings.width,
+        depth=settings.depth,
+    )
+
+
+def labelled(real: RealData, split: Split) -> LabelledImages:
+    """A split of the real data, to train or test on."""
+    labels = torch.from_numpy(split.labels)
+    return LabelledImages(images=split.images, labels=labels, mean=real.mean, std=real.std, classes=len(real.classes))
+
+
+def pool_key(real: RealData, network: NetworkSettings, pool: PoolSettings, seed: int, runtime: Runtime) -> str:
+    """A digest of what decides the members' weights; the number of members is not part of it."""
+    content: dict[str, Any] = {
+        "format": POOL_FORMAT,
+        "data": real.fingerprint,
+        "network": to_dict(network),
+        "pool": {k: v for k, v in to_dict(pool).items() if k != "members"},
+        "seed": seed,
+        "runtime": [runtime.device.type, runtime.precision, runtime.compile],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, seed: int, runtime: Runtime) -> Pool:
+    """The pool from the cache; members that are missing are trained first, under a lock.
+
+    Returns:
+        The pool, with its weights on the runtime's device.
+    """
+    key = pool_key(real, network, pool, seed, runtime)
+    folder = cache_dir() / "pools" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"member-{m:03d}.safetensors" for m in range(pool.members)]
+    start = time.monotonic()
+    with FileLock(folder / "lock"):
+        missing = [m for m, file in enumerate(files) if not file.is_file()]
+        if missing:
+            notice(f"extractor pool: training {len(missing)} of {pool.members} members, {pool.epochs} epochs each")
+            _train_members(missing, files, real, network, pool, seed, runtime)
+    members = [_read_member(file, runtime.device) for file in files]
+    return Pool(
+        key=key,
+        initial=[m[0] for m in members],
+        final=[m[1] for m in members],
+        accuracies=[m[2] for m in members],
+        seconds=time.monotonic() - start if missing else 0.0,
+    )
+
+
+def _train_members(
+    missing: list[int],
+    files: list[Path],
+    real: RealData,
+    network: NetworkSettings,
+    pool: PoolSettings,
+    seed: int,
+    runtime: Runtime,
+) -> None:
+    build = network_builder(network, real)
+    crew = Crew(build, 1, runtime)
+    data = labelled(real, real.train)
+    with track("extractor pool", len(missing) * pool.epochs) as bar:
+        for member in missing:
+            initial = fresh_state(build, seed, "extractor", member)
+            crew.load([initial])
+            train(crew, [data], pool, seed=seed, keys=[member], bar=bar)
+            score = accuracy(crew, labelled(real, real.test))[0] if real.test else None
+            _write_member(files[member], initial, crew.states()[0], score)
+            bar.advance(0, note="" if score is None else f"member {member}: test accuracy {score:.1%}")
+
+
+def _write_member(file: Path, initial: State, final: State, score: float | None) -> None:
+    tensors = {f"{side}/{k}": v for side, state in (("initial", initial), ("final", final)) for k, v in state.items()}
+    partial_file = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        save_file(tensors, partial_file, metadata={"test_accuracy": json.dumps(score)})
+        os.replace(partial_file, file)
+    finally:
+        partial_file.unlink(missing_ok=True)
+
+
+def _read_member(file: Path, device: torch.device) -> tuple[State, State, float | None]:
+    with safe_open(file, framework="pt", device=str(device)) as stored:
+        sides: dict[str, State] = {"initial": {}, "final": {}}
+        for name in stored.keys():  # noqa: SIM118 (not a dict)
+            side, parameter = name.split("/", 1)
+            sides[side][parameter] = stored.get_tensor(name)
+        return sides["initial"], sides["final"], json.loads(stored.metadata()["test_accuracy"])
+
+
+def resolve_network(network: NetworkSettings, size: int) -> NetworkSettings:
+    """The network with its depth said, where the size of the images decides it."""
+    if network.name == "convnet" and network.depth is None:
+        return dataclasses.replace(network, depth=networks.convnet.default_depth(size))
+    return network

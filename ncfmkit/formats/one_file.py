@@ -1,0 +1,73 @@
+"""A synthetic set as one safetensors file with a JSON manifest; docs/formats.md specifies it."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ncfmkit.errors import UserError
+from ncfmkit.synthetic import SyntheticSet
+
+FORMAT = 1
+METADATA_KEY = "ncfmkit"
+FILE_NAME = "synthetic.safetensors"
+
+
+def save(synthetic: SyntheticSet, path: Path) -> None:
+    """Writes the set; the same set gives the same bytes. The manifest gets the digests and sizes of the tensors."""
+    tensors = {"images": synthetic.images.contiguous(), "labels": synthetic.labels.contiguous()}
+    manifest = {
+        **synthetic.manifest,
+        "format": FORMAT,
+        "bytes": {name: tensor.nbytes for name, tensor in tensors.items()},
+        "sha256": {name: digest(tensor) for name, tensor in tensors.items()},
+    }
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(manifest, sort_keys=True)})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> SyntheticSet:
+    """Reads a set from its file, or from the run directory that holds it, and checks it against its manifest.
+
+    Raises:
+        UserError: no such file, not a synthetic set, or damaged.
+    """
+    path = Path(path)
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"no synthetic set at {path}: expected a .safetensors file or a run directory with {FILE_NAME}")
+    try:
+        with safe_open(file, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise UserError(f"{file} is not a readable safetensors file (damaged or truncated): {error}") from None
+    if METADATA_KEY not in metadata:
+        raise UserError(f"{file} is a safetensors file, but not a synthetic set: no {METADATA_KEY!r} manifest in it")
+    manifest = json.loads(metadata[METADATA_KEY])
+    _check(file, tensors, manifest)
+    return SyntheticSet(images=tensors["images"], labels=tensors["labels"], manifest=manifest)
+
+
+def _check(file: Path, tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> None:
+    if manifest.get("kind") != "synthetic set":
+        raise UserError(f"{file} holds a {manifest.get('kind', 'file of an unknown kind')}, not a synthetic set")
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{file} has format {manifest.get('format')}, this ncfmkit reads format {FORMAT}: update ncfmkit")
+    for name, expected in manifest["sha256"].items():
+        if name not in tensors or digest(tensors[name]) != expected:
+            raise UserError(f"{file} is damaged: the sha256 of {name!r} is not the manifest's")
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """sha256 of a tensor's bytes (little-endian, row-major)."""
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,234 @@
+"""The discrepancy between real and synthetic features of a class, and its streamed, exact gradient (METHOD section 1).
+
+Axes: N images, C classes, D features, T frequencies. Images of several classes are stacked along N; `weight_CN` holds
+1/n_c where image n belongs to class c and 0 elsewhere, so `weight_CN @ x_NT` is the mean over each class, any subset of
+its columns gives that subset's exact share, and images padded to fill a chunk weigh nothing.
+
+A *statistic* is a mean over images (the characteristic function; the mean feature). That is what makes streaming exact:
+it is summed over chunks without a graph, the loss is differentiated with respect to the statistic, and each chunk is
+then sent backward with that fixed gradient.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+FLOOR = 1e-14  # under every square root: the gradient of sqrt at 0 is infinite
+
+
+class _CharacteristicFunction(torch.autograd.Function):
+    """Keeps no N x T array: the backward pass recomputes the phases, a block of frequencies at a time."""
+
+    @staticmethod
+    def forward(ctx, feat_ND, freq_TD, weight_CN, block):
+        ctx.save_for_backward(feat_ND, freq_TD, weight_CN)
+        ctx.block = block
+        parts = []
+        for freq in freq_TD.split(block):
+            phase_NT = feat_ND @ freq.T
+            parts.append(torch.stack([weight_CN @ phase_NT.cos(), weight_CN @ phase_NT.sin()]))
+        return torch.cat(parts, dim=-1)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        feat_ND, freq_TD, weight_CN = ctx.saved_tensors
+        grad_feat = torch.zeros_like(feat_ND) if ctx.needs_input_grad[0] else None
+        grad_freq = []
+        for freq, grad_2CT in zip(freq_TD.split(ctx.block), grads[0].split(ctx.block, dim=-1), strict=True):
+            phase_NT = feat_ND @ freq.T
+            grad_re, grad_im = weight_CN.T @ grad_2CT[0], weight_CN.T @ grad_2CT[1]
+            grad_phase_NT = grad_im.mul_(phase_NT.cos()).sub_(grad_re.mul_(phase_NT.sin()))
+            if grad_feat is not None:
+                grad_feat.addmm_(grad_phase_NT, freq)
+            if ctx.needs_input_grad[1]:
+                grad_freq.append(grad_phase_NT.T @ feat_ND)
+        return grad_feat, torch.cat(grad_freq) if grad_freq else None, None, None
+
+
+def characteristic_function(
+    feat_ND: torch.Tensor, freq_TD: torch.Tensor, weight_CN: torch.Tensor, *, block: int = 1024
+) -> torch.Tensor:
+    """Empirical characteristic functions of C classes, `Phi_c(t) = sum_n weight_cn exp(i <t, f_n>)`.
+
+    Args:
+        feat_ND: features, float32 or float64.
+        freq_TD: frequencies, same dtype.
+        weight_CN: 1/n_c where image n is of class c, else 0.
+        block: frequencies handled at once; bounds memory, changes nothing else.
+
+    Returns:
+        `[2, C, T]`: real and imaginary parts; differentiable in features and frequencies.
+    """
+    return _CharacteristicFunction.apply(feat_ND, freq_TD, weight_CN, block)
+
+
+def ncfd(real_2CT: torch.Tensor, syn_2CT: torch.Tensor, *, alpha: float = 0.5) -> torch.Tensor:
+    """The neural characteristic function discrepancy of each class (Eq. 8), unscaled, `[C]`.
+
+    `amp + pha = |Phi_real - Phi_syn|^2` (Eq. 7), so `alpha amp + (1 - alpha) pha` is
+    `(1 - alpha) |Phi_real - Phi_syn|^2 + (2 alpha - 1) amp`, and at alpha 0.5 the amplitudes are not needed.
+
+    Args:
+        real_2CT, syn_2CT: characteristic functions as :func:`characteristic_function` gives them.
+        alpha: weight of the amplitude term, in [0, 1].
+    """
+    inner_CT = (1 - alpha) * (real_2CT - syn_2CT).square().sum(0)
+    if alpha != 0.5:
+        inner_CT = inner_CT + (2 * alpha - 1) * (_amplitude(real_2CT) - _amplitude(syn_2CT)).square()
+    return inner_CT.clamp(min=0).add(FLOOR).sqrt().mean(-1)
+
+
+def _amplitude(phi_2CT: torch.Tensor) -> torch.Tensor:
+    return phi_2CT.square().sum(0).add(FLOOR).sqrt()
+
+
+def mean_features(feat_ND: torch.Tensor, freq_TD: torch.Tensor | None, weight_CN: torch.Tensor) -> torch.Tensor:
+    """Mean feature of each class, `[1, C, D]`: the statistic of mean matching (DM)."""
+    return (weight_CN @ feat_ND)[None]
+
+
+def mean_discrepancy(real_1CD: torch.Tensor, syn_1CD: torch.Tensor) -> torch.Tensor:
+    """Squared distance of the mean features of each class, `[C]` (distribution matching, Zhao and Bilen 2023)."""
+    return (real_1CD - syn_1CD).square().sum((0, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A statistic of a chunk `(feat_ND, freq_TD, weight_CN)` and the discrepancy of two of them, `[C]`."""
+
+    statistic: Callable[..., torch.Tensor]
+    discrepancy: Callable[..., torch.Tensor]
+    normalise: bool  # whether features are L2-normalised per image
+    uses_frequencies: bool
+
+    def features(self, feat_ND: torch.Tensor) -> torch.Tensor:
+        """An extractor's output as this metric wants it: float32 or wider, normalised where asked."""
+        feat_ND = feat_ND if feat_ND.dtype == torch.float64 else feat_ND.float()
+        return F.normalize(feat_ND, dim=1) if self.normalise else feat_ND
+
+
+def metric(name: str, *, alpha: float = 0.5, block: int = 1024) -> Metric:
+    """The row of that name: `ncfd`, or `mean` for mean matching."""
+    rows = {
+        "ncfd": Metric(
+            statistic=lambda feat, freq, weight: characteristic_function(feat, freq, weight, block=block),
+            discrepancy=lambda real, syn: ncfd(real, syn, alpha=alpha),
+            normalise=True,
+            uses_frequencies=True,
+        ),
+        "mean": Metric(
+            statistic=mean_features, discrepancy=mean_discrepancy, normalise=False, uses_frequencies=False
+        ),
+    }
+    return rows[name]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some of the stacked images: their positions, and each one's share in the mean of its class.
+
+    Chunks of one stack are equally long (the last is padded with weight 0), so that a compiled extractor sees one shape.
+    """
+
+    index_N: torch.Tensor  # int64 positions in the stack
+    classes: slice  # the run of the stack's classes that they belong to
+    weight_CN: torch.Tensor  # [classes in the run, images that the extractor makes of index_N]
+
+
+Extract = Callable[[Chunk], torch.Tensor]  # the extractor's features of a chunk's images, in the order of weight_CN
+Kept = list[tuple[torch.Tensor, Chunk]]  # detached features of each chunk, for the gradient to the frequencies
+
+
+def _sum_over_chunks(parts: list[torch.Tensor], chunks: list[Chunk], classes: int) -> torch.Tensor:
+    total = parts[0].new_zeros(parts[0].shape[0], classes, parts[0].shape[-1])
+    for part, chunk in zip(parts, chunks, strict=True):
+        total[:, chunk.classes] += part
+    return total
+
+
+@torch.no_grad()
+def streamed_statistic(
+    metric: Metric, extract: Extract, chunks: list[Chunk], freq_TD: torch.Tensor | None, keep: Kept | None = None
+) -> torch.Tensor:
+    """The statistic over all chunks, without a graph, `[S, C, T]`; `keep` collects the features of each chunk."""
+    parts = []
+    for chunk in chunks:
+        feat_ND = metric.features(extract(chunk))
+        parts.append(metric.statistic(feat_ND, freq_TD, chunk.weight_CN))
+        if keep is not None:
+            keep.append((feat_ND, chunk))
+    return _sum_over_chunks(parts, chunks, chunks[-1].classes.stop)
+
+
+def streamed_backward(
+    metric: Metric,
+    extract: Extract,
+    chunks: list[Chunk],
+    freq_TD: torch.Tensor | None,
+    real_stat: torch.Tensor,
+    *,
+    weight: float,
+    retain: int,
+    keep: Kept | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Adds the gradient of `weight * sum_c discrepancy_c` to whatever `extract` differentiates; exact at any chunking.
+
+    Pass 1 sums the statistic and keeps the graphs of the first `retain` chunks only; pass 2 goes backward chunk by
+    chunk with the fixed gradient of the loss with respect to the statistic, after a second forward where no graph was
+    kept. Memory: `retain` graphs, one more where there are more chunks than that.
+
+    Args:
+        metric: statistic and discrepancy.
+        extract: features of a chunk of synthetic images, with a graph back to the images.
+        chunks: the stack of synthetic images.
+        freq_TD: frequencies, detached.
+        real_stat: the statistic of the real images.
+        weight: scale of the gradient (not of the value returned), such as the loss weight times an fp16 loss scale.
+        retain: chunks whose graph is kept between the passes.
+        keep: collects the detached features of each chunk.
+
+    Returns:
+        The discrepancy of each class `[C]` and the synthetic statistic, both detached.
+    """
+    graphs: list[torch.Tensor] = []
+    parts: list[torch.Tensor] = []
+    for i, chunk in enumerate(chunks):
+        with torch.set_grad_enabled(i < retain):
+            feat_ND = metric.features(extract(chunk))
+            part = metric.statistic(feat_ND, freq_TD, chunk.weight_CN)
+        if i < retain:
+            graphs.append(part)
+        parts.append(part.detach())
+        if keep is not None:
+            keep.append((feat_ND.detach(), chunk))
+    leaf = _sum_over_chunks(parts, chunks, chunks[-1].classes.stop).requires_grad_()
+    loss_C = metric.discrepancy(real_stat, leaf)
+    (grad,) = torch.autograd.grad(loss_C.sum() * weight, leaf)
+    for i, chunk in enumerate(chunks):
+        if i < retain:
+            part, graphs[i] = graphs[i], parts[i]  # lets the graph go once it has been used
+        else:
+            part = metric.statistic(metric.features(extract(chunk)), freq_TD, chunk.weight_CN)
+        part.backward(grad[:, chunk.classes])
+    return loss_C.detach(), leaf.detach()
+
+
+def frequency_gradient(
+    metric: Metric,
+    real: Kept,
+    syn: Kept,
+    freq_TD: torch.Tensor,
+    real_stat: torch.Tensor,
+    syn_stat: torch.Tensor,
+) -> torch.Tensor:
+    """Gradient of `sum_c NCFD_c` with respect to the frequencies `[T, D]`, from kept, detached features."""
+    leaves = [real_stat.clone().requires_grad_(), syn_stat.clone().requires_grad_()]
+    grads = torch.autograd.grad(metric.discrepancy(*leaves).sum(), leaves)
+    freq_leaf = freq_TD.detach().clone().requires_grad_()
+    for side, grad in zip((real, syn), grads, strict=True):
+        for feat_ND, chunk in side:
+            metric.statistic(feat_ND, freq_leaf, chunk.weight_CN).backward(grad[:, chunk.classes])
+    assert freq_leaf.grad is not None
+    return freq_leaf.grad

@@ -1,0 +1,27 @@
+"""Globs, brace patterns and folders as lists of files, and the short name of a set."""
+
+import glob
+import os
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+
+def matching(data: str, suffix: str) -> list[Path]:
+    """Sorted absolute paths of the files with `suffix` that a path, folder, glob or brace pattern stands for."""
+    path = Path(data)
+    if path.is_dir():
+        found = sorted(path.glob(f"*{suffix}")) or sorted(path.glob(f"data/*{suffix}"))
+    elif path.is_file():
+        found = [path]
+    else:
+        found = [Path(p) for pattern in braceexpand(data) for p in sorted(glob.glob(pattern))]
+    return sorted({p.resolve() for p in found if p.suffix.lower() == suffix and p.is_file()})
+
+
+def common_root(data: str, files: list[Path]) -> tuple[str, Path, tuple[str, ...]]:
+    """Short name of the set, the folder that holds all its files, and the files relative to it."""
+    path = Path(data)
+    root = Path(os.path.commonpath([f.parent for f in files]))
+    name = path.resolve().name if path.is_dir() else path.stem if path.is_file() else root.name
+    return name or "data", root, tuple(f.relative_to(root).as_posix() for f in files)

@@ -1,0 +1,201 @@
+"""The device, its precision, compilation and memory. Every choice made here is said to the user."""
+
+import os
+import platform
+import re
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ncfmkit.config import RuntimeSettings
+from ncfmkit.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where and how networks run: device, precision (fp32, bf16 or fp16 by autocast), compiled or not."""
+
+    device: torch.device
+    precision: str
+    compile: bool
+    why: str  # how precision and compilation were chosen, for people
+
+    def autocast(self) -> AbstractContextManager:
+        """The context in which networks run; outside it everything is float32."""
+        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` compiled for fixed shapes where this runtime compiles; running out of recompilations is an error."""
+        if not self.compile:
+            return function
+        import torch._dynamo.config as dynamo
+
+        dynamo.recompile_limit = 256
+        dynamo.fail_on_recompile_limit_hit = True
+        return torch.compile(function, dynamic=False)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Gradient scaling, which fp16 needs; disabled otherwise."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def describe(self) -> str:
+        """One line such as `cpu (AMD EPYC, 4 threads), bf16, compiled`."""
+        return f"{device_name(self.device)}, {self.precision}, {'compiled' if self.compile else 'not compiled'} ({self.why})"
+
+
+def device_name(device: torch.device) -> str:
+    """The device with its model, for reports."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({_cpu_model()}, {torch.get_num_threads()} threads)"
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"model name\s*:\s*(.+)", text)
+    return found.group(1).strip() if found else platform.machine()
+
+
+def choose_runtime(settings: RuntimeSettings) -> Runtime:
+    """Resolves `auto` and checks what was asked for.
+
+    Raises:
+        UserError: the device, the precision or the compiler is not there.
+    """
+    device = _choose_device(settings.device)
+    missing = compiler_missing(device)
+    if settings.compile == "on" and missing:
+        raise UserError(f"--compile on: {missing}; install it, or pass --compile off")
+    compile_ = settings.compile != "off" and not missing
+    why = [f"compile {settings.compile}" + (f": {missing}" if missing and settings.compile == "auto" else "")]
+    precision = settings.precision
+    if precision == "auto":
+        precision, reason = _auto_precision(device, compile_)
+        why.insert(0, f"precision auto: {reason}")
+    elif precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"--precision bf16: {device_name(device)} has no bfloat16; pass --precision fp16 or fp32")
+    elif precision != "fp32" and device.type == "mps":
+        raise UserError("--precision: only fp32 is supported on mps")
+    return Runtime(device=device, precision=precision, compile=compile_, why="; ".join(why))
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}: expected auto, cpu, cuda, cuda:N or mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"unsupported device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device mps is not there: this torch or machine has no Metal backend; pass --device cpu")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if not torch.cuda.is_available():
+            built = torch.version.cuda or "none: a CPU build"
+            raise UserError(f"device {name} is not there: torch sees no GPU (CUDA of this torch: {built}); pass --device cpu")
+        if (device.index or 0) >= count:
+            raise UserError(f"device {name} is not there: torch sees {count} GPU(s), cuda:0 to cuda:{count - 1}")
+    return device
+
+
+def _auto_precision(device: torch.device, compile_: bool) -> tuple[str, str]:
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "this GPU has bfloat16"
+        return "fp16", "this GPU has no bfloat16"
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() and compile_:
+        return "bf16", "this CPU has bfloat16 instructions"
+    return "fp32", "bfloat16 gains nothing uncompiled" if not compile_ else "no fast bfloat16 here"
+
+
+def compiler_missing(device: torch.device) -> str:
+    """What torch.compile lacks on this machine for the device, or ""."""
+    if device.type == "mps":
+        return "torch.compile is not used on mps"
+    if os.name == "nt":
+        return "torch.compile is not used on Windows"
+    if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
+        return "no C++ compiler found"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        return "the headers of this Python (Python.h) are not installed"
+    if device.type == "cuda" and find_spec("triton") is None:
+        return "triton is not installed"
+    return ""
+
+
+# ---- memory -----------------------------------------------------------------------------------------------------
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as `2GiB`, `512 MiB` or `800MB`.
+
+    Raises:
+        UserError: not a size.
+    """
+    found = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", text)
+    if not found or found.group(2).upper() not in UNITS or found.group(1).count(".") > 1:
+        raise UserError(f"memory budget {text!r} is not a size: expected a number and a unit, such as 2GiB or 512MiB")
+    return int(float(found.group(1)) * UNITS[found.group(2).upper()])
+
+
+def format_bytes(count: float) -> str:
+    """`1.5 GiB`, `312 MiB` or `20 KiB`."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def saved_bytes(run: Callable[[], Any]) -> int:
+    """Bytes that autograd keeps for the backward pass of what `run` computes; each storage counts once."""
+    storages: dict[int, int] = {}
+    kept = []  # keeps the tensors alive, so that no address is used twice
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        kept.append(run())
+    return sum(storages.values())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception is the device's (or the CPU allocator's) way to say that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    import numpy
+
+    from ncfmkit._version import __version__
+
+    return {
+        "ncfmkit": __version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+    }

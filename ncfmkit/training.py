@@ -1,0 +1,202 @@
+"""Trains classifiers: the extractors of the pool and the students of a score, by one loop (METHOD sections 3 and 8).
+
+Axes: R networks trained side by side, B batch, C channels, H = W side, K labels, P uniform numbers.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ncfmkit.augment import DRAWS, PICK, augment, cutmix
+from ncfmkit.config import TrainSettings
+from ncfmkit.draws import keyed_rng
+from ncfmkit.errors import NonFiniteLossError
+from ncfmkit.progress import Tracker
+from ncfmkit.runtime import Runtime
+
+State = dict[str, torch.Tensor]  # the parameters of one network by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """Images to train or test on: uint8 (an array, memory-mapped or not) or float in [0, 1], with their labels."""
+
+    images: np.ndarray | torch.Tensor  # [N, C, H, W]
+    labels: torch.Tensor  # int64 [N]
+    mean: tuple[float, ...]  # per channel, in [0, 1]
+    std: tuple[float, ...]
+    classes: int  # K
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def normalised(self, index: np.ndarray, device: torch.device) -> torch.Tensor:
+        """The images at those positions as normalised float32 on the device, `[len(index), C, H, W]`."""
+        return normalise(gather(self.images, index, device), self.mean, self.std)
+
+
+def gather(images: np.ndarray | torch.Tensor, index: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Images at those positions as float32 in [0, 1] on the device."""
+    if isinstance(images, torch.Tensor):
+        picked = images[torch.from_numpy(index).to(images.device)].to(device)
+    else:
+        picked = torch.from_numpy(images[index]).to(device, non_blocking=True)
+    return picked.float().div_(255) if picked.dtype == torch.uint8 else picked
+
+
+def normalise(x_NCHW: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """`(x - mean) / std` per channel."""
+    shape = (1, -1, 1, 1)
+    return (x_NCHW - x_NCHW.new_tensor(mean).view(shape)) / x_NCHW.new_tensor(std).view(shape)
+
+
+class Crew:
+    """R networks of one architecture that are trained side by side; the parameters are stacked where R > 1.
+
+    The forward pass of R > 1 is `torch.func.vmap` over the stacked parameters, so any network of the table will do.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], size: int, runtime: Runtime):
+        self.size, self.runtime = size, runtime
+        self.network = build().to(runtime.device)
+        template = {k: v.detach() for k, v in self.network.named_parameters()}
+        assert not list(self.network.buffers()), "networks with running statistics cannot be trained side by side"
+        if size == 1:
+            self.parameters = dict(self.network.named_parameters())
+            self._forward = runtime.compiled(self.network)
+        else:
+            self.parameters = {k: v.expand(size, *v.shape).clone().requires_grad_() for k, v in template.items()}
+            self._forward = runtime.compiled(torch.func.vmap(self._call))
+
+    def _call(self, parameters: State, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(self.network, parameters, (x_BCHW,))
+
+    @torch.no_grad()
+    def load(self, states: Sequence[State]) -> None:
+        """Sets the parameters of every network of the crew."""
+        for name, parameter in self.parameters.items():
+            stacked = torch.stack([s[name] for s in states]) if self.size > 1 else states[0][name]
+            parameter.copy_(stacked)
+
+    def states(self) -> list[State]:
+        """A copy of the parameters of each network, on the CPU."""
+        rows = [{k: v.detach().cpu().clone() for k, v in self.parameters.items()}] if self.size == 1 else [
+            {k: v.detach()[r].cpu().clone() for k, v in self.parameters.items()} for r in range(self.size)
+        ]
+        return rows
+
+    def logits(self, x_RBCHW: torch.Tensor) -> torch.Tensor:
+        """float32 `[R, B, K]`."""
+        with self.runtime.autocast():
+            out = self._forward(x_RBCHW[0])[None] if self.size == 1 else self._forward(self.parameters, x_RBCHW)
+        return out.float()
+
+
+def fresh_state(build: Callable[[], nn.Module], seed: int, *key: int | str) -> State:
+    """The initial parameters of one network, drawn on the CPU and keyed, whatever else draws random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(keyed_rng(seed, *key).integers(2**62)))
+        network = build()
+    return {k: v.detach().clone() for k, v in network.named_parameters()}
+
+
+def batch_plan(count: int, batch: int) -> tuple[int, int]:
+    """Steps per epoch and images per step: as many steps as batches of at most `batch` need, all equally large."""
+    steps = math.ceil(count / batch)
+    return steps, math.ceil(count / steps)
+
+
+def _epoch_batches(count: int, settings: TrainSettings, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    steps, size = batch_plan(count, settings.batch)
+    order = np.resize(rng.permutation(count), steps * size)  # the last batch is filled from the start of the order
+    yield from order.reshape(steps, size)
+
+
+def _optimizer(settings: TrainSettings, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
+    )
+
+
+def _batch(
+    data: LabelledImages, index: np.ndarray, settings: TrainSettings, rng: np.random.Generator, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised, augmented images `[B, C, H, W]` and label probabilities `[B, K]`."""
+    u_BP = rng.random((len(index), DRAWS), dtype=np.float32)
+    u_BP[:, PICK] = u_BP[0, PICK]
+    x_BCHW = augment(data.normalised(index, device), settings.augment, torch.from_numpy(u_BP))
+    target_BK = F.one_hot(data.labels[torch.from_numpy(index)], data.classes).float().to(device)
+    return cutmix(x_BCHW, target_BK, rng, settings.cutmix)
+
+
+def train(
+    crew: Crew,
+    data: Sequence[LabelledImages],
+    settings: TrainSettings,
+    *,
+    seed: int,
+    keys: Sequence[int],
+    bar: Tracker,
+    after_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Trains every network of the crew in place.
+
+    Args:
+        crew: networks with their initial parameters loaded.
+        data: what each network is trained on, equally many images each.
+        settings: optimiser, schedule, augmentation.
+        seed, keys: network r draws its order and augmentation from `(seed, keys[r], epoch)`, alone or in a crew.
+        bar: advanced by R at every epoch.
+        after_epoch: called with the number of epochs done.
+
+    Raises:
+        NonFiniteLossError: with the epoch.
+    """
+    parameters = list(crew.parameters.values())
+    optimizer, scaler = _optimizer(settings, parameters), crew.runtime.scaler()
+    for epoch in range(settings.epochs):
+        passed = sum(epoch >= settings.epochs * m for m in settings.milestones)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * settings.gamma**passed
+        rngs = [keyed_rng(seed, "train", key, epoch) for key in keys]
+        total = torch.zeros((), device=crew.runtime.device)
+        for indices in zip(*(_epoch_batches(len(data[0]), settings, rng) for rng in rngs), strict=True):
+            rows = [
+                _batch(d, i, settings, rng, crew.runtime.device) for d, i, rng in zip(data, indices, rngs, strict=True)
+            ]
+            x_RBCHW, target_RBK = (torch.stack(side) for side in zip(*rows, strict=True))
+            logits_RBK = crew.logits(x_RBCHW)
+            loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * crew.size
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            total += loss.detach()
+        if not bool(total.isfinite()):
+            raise NonFiniteLossError(f"the training loss became non-finite in epoch {epoch + 1}: lower the learning rate")
+        bar.advance(crew.size)
+        if after_epoch is not None:
+            after_epoch(epoch + 1)
+
+
+@torch.no_grad()
+def accuracy(crew: Crew, data: LabelledImages, *, batch: int = 256) -> list[float]:
+    """Top-1 accuracy of each network of the crew on `data`, fractions in [0, 1]."""
+    device = crew.runtime.device
+    correct_R = torch.zeros(crew.size, dtype=torch.int64, device=device)
+    size = min(batch, len(data))
+    for start in range(0, len(data), size):
+        index = np.minimum(np.arange(start, start + size), len(data) - 1)
+        x_BCHW = data.normalised(index, device)
+        guess_RB = crew.logits(x_BCHW.expand(crew.size, *x_BCHW.shape)).argmax(-1)
+        real = min(size, len(data) - start)  # the last batch is padded with its last image, which does not count
+        label_B = data.labels[torch.from_numpy(index[:real])].to(device)
+        correct_R += (guess_RB[:, :real] == label_B).sum(1)
+    return (correct_R.double() / len(data)).tolist()
