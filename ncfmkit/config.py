@@ -104,6 +104,7 @@ class RuntimeSettings:
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile
     memory_budget: str | None = None  # such as "2GiB", for the working memory of a step; none: chosen per device
     gradient_checkpointing: bool = False  # recompute the extractor's blocks in the backward pass
+    stack: int | None = None  # classes stacked into one batch; none: as memory allows
     checkpoint_every: int = 500  # steps between saved states
 
 

@@ -172,11 +172,13 @@ def make_state(problem: Problem, images_NCHW: torch.Tensor) -> State:
             torch.manual_seed(int(keyed_rng(problem.seed, "psi").integers(2**62)))
             psi = frequencies.SamplingNetwork(problem.feature_dim).to(device)
         psi_optimizer = torch.optim.SGD(psi.parameters(), lr=s.sampler_lr, momentum=s.sampler_momentum, maximize=True)
+    scaler = problem.runtime.scaler()
+    scaler.scale(images.new_zeros(()))  # makes its scale, which a step reads without ever calling scale()
     return State(
         images=images,
         optimizer=optimizer,
         scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=s.patience),
-        scaler=problem.runtime.scaler(),
+        scaler=scaler,
         psi=psi,
         psi_optimizer=psi_optimizer,
     )

@@ -7,7 +7,6 @@ that was interrupted goes on where it stopped, and a larger pool keeps the membe
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +17,13 @@ from typing import Any
 import torch
 from filelock import FileLock
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from ncfmkit import networks
 from ncfmkit.cache import cache_dir
 from ncfmkit.config import NetworkSettings, PoolSettings, to_dict
+from ncfmkit.files import write_atomic
 from ncfmkit.progress import notice, track
 from ncfmkit.real import RealData, Split
 from ncfmkit.runtime import Runtime
@@ -138,12 +138,7 @@ def _train_members(
 
 def _write_member(file: Path, initial: State, final: State, score: float | None) -> None:
     tensors = {f"{side}/{k}": v for side, state in (("initial", initial), ("final", final)) for k, v in state.items()}
-    partial_file = file.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        save_file(tensors, partial_file, metadata={"test_accuracy": json.dumps(score)})
-        os.replace(partial_file, file)
-    finally:
-        partial_file.unlink(missing_ok=True)
+    write_atomic(file, to_bytes(tensors, metadata={"test_accuracy": json.dumps(score)}))
 
 
 def _read_member(file: Path, device: torch.device) -> tuple[State, State, float | None]:

@@ -28,6 +28,7 @@ from rich.text import Text
 
 from ncfmkit.config import Settings, to_dict
 from ncfmkit.errors import UserError
+from ncfmkit.files import write_atomic
 
 MAX_CLASS_ROWS = 100  # rows of a contact sheet
 MIN_SHOWN = 64  # pixels: smaller images are enlarged by the least whole factor that reaches this
@@ -134,6 +135,29 @@ def _fit(name: str, font: ImageFont.FreeTypeFont) -> str:
     return name.rstrip() + "…"
 
 
+def terminal_preview(images_NCHW: np.ndarray, labels_N: np.ndarray, *, columns: int = 80) -> Text:
+    """The first image of as many classes as fit on one line, two pixels to a character, in 24-bit colour.
+
+    Args:
+        images_NCHW: uint8, 1 or 3 channels; images above 32 pixels are reduced.
+        columns: width of the terminal in characters.
+    """
+    first = [images_NCHW[np.flatnonzero(labels_N == label)[0]] for label in np.unique(labels_N)]
+    step = max(1, -(-images_NCHW.shape[-1] // 32))
+    shown = [np.broadcast_to(image, (3, *image.shape[1:]))[:, ::step, ::step] for image in first]
+    fit = max(1, columns // (shown[0].shape[-1] + 1))
+    picture = Text(no_wrap=True)
+    for top in range(0, shown[0].shape[1], 2):
+        for image in shown[:fit]:
+            for x in range(image.shape[2]):
+                upper, lower = image[:, top, x], image[:, min(top + 1, image.shape[1] - 1), x]
+                colors = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in (upper, lower)]
+                picture.append("\u2580", style=f"{colors[0]} on {colors[1]}")
+            picture.append(" ")
+        picture.append("\n")
+    return picture
+
+
 # ---- metrics and curves -----------------------------------------------------------------------------------------
 
 
@@ -185,7 +209,7 @@ def curves(metrics: list[dict[str, Any]], path: Path) -> None:
         figure.text(0.5, 0.5, "no steps were run", ha="center", va="center", fontsize=12, color="#444444")
     png = io.BytesIO()
     canvas.print_png(png)
-    _write(path, png.getvalue())
+    write_atomic(path, png.getvalue())
 
 
 def _draw_loss(axis: Any, metrics: list[dict[str, Any]], key: str, label: str) -> None:
@@ -365,7 +389,7 @@ def write_report(folder: Path) -> Path:
     template = Template((resources.files("ncfmkit") / "report.html").read_text(encoding="utf-8"))
     page = template.substitute(title=_text(title), body="\n".join(part for part in body if part))
     path = folder / "report.html"
-    _write(path, page.encode())
+    write_atomic(path, page.encode())
     return path
 
 
@@ -379,19 +403,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All of `content` or nothing: a reader never sees half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _text(value: Any) -> str:

@@ -149,8 +149,8 @@ def parse_bytes(text: str) -> int:
     Raises:
         UserError: not a size.
     """
-    found = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", text)
-    if not found or found.group(2).upper() not in UNITS or found.group(1).count(".") > 1:
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z]*)\s*", text)
+    if not found or found.group(2).upper() not in UNITS:
         raise UserError(f"memory budget {text!r} is not a size: expected a number and a unit, such as 2GiB or 512MiB")
     return int(float(found.group(1)) * UNITS[found.group(2).upper()])
 
@@ -159,7 +159,7 @@ def format_bytes(count: float) -> str:
     """`1.5 GiB`, `312 MiB` or `20 KiB`."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
-            return f"{count / size:.3g} {unit}"
+            return f"{count / size:{'.0f' if count / size >= 100 else '.3g'}} {unit}"
     return f"{count:.0f} B"
 
 

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from ncfmkit.errors import UserError
+from ncfmkit.files import write_atomic
 from ncfmkit.synthetic import SyntheticSet
 
 FORMAT = 1
@@ -27,12 +27,7 @@ def save(synthetic: SyntheticSet, path: Path) -> None:
         "bytes": {name: tensor.nbytes for name, tensor in tensors.items()},
         "sha256": {name: digest(tensor) for name, tensor in tensors.items()},
     }
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(manifest, sort_keys=True)})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(path, to_bytes(tensors, metadata={METADATA_KEY: json.dumps(manifest, sort_keys=True)}))
 
 
 def load(path: str | Path) -> SyntheticSet:

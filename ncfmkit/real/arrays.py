@@ -77,7 +77,8 @@ def open_torchvision(reader: Reader, request: Request) -> Source:
     Raises:
         UserError: its files are not there, or the download failed.
     """
-    root, folder = request.data_root, request.data_root / reader.folder
+    root = request.data_root.resolve()
+    folder = root / reader.folder
     missing = [f for f in reader.files if not (folder / f).is_file()]
     if missing and not request.download:
         raise UserError(
@@ -92,7 +93,7 @@ def open_torchvision(reader: Reader, request: Request) -> Source:
     return Source(reader.name, reader.name, root, files, partial(_load_torchvision, reader, root))
 
 
-def _torchvision_datasets() -> Any:
+def torchvision_datasets() -> Any:
     """torchvision.datasets; beside a CPU build of torch the registry's wheel fails at import with a RuntimeError."""
     try:
         return importlib.import_module("torchvision.datasets")
@@ -104,7 +105,7 @@ def _torchvision_datasets() -> Any:
 
 
 def _read(reader: Reader, root: Path, *, train: bool, download: bool = False) -> Any:
-    dataset = getattr(_torchvision_datasets(), reader.reader)
+    dataset = getattr(torchvision_datasets(), reader.reader)
     which = {"split": "train" if train else "test"} if reader.by_split else {"train": train}
     try:
         return dataset(root, **which, download=download)

@@ -93,16 +93,19 @@ def _colored(picture: Image.Image, frame: Frame, where: str) -> Image.Image:
     mode = picture.mode
     if mode in ("I", "F"):
         raise UserError(f"{where}: expected 8 bits per channel, got Pillow's mode {mode}, which is not supported")
-    if mode == "P" and "transparency" not in picture.info:
-        picture, mode = picture.convert("RGB"), "RGB"
+    if mode == "P":
+        mode = "RGBA" if "transparency" in picture.info else "RGB"
+        picture = picture.convert(mode)
     if mode == "1":
         picture, mode = picture.convert("L"), "L"
     wanted = "L" if frame.color == "gray" else "RGB"
     if mode == wanted:
         return picture
     if not frame.convert:
-        other = ", or --color gray if all are gray" if mode == "L" else ", or --color rgb" if mode == "RGB" else ""
-        raise UserError(f"{where}: expected {frame.color} images, got mode {mode}: pass --convert-color{other}")
+        raise UserError(
+            f"{where}: expected {frame.color} images, got mode {mode}: pass --convert-color to make all of them "
+            f"{frame.color} (--color chooses rgb or gray)"
+        )
     if mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     return picture.convert(wanted)

@@ -20,7 +20,7 @@ def open_folder(request: Request) -> Source:
     Raises:
         UserError: no class folders, no pictures, or the test split has other classes than the train split.
     """
-    root = Path(request.data).resolve()
+    root = Path(os.path.abspath(request.data))
     name = root.name or "data"
     train, test = _splits(name, root)
     classes = _subfolders(root / train)

@@ -15,13 +15,21 @@ def matching(data: str, suffix: str) -> list[Path]:
     elif path.is_file():
         found = [path]
     else:
-        found = [Path(p) for pattern in braceexpand(data) for p in sorted(glob.glob(pattern))]
-    return sorted({p.resolve() for p in found if p.suffix.lower() == suffix and p.is_file()})
+        found = [Path(p) for pattern in _expanded(data) for p in glob.glob(pattern)]
+    # not resolved: in a Hugging Face cache the names are links to files named by their hash
+    return sorted({Path(os.path.abspath(p)) for p in found if p.suffix.lower() == suffix and p.is_file()})
+
+
+def _expanded(data: str) -> list[str]:
+    try:
+        return list(braceexpand(data))
+    except ValueError:  # unbalanced braces are part of a name
+        return [data]
 
 
 def common_root(data: str, files: list[Path]) -> tuple[str, Path, tuple[str, ...]]:
     """Short name of the set, the folder that holds all its files, and the files relative to it."""
     path = Path(data)
     root = Path(os.path.commonpath([f.parent for f in files]))
-    name = path.resolve().name if path.is_dir() else path.stem if path.is_file() else root.name
+    name = Path(os.path.abspath(path)).name if path.is_dir() else path.stem if path.is_file() else root.name
     return name or "data", root, tuple(f.relative_to(root).as_posix() for f in files)

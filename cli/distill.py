@@ -1,0 +1,62 @@
+"""`ncfmkit distill`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ncfmkit.cli import options as o
+from ncfmkit.errors import UserError
+
+
+@o.settings_flags("data", "distill", "network", "pool", "student", "runtime", "seed")
+def distill(
+    data: Annotated[str | None, typer.Argument(help="digits, cifar10, ... or a path (`ncfmkit recipes --data`)")] = None,
+    *,
+    recipe: o.Recipe = None,
+    out: Annotated[str | None, typer.Option("--out", help="run directory; default: a fresh one under runs/")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="DIR", help="go on with an interrupted run")] = None,
+    baselines: o.Baselines = "random",
+    data_root: o.DataRoot = None,
+    download: o.Download = False,
+    skip_bad: o.SkipBad = False,
+    set_: o.Set = None,
+    json: o.Json = False,
+    overrides: dict[str, Any],
+) -> None:
+    """Makes a small synthetic set from a labelled image set, and scores it."""
+    from ncfmkit import jobs
+    from ncfmkit.students import parse_baselines
+
+    names = parse_baselines(baselines)
+    if resume is not None:
+        if data is not None or overrides or recipe or out:
+            raise UserError("--resume goes on with the run's own settings: pass nothing else with it")
+        folder = Path(resume)
+        jobs.resume(folder)
+    elif data is None:
+        raise UserError("say what to distill: `ncfmkit distill digits`, a path, or --resume DIR")
+    else:
+        arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+        folder = jobs.distill_run(arguments, recipe=recipe, out=out, baselines=names, overrides=overrides)
+    if json:
+        o.print_json({"run": str(folder), **jobs.load_run(folder)})
+    else:
+        _show(folder)
+
+
+def _show(folder: Path) -> None:
+    """The paths of what was made, and the score table last."""
+    from rich.console import Console
+
+    from ncfmkit import jobs
+    from ncfmkit.report import score_table
+
+    console = Console(highlight=False)
+    run = jobs.load_run(folder)
+    for name, what in jobs.ARTEFACTS.items():
+        if (folder / name).exists():
+            console.print(f"{folder / name}  [dim]{what}[/dim]", soft_wrap=True)
+    if "scores" in run:
+        console.print(score_table(run["scores"]["rows"]))
+        console.print(f"[dim]measured on {run['device']}[/dim]", soft_wrap=True)

@@ -1,0 +1,42 @@
+"""`ncfmkit evaluate`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from ncfmkit.cli import options as o
+
+SetArgument = Annotated[str, typer.Argument(metavar="SET", help="a synthetic set's file or its run directory")]
+
+
+@o.settings_flags("data", "network", "student", "runtime", "seed")
+def evaluate(
+    path: SetArgument,
+    *,
+    data: Annotated[str, typer.Option("--data", help="the real data that it was made from", rich_help_panel="Data")],
+    baselines: o.Baselines = "none",
+    data_root: o.DataRoot = None,
+    download: o.Download = False,
+    skip_bad: o.SkipBad = False,
+    set_: o.Set = None,
+    json: o.Json = False,
+    overrides: dict[str, Any],
+) -> None:
+    """Scores a set: trains fresh students on it and tests them on the real test split."""
+    from rich.console import Console
+
+    from ncfmkit import jobs
+    from ncfmkit.formats import one_file
+    from ncfmkit.report import score_table
+    from ncfmkit.students import parse_baselines
+
+    result = one_file.load(path)
+    settings = jobs.settings_for(result, overrides)
+    arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    scores = jobs.evaluate(result, arguments, settings, baselines=parse_baselines(baselines))
+    if json:
+        o.print_json(scores)
+        return
+    console = Console(highlight=False)
+    console.print(score_table(scores["rows"]))
+    console.print(f"[dim]measured on {scores['device']}, {scores['precision']}[/dim]", soft_wrap=True)

@@ -1,0 +1,43 @@
+"""`ncfmkit inspect`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ncfmkit.cli import options as o
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="a run directory, a synthetic set or a student")],
+    *,
+    json: o.Json = False,
+) -> None:
+    """Shows what a file or a run directory is: its manifest, its score and its images."""
+    from ncfmkit.describe import describe
+
+    what = describe(path)
+    if json:
+        o.print_json(what.content)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from ncfmkit.report import score_table, terminal_preview
+
+    console = Console(highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, title=what.title, title_justify="left", show_header=False)
+    for key, value in what.summary.items():
+        table.add_row(key, _text(value))
+    console.print(table)
+    if what.scores:
+        console.print(score_table(what.scores))
+    if what.images is not None and console.is_terminal:
+        console.print(terminal_preview(what.images.images.numpy(), what.images.labels.numpy(), columns=console.width))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value[:8])) + (f", ... ({len(value)})" if len(value) > 8 else "")
+    return "-" if value is None else str(value)

@@ -1,0 +1,77 @@
+"""Joins the commands, and turns errors into one message and an exit code."""
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from ncfmkit.cli.distill import distill
+from ncfmkit.cli.doctor import doctor
+from ncfmkit.cli.evaluate import evaluate
+from ncfmkit.cli.inspect import inspect
+from ncfmkit.cli.pretrain import pretrain
+from ncfmkit.cli.recipes import recipes
+from ncfmkit.cli.train import train
+from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
+
+app = typer.Typer(
+    name="ncfmkit", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich"
+)
+_debug = False
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+) -> None:
+    """Makes big labelled image sets small: distills them, trains students on the result, and says how good it is."""
+    global _debug
+    _debug = debug
+
+
+def _print_version(version: bool) -> None:
+    from ncfmkit import __version__
+
+    print(__version__)
+
+
+def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
+    """2 wrong input, 3 non-finite loss, 130 interrupted, 1 anything unforeseen; one message each."""
+
+    @functools.wraps(command)
+    def wrapper(**arguments: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            command(**arguments)
+        except (UserError, NonFiniteLossError, Interrupted) as error:
+            _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _fail("interrupted; what was finished is kept", Interrupted.exit_code)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except Exception as error:
+            _fail(f"unforeseen {type(error).__name__}: {error}\nrun `ncfmkit --debug ...` for the traceback", 1)
+
+    return wrapper
+
+
+def _fail(message: str, code: int) -> None:
+    if _debug:
+        raise
+    print(f"ncfmkit: {message}", file=sys.stderr)
+    raise typer.Exit(code) from None
+
+
+for _command in (distill, pretrain, evaluate, train, inspect, recipes, doctor):
+    app.command()(with_exit_codes(_command))
+
+
+def run() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,28 @@
+"""`ncfmkit pretrain`."""
+
+from typing import Any
+
+from ncfmkit.cli import options as o
+
+
+@o.settings_flags("data", "network", "pool", "runtime", "seed")
+def pretrain(
+    data: o.DataArgument,
+    *,
+    recipe: o.Recipe = None,
+    data_root: o.DataRoot = None,
+    download: o.Download = False,
+    skip_bad: o.SkipBad = False,
+    set_: o.Set = None,
+    json: o.Json = False,
+    overrides: dict[str, Any],
+) -> None:
+    """Trains the extractor pool alone; `distill` with the same settings then finds it in the cache."""
+    from ncfmkit import jobs
+
+    arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    pool = jobs.pretrain(arguments, jobs.make_settings(data, recipe, overrides))
+    if json:
+        o.print_json({"key": pool.key, "accuracies": pool.accuracies, "seconds": pool.seconds})
+    else:
+        print(jobs.pool_line(pool))

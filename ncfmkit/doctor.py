@@ -1,0 +1,57 @@
+"""What `ncfmkit doctor` reports: this machine as the toolkit sees it."""
+
+import importlib.metadata
+import shutil
+
+import torch
+
+from ncfmkit.cache import cache_dir
+from ncfmkit.config import RuntimeSettings
+from ncfmkit.errors import UserError
+from ncfmkit.real.arrays import torchvision_datasets
+from ncfmkit.runtime import choose_runtime, compiler_missing, device_name, format_bytes, versions
+
+PACKAGES = ("torchvision", "safetensors", "pyarrow", "pillow", "scikit-learn", "typer", "rich")
+
+
+def examine() -> dict[str, str]:
+    """Findings by name, each one line."""
+    chosen = choose_runtime(RuntimeSettings())
+    missing = compiler_missing(chosen.device)
+    findings = {
+        "default device and precision": chosen.describe(),
+        "GPUs": "; ".join(_gpus()) or f"none seen (CUDA of this torch: {torch.version.cuda or 'none, a CPU build'})",
+        "bfloat16 instructions of the CPU": "yes" if torch.cpu._is_avx512_bf16_supported() else "no",
+        "torch.compile": f"not usable: {missing}" if missing else "usable",
+        "torchvision": _torchvision(),
+        "cache": _cache(),
+    }
+    return findings | versions() | {name: _version(name) for name in PACKAGES if name != "torchvision"}
+
+
+def _gpus() -> list[str]:
+    count = torch.cuda.device_count()
+    totals = [torch.cuda.get_device_properties(i).total_memory for i in range(count)]
+    return [f"{device_name(torch.device('cuda', i))}, {format_bytes(total)}" for i, total in enumerate(totals)]
+
+
+def _torchvision() -> str:
+    try:
+        torchvision_datasets()
+    except UserError as error:
+        return f"not usable (only cifar10, cifar100, mnist, fashion-mnist and svhn by name need it): {error}"
+    return _version("torchvision")
+
+
+def _cache() -> str:
+    folder = cache_dir()
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    used = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.exists() else 0
+    return f"{folder}: {format_bytes(used)} used, {format_bytes(shutil.disk_usage(there).free)} free (NCFMKIT_CACHE moves it)"
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

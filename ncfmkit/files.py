@@ -1,0 +1,34 @@
+"""Writing files so that they appear whole or not at all."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ncfmkit.errors import UserError
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Writes to a temporary name, syncs, renames.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"the disk is full: {path} was not written; free {len(content)} bytes and go on") from None
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,43 @@
+"""A student as one safetensors file: its parameters, and a JSON manifest with all that is needed to use it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from ncfmkit import networks
+from ncfmkit.errors import UserError
+from ncfmkit.files import write_atomic
+from ncfmkit.formats.one_file import METADATA_KEY
+from ncfmkit.training import State
+
+
+def save(state: State, metadata: dict[str, Any], path: Path) -> None:
+    """Writes a student's parameters and metadata."""
+    write_atomic(path, to_bytes(state, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
+
+
+def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network with its parameters, in eval mode on the CPU, and its metadata.
+
+    Raises:
+        UserError: no such file, or not a student.
+    """
+    if not path.is_file():
+        raise UserError(f"no student at {path}")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            metadata = json.loads((stored.metadata() or {}).get(METADATA_KEY, "{}"))
+            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a readable safetensors file (damaged or truncated): {error}") from None
+    if metadata.get("kind") != "student":
+        raise UserError(f"{path} is not a student: it holds a {metadata.get('kind', 'file of an unknown kind')}")
+    shape = {k: metadata[k] for k in ("channels", "size")}
+    row = {k: metadata["network"][k] for k in ("width", "depth")}
+    network = networks.build(metadata["network"]["name"], classes=len(metadata["classes"]), **shape, **row)
+    network.load_state_dict(state)
+    return network.eval(), metadata

@@ -1,0 +1,100 @@
+"""Fixtures of the core's tests: tiny real data in memory, an untrained pool, a plain runtime, a cache of their own."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ncfmkit import networks
+from ncfmkit.config import NetworkSettings
+from ncfmkit.extractors import Pool
+from ncfmkit.real import RealData, Split
+from ncfmkit.runtime import Runtime
+from ncfmkit.training import fresh_state
+
+TINY_NETWORK = NetworkSettings(name="convnet", width=8, depth=2)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return Runtime(device=torch.device("cpu"), precision="fp32", compile=False, why="tests")
+
+
+def _split(counts: Sequence[int], size: int, channels: int, seed: int) -> Split:
+    """Every class has a pattern of its own (drawn by its label alone), each image adds noise to it."""
+    parts = []
+    for label, count in enumerate(counts):
+        pattern = np.random.default_rng([7, label]).uniform(40, 215, (1, channels, size, size))
+        noise = np.random.default_rng([seed, label]).normal(0, 30, (count, channels, size, size))
+        parts.append(np.clip(pattern + noise, 0, 255).astype(np.uint8))
+    return Split(np.concatenate(parts), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+
+def build_real(
+    counts: Sequence[int] = (7, 5, 9),
+    *,
+    test_counts: Sequence[int] | None = (4, 3, 5),
+    size: int = 8,
+    channels: int = 3,
+    seed: int = 0,
+) -> RealData:
+    """Random, class-dependent images; mean and std are fixed, so that no class's data moves another's."""
+    return RealData(
+        name="tiny",
+        classes=tuple(f"class {c}" for c in range(len(counts))),
+        train=_split(counts, size, channels, seed),
+        test=None if test_counts is None else _split(test_counts, size, channels, seed + 1000),
+        size=size,
+        channels=channels,
+        mean=(0.5, 0.45, 0.4)[:channels],
+        std=(0.25, 0.2, 0.3)[:channels],
+        fingerprint=f"tiny-{seed}",
+        skipped=0,
+    )
+
+
+@pytest.fixture
+def make_real() -> Callable[..., RealData]:
+    return build_real
+
+
+@pytest.fixture
+def real() -> RealData:
+    return build_real()
+
+
+@pytest.fixture
+def tiny_network() -> NetworkSettings:
+    return TINY_NETWORK
+
+
+def build_pool(
+    real: RealData, members: int = 2, network: NetworkSettings = TINY_NETWORK
+) -> tuple[Pool, Callable[[], torch.nn.Module]]:
+    """An untrained pool (initial and final weights are two draws) and the builder of its network."""
+    build = partial(
+        networks.build,
+        network.name,
+        channels=real.channels,
+        classes=len(real.classes),
+        size=real.size,
+        width=network.width,
+        depth=network.depth,
+    )
+    initial = [fresh_state(build, 5, "initial", m) for m in range(members)]
+    final = [fresh_state(build, 5, "final", m) for m in range(members)]
+    return Pool(key="tiny", initial=initial, final=final, accuracies=[None] * members, seconds=0.0), build
+
+
+@pytest.fixture
+def make_pool() -> Callable[..., tuple[Pool, Callable[[], torch.nn.Module]]]:
+    return build_pool
