@@ -11,7 +11,9 @@ from ncfmkit.errors import UserError
 
 @o.settings_flags("data", "distill", "network", "pool", "student", "runtime", "seed")
 def distill(
-    data: Annotated[str | None, typer.Argument(help="digits, cifar10, ... or a path (`ncfmkit recipes --data`)")] = None,
+    data: Annotated[
+        str | None, typer.Argument(help="digits, cifar10, ... or a path (`ncfmkit recipes --data`)")
+    ] = None,
     *,
     recipe: o.Recipe = None,
     out: Annotated[str | None, typer.Option("--out", help="run directory; default: a fresh one under runs/")] = None,
@@ -30,7 +32,7 @@ def distill(
 
     names = parse_baselines(baselines)
     if resume is not None:
-        if data is not None or overrides or recipe or out:
+        if data is not None or overrides or recipe or out or data_root or download or skip_bad or names != ("random",):
             raise UserError("--resume goes on with the run's own settings: pass nothing else with it")
         folder = Path(resume)
         jobs.resume(folder)
@@ -48,6 +50,7 @@ def distill(
 def _show(folder: Path) -> None:
     """The paths of what was made, and the score table last."""
     from rich.console import Console
+    from rich.markup import escape
 
     from ncfmkit import jobs
     from ncfmkit.report import score_table
@@ -56,7 +59,7 @@ def _show(folder: Path) -> None:
     run = jobs.load_run(folder)
     for name, what in jobs.ARTEFACTS.items():
         if (folder / name).exists():
-            console.print(f"{folder / name}  [dim]{what}[/dim]", soft_wrap=True)
+            console.print(f"{escape(str(folder / name))}  [dim]{what}[/dim]", soft_wrap=True)
     if "scores" in run:
         console.print(score_table(run["scores"]["rows"]))
         console.print(f"[dim]measured on {run['device']}[/dim]", soft_wrap=True)

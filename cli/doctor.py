@@ -13,9 +13,12 @@ def doctor(*, json: o.Json = False) -> None:
         return
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for key, value in findings.items():
-        table.add_row(key, str(value))
+        table.add_row(key, escape(str(value)))
     Console(highlight=False).print(table)

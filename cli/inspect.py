@@ -22,14 +22,17 @@ def inspect(
         return
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from ncfmkit.report import score_table, terminal_preview
 
     console = Console(highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, title=what.title, title_justify="left", show_header=False)
+    table = Table(box=box.SIMPLE_HEAD, title=escape(what.title), title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for key, value in what.summary.items():
-        table.add_row(key, _text(value))
+        table.add_row(key, escape(_text(value)))
     console.print(table)
     if what.scores:
         console.print(score_table(what.scores))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ncfmkit._version import __version__
 from ncfmkit.cli.distill import distill
 from ncfmkit.cli.doctor import doctor
 from ncfmkit.cli.evaluate import evaluate
@@ -24,20 +25,22 @@ app = typer.Typer(
 _debug = False
 
 
+def _print_version(version: bool) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and stop")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
 ) -> None:
     """Makes big labelled image sets small: distills them, trains students on the result, and says how good it is."""
     global _debug
     _debug = debug
-
-
-def _print_version(version: bool) -> None:
-    from ncfmkit import __version__
-
-    print(__version__)
 
 
 def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
@@ -74,4 +77,4 @@ for _command in (distill, pretrain, evaluate, train, inspect, recipes, doctor):
 
 def run() -> None:
     """The console script."""
-    app()
+    app(prog_name="ncfmkit")

@@ -70,7 +70,9 @@ NAMES = {
     "distill.calibration_weight": "--calibration",
 }
 
-DataArgument = Annotated[str, typer.Argument(help="digits, cifar10, ... or a path; `ncfmkit recipes --data` lists both")]
+DataArgument = Annotated[
+    str, typer.Argument(help="digits, cifar10, ... or a path; `ncfmkit recipes --data` lists both")
+]
 DataRoot = Annotated[
     str | None, typer.Option("--data-root", help="folder of torchvision's data sets", rich_help_panel="Data")
 ]

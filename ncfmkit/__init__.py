@@ -1,9 +1,9 @@
 """ncfmkit makes big labelled image sets small: dataset distillation by neural characteristic function matching.
 
-    import ncfmkit
-    small = ncfmkit.distill("digits", ipc=1)
-    small = ncfmkit.load("runs/digits-ipc1")
-    images, labels = small.decoded()
+import ncfmkit
+small = ncfmkit.distill("digits", ipc=1)
+small = ncfmkit.load("runs/digits-ipc1")
+images, labels = small.decoded()
 """
 
 from importlib import import_module

@@ -46,18 +46,29 @@ def augment(x_NCHW: torch.Tensor, strategy: str, u_NP: torch.Tensor) -> torch.Te
         u_NP: uniform numbers in [0, 1), float32, one row per image, on the CPU (moved as needed).
     """
     operations = parse_strategy(strategy)
-    if not operations:
-        return x_NCHW
-    geometric = [o for o in GEOMETRIC if o in operations]
-    pick_N = (u_NP[:, PICK] * len(geometric)).long() if geometric else None
-    active = {o: (pick_N == i) for i, o in enumerate(geometric) if pick_N is not None and bool((pick_N == i).any())}
-    u_NP = u_NP.to(x_NCHW.device, non_blocking=True)
+    return apply(x_NCHW, operations, drawn(operations, u_NP), u_NP.to(x_NCHW.device, non_blocking=True))
+
+
+def drawn(operations: tuple[str, ...], u_NP: torch.Tensor) -> tuple[str, ...]:
+    """The geometric operations that any image of the batch picks; read on the CPU, so that no device is waited for."""
+    listed = [o for o in GEOMETRIC if o in operations]
+    picks = (u_NP[:, PICK] * len(listed)).long().tolist()
+    return tuple(o for i, o in enumerate(listed) if i in picks)
+
+
+def apply(
+    x_NCHW: torch.Tensor, operations: tuple[str, ...], drawn: tuple[str, ...], u_NP: torch.Tensor
+) -> torch.Tensor:
+    """What :func:`augment` does, on the device and without looking at a value, so that it can be compiled."""
+    listed = [o for o in GEOMETRIC if o in operations]
+    pick_N = (u_NP[:, PICK] * len(listed)).long()
+    active = {o: pick_N == listed.index(o) for o in drawn}
     if "color" in operations:
         x_NCHW = _color(x_NCHW, u_NP)
     if "rotate" in active:
-        x_NCHW = _rotate(x_NCHW, u_NP, active["rotate"].to(x_NCHW.device))
+        x_NCHW = _rotate(x_NCHW, u_NP, active["rotate"])
     if "flip" in operations or active.keys() & {"crop", "scale"}:
-        x_NCHW = _resample(x_NCHW, u_NP, {k: v.to(x_NCHW.device) for k, v in active.items()}, "flip" in operations)
+        x_NCHW = _resample(x_NCHW, u_NP, active, "flip" in operations)
     return _cutout(x_NCHW, u_NP) if "cutout" in operations else x_NCHW
 
 
@@ -98,10 +109,8 @@ def _resample(x_NCHW: torch.Tensor, u_NP: torch.Tensor, active: dict[str, torch.
         if flip and axis == -1:
             stretch_N = torch.where(u_NP[:, FLIP] < 0.5, -stretch_N, stretch_N)
         matrix_NHH = _axis_matrix(side, 1 / stretch_N, shift_N)
-        if axis == -2:
-            x_NCHW = torch.matmul(matrix_NHH[:, None], x_NCHW)
-        else:
-            x_NCHW = torch.matmul(x_NCHW, matrix_NHH[:, None].mT)
+        lines_NLH = x_NCHW.transpose(axis, -1).flatten(1, 2)  # every row, or every column, of every channel
+        x_NCHW = torch.bmm(lines_NLH, matrix_NHH.mT).view_as(x_NCHW).transpose(axis, -1)
     return x_NCHW
 
 

@@ -69,7 +69,9 @@ def _describe_run(path: Path) -> Description:
 def _describe_set(path: Path) -> Description:
     result = one_file.load(path)
     m = result.manifest
-    score = m["score"] and f"{m['score']['last']['mean']:.1%} +- {m['score']['last']['std']:.1%} (n = {m['score']['n']})"
+    score = (
+        m["score"] and f"{m['score']['last']['mean']:.1%} +- {m['score']['last']['std']:.1%} (n = {m['score']['n']})"
+    )
     summary = {
         "set": m["name"],
         "classes": list(result.classes),

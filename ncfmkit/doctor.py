@@ -47,7 +47,8 @@ def _cache() -> str:
     folder = cache_dir()
     there = next(p for p in (folder, *folder.parents) if p.exists())
     used = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.exists() else 0
-    return f"{folder}: {format_bytes(used)} used, {format_bytes(shutil.disk_usage(there).free)} free (NCFMKIT_CACHE moves it)"
+    free = shutil.disk_usage(there).free
+    return f"{folder}: {format_bytes(used)} used, {format_bytes(free)} free (NCFMKIT_CACHE moves it)"
 
 
 def _version(name: str) -> str:

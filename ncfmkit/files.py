@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Writes to a temporary name, syncs, renames.
 
     Raises:
-        UserError: the disk is full.
+        UserError: the disk is full, or the file cannot be written there.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -25,9 +26,10 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"the disk is full: {path} was not written; free {len(content)} bytes and go on") from None
-        raise
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

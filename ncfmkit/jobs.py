@@ -1,8 +1,10 @@
 """The jobs that the commands do, each one function: distill, resume, pretrain, evaluate, train."""
 
 import dataclasses
+import io
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -18,11 +20,12 @@ from ncfmkit import synthetic as synthetic_sets
 from ncfmkit._version import __version__
 from ncfmkit.augment import parse_strategy
 from ncfmkit.config import NetworkSettings, Settings, check, from_dict, load_recipe, override, to_dict
-from ncfmkit.distill import Plan, Problem, State, StepLosses, distill_step, make_plan, make_problem, make_state
+from ncfmkit.distillation import Plan, Problem, State, StepLosses, distill_step, make_plan, make_problem, make_state
 from ncfmkit.errors import Interrupted, UserError
+from ncfmkit.files import write_atomic
 from ncfmkit.formats import one_file, student_file
 from ncfmkit.progress import notice, track
-from ncfmkit.real import RealData, open_real
+from ncfmkit.real import SOURCES, RealData, open_real
 from ncfmkit.run import RunDirectory, deferred_interrupts, next_free, write_json
 from ncfmkit.runtime import Runtime, choose_runtime, format_bytes, parse_bytes, versions
 from ncfmkit.synthetic import SyntheticSet, decode_mask
@@ -54,9 +57,12 @@ class DataArguments:
 
     def absolute(self) -> "DataArguments":
         """The same from any working directory."""
-        paths = {"data": self.data, "data_root": self.data_root}
-        found = {k: str(Path(p).absolute()) for k, p in paths.items() if p and Path(p).exists()}
-        return dataclasses.replace(self, **found)
+        named = self.data in {kind.name for kind in SOURCES}
+        return dataclasses.replace(
+            self,
+            data=self.data if named else os.path.abspath(self.data),
+            data_root=self.data_root and os.path.abspath(self.data_root),
+        )
 
 
 def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> Settings:
@@ -65,16 +71,24 @@ def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> S
     settings = check(override(load_recipe(recipe) if recipe else Settings(), _read_class_list(overrides)))
     for strategy in (settings.pool.augment, settings.distill.augment, settings.student.augment):
         parse_strategy(strategy)
+    if settings.runtime.memory_budget:
+        parse_bytes(settings.runtime.memory_budget)
     return settings
 
 
 def _read_class_list(overrides: dict[str, Any]) -> dict[str, Any]:
     """`data.classes` may name a file with one class a line."""
     key = next((k for k in ("data.classes", "classes") if k in overrides), None)
-    if key is None or not isinstance(overrides[key], str) or not Path(overrides[key]).is_file():
+    if key is None or not isinstance(overrides[key], str) or not os.path.isfile(overrides[key]):
         return overrides
-    lines = Path(overrides[key]).read_text(encoding="utf-8").splitlines()
-    return overrides | {key: tuple(line.strip() for line in lines if line.strip())}
+    try:
+        lines = Path(overrides[key]).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--classes {overrides[key]}: expected a text file with one class a line: {error}") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise UserError(f"--classes {overrides[key]}: expected one class a line, got an empty file")
+    return overrides | {key: names}
 
 
 # ---- distill ----------------------------------------------------------------------------------------------------
@@ -121,7 +135,7 @@ def distill_run(
     """As :func:`distill`; returns the run directory."""
     data = arguments.data
     settings = make_settings(data, recipe, overrides)
-    students.parse_baselines(",".join(baselines))
+    baselines = students.parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
     folder = Path(out) if out else next_free(Path("runs"), f"{_slug(data)}-ipc{settings.distill.ipc}")
     RunDirectory.free(folder)
     runtime = choose_runtime(settings.runtime)
@@ -129,7 +143,9 @@ def distill_run(
     settings = _resolved(settings, real)
     if settings.student.repeats:
         students.test_split(real)
+        students.check_baselines(real, baselines, stored=settings.distill.ipc, decoded=_decoded_per_class(settings))
     images = _initial_images(settings, real)
+    _rehearse(settings, real, runtime, images)
     run = RunDirectory.create(folder, _run_info(settings, real, runtime, arguments, baselines))
     _go_on(run, settings, real, runtime, images, baselines)
     return folder
@@ -148,6 +164,9 @@ def resume(path: str | Path) -> SyntheticSet:
         settings.runtime, precision=info["precision"], compile="on" if info["compile"] else "off"
     )
     runtime = choose_runtime(asked)
+    if info["status"] == "done":
+        notice(f"{path} is finished: nothing is left to do")
+        return one_file.load(run.path)
     real = DataArguments(**info["arguments"]).open(settings)
     if real.fingerprint != info["data"]["fingerprint"]:
         raise UserError(f"the data at {info['arguments']['data']} have changed since {path} was started")
@@ -160,11 +179,11 @@ def _slug(data: str) -> str:
 
 
 def _resolved(settings: Settings, real: RealData) -> Settings:
-    """The settings with what the data decided."""
-    color = "gray" if real.channels == 1 else "rgb"
-    data = dataclasses.replace(settings.data, size=real.size, color=color)
+    """The settings with what the data decided, but `data` as asked: it is part of the data's fingerprint."""
     network = extractors.resolve_network(settings.network, real.size)
-    return check(dataclasses.replace(settings, data=data, network=network))
+    load = settings.distill.load and os.path.abspath(settings.distill.load)  # a run is resumed from anywhere
+    distill = dataclasses.replace(settings.distill, load=load)
+    return dataclasses.replace(settings, network=network, distill=distill)
 
 
 def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
@@ -172,6 +191,38 @@ def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
     if d.init == "load":
         return synthetic_sets.from_set(one_file.load(str(d.load)), real, ipc=d.ipc)
     return synthetic_sets.initialise(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
+
+
+def _decoded_per_class(settings: Settings) -> int:
+    d = settings.distill
+    return int(decode_mask(d.decode, d.factor, d.ipc, d.decoded_budget).sum())
+
+
+def _rehearse(settings: Settings, real: RealData, runtime: Runtime, images: torch.Tensor) -> None:
+    """Finds what would fail after the pool is trained, before anything is written: network, factor, memory budget."""
+    pool = extractors.Pool(key="", initial=[], final=[], accuracies=[], seconds=0.0)
+    problem = _problem(settings, real, runtime, pool)
+    _plan(settings, problem, make_state(problem, images))
+
+
+def _problem(settings: Settings, real: RealData, runtime: Runtime, pool: extractors.Pool) -> Problem:
+    return make_problem(
+        real,
+        settings.distill,
+        seed=settings.seed,
+        pool=pool,
+        build=extractors.network_builder(settings.network, real),
+        runtime=runtime,
+        gradient_checkpointing=settings.runtime.gradient_checkpointing,
+    )
+
+
+def _budget(settings: Settings) -> int | None:
+    return parse_bytes(settings.runtime.memory_budget) if settings.runtime.memory_budget else None
+
+
+def _plan(settings: Settings, problem: Problem, state: State) -> Plan:
+    return make_plan(problem, state, budget=_budget(settings), stack=settings.runtime.stack)
 
 
 def _run_info(
@@ -210,22 +261,29 @@ def _go_on(
     images: torch.Tensor,
     baselines: Sequence[str],
 ) -> None:
-    """Everything after the data are open: pool, steps, the set's file, pictures, scores, report."""
+    """Everything after the data are open, told how to go on with if it is interrupted."""
+    notice(f"run directory: {run.path}")
+    try:
+        _all_stages(run, settings, real, runtime, images, baselines)
+    except KeyboardInterrupt:
+        raise Interrupted(f"what was finished is kept: go on with --resume {run.path}") from None
+
+
+def _all_stages(
+    run: RunDirectory,
+    settings: Settings,
+    real: RealData,
+    runtime: Runtime,
+    images: torch.Tensor,
+    baselines: Sequence[str],
+) -> None:
+    """Pool, steps, the set's file, pictures, scores, report."""
     notice(_headline(settings, real))
     notice(f"device: {runtime.describe()}")
     pool = extractors.open_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
     notice(pool_line(pool))
     run.update(pool={"key": pool.key, "accuracies": pool.accuracies, "seconds": round(pool.seconds, 1)})
-    build = extractors.network_builder(settings.network, real)
-    problem = make_problem(
-        real,
-        settings.distill,
-        seed=settings.seed,
-        pool=pool,
-        build=build,
-        runtime=runtime,
-        gradient_checkpointing=settings.runtime.gradient_checkpointing,
-    )
+    problem = _problem(settings, real, runtime, pool)
     state = make_state(problem, images)
     _run_steps(run, settings, problem, state)
     result = _finished_set(settings, real, state.images)
@@ -270,10 +328,9 @@ def _run_steps(run: RunDirectory, settings: Settings, problem: Problem, state: S
         notice(f"resuming after step {state.step} of {steps}")
     logged = run.cut_metrics(state.step)
     seconds = logged[-1]["seconds"] if logged else 0.0
-    budget = parse_bytes(settings.runtime.memory_budget) if settings.runtime.memory_budget else None
-    plan = make_plan(problem, state, budget=budget, stack=settings.runtime.stack)
+    plan = _plan(settings, problem, state)
     if state.step < steps:
-        notice(_plan_line(plan, problem, budget))
+        notice(_plan_line(plan, problem, _budget(settings)))
     run.update(status="distilling")
     log_every = max(1, math.ceil(steps / LOGGED_STEPS))
     start = time.monotonic() - seconds
@@ -281,15 +338,17 @@ def _run_steps(run: RunDirectory, settings: Settings, problem: Problem, state: S
         bar.advance(state.step)
         while state.step < steps:
             losses = distill_step(problem, state, plan)
+            stop = interrupted()
             if state.step % log_every == 0 or state.step == steps:
                 row = {"step": state.step, **dataclasses.asdict(losses), "seconds": time.monotonic() - start}
                 run.append_metrics(row)
-            if state.step % every == 0 or state.step == steps or interrupted():
+            if state.step % every == 0 or state.step == steps or stop:
                 run.save_checkpoint(state.state_dict())
             bar.advance(note=_loss_note(losses))
-            if interrupted() and state.step < steps:
+            if stop:
                 raise Interrupted(f"saved after step {state.step} of {steps}: go on with --resume {run.path}")
-    spent = run.metrics()[-1]["seconds"] if steps else 0.0
+    logged = run.metrics()
+    spent = logged[-1]["seconds"] if logged else 0.0
     run.update(timings={"distill_seconds": round(spent, 2), "steps": steps})
 
 
@@ -311,7 +370,6 @@ def _finished_set(settings: Settings, real: RealData, images: torch.Tensor) -> S
     d = settings.distill
     stored = images.detach().cpu().mul(255).round().to(torch.uint8)
     labels = torch.arange(len(real.classes)).repeat_interleave(d.ipc)
-    decoded = int(decode_mask(d.decode, d.factor, d.ipc, d.decoded_budget).sum())
     kept = {k: v for k, v in to_dict(settings).items() if k != "runtime"}  # what is local to a machine stays out
     kept["distill"]["load"] = Path(d.load).name if d.load else None
     manifest = {
@@ -319,7 +377,7 @@ def _finished_set(settings: Settings, real: RealData, images: torch.Tensor) -> S
         "tool": f"ncfmkit {__version__}",
         "name": f"{real.name}-ipc{d.ipc}",
         "classes": list(real.classes),
-        "ipc": {"stored": d.ipc, "decoded": decoded},
+        "ipc": {"stored": d.ipc, "decoded": _decoded_per_class(settings)},
         "decode": {"kind": d.decode, "factor": d.factor, "budget": d.decoded_budget},
         "mean": list(real.mean),
         "std": list(real.std),
@@ -344,7 +402,9 @@ def manifest_score(row: dict[str, Any]) -> dict[str, Any]:
 
 def _draw(run: RunDirectory, result: SyntheticSet) -> None:
     sheet = report.contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
-    sheet.save(run.path / "preview.png")
+    png = io.BytesIO()
+    sheet.save(png, "PNG")
+    write_atomic(run.path / "preview.png", png.getvalue())
     report.curves(run.metrics(), run.path / "curves.png")
 
 
@@ -398,8 +458,10 @@ def evaluate(
         settings: as :func:`settings_for` gives them; `network` is the students'.
 
     Raises:
-        UserError: the set and the data have other classes or image shapes.
+        UserError: the set and the data have other classes or image shapes, or no student is asked for.
     """
+    if not settings.student.repeats:
+        raise UserError("--repeats 0: expected 1 or more students to score a set with")
     runtime = choose_runtime(settings.runtime)
     real = arguments.open(settings)
     _check_same(result, real)
@@ -453,6 +515,8 @@ def train(
     """
     if out.exists():
         raise UserError(f"{out} is there already: choose another --out")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}: make it first")
     runtime = choose_runtime(settings.runtime)
     real = arguments.open(settings) if arguments else None
     if real is not None:

@@ -118,9 +118,7 @@ def metric(name: str, *, alpha: float = 0.5, block: int = 1024) -> Metric:
             normalise=True,
             uses_frequencies=True,
         ),
-        "mean": Metric(
-            statistic=mean_features, discrepancy=mean_discrepancy, normalise=False, uses_frequencies=False
-        ),
+        "mean": Metric(statistic=mean_features, discrepancy=mean_discrepancy, normalise=False, uses_frequencies=False),
     }
     return rows[name]
 
@@ -129,7 +127,7 @@ def metric(name: str, *, alpha: float = 0.5, block: int = 1024) -> Metric:
 class Chunk:
     """Some of the stacked images: their positions, and each one's share in the mean of its class.
 
-    Chunks of one stack are equally long (the last is padded with weight 0), so that a compiled extractor sees one shape.
+    Chunks of one stack are equally long (the last is padded with weight 0), which is one shape to compile for.
     """
 
     index_N: torch.Tensor  # int64 positions in the stack

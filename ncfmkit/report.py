@@ -11,8 +11,6 @@ import io
 import itertools
 import json
 import math
-import os
-import tempfile
 import textwrap
 from collections.abc import Iterable, Sequence
 from importlib import resources

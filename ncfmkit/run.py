@@ -18,6 +18,7 @@ from ncfmkit.files import write_atomic, write_json
 from ncfmkit.progress import notice
 
 KEPT_CHECKPOINTS = 2
+REQUIRED_INFO = {"arguments", "baselines", "compile", "data", "device", "precision", "seed", "settings", "status"}
 DIGEST_BYTES = 32  # sha256 of the rest, at the end of a checkpoint
 
 
@@ -68,9 +69,12 @@ class RunDirectory:
 
     def info(self) -> dict[str, Any]:
         try:
-            return json.loads(self.info_file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+            info = json.loads(self.info_file.read_bytes())
+        except ValueError as error:
             raise UserError(f"{self.info_file} is damaged: {error}") from None
+        if not isinstance(info, dict) or not info.keys() >= REQUIRED_INFO:
+            raise UserError(f"{self.info_file} is not what `ncfmkit distill` writes: expected {sorted(REQUIRED_INFO)}")
+        return info
 
     def update(self, **changes: Any) -> None:
         """Sets keys of `run.json`."""
@@ -80,8 +84,11 @@ class RunDirectory:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds one line to `metrics.jsonl`."""
-        with open(self.metrics_file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with open(self.metrics_file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.metrics_file}: {error.strerror}") from None
 
     def metrics(self) -> list[dict[str, Any]]:
         from ncfmkit.report import read_metrics
@@ -97,13 +104,18 @@ class RunDirectory:
     # ---- checkpoints ----
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Saves the state of a step with its own checksum; the newest two are kept."""
+        """Saves the state of a step with its own checksum; the newest two are kept.
+
+        Those of later steps were damaged, else the run would have gone on from there: they go.
+        """
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
         write_atomic(self._checkpoint(state["step"]), content + hashlib.sha256(content).digest())
-        for old in self._saved()[:-KEPT_CHECKPOINTS]:
-            old.unlink()
+        newest = self._checkpoint(state["step"])
+        kept = [path for path in self._saved() if path <= newest][-KEPT_CHECKPOINTS:]
+        for path in set(self._saved()) - set(kept):
+            path.unlink()
 
     def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
         """The newest checkpoint that its checksum confirms, or None; damaged ones are named in a notice."""

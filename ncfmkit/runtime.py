@@ -35,7 +35,7 @@ class Runtime:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function` compiled for fixed shapes where this runtime compiles; running out of recompilations is an error."""
+        """`function`, compiled for fixed shapes where this runtime compiles; too many shapes are an error."""
         if not self.compile:
             return function
         import torch._dynamo.config as dynamo
@@ -50,7 +50,8 @@ class Runtime:
 
     def describe(self) -> str:
         """One line such as `cpu (AMD EPYC, 4 threads), bf16, compiled`."""
-        return f"{device_name(self.device)}, {self.precision}, {'compiled' if self.compile else 'not compiled'} ({self.why})"
+        compiled = "compiled" if self.compile else "not compiled"
+        return f"{device_name(self.device)}, {self.precision}, {compiled} ({self.why})"
 
 
 def device_name(device: torch.device) -> str:
@@ -107,7 +108,9 @@ def _choose_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         if not torch.cuda.is_available():
             built = torch.version.cuda or "none: a CPU build"
-            raise UserError(f"device {name} is not there: torch sees no GPU (CUDA of this torch: {built}); pass --device cpu")
+            raise UserError(
+                f"device {name} is not there: torch sees no GPU (CUDA of this torch: {built}); pass --device cpu"
+            )
         if (device.index or 0) >= count:
             raise UserError(f"device {name} is not there: torch sees {count} GPU(s), cuda:0 to cuda:{count - 1}")
     return device

@@ -37,7 +37,7 @@ def parse_baselines(text: str) -> tuple[str, ...]:
     Raises:
         UserError: an unknown one.
     """
-    names = tuple(n.strip() for n in text.split(",") if n.strip() and n.strip() != "none")
+    names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip() and n.strip() != "none"))
     unknown = [n for n in names if n not in BASELINES]
     if unknown:
         raise UserError(f"unknown baseline {unknown[0]!r}: known: {', '.join(BASELINES)}, none")
@@ -149,6 +149,17 @@ def random_subset(real: RealData, per_class: int, seed: int, repeat: int) -> Lab
     return subset(real, np.stack(rows))
 
 
+def check_baselines(real: RealData, baselines: Sequence[str], *, stored: int, decoded: int) -> None:
+    """Whether the classes are large enough for the baselines, before anything is trained.
+
+    Raises:
+        UserError: one is not.
+    """
+    wanted = {"random": stored, "herding": stored, "random-decoded": decoded}
+    for name in baselines:
+        _check_enough(real, wanted.get(name, 0))
+
+
 def _check_enough(real: RealData, per_class: int) -> None:
     counts = real.train.counts()
     if counts.min() < per_class:
@@ -160,7 +171,9 @@ def _check_enough(real: RealData, per_class: int) -> None:
 
 
 @torch.no_grad()
-def herded_subset(real: RealData, per_class: int, state: State, network: NetworkSettings, runtime: Runtime) -> LabelledImages:
+def herded_subset(
+    real: RealData, per_class: int, state: State, network: NetworkSettings, runtime: Runtime
+) -> LabelledImages:
     """Herding (Welling 2009): images chosen one by one so that their mean feature stays next to the class's mean."""
     _check_enough(real, per_class)
     build = network_builder(network, real)
@@ -226,6 +239,7 @@ def score_all(
     build, test = network_builder(network, real), labelled(real, test_split(real))
     decoded = decoded_images(synthetic)
     per_class = len(decoded) // len(real.classes)
+    check_baselines(real, baselines, stored=synthetic.ipc, decoded=per_class)
     repeats = range(settings.repeats)
     whole = dataclasses.replace(settings, epochs=settings.whole_epochs or whole_epochs)
     sets: dict[str, Callable[[], list[LabelledImages]]] = {
@@ -248,7 +262,9 @@ def score_all(
         used = whole if name == "whole" else settings
         result = score(trained_on, test, build, used, seed=seed, runtime=runtime, title=f"students: {labels[name]}")
         images = len(synthetic.images) if name == "distilled" else len(trained_on[0])
-        rows.append({"set": name, "label": labels[name], "images": images, "network": describe_network(network)} | result)
+        rows.append(
+            {"set": name, "label": labels[name], "images": images, "network": describe_network(network)} | result
+        )
     return {"device": device_name(runtime.device), "precision": runtime.precision, "versions": versions(), "rows": rows}
 
 
@@ -276,5 +292,8 @@ def test_split(real: RealData) -> Split:
         UserError: there is none.
     """
     if real.test is None:
-        raise UserError(f"{real.name} has no test split to score on: pass --holdout 0.1 to keep a tenth of each class, or --repeats 0")
+        raise UserError(
+            f"{real.name} has no test split to score on: pass --holdout 0.1 to keep a tenth of each class, "
+            "or --repeats 0"
+        )
     return real.test

@@ -37,22 +37,28 @@ class LabelledImages:
 
     def normalised(self, index: np.ndarray, device: torch.device) -> torch.Tensor:
         """The images at those positions as normalised float32 on the device, `[len(index), C, H, W]`."""
-        return normalise(gather(self.images, index, device), self.mean, self.std)
+        return normalise(gather(self.images, index, device), *channel_tensors(self.mean, self.std, device))
 
 
 def gather(images: np.ndarray | torch.Tensor, index: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Images at those positions as float32 in [0, 1] on the device."""
+    """Images at those positions on the device, in their own dtype."""
     if isinstance(images, torch.Tensor):
-        picked = images[torch.from_numpy(index).to(images.device)].to(device)
-    else:
-        picked = torch.from_numpy(images[index]).to(device, non_blocking=True)
-    return picked.float().div_(255) if picked.dtype == torch.uint8 else picked
+        return images[torch.from_numpy(index).to(images.device)].to(device)
+    return torch.from_numpy(images[index]).to(device, non_blocking=True)
 
 
-def normalise(x_NCHW: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """`(x - mean) / std` per channel."""
-    shape = (1, -1, 1, 1)
-    return (x_NCHW - x_NCHW.new_tensor(mean).view(shape)) / x_NCHW.new_tensor(std).view(shape)
+def channel_tensors(
+    mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation per channel, shaped to broadcast over `[N, C, H, W]`."""
+    mean_C, std_C = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in (mean, std))
+    return mean_C, std_C
+
+
+def normalise(x_NCHW: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """`(x - mean) / std` per channel, in float32, of uint8 images or floats in [0, 1]."""
+    x_NCHW = x_NCHW.float() / 255 if x_NCHW.dtype == torch.uint8 else x_NCHW
+    return (x_NCHW - mean) / std
 
 
 class Crew:
@@ -85,9 +91,11 @@ class Crew:
 
     def states(self) -> list[State]:
         """A copy of the parameters of each network, on the CPU."""
-        rows = [{k: v.detach().cpu().clone() for k, v in self.parameters.items()}] if self.size == 1 else [
-            {k: v.detach()[r].cpu().clone() for k, v in self.parameters.items()} for r in range(self.size)
-        ]
+        rows = (
+            [{k: v.detach().cpu().clone() for k, v in self.parameters.items()}]
+            if self.size == 1
+            else [{k: v.detach()[r].cpu().clone() for k, v in self.parameters.items()} for r in range(self.size)]
+        )
         return rows
 
     def logits(self, x_RBCHW: torch.Tensor) -> torch.Tensor:
@@ -180,7 +188,9 @@ def train(
             scaler.update()
             total += loss.detach()
         if not bool(total.isfinite()):
-            raise NonFiniteLossError(f"the training loss became non-finite in epoch {epoch + 1}: lower the learning rate")
+            raise NonFiniteLossError(
+                f"the training loss became non-finite in epoch {epoch + 1}: lower the learning rate"
+            )
         bar.advance(crew.size)
         if after_epoch is not None:
             after_epoch(epoch + 1)

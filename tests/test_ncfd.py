@@ -44,9 +44,7 @@ def torch_ncfd(real_ND: torch.Tensor, syn_ND: torch.Tensor, freq_TD: torch.Tenso
 def library_ncfd(
     real_ND: torch.Tensor, syn_ND: torch.Tensor, freq_TD: torch.Tensor, alpha: float, block: int = 1024
 ) -> torch.Tensor:
-    real, syn = (
-        characteristic_function(f, freq_TD, uniform(len(f), f.dtype), block=block) for f in (real_ND, syn_ND)
-    )
+    real, syn = (characteristic_function(f, freq_TD, uniform(len(f), f.dtype), block=block) for f in (real_ND, syn_ND))
     return ncfd.ncfd(real, syn, alpha=alpha).sum()
 
 
@@ -331,9 +329,7 @@ def test_streaming_is_exact_at_any_chunking(size: int, block: int, dtype: torch.
 def test_retained_chunks_run_once_and_the_others_twice(retain: int) -> None:
     problem, metric = Streamed(torch.float64), ncfd.metric("ncfd")
     chunks = make_chunks(SYN_COUNTS, 3, torch.float64, PARTS)
-    real_stat = streamed_statistic(
-        metric, problem.real, make_chunks(REAL_COUNTS, 5, torch.float64), problem.freq
-    )
+    real_stat = streamed_statistic(metric, problem.real, make_chunks(REAL_COUNTS, 5, torch.float64), problem.freq)
     streamed_backward(metric, problem.syn, chunks, problem.freq, real_stat, weight=1.0, retain=retain)
     assert problem.syn.with_graph == len(chunks) == 4
     assert problem.syn.without == len(chunks) - retain
@@ -344,9 +340,7 @@ def test_the_weight_scales_the_gradient_only() -> None:
     metric, results = ncfd.metric("ncfd"), []
     for weight in (1.0, 300.0):
         problem = Streamed(torch.float64)
-        real_stat = streamed_statistic(
-            metric, problem.real, make_chunks(REAL_COUNTS, 5, torch.float64), problem.freq
-        )
+        real_stat = streamed_statistic(metric, problem.real, make_chunks(REAL_COUNTS, 5, torch.float64), problem.freq)
         chunks = make_chunks(SYN_COUNTS, 5, torch.float64, PARTS)
         value, _ = streamed_backward(metric, problem.syn, chunks, problem.freq, real_stat, weight=weight, retain=1)
         results.append((value, problem.syn.images.grad))

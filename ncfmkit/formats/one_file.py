@@ -48,8 +48,13 @@ def load(path: str | Path) -> SyntheticSet:
         raise UserError(f"{file} is not a readable safetensors file (damaged or truncated): {error}") from None
     if METADATA_KEY not in metadata:
         raise UserError(f"{file} is a safetensors file, but not a synthetic set: no {METADATA_KEY!r} manifest in it")
-    manifest = json.loads(metadata[METADATA_KEY])
-    _check(file, tensors, manifest)
+    try:
+        manifest = json.loads(metadata[METADATA_KEY])
+        _check(file, tensors, manifest)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file} is damaged: its manifest is not what a set has ({error!r})") from None
     return SyntheticSet(images=tensors["images"], labels=tensors["labels"], manifest=manifest)
 
 
@@ -57,10 +62,17 @@ def _check(file: Path, tensors: dict[str, torch.Tensor], manifest: dict[str, Any
     if manifest.get("kind") != "synthetic set":
         raise UserError(f"{file} holds a {manifest.get('kind', 'file of an unknown kind')}, not a synthetic set")
     if manifest.get("format") != FORMAT:
-        raise UserError(f"{file} has format {manifest.get('format')}, this ncfmkit reads format {FORMAT}: update ncfmkit")
-    for name, expected in manifest["sha256"].items():
-        if name not in tensors or digest(tensors[name]) != expected:
+        raise UserError(
+            f"{file} has format {manifest.get('format')}, this ncfmkit reads format {FORMAT}: update ncfmkit"
+        )
+    for name in sorted({"images", "labels", *manifest["sha256"]}):
+        if name not in tensors or digest(tensors[name]) != manifest["sha256"].get(name):
             raise UserError(f"{file} is damaged: the sha256 of {name!r} is not the manifest's")
+    expected = len(manifest["classes"]) * manifest["ipc"]["stored"]
+    if len(tensors["images"]) != expected:
+        raise UserError(
+            f"{file} is damaged: its manifest speaks of {expected} images, it holds {len(tensors['images'])}"
+        )
 
 
 def digest(tensor: torch.Tensor) -> str:

@@ -11,12 +11,13 @@ from torch import nn
 from ncfmkit import networks
 from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic
-from ncfmkit.formats.one_file import METADATA_KEY
+from ncfmkit.formats.one_file import METADATA_KEY, digest
 from ncfmkit.training import State
 
 
 def save(state: State, metadata: dict[str, Any], path: Path) -> None:
-    """Writes a student's parameters and metadata."""
+    """Writes a student's parameters and metadata, and the digest of each parameter."""
+    metadata = {**metadata, "sha256": {name: digest(tensor) for name, tensor in state.items()}}
     write_atomic(path, to_bytes(state, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
 
 
@@ -24,20 +25,34 @@ def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The network with its parameters, in eval mode on the CPU, and its metadata.
 
     Raises:
-        UserError: no such file, or not a student.
+        UserError: no such file, not a student, or damaged.
     """
     if not path.is_file():
         raise UserError(f"no student at {path}")
     try:
         with safe_open(path, framework="pt") as stored:
-            metadata = json.loads((stored.metadata() or {}).get(METADATA_KEY, "{}"))
+            text = (stored.metadata() or {}).get(METADATA_KEY, "{}")
             state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise UserError(f"{path} is not a readable safetensors file (damaged or truncated): {error}") from None
-    if metadata.get("kind") != "student":
-        raise UserError(f"{path} is not a student: it holds a {metadata.get('kind', 'file of an unknown kind')}")
+    try:
+        metadata = json.loads(text)
+        if metadata.get("kind") != "student":
+            raise UserError(f"{path} is not a student: it holds a {metadata.get('kind', 'file of an unknown kind')}")
+        network, digests = _rebuild(state, metadata), dict(metadata["sha256"])
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is damaged: its metadata or parameters are not a student's ({error!r})") from None
+    wrong = [name for name, tensor in state.items() if digests.get(name) != digest(tensor)]
+    if wrong:
+        raise UserError(f"{path} is damaged: the sha256 of {wrong[0]!r} is not the metadata's")
+    return network.eval(), metadata
+
+
+def _rebuild(state: State, metadata: dict[str, Any]) -> nn.Module:
     shape = {k: metadata[k] for k in ("channels", "size")}
     row = {k: metadata["network"][k] for k in ("width", "depth")}
     network = networks.build(metadata["network"]["name"], classes=len(metadata["classes"]), **shape, **row)
     network.load_state_dict(state)
-    return network.eval(), metadata
+    return network

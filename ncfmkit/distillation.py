@@ -27,7 +27,7 @@ from ncfmkit.progress import notice
 from ncfmkit.real import RealData
 from ncfmkit.runtime import Runtime, format_bytes, is_out_of_memory, saved_bytes
 from ncfmkit.synthetic import decode, decode_factors, decode_mask
-from ncfmkit.training import gather, normalise
+from ncfmkit.training import channel_tensors, gather, normalise
 
 # Decoded images per chunk that a device handles best; measured on a CPU (docs/experiments.md), not yet on a GPU.
 PREFERRED_CHUNK = {"cpu": 128, "cuda": 2048, "mps": 256}
@@ -42,6 +42,28 @@ class Plan:
     stack: int  # classes handled together
 
 
+class Network:
+    """A network behind normalisation and augmentation, all of it compiled together where the runtime compiles."""
+
+    def __init__(
+        self, network: Callable[[torch.Tensor], torch.Tensor], real: RealData, strategy: str, runtime: Runtime
+    ):
+        self._operations = augment.parse_strategy(strategy)
+        mean, std = channel_tensors(real.mean, real.std, runtime.device)
+
+        def run(x_NCHW: torch.Tensor, u_NP: torch.Tensor, drawn: tuple[str, ...]) -> torch.Tensor:
+            x_NCHW = augment.apply(normalise(x_NCHW, mean, std), self._operations, drawn, u_NP)
+            with runtime.autocast():
+                return network(x_NCHW)
+
+        self.uncompiled, self._run = run, runtime.compiled(run)
+
+    def __call__(self, x_NCHW: torch.Tensor, u_NP: np.ndarray) -> torch.Tensor:
+        """The output for uint8 images, or floats in [0, 1], each augmented by its row of uniform numbers."""
+        rows = torch.from_numpy(u_NP)
+        return self._run(x_NCHW, rows.to(x_NCHW.device), augment.drawn(self._operations, rows))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """What every step reads and none changes, but for the weights that are blended into the two networks."""
@@ -54,8 +76,8 @@ class Problem:
     metric: ncfd.Metric
     matcher: nn.Module  # the matching extractor
     calibrator: nn.Module
-    features: Callable[[torch.Tensor], torch.Tensor]  # of the matcher, compiled where the runtime compiles
-    logits: Callable[[torch.Tensor], torch.Tensor]  # of the calibrator
+    features: "Network"  # of the matcher
+    logits: "Network"  # of the calibrator
     feature_dim: int  # D
     mask_MP: np.ndarray
     chunks: dict[tuple, list[Chunk]] = field(default_factory=dict)  # they are the same at every step
@@ -116,11 +138,13 @@ def make_problem(
     """Checks the settings against the data and prepares the two networks.
 
     Raises:
-        UserError: the factor is above the side, or the network cannot be checkpointed.
+        UserError: the factor is above the side, psi gets too few frequencies, or the network cannot be checkpointed.
     """
     if settings.factor > real.size:
         raise UserError(f"--factor {settings.factor} is above the image side of {real.name}, {real.size}: lower it")
-    augment.parse_strategy(settings.augment)
+    least = 2 * frequencies.PER_COMPONENT  # psi's batch norm needs two components
+    if settings.sampler == "learned" and settings.frequencies < least:
+        raise UserError(f"--sampler learned needs --frequencies {least} or more, got {settings.frequencies}")
     matcher, calibrator = (build().to(runtime.device).requires_grad_(False) for _ in range(2))
     probe = torch.zeros(2, real.channels, real.size, real.size, device=runtime.device)
     features = checkpointed_features(matcher) if gradient_checkpointing else matcher.features
@@ -133,8 +157,8 @@ def make_problem(
         metric=ncfd.metric(settings.metric, alpha=settings.alpha),
         matcher=matcher,
         calibrator=calibrator,
-        features=runtime.compiled(features),
-        logits=runtime.compiled(calibrator),
+        features=Network(features, real, settings.augment, runtime),
+        logits=Network(calibrator, real, settings.augment, runtime),
         feature_dim=matcher.features(probe).shape[1],
         mask_MP=decode_mask(settings.decode, settings.factor, settings.ipc, settings.decoded_budget),
     )
@@ -219,8 +243,14 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
     draws = [draw_class(problem, state.step, c) for c in range(problem.classes)]
     freq_TD = _draw_frequencies(problem, state)
 
-    matching_C, freq_grad = _within_memory(plan, problem, state, lambda: _match(problem, state, plan, draws, freq_TD))
-    _check_finite(problem, state, "matching", matching_C)
+    def match(stack: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return _match(problem, state, plan, draws, freq_TD, stack)
+
+    def calibrate(stack: int) -> torch.Tensor:
+        return _calibrate(problem, state, plan, draws, stack)
+
+    matching_C, freq_grad = _within_memory(plan, problem, state, lambda: match(plan.stack))
+    _check_finite(problem, state, "matching", matching_C, lambda: match(1)[0])
     _image_step(state)
     if state.psi_optimizer is not None:
         state.psi_optimizer.zero_grad()
@@ -230,8 +260,8 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
     loss = matching = s.matching_weight * float(matching_C.mean())
     calibration = None
     if s.calibration_weight > 0:
-        calibration_C = _within_memory(plan, problem, state, lambda: _calibrate(problem, state, plan, draws))
-        _check_finite(problem, state, "calibration", calibration_C)
+        calibration_C = _within_memory(plan, problem, state, lambda: calibrate(problem.classes))
+        _check_finite(problem, state, "calibration", calibration_C, lambda: calibrate(1))
         _image_step(state)
         calibration = float(calibration_C.mean())
         loss += s.calibration_weight * calibration
@@ -253,7 +283,7 @@ def _draw_frequencies(problem: Problem, state: State) -> torch.Tensor | None:
 
 
 def _match(
-    problem: Problem, state: State, plan: Plan, draws: list[ClassDraws], freq_TD: torch.Tensor | None
+    problem: Problem, state: State, plan: Plan, draws: list[ClassDraws], freq_TD: torch.Tensor | None, stack: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Adds the matching gradient to the images; the NCFD of each class, and its gradient to the frequencies."""
     learned = state.psi is not None
@@ -261,7 +291,7 @@ def _match(
     losses: list[torch.Tensor] = []
     freq_grad = torch.zeros_like(frozen_TD) if learned else None
     weight = problem.settings.matching_weight * state.scaler.get_scale()
-    for group in _groups(problem.classes, plan.stack):
+    for group in _groups(problem.classes, stack):
         real_kept, syn_kept = ([], []) if learned else (None, None)
         real_chunks, syn_chunks = _real_chunks(problem, plan, group), _syn_chunks(problem, plan, group)
         real_stat = ncfd.streamed_statistic(
@@ -284,19 +314,20 @@ def _match(
     return torch.cat(losses), freq_grad
 
 
-def _calibrate(problem: Problem, state: State, plan: Plan, draws: list[ClassDraws]) -> torch.Tensor:
+def _calibrate(problem: Problem, state: State, plan: Plan, draws: list[ClassDraws], stack: int) -> torch.Tensor:
     """Adds the calibration gradient to the images; the cross-entropy of each class."""
     weight = problem.settings.calibration_weight * state.scaler.get_scale()
-    everything = range(problem.classes)
-    u_CP = np.stack([d.calibration_P for d in draws])
-    logits = _syn_extractor(problem, state, everything, u_CP, problem.logits)
     loss_C = torch.zeros(problem.classes, device=state.images.device)
-    for chunk in _syn_chunks(problem, plan, everything):
-        labels_N = torch.arange(chunk.classes.start, chunk.classes.stop, device=state.images.device)
-        label_N = labels_N[(chunk.weight_CN > 0).to(torch.int8).argmax(0)]
-        part_C = chunk.weight_CN @ F.cross_entropy(logits(chunk).float(), label_N, reduction="none")
-        (part_C.sum() * weight).backward()
-        loss_C[chunk.classes] += part_C.detach()
+    for group in _groups(problem.classes, stack):
+        u_CP = np.stack([draws[c].calibration_P for c in group])
+        logits = _syn_extractor(problem, state, group, u_CP, problem.logits)
+        for chunk in _syn_chunks(problem, plan, group):
+            run = slice(group.start + chunk.classes.start, group.start + chunk.classes.stop)
+            labels_N = torch.arange(run.start, run.stop, device=state.images.device)
+            label_N = labels_N[(chunk.weight_CN > 0).to(torch.int8).argmax(0)]
+            part_C = chunk.weight_CN @ F.cross_entropy(logits(chunk).float(), label_N, reduction="none")
+            (part_C.sum() * weight).backward()
+            loss_C[run] += part_C.detach()
     return loss_C
 
 
@@ -308,14 +339,12 @@ def _real_extractor(problem: Problem, draws: list[ClassDraws], group: range) -> 
     def extract(chunk: Chunk) -> torch.Tensor:
         rows = chunk.index_N.numpy()
         x_NCHW = gather(problem.real.train.images, index_N[rows], problem.runtime.device)
-        return _network_output(problem, x_NCHW, u_NP[rows], problem.features)
+        return problem.features(x_NCHW, u_NP[rows])
 
     return extract
 
 
-def _syn_extractor(
-    problem: Problem, state: State, group: range, u_CP: np.ndarray, network: Callable[[torch.Tensor], torch.Tensor]
-) -> ncfd.Extract:
+def _syn_extractor(problem: Problem, state: State, group: range, u_CP: np.ndarray, network: Network) -> ncfd.Extract:
     """Network output for synthetic images: decoded, normalised, augmented; the backward pass adds to their gradient."""
     s = problem.settings
     factors = decode_factors(s.decode, s.factor)
@@ -332,18 +361,9 @@ def _syn_extractor(
             images_NCHW.requires_grad_().register_post_accumulate_grad_hook(add_gradient)
         x_NCHW = decode(images_NCHW, factors).flatten(0, 1)
         u_NP = np.repeat(u_CP[chunk.index_N.numpy() // s.ipc], problem.mask_MP.shape[1], axis=0)
-        return _network_output(problem, x_NCHW, u_NP, network)
+        return network(x_NCHW, u_NP)
 
     return extract
-
-
-def _network_output(
-    problem: Problem, x_NCHW: torch.Tensor, u_NP: np.ndarray, network: Callable[[torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
-    x_NCHW = normalise(x_NCHW, problem.real.mean, problem.real.std)
-    x_NCHW = augment.augment(x_NCHW, problem.settings.augment, torch.from_numpy(u_NP))
-    with problem.runtime.autocast():
-        return network(x_NCHW)
 
 
 def _image_step(state: State) -> None:
@@ -353,14 +373,17 @@ def _image_step(state: State) -> None:
         state.images.clamp_(0, 1)
 
 
-def _check_finite(problem: Problem, state: State, name: str, loss_C: torch.Tensor) -> None:
-    finite_C = loss_C.isfinite()
-    if not bool(finite_C.all()):
-        label = problem.real.classes[int(finite_C.to(torch.int8).argmin())]
-        raise NonFiniteLossError(
-            f"the {name} loss of class {label!r} became non-finite in step {state.step}: lower --lr, "
-            "or try --precision fp32; the last checkpoint is kept"
-        )
+def _check_finite(
+    problem: Problem, state: State, name: str, loss_C: torch.Tensor, class_by_class: Callable[[], torch.Tensor]
+) -> None:
+    if bool(loss_C.isfinite().all()):
+        return
+    finite_C = class_by_class().isfinite()  # stacked, one class's NaN reaches the others of its chunk as 0 * NaN
+    label = problem.real.classes[int(finite_C.to(torch.int8).argmin())]
+    raise NonFiniteLossError(
+        f"the {name} loss of class {label!r} became non-finite in step {state.step}: lower --lr, "
+        "or try --precision fp32; the last checkpoint is kept"
+    )
 
 
 # ---- how a step is cut up ---------------------------------------------------------------------------------------
@@ -459,7 +482,8 @@ def make_plan(problem: Problem, state: State, *, budget: int | None, stack: int 
     least = fixed + per_image * decoded + (s.real_batch * problem.feature_dim * 4 if s.sampler == "learned" else 0)
     if budget < least:
         raise UserError(
-            f"--memory-budget {format_bytes(budget)} is below what one stored image needs: at least {math.ceil(least / 2**20)}MiB"
+            f"--memory-budget {format_bytes(budget)} is below what one stored image needs: "
+            f"at least {math.ceil(least / 2**20)}MiB"
         )
     kept_per_class = (s.real_batch + s.ipc * decoded) * problem.feature_dim * 4 if s.sampler == "learned" else 0
     if stack is None:
@@ -474,10 +498,13 @@ def _bytes_per_image(problem: Problem, state: State) -> int:
     """Bytes that one decoded image needs on its way through the extractor and back, measured uncompiled."""
     mask_MP = problem.mask_MP
     probe = torch.rand(1, *state.images.shape[1:], device=state.images.device).requires_grad_()
-    u_NP = np.full((mask_MP.shape[1], augment.DRAWS), 0.5, dtype=np.float32)
+    u_NP = torch.full((mask_MP.shape[1], augment.DRAWS), 0.5, device=state.images.device)
     factors = decode_factors(problem.settings.decode, problem.settings.factor)
-    network = getattr(problem.features, "_torchdynamo_orig_callable", problem.features)
-    run = lambda: _network_output(problem, decode(probe, factors).flatten(0, 1), u_NP, network)  # noqa: E731
+
+    def run() -> torch.Tensor:
+        drawn = augment.drawn(augment.parse_strategy(problem.settings.augment), u_NP)
+        return problem.features.uncompiled(decode(probe, factors).flatten(0, 1), u_NP, drawn)
+
     weights = sum(p.nbytes for p in problem.matcher.parameters())
     graph = max(0, saved_bytes(run) - weights)
     phases = 4 * 4 * problem.settings.frequencies if problem.metric.uses_frequencies else 0

@@ -1,0 +1,134 @@
+"""Memory claims, by counting the bytes that autograd holds: a step's peak depends on the chunk and the slots alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from ncfmkit.config import DistillSettings, NetworkSettings
+from ncfmkit.distillation import Plan, distill_step, make_problem, make_state
+from ncfmkit.ncfd import characteristic_function
+from ncfmkit.runtime import saved_bytes
+
+
+class Held:
+    """The bytes of the storages that autograd holds now, and the most that it has held."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self.references: dict[int, int] = {}
+
+    def take(self, storage: torch.UntypedStorage) -> None:
+        address = storage.data_ptr()
+        self.references[address] = self.references.get(address, 0) + 1
+        if self.references[address] == 1:
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+
+    def drop(self, storage: torch.UntypedStorage) -> None:
+        address = storage.data_ptr()
+        self.references[address] -= 1
+        if not self.references[address]:
+            del self.references[address]
+            self.now -= storage.nbytes()
+
+
+class Saved:
+    """A saved tensor, which is counted for as long as autograd keeps it."""
+
+    def __init__(self, tensor: torch.Tensor, held: Held):
+        self.tensor, self.held = tensor, held
+        held.take(tensor.untyped_storage())
+
+    def __del__(self) -> None:
+        self.held.drop(self.tensor.untyped_storage())
+
+
+@pytest.fixture
+def peak(make_real, make_pool, runtime):
+    """The peak of autograd's bytes over one step, for a problem and a plan."""
+
+    def measure(
+        *, counts=(40, 40, 40), plan: Plan, checkpointing: bool = False, depth: int = 2, **settings: object
+    ) -> int:
+        real = make_real(counts, size=16)
+        pool, build = make_pool(real, network=NetworkSettings(width=8, depth=depth))
+        settings = {"frequencies": 32, "ipc": 2, "real_batch": 8} | settings
+        problem = make_problem(
+            real,
+            DistillSettings(**settings),
+            seed=0,
+            pool=pool,
+            build=build,
+            runtime=runtime,
+            gradient_checkpointing=checkpointing,
+        )
+        images = np.random.default_rng(0).random((len(counts) * problem.settings.ipc, 3, 16, 16), dtype=np.float32)
+        state, held = make_state(problem, torch.from_numpy(images)), Held()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: Saved(t, held), lambda saved: saved.tensor):
+            distill_step(problem, state, plan)
+        assert held.now == 0  # nothing outlives the step
+        return held.peak
+
+    return measure
+
+
+def one_slot(stack: int = 3) -> Plan:
+    return Plan(chunk=4, slots=1, stack=stack)
+
+
+SLACK = 1024  # the weights of a chunk's images, [classes in it, images], and the indices
+
+
+@pytest.mark.parametrize("settings", [{}, {"calibration_weight": 0.0}, {"metric": "mean"}])
+def test_the_peak_does_not_grow_with_images_or_real_batch(peak, settings: dict) -> None:
+    base = peak(plan=one_slot(), **settings)
+    assert base > 50_000  # the graph of one chunk is in it
+    assert peak(plan=one_slot(), ipc=16, **settings) <= base + SLACK
+    assert peak(plan=one_slot(), real_batch=40, **settings) <= base + SLACK
+    assert peak(plan=one_slot(), counts=(40,) * 3 + (20,) * 5, **settings) <= base * 1.05 + SLACK
+    assert peak(plan=one_slot(stack=1), **settings) <= base + SLACK
+
+
+def test_with_psi_the_peak_grows_by_nothing_but_psi(peak) -> None:
+    base = peak(plan=one_slot(), sampler="learned")
+    assert peak(plan=one_slot(), sampler="learned", ipc=16, real_batch=40) <= base * 1.02 + SLACK
+
+
+def test_the_peak_grows_with_slots_and_chunk(peak) -> None:
+    """So the measure above can fail."""
+    base = peak(plan=one_slot(), ipc=4)
+    assert peak(plan=Plan(chunk=4, slots=100, stack=3), ipc=4) > 5 * base
+    assert peak(plan=Plan(chunk=16, slots=1, stack=3), ipc=4) > 2.5 * base
+    two = peak(plan=Plan(chunk=4, slots=2, stack=3), ipc=4)
+    three = peak(plan=Plan(chunk=4, slots=3, stack=3), ipc=4)
+    assert base < two < three < 3.2 * base
+
+
+def test_gradient_checkpointing_keeps_fewer_bytes(peak) -> None:
+    settings = {"calibration_weight": 0.0, "depth": 4}
+    plain = peak(plan=one_slot(), **settings)
+    assert peak(plan=one_slot(), checkpointing=True, **settings) < 0.8 * plain
+
+
+def test_checkpointed_features_keep_fewer_bytes_of_a_forward_pass(make_real, make_pool) -> None:
+    from ncfmkit.distillation import checkpointed_features
+
+    real = make_real(size=16)
+    _, build = make_pool(real, network=NetworkSettings(width=8, depth=3))
+    network = build()
+    x = torch.rand(16, 3, 16, 16, requires_grad=True)
+    plain, checkpointed = network.features, checkpointed_features(network)
+    assert saved_bytes(lambda: checkpointed(x)) < 0.5 * saved_bytes(lambda: plain(x))
+    grads = [torch.autograd.grad(f(x).square().sum(), x)[0] for f in (plain, checkpointed)]
+    torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-7)
+    with torch.no_grad():
+        assert torch.equal(plain(x), checkpointed(x))
+
+
+def test_the_characteristic_function_keeps_no_array_of_images_by_frequencies() -> None:
+    feat = torch.randn(64, 8, requires_grad=True)
+    weight = torch.full((1, 64), 1 / 64)
+    for count in (16, 4096):
+        freq = torch.randn(count, 8)
+        kept = saved_bytes(lambda freq=freq: characteristic_function(feat, freq, weight, block=16))
+        assert kept == feat.nbytes + freq.nbytes + weight.nbytes

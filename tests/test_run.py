@@ -1,0 +1,265 @@
+"""A run directory: checkpoints survive damage, metrics are cut, files appear whole or not at all, signals wait."""
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ncfmkit import run as runs
+from ncfmkit.errors import UserError
+from ncfmkit.files import write_atomic, write_json
+from ncfmkit.run import RunDirectory, deferred_interrupts, next_free
+
+INFO = dict.fromkeys(runs.REQUIRED_INFO)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "run", INFO)
+
+
+def state(step: int) -> dict:
+    return {"step": step, "images": torch.full((4, 3), float(step))}
+
+
+def names(run: RunDirectory) -> list[str]:
+    return sorted(p.name for p in run.checkpoints.iterdir())
+
+
+# ---- checkpoints ------------------------------------------------------------------------------------------------
+
+
+def test_newest_two_checkpoints_are_kept(run: RunDirectory) -> None:
+    for step in (5, 10, 15, 20):
+        run.save_checkpoint(state(step))
+    assert names(run) == ["step-00000015.pt", "step-00000020.pt"]
+    loaded = run.load_checkpoint(CPU)
+    assert loaded["step"] == 20
+    assert torch.equal(loaded["images"], state(20)["images"])
+
+
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+DAMAGES = {
+    "bit flip": flip,
+    "flip in the checksum": lambda c: c[:-1] + bytes([c[-1] ^ 1]),
+    "truncated": lambda c: c[: len(c) // 2],
+    "one byte short": lambda c: c[:-1],
+    "empty": lambda c: b"",
+    "shorter than a checksum": lambda c: c[:7],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_newest_is_noticed_and_the_one_before_used(
+    run: RunDirectory, damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.save_checkpoint(state(5))
+    run.save_checkpoint(state(10))
+    newest = run.checkpoints / "step-00000010.pt"
+    newest.write_bytes(damage(newest.read_bytes()))
+    assert run.load_checkpoint(CPU)["step"] == 5
+    said = capsys.readouterr()
+    assert "step-00000010.pt is damaged" in said.err
+    assert not said.out
+
+
+def test_all_damaged_is_none(run: RunDirectory) -> None:
+    for step in (5, 10):
+        run.save_checkpoint(state(step))
+    for path in run.checkpoints.iterdir():
+        path.write_bytes(flip(path.read_bytes()))
+    assert run.load_checkpoint(CPU) is None
+
+
+def test_no_checkpoint_is_none(run: RunDirectory) -> None:
+    assert run.load_checkpoint(CPU) is None
+
+
+def test_a_damaged_later_checkpoint_does_not_push_out_a_good_one(run: RunDirectory) -> None:
+    for step in (10, 20):
+        run.save_checkpoint(state(step))
+    newest = run.checkpoints / "step-00000020.pt"
+    newest.write_bytes(flip(newest.read_bytes()))
+    run.save_checkpoint(state(12))
+    assert names(run) == ["step-00000010.pt", "step-00000012.pt"]
+
+
+def test_other_files_beside_checkpoints_stay(run: RunDirectory) -> None:
+    note = run.checkpoints / "step-note.pt"
+    note.write_text("mine")
+    for step in (1, 2, 3):
+        run.save_checkpoint(state(step))
+    assert note.read_text() == "mine"
+    assert run.load_checkpoint(CPU)["step"] == 3
+
+
+# ---- metrics ----------------------------------------------------------------------------------------------------
+
+
+def test_cut_metrics(run: RunDirectory) -> None:
+    rows = [{"step": step, "matching": 1.0 / step} for step in range(1, 8)]
+    for row in rows:
+        run.append_metrics(row)
+    assert run.metrics() == rows
+    assert run.cut_metrics(5) == rows[:5]
+    assert run.metrics() == rows[:5]
+    assert run.cut_metrics(0) == []
+    assert run.metrics() == []
+
+
+def test_cut_metrics_drops_a_line_that_a_crash_cut_short(run: RunDirectory) -> None:
+    run.append_metrics({"step": 1})
+    with open(run.metrics_file, "a", encoding="utf-8") as file:
+        file.write('{"step": 2, "match')
+    assert run.cut_metrics(9) == [{"step": 1}]
+    run.append_metrics({"step": 2})
+    assert run.metrics() == [{"step": 1}, {"step": 2}]
+
+
+def test_metrics_that_cannot_be_written(run: RunDirectory) -> None:
+    run.metrics_file.mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl"):
+        run.append_metrics({"step": 1})
+
+
+# ---- the directory ----------------------------------------------------------------------------------------------
+
+
+def test_free(tmp_path: Path) -> None:
+    RunDirectory.free(tmp_path / "new" / "run")
+    RunDirectory.free(tmp_path)  # empty
+
+
+def test_another_run_is_refused(run: RunDirectory) -> None:
+    with pytest.raises(UserError, match="holds another run: go on with it by --resume"):
+        RunDirectory.free(run.path)
+    with pytest.raises(UserError, match="holds another run"):
+        RunDirectory.create(run.path, {"mine": 1})
+    assert run.info() == INFO
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="not an empty folder: choose another --out"):
+        RunDirectory.free(tmp_path)
+    with pytest.raises(UserError, match="not an empty folder"):
+        RunDirectory.free(tmp_path / "thesis.txt")
+
+
+def test_a_place_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make the run directory"):
+        RunDirectory.create(tmp_path / "file" / "run", INFO)
+
+
+def test_open_needs_a_run(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(UserError, match=r"is not a run directory: no run\.json in it"):
+            RunDirectory.open(path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[]", b"{}"])
+def test_damaged_info(run: RunDirectory, content: bytes) -> None:
+    run.info_file.write_bytes(content)
+    with pytest.raises(UserError, match=r"run\.json is (damaged|not what)"):
+        RunDirectory.open(run.path).info()
+
+
+def test_update_keeps_the_rest(run: RunDirectory) -> None:
+    run.update(status="done", pool={"key": "abc"})
+    assert run.info() == INFO | {"status": "done", "pool": {"key": "abc"}}
+
+
+def test_next_free(tmp_path: Path) -> None:
+    assert next_free(tmp_path, "a") == tmp_path / "a"
+    (tmp_path / "a").mkdir()
+    assert next_free(tmp_path, "a") == tmp_path / "a-2"
+    (tmp_path / "a-2").mkdir()
+    assert next_free(tmp_path, "a") == tmp_path / "a-3"
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    path = tmp_path / "set.bin"
+    write_atomic(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match=r"the disk is full: .*set\.bin was not written; free 3 bytes"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["set.bin"]
+
+
+def test_interrupt_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.json"
+    write_json(path, {"a": 1})
+
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(path, {"a": 2})
+    assert path.read_text() == '{\n "a": 1\n}\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot write .*set\.bin: No such file or directory"):
+        write_atomic(tmp_path / "nowhere" / "set.bin", b"new")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
+        write_atomic(tmp_path / "file" / "set.bin", b"new")
+
+
+# ---- signals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_wait_and_a_second_does_not(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with deferred_interrupts() as interrupted:
+        assert not interrupted()
+        os.kill(os.getpid(), number)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert "stopping after this step" in capsys.readouterr().err
+
+
+def test_handlers_are_restored_after_an_error() -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(ZeroDivisionError), deferred_interrupts():
+        raise ZeroDivisionError
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_other_threads_leave_signals_alone() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[object] = []
+
+    def work() -> None:
+        with deferred_interrupts() as interrupted:
+            seen.extend([interrupted(), signal.getsignal(signal.SIGTERM)])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False, before]

@@ -1,0 +1,220 @@
+"""The runtime: devices, precision, compilation, sizes, and counting what autograd keeps."""
+
+import pytest
+import torch
+
+from ncfmkit import runtime as R
+from ncfmkit.config import RuntimeSettings
+from ncfmkit.errors import UserError
+from ncfmkit.runtime import Runtime, choose_runtime, format_bytes, is_out_of_memory, parse_bytes, saved_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("2GiB", 2 * 2**30),
+        ("512 MiB", 512 * 2**20),
+        ("800MB", 800 * 10**6),
+        (" 1.5 kib ", 1536),
+        ("3kB", 3000),
+        ("12B", 12),
+        ("1000", 1000),
+        ("0.5GB", 5 * 10**8),
+        (".5GiB", 2**29),
+        ("2.GiB", 2**31),
+    ],
+)
+def test_parse_bytes(text: str, count: int) -> None:
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize(
+    "text", ["", "GiB", "2 GiBs", "two GiB", "1.2.3MB", "-1GiB", "2Gi B", "1e3", ".", ".GiB", "1TB"]
+)
+def test_parse_bytes_refuses_what_is_no_size(text: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_bytes(text)
+    assert str(error.value) == (
+        f"memory budget {text!r} is not a size: expected a number and a unit, such as 2GiB or 512MiB"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (20 * 1024, "20 KiB"),
+        (312 * 2**20, "312 MiB"),
+        (1000 * 2**20, "1000 MiB"),
+        (1.5 * 2**30, "1.5 GiB"),
+        (78 * 2**30, "78 GiB"),
+        (2000 * 2**30, "2000 GiB"),
+    ],
+)
+def test_format_bytes(count: float, text: str) -> None:
+    assert format_bytes(count) == text
+
+
+# ---- the choice -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch):
+    """Pretends what the machine has."""
+
+    def pretend(*, gpus: int = 0, gpu_bf16: bool = False, cpu_bf16: bool = False, compiler: bool = True) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu_bf16)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu_bf16)
+        monkeypatch.setattr(R, "compiler_missing", lambda device: "" if compiler else "no C++ compiler found")
+
+    return pretend
+
+
+def choose(**settings: str) -> Runtime:
+    return choose_runtime(RuntimeSettings(**settings))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
+def test_cuda_without_a_gpu_is_an_error(name: str) -> None:
+    with pytest.raises(UserError, match=rf"device {name} is not there: torch sees no GPU .*pass --device cpu"):
+        choose(device=name)
+
+
+def test_device_errors(machine) -> None:
+    machine(gpus=2)
+    with pytest.raises(UserError, match=r"unknown device 'gpu': expected auto, cpu, cuda, cuda:N or mps"):
+        choose(device="gpu")
+    with pytest.raises(UserError, match=r"unsupported device 'meta': expected auto, cpu, cuda, cuda:N or mps"):
+        choose(device="meta")
+    with pytest.raises(UserError, match=r"device cuda:2 is not there: torch sees 2 GPU\(s\), cuda:0 to cuda:1"):
+        choose(device="cuda:2")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(UserError, match="device mps is not there"):
+            choose(device="mps")
+
+
+def test_auto_device(machine) -> None:
+    machine(gpus=1, gpu_bf16=True)
+    assert choose().device == torch.device("cuda")
+    assert choose(device="cpu").device == torch.device("cpu")
+    machine(gpus=0)
+    assert choose().device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("has", "precision"),
+    [
+        ({"gpus": 1, "gpu_bf16": True}, "bf16"),
+        ({"gpus": 1, "gpu_bf16": False, "cpu_bf16": True}, "fp16"),
+        ({"gpus": 1, "gpu_bf16": True, "compiler": False}, "bf16"),
+        ({"cpu_bf16": True}, "bf16"),
+        ({"cpu_bf16": True, "compiler": False}, "fp32"),
+        ({"cpu_bf16": False}, "fp32"),
+    ],
+)
+def test_auto_precision(machine, has: dict, precision: str) -> None:
+    machine(**has)
+    chosen = choose()
+    assert chosen.precision == precision
+    assert "precision auto" in chosen.why
+
+
+def test_what_is_asked_for_is_never_changed(machine) -> None:
+    machine(gpus=1, gpu_bf16=False)
+    with pytest.raises(UserError, match=r"--precision bf16: .*a GPU.* has no bfloat16; pass --precision fp16 or fp32"):
+        choose(precision="bf16")
+    machine(cpu_bf16=False)
+    for precision in ("fp32", "bf16", "fp16"):
+        assert choose(precision=precision).precision == precision
+    machine(cpu_bf16=True)
+    assert choose(compile="off").precision == "fp32"
+    assert choose(compile="off").compile is False
+
+
+def test_compile_without_a_compiler(machine) -> None:
+    machine(compiler=False)
+    with pytest.raises(UserError, match=r"--compile on: no C\+\+ compiler found; install it, or pass --compile off"):
+        choose(compile="on")
+    chosen = choose(compile="auto")
+    assert chosen.compile is False
+    assert "no C++ compiler found" in chosen.describe()
+    machine(compiler=True)
+    assert choose(compile="auto").compile is True
+    assert choose(compile="on").compile is True
+
+
+def test_compiler_missing_looks_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(R.shutil, "which", lambda name: None)
+    assert R.compiler_missing(torch.device("cpu")) == "no C++ compiler found"
+    assert "mps" in R.compiler_missing(torch.device("mps"))
+
+
+def test_autocast_and_scaler() -> None:
+    x = torch.randn(4, 4)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        made = Runtime(device=torch.device("cpu"), precision=precision, compile=False, why="")
+        with made.autocast():
+            assert (x @ x).dtype == dtype
+        assert made.scaler().is_enabled() == (precision == "fp16")
+
+
+def test_describe_says_everything(runtime: Runtime) -> None:
+    text = runtime.describe()
+    assert text.startswith("cpu (")
+    assert "threads), fp32, not compiled (tests)" in text
+
+
+def test_uncompiled_is_the_function_itself(runtime: Runtime) -> None:
+    assert runtime.compiled(format_bytes) is format_bytes
+
+
+# ---- memory -----------------------------------------------------------------------------------------------------
+
+
+def test_saved_bytes_counts_a_known_graph() -> None:
+    x = torch.randn(1000, requires_grad=True)
+    assert saved_bytes(lambda: x.exp()) == 4000  # exp keeps its result
+    assert saved_bytes(lambda: x.exp().sin()) == 4000  # sin keeps its input, which is that result
+    assert saved_bytes(lambda: x.exp().exp()) == 8000
+    assert saved_bytes(lambda: x + 1) == 0
+    w = torch.randn(1000, requires_grad=True)
+    assert saved_bytes(lambda: x * w) == 8000
+    assert saved_bytes(lambda: x * x) == 4000  # one storage, once
+    assert saved_bytes(lambda: x.view(10, 100).exp().view(-1).exp()) == 8000
+
+
+def test_saved_bytes_of_nothing_differentiable() -> None:
+    x = torch.randn(1000, requires_grad=True)
+    with torch.no_grad():
+        assert saved_bytes(lambda: x.exp()) == 0
+
+
+def test_saved_bytes_counts_graphs_that_have_been_dropped() -> None:
+    """Storages whose memory could be used again are still counted apart."""
+    x = torch.randn(1000, requires_grad=True)
+
+    def run() -> None:
+        for _ in range(5):
+            x.exp()
+
+    assert saved_bytes(run) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError(), False),
+    ],
+)
+def test_is_out_of_memory(error: BaseException, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected

@@ -1,0 +1,307 @@
+"""The training loop against naive loops, its draws, and crews against single networks."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ncfmkit import networks, training
+from ncfmkit.config import TrainSettings
+from ncfmkit.errors import NonFiniteLossError
+from ncfmkit.extractors import labelled
+from ncfmkit.progress import Tracker
+from ncfmkit.training import Crew, LabelledImages, accuracy, batch_plan, fresh_state, train
+
+PLAIN = {"epochs": 3, "batch": 8, "augment": "none", "cutmix": 0.0, "milestones": ()}
+
+# biases before an instance norm: their gradient is rounding alone, which AdamW enlarges
+NO_GRADIENT = {"blocks.0.bias", "blocks.4.bias"}
+
+
+def builder(real, width: int = 8):
+    return partial(
+        networks.build,
+        "convnet",
+        channels=real.channels,
+        classes=len(real.classes),
+        size=real.size,
+        width=width,
+        depth=2,
+    )
+
+
+def bar() -> Tracker:
+    return Tracker("tests", 1, None)
+
+
+def trained(real, runtime, settings: TrainSettings, keys=(0,), data=None, seed: int = 0) -> list[dict]:
+    crew = Crew(builder(real), len(keys), runtime)
+    crew.load([fresh_state(builder(real), 1, "member", key) for key in keys])
+    data = data or [labelled(real, real.train)] * len(keys)
+    train(crew, data, settings, seed=seed, keys=keys, bar=bar())
+    return crew.states()
+
+
+def largest_difference(a: dict, b: dict) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+# ---- batches ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "expected"),
+    [(10, 10, (1, 10)), (10, 128, (1, 10)), (11, 10, (2, 6)), (100, 30, (4, 25)), (7, 3, (3, 3)), (5, 1, (5, 1))],
+)
+def test_batch_plan(count: int, batch: int, expected: tuple[int, int]) -> None:
+    assert batch_plan(count, batch) == expected
+
+
+def test_batch_plan_in_general() -> None:
+    for count in range(1, 60):
+        for batch in range(1, 40):
+            steps, size = batch_plan(count, batch)
+            assert steps == math.ceil(count / batch)
+            assert size <= batch
+            assert steps * size >= count
+            assert steps * (size - 1) < count
+
+
+def test_every_image_is_used_in_every_epoch(real, runtime, monkeypatch) -> None:
+    batches: list[np.ndarray] = []
+    original = LabelledImages.normalised
+
+    def spy(self, index, device):
+        batches.append(index.copy())
+        return original(self, index, device)
+
+    monkeypatch.setattr(LabelledImages, "normalised", spy)
+    trained(real, runtime, TrainSettings(**(PLAIN | {"epochs": 4, "batch": 4})))
+    steps, size = batch_plan(21, 4)
+    assert [len(b) for b in batches] == [size] * steps * 4
+    orders = [np.concatenate(batches[e * steps : (e + 1) * steps]) for e in range(4)]
+    for order in orders:
+        counts = np.bincount(order, minlength=21)
+        assert counts.min() == 1
+        assert counts.sum() == steps * size
+        assert counts.max() <= 2
+    assert not np.array_equal(orders[0], orders[1])
+
+
+# ---- against naive loops ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_full_batch_training_equals_a_naive_loop(real, runtime, optimizer: str) -> None:
+    settings = TrainSettings(
+        epochs=6, batch=100, optimizer=optimizer, lr=0.01, momentum=0.8, weight_decay=0.05, augment="none", cutmix=0.0,
+        milestones=(1 / 3, 2 / 3), gamma=0.1,
+    )  # fmt: skip
+    (got,) = trained(real, runtime, settings)
+    network = builder(real)()
+    network.load_state_dict(fresh_state(builder(real), 1, "member", 0))
+    x = torch.from_numpy(real.train.images).float() / 255
+    x = (x - torch.tensor(real.mean).view(1, 3, 1, 1)) / torch.tensor(real.std).view(1, 3, 1, 1)
+    label = torch.tensor([0] * 7 + [1] * 5 + [2] * 9)
+    memory = [{} for _ in network.parameters()]
+    for epoch in range(6):
+        lr = 0.01 * [1, 1, 0.1, 0.1, 0.01, 0.01][epoch]
+        grads = torch.autograd.grad(F.cross_entropy(network(x), label), list(network.parameters()))
+        with torch.no_grad():
+            for p, g, m in zip(network.parameters(), grads, memory, strict=True):
+                if optimizer == "sgd":
+                    g = g + 0.05 * p
+                    m["v"] = 0.8 * m["v"] + g if "v" in m else g
+                    p -= lr * m["v"]
+                else:
+                    p *= 1 - lr * 0.05
+                    m["m"] = 0.9 * m.get("m", 0) + 0.1 * g
+                    m["v"] = 0.999 * m.get("v", 0) + 0.001 * g**2
+                    t = epoch + 1
+                    p -= lr * (m["m"] / (1 - 0.9**t)) / ((m["v"] / (1 - 0.999**t)).sqrt() + 1e-8)
+    expected = {k: v.detach() for k, v in network.named_parameters()}
+    for name in expected.keys() - NO_GRADIENT:
+        torch.testing.assert_close(got[name], expected[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7, 12, 256])
+def test_accuracy_equals_a_naive_count(real, runtime, batch: int) -> None:
+    crew = Crew(builder(real), 2, runtime)
+    states = [fresh_state(builder(real), 1, "member", key) for key in range(2)]
+    crew.load(states)
+    data, expected = labelled(real, real.test), []
+    network = builder(real)()
+    for state in states:
+        network.load_state_dict(state)
+        correct = 0
+        for image, label in zip(real.test.images, [0] * 4 + [1] * 3 + [2] * 5, strict=True):
+            x = (torch.from_numpy(image) / 255 - torch.tensor(real.mean).view(3, 1, 1)) / torch.tensor(real.std).view(
+                3, 1, 1
+            )
+            correct += int(network(x[None])[0].argmax()) == label
+        expected.append(correct / 12)
+    assert accuracy(crew, data, batch=batch) == pytest.approx(expected)
+    assert 0 < sum(expected) < 2
+
+
+def test_accuracy_counts_no_padding(runtime, real) -> None:
+    """All but the last image of the padded batch are wrong."""
+    crew = Crew(builder(real), 1, runtime)
+    crew.load([{k: torch.zeros_like(v) for k, v in fresh_state(builder(real), 0).items()}])  # always says class 0
+    images = np.zeros((5, 3, 8, 8), np.uint8)
+    data = LabelledImages(images=images, labels=torch.tensor([1, 1, 1, 1, 0]), mean=real.mean, std=real.std, classes=3)
+    assert accuracy(crew, data, batch=3) == [pytest.approx(0.2)]
+
+
+# ---- crews ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_crew_of_three_equals_three_crews_of_one(make_real, runtime, optimizer: str) -> None:
+    real = make_real()
+    data = [labelled(make_real(seed=s), make_real(seed=s).train) for s in range(3)]
+    settings = TrainSettings(
+        epochs=2, batch=7, optimizer=optimizer, lr=1e-3, augment="color_crop_flip_scale_rotate", cutmix=0.5
+    )
+    together = trained(real, runtime, settings, keys=(4, 9, 2), data=data)
+    for r, key in enumerate((4, 9, 2)):
+        (alone,) = trained(real, runtime, settings, keys=(key,), data=[data[r]])
+        for name in alone.keys() - NO_GRADIENT:
+            torch.testing.assert_close(together[r][name], alone[name], rtol=0, atol=1e-4)
+    assert largest_difference(together[0], together[1]) > 1e-2
+
+
+def test_crew_loads_and_gives_back_states(real, runtime) -> None:
+    states = [fresh_state(builder(real), 1, "member", key) for key in range(3)]
+    for size in (1, 3):
+        crew = Crew(builder(real), size, runtime)
+        crew.load(states[:size])
+        got = crew.states()
+        assert len(got) == size
+        for a, b in zip(got, states, strict=False):
+            assert largest_difference(a, b) == 0
+        crew.load(states[-size:])
+        assert largest_difference(got[0], states[0]) == 0  # a copy
+
+
+def test_logits_are_float32_whatever_the_precision(real, make_real) -> None:
+    from ncfmkit.runtime import Runtime
+
+    for precision in ("fp32", "bf16"):
+        runtime = Runtime(device=torch.device("cpu"), precision=precision, compile=False, why="")
+        for size in (1, 2):
+            crew = Crew(builder(real), size, runtime)
+            logits = crew.logits(torch.rand(size, 4, 3, 8, 8))
+            assert logits.shape == (size, 4, 3)
+            assert logits.dtype == torch.float32
+
+
+# ---- schedule, learning, failing --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("milestones", "gamma", "epochs", "expected"),
+    [
+        ((2 / 3, 5 / 6), 0.2, 6, [1, 1, 1, 1, 0.2, 0.04]),
+        ((0.2, 0.4, 0.6, 0.8), 0.5, 10, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625, 0.0625]),
+        ((), 0.5, 3, [1, 1, 1]),
+        ((0.5,), 0.1, 1, [1]),
+    ],
+)
+def test_learning_rate_schedule(real, runtime, monkeypatch, milestones, gamma, epochs, expected) -> None:
+    made, rates, done = [], [], []
+    original = training._optimizer
+    monkeypatch.setattr(training, "_optimizer", lambda *a: made.append(original(*a)) or made[0])
+    crew = Crew(builder(real), 1, runtime)
+    settings = TrainSettings(**(PLAIN | {"epochs": epochs, "milestones": milestones, "gamma": gamma, "lr": 0.3}))
+
+    def after_epoch(epoch: int) -> None:
+        done.append(epoch)
+        rates.append(made[0].param_groups[0]["lr"])
+
+    tracker = bar()
+    data = [labelled(real, real.train)]
+    train(crew, data, settings, seed=0, keys=[0], bar=tracker, after_epoch=after_epoch)
+    assert rates == pytest.approx([0.3 * e for e in expected])
+    assert done == list(range(1, epochs + 1))
+    assert tracker.done == epochs
+
+
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": "sgd", "lr": 0.02}, {"optimizer": "adamw", "lr": 3e-3, "augment": "color_crop"}]
+)
+def test_learning_works(make_real, runtime, settings: dict) -> None:
+    real = make_real((20, 15, 25), test_counts=(10, 10, 10))
+    crew = Crew(builder(real), 1, runtime)
+    crew.load([fresh_state(builder(real), 1, "member", 0)])
+    train(
+        crew,
+        [labelled(real, real.train)],
+        TrainSettings(**({"epochs": 15, "batch": 16, "cutmix": 0.3} | settings)),
+        seed=0,
+        keys=[0],
+        bar=bar(),
+    )
+    assert accuracy(crew, labelled(real, real.test))[0] > 0.8
+
+
+def test_a_non_finite_loss_names_the_epoch(real, runtime) -> None:
+    settings = TrainSettings(**(PLAIN | {"epochs": 5, "batch": 100, "lr": 1e30}))
+    message = r"the training loss became non-finite in epoch [23]: lower the learning rate"
+    with pytest.raises(NonFiniteLossError, match=message):
+        trained(real, runtime, settings)
+
+
+# ---- random numbers ---------------------------------------------------------------------------------------------
+
+
+def test_fresh_state_is_keyed_and_leaves_the_global_generator_alone(real) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = fresh_state(builder(real), 3, "extractor", 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert largest_difference(first, fresh_state(builder(real), 3, "extractor", 0)) == 0
+    for other in ((3, "extractor", 1), (4, "extractor", 0), (3, "student", 0)):
+        assert largest_difference(first, fresh_state(builder(real), *other)) > 0.01
+    assert not any(v.requires_grad for v in first.values())
+
+
+def test_results_do_not_depend_on_global_random_numbers(real, runtime) -> None:
+    settings = TrainSettings(epochs=2, batch=8, augment="color_crop_flip_scale_rotate")
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        results.append(trained(real, runtime, settings)[0])
+    assert largest_difference(*results) == 0
+    assert largest_difference(results[0], trained(real, runtime, settings, seed=1)[0]) > 1e-4
+
+
+def test_float_images_train_as_uint8_ones_do(real, runtime) -> None:
+    settings = TrainSettings(**PLAIN)
+    as_bytes = labelled(real, real.train)
+    as_floats = LabelledImages(
+        images=torch.from_numpy(real.train.images) / 255,
+        labels=as_bytes.labels,
+        mean=real.mean,
+        std=real.std,
+        classes=3,
+    )
+    (a,), (b,) = (trained(real, runtime, settings, data=[d]) for d in (as_bytes, as_floats))
+    assert largest_difference(a, b) < 1e-6
+
+
+def test_one_geometric_operation_per_batch_and_a_draw_per_image(real, runtime, monkeypatch) -> None:
+    rows: list[torch.Tensor] = []
+    original = training.augment
+    monkeypatch.setattr(training, "augment", lambda x, s, u: rows.append(u) or original(x, s, u))
+    trained(real, runtime, TrainSettings(epochs=4, batch=7, augment="crop_scale_rotate"))
+    assert len(rows) == 12
+    assert all(len(u[:, 0].unique()) == 1 for u in rows)
+    assert all(len(u[:, k].unique()) == 7 for u in rows for k in range(1, u.shape[1]))
+    assert len({float(u[0, 0]) for u in rows}) == 12
