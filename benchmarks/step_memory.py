@@ -3,8 +3,9 @@
     python benchmarks/step_memory.py [--json FILE]
 
 Each setting runs in a fresh process: 3 steps of CIFAR-10's shape (random pixels, untrained ConvNet-3 of width 128,
-float32, uncompiled, T 1024). Reported: the peak of the process's anonymous resident memory above what it held before the
-first step (Linux; memory-mapped real images are not part of it), and the stored images with gradient and two moments.
+float32, uncompiled, T 1024). Reported: the peak of the process's anonymous resident memory above what it held before
+the first step (Linux; memory-mapped real images are not part of it), and the stored images with gradient and two
+moments.
 """
 
 import argparse

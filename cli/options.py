@@ -160,5 +160,5 @@ def parse_set(pairs: list[str] | None) -> dict[str, str]:
 
 
 def print_json(content: Any) -> None:
-    """The one object that `--json` prints on stdout."""
-    print(json.dumps(content, ensure_ascii=False))
+    """The one object that `--json` prints on stdout, in ASCII: it must get through any terminal and pipe."""
+    print(json.dumps(content))

@@ -7,15 +7,20 @@ import typer
 
 from ncfmkit.cli import options as o
 from ncfmkit.cli.evaluate import SetArgument
+from ncfmkit.errors import UserError
 
 
-@o.settings_flags("network", "student", "runtime", "seed")
+@o.settings_flags("data", "network", "student", "runtime", "seed")
 def train(
     path: SetArgument,
     *,
     out: Annotated[Path, typer.Option("--out", help="the file to write")] = Path("student.safetensors"),
-    data: Annotated[str | None, typer.Option("--data", help="real data to test the student on")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="real data to test the student on", rich_help_panel="Data")
+    ] = None,
     data_root: o.DataRoot = None,
+    download: o.Download = False,
+    skip_bad: o.SkipBad = False,
     set_: o.Set = None,
     json: o.Json = False,
     overrides: dict[str, Any],
@@ -25,7 +30,11 @@ def train(
     from ncfmkit.formats import one_file
 
     result = one_file.load(path)
-    arguments = jobs.DataArguments(data=data, data_root=data_root) if data else None
+    arguments = None
+    if data is not None:
+        arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    elif data_root or download or skip_bad or any(key.startswith("data.") for key in overrides):
+        raise UserError("flags of the real data need --data: it says what to test the student on")
     metadata = jobs.train(result, jobs.settings_for(result, overrides), out=out, arguments=arguments)
     if json:
         o.print_json({"student": str(out), **metadata})

@@ -104,7 +104,7 @@ def _resample(x_NCHW: torch.Tensor, u_NP: torch.Tensor, active: dict[str, torch.
             low, high = 1 / SCALE_RATIO, SCALE_RATIO
             stretch_N = torch.where(active["scale"], low + (high - low) * u_NP[:, index], stretch_N)
         if "crop" in active:
-            reach = round(side * CROP_FRACTION)
+            reach = int(side * CROP_FRACTION + 0.5)
             shift_N = torch.where(active["crop"], (u_NP[:, index] * (2 * reach + 1)).floor() - reach, shift_N)
         if flip and axis == -1:
             stretch_N = torch.where(u_NP[:, FLIP] < 0.5, -stretch_N, stretch_N)

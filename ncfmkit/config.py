@@ -120,6 +120,8 @@ class Settings:
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
 
 
+LARGEST = 1e30  # of a setting: float32 ends at 3.4e38, and AdamW begins with ten times its learning rate
+
 SECTIONS: dict[str, type] = {
     f.name: typing.cast(type, f.type) for f in dataclasses.fields(Settings) if dataclasses.is_dataclass(f.type)
 }
@@ -297,6 +299,11 @@ def check(settings: Settings) -> Settings:
         (d.real_batch >= 1, f"distill.real_batch: expected 1 or more, got {d.real_batch}"),
         (d.frequencies >= 16, f"distill.frequencies: expected 16 or more, got {d.frequencies}"),
         (d.frequencies % 16 == 0, f"distill.frequencies: expected a multiple of 16, got {d.frequencies}"),
+        (
+            d.sampler == "gaussian" or d.frequencies >= 32,
+            "distill.sampler 'learned' needs 32 frequencies or more (batch norm over two components), "
+            f"got {d.frequencies}",
+        ),
         (0 <= d.alpha <= 1, f"distill.alpha: expected a value in [0, 1], got {d.alpha}"),
         (d.lr > 0, f"distill.lr: expected more than 0, got {d.lr}"),
         (d.matching_weight >= 0, f"distill.matching_weight: expected 0 or more, got {d.matching_weight}"),
@@ -329,6 +336,10 @@ def check(settings: Settings) -> Settings:
         (data.resize == "none" or data.size is not None, "data.resize is 'crop': say to which side with data.size"),
         (0 <= data.holdout < 1, f"data.holdout: expected a fraction in [0, 1), got {data.holdout}"),
         (data.imbalance >= 1, f"data.imbalance: expected 1 or more, got {data.imbalance}"),
+        (
+            len(data.classes) != 1,
+            f"data.classes: expected two classes or more for a classifier to tell apart, got {list(data.classes)}",
+        ),
         (len(set(data.classes)) == len(data.classes), f"data.classes: a class is listed twice in {list(data.classes)}"),
         (settings.network.width >= 1, f"network.width: expected 1 or more, got {settings.network.width}"),
         (
@@ -362,12 +373,16 @@ def check(settings: Settings) -> Settings:
             (optimized.weight_decay >= 0, f"{name}.weight_decay: expected 0 or more, got {optimized.weight_decay}"),
         ]
     for section in SECTIONS:
-        values = vars(getattr(settings, section)).items()
-        rules += [
-            (math.isfinite(value), f"{section}.{name}: expected a finite number, got {value}")
-            for name, value in values
-            if isinstance(value, float)
-        ]
+        for name, value in vars(getattr(settings, section)).items():
+            if isinstance(value, float):
+                rules += [
+                    (math.isfinite(value), f"{section}.{name}: expected a finite number, got {value}"),
+                    (
+                        not LARGEST < abs(value) < math.inf,
+                        f"{section}.{name}: expected at most {LARGEST:g}, the most that float32 can reckon with, "
+                        f"got {value}",
+                    ),
+                ]
     broken = [message for ok, message in rules if not ok]
     if broken:
         raise UserError("\n".join(broken))

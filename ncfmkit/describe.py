@@ -9,8 +9,10 @@ from safetensors import SafetensorError, safe_open
 from ncfmkit.errors import UserError
 from ncfmkit.formats import one_file, student_file
 from ncfmkit.jobs import load_run
-from ncfmkit.runtime import format_bytes
+from ncfmkit.sizes import format_bytes
 from ncfmkit.synthetic import SyntheticSet
+
+LARGEST_HEADER = 100_000_000  # bytes, as safetensors has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,21 @@ def describe(path: Path) -> Description:
         raise UserError(f"nothing at {path}")
     if path.is_dir():
         return _describe_run(path)
+    if path.suffix != ".safetensors" and not _starts_as_safetensors(path):
+        raise UserError(
+            f"{path} is not a run directory, a synthetic set or a student: sets and students are safetensors files"
+        )
     return _describe_student(path) if _kind(path) == "student" else _describe_set(path)
+
+
+def _starts_as_safetensors(path: Path) -> bool:
+    """Whether the file begins with the size of a JSON header and its opening brace, be the rest damaged or not."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    return int.from_bytes(start[:8], "little") < LARGEST_HEADER and start[8:] == b"{"
 
 
 def _kind(path: Path) -> str | None:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ncfmkit import augment, frequencies, ncfd
 from ncfmkit.config import DistillSettings
@@ -23,9 +22,12 @@ from ncfmkit.draws import keyed_rng, torch_generator
 from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.extractors import Pool
 from ncfmkit.ncfd import Chunk
+from ncfmkit.networks import Classifier
+from ncfmkit.networks.convnet import ConvNet
 from ncfmkit.progress import notice
 from ncfmkit.real import RealData
-from ncfmkit.runtime import Runtime, format_bytes, is_out_of_memory, saved_bytes
+from ncfmkit.runtime import Runtime, is_out_of_memory, saved_bytes
+from ncfmkit.sizes import format_bytes
 from ncfmkit.synthetic import decode, decode_factors, decode_mask
 from ncfmkit.training import channel_tensors, gather, normalise
 
@@ -74,8 +76,8 @@ class Problem:
     pool: Pool
     runtime: Runtime
     metric: ncfd.Metric
-    matcher: nn.Module  # the matching extractor
-    calibrator: nn.Module
+    matcher: Classifier  # the matching extractor
+    calibrator: Classifier
     features: "Network"  # of the matcher
     logits: "Network"  # of the calibrator
     feature_dim: int  # D
@@ -131,20 +133,17 @@ def make_problem(
     *,
     seed: int,
     pool: Pool,
-    build: Callable[[], nn.Module],
+    build: Callable[[], Classifier],
     runtime: Runtime,
     gradient_checkpointing: bool = False,
 ) -> Problem:
     """Checks the settings against the data and prepares the two networks.
 
     Raises:
-        UserError: the factor is above the side, psi gets too few frequencies, or the network cannot be checkpointed.
+        UserError: the factor is above the side, or the network cannot be checkpointed.
     """
     if settings.factor > real.size:
         raise UserError(f"--factor {settings.factor} is above the image side of {real.name}, {real.size}: lower it")
-    least = 2 * frequencies.PER_COMPONENT  # psi's batch norm needs two components
-    if settings.sampler == "learned" and settings.frequencies < least:
-        raise UserError(f"--sampler learned needs --frequencies {least} or more, got {settings.frequencies}")
     matcher, calibrator = (build().to(runtime.device).requires_grad_(False) for _ in range(2))
     probe = torch.zeros(2, real.channels, real.size, real.size, device=runtime.device)
     features = checkpointed_features(matcher) if gradient_checkpointing else matcher.features
@@ -164,14 +163,13 @@ def make_problem(
     )
 
 
-def checkpointed_features(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def checkpointed_features(network: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
     """The network's features with each block recomputed in the backward pass, which keeps only the blocks' inputs."""
     from torch.utils.checkpoint import checkpoint_sequential
 
-    blocks = getattr(network, "blocks", None)
-    if not isinstance(blocks, nn.Sequential):
+    if not isinstance(network, ConvNet):
         raise UserError("--gradient-checkpointing works with networks made of blocks: use --network convnet")
-    head = network.features
+    blocks, head = network.blocks, network.features
 
     def features(x_NCHW: torch.Tensor) -> torch.Tensor:
         if not torch.is_grad_enabled():
@@ -196,7 +194,7 @@ def make_state(problem: Problem, images_NCHW: torch.Tensor) -> State:
             torch.manual_seed(int(keyed_rng(problem.seed, "psi").integers(2**62)))
             psi = frequencies.SamplingNetwork(problem.feature_dim).to(device)
         psi_optimizer = torch.optim.SGD(psi.parameters(), lr=s.sampler_lr, momentum=s.sampler_momentum, maximize=True)
-    scaler = problem.runtime.scaler()
+    scaler = problem.runtime.scaler(init_scale=2.0**8)  # the matching weight scales the gradient as well
     scaler.scale(images.new_zeros(()))  # makes its scale, which a step reads without ever calling scale()
     return State(
         images=images,
@@ -237,7 +235,8 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
     """
     s = problem.settings
     shared = keyed_rng(problem.seed, "step", state.step)
-    member, final_member, beta = (*shared.integers(len(problem.pool), size=2).tolist(), shared.random())
+    member, final_member = shared.integers(len(problem.pool), size=2).tolist()
+    beta = shared.random()
     problem.pool.blend(problem.matcher, member, beta)
     problem.pool.load_final(problem.calibrator, final_member)
     draws = [draw_class(problem, state.step, c) for c in range(problem.classes)]
@@ -254,6 +253,8 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
     _image_step(state)
     if state.psi_optimizer is not None:
         state.psi_optimizer.zero_grad()
+        assert freq_TD is not None
+        assert freq_grad is not None
         freq_TD.backward(freq_grad / problem.classes)
         state.psi_optimizer.step()
 
@@ -265,6 +266,7 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
         _image_step(state)
         calibration = float(calibration_C.mean())
         loss += s.calibration_weight * calibration
+    _check_images(problem, state)
 
     lr = state.optimizer.param_groups[0]["lr"]
     state.scheduler.step(loss)
@@ -287,30 +289,28 @@ def _match(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Adds the matching gradient to the images; the NCFD of each class, and its gradient to the frequencies."""
     learned = state.psi is not None
-    frozen_TD = None if freq_TD is None else freq_TD.detach()
+    freq_leaf = None if freq_TD is None else freq_TD.detach().requires_grad_(learned)
     losses: list[torch.Tensor] = []
-    freq_grad = torch.zeros_like(frozen_TD) if learned else None
     weight = problem.settings.matching_weight * state.scaler.get_scale()
     for group in _groups(problem.classes, stack):
-        real_kept, syn_kept = ([], []) if learned else (None, None)
         real_chunks, syn_chunks = _real_chunks(problem, plan, group), _syn_chunks(problem, plan, group)
-        real_stat = ncfd.streamed_statistic(
-            problem.metric, _real_extractor(problem, draws, group), real_chunks, frozen_TD, real_kept
-        )
+        real = _real_extractor(problem, draws, group)
+        real_stat, real_parts = ncfd.streamed_statistic(problem.metric, real, real_chunks, freq_leaf)
         u_CP = np.stack([draws[c].matching_P for c in group])
-        loss_C, syn_stat = ncfd.streamed_backward(
+        loss_C, real_grad = ncfd.streamed_backward(
             problem.metric,
             _syn_extractor(problem, state, group, u_CP, problem.features),
             syn_chunks,
-            frozen_TD,
+            freq_leaf,
             real_stat,
             weight=weight,
             retain=_retain(plan, len(syn_chunks)),
-            keep=syn_kept,
         )
         losses.append(loss_C)
-        if freq_grad is not None:
-            freq_grad += ncfd.frequency_gradient(problem.metric, real_kept, syn_kept, frozen_TD, real_stat, syn_stat)
+        if learned:
+            for part, chunk in zip(real_parts, real_chunks, strict=True):
+                part.backward(real_grad[:, chunk.classes])
+    freq_grad = None if freq_leaf is None or freq_leaf.grad is None else freq_leaf.grad / weight
     return torch.cat(losses), freq_grad
 
 
@@ -355,6 +355,8 @@ def _syn_extractor(problem: Problem, state: State, group: range, u_CP: np.ndarra
         images_NCHW = state.images.detach()[index_N]
 
         def add_gradient(leaf: torch.Tensor) -> None:
+            assert state.images.grad is not None
+            assert leaf.grad is not None
             state.images.grad.index_add_(0, index_N, leaf.grad)
 
         if torch.is_grad_enabled():
@@ -382,6 +384,18 @@ def _check_finite(
     label = problem.real.classes[int(finite_C.to(torch.int8).argmin())]
     raise NonFiniteLossError(
         f"the {name} loss of class {label!r} became non-finite in step {state.step}: lower --lr, "
+        "or try --precision fp32; the last checkpoint is kept"
+    )
+
+
+def _check_images(problem: Problem, state: State) -> None:
+    """A finite loss may have a gradient that is not."""
+    if bool(state.images.isfinite().all()):
+        return
+    finite_M = state.images.detach().isfinite().flatten(1).all(1)
+    label = problem.real.classes[int(finite_M.to(torch.int8).argmin()) // problem.settings.ipc]
+    raise NonFiniteLossError(
+        f"the images of class {label!r} became non-finite in step {state.step}: lower --lr, "
         "or try --precision fp32; the last checkpoint is kept"
     )
 
@@ -479,13 +493,14 @@ def make_plan(problem: Problem, state: State, *, budget: int | None, stack: int 
     per_image = _bytes_per_image(problem, state)
     phi = 4 * 2 * problem.classes * s.frequencies * 4 if problem.metric.uses_frequencies else 0
     fixed = phi + s.frequencies * problem.feature_dim * 4 * (3 if s.sampler == "learned" else 1)
-    least = fixed + per_image * decoded + (s.real_batch * problem.feature_dim * 4 if s.sampler == "learned" else 0)
+    kept_per_real = (problem.feature_dim + 2 * s.frequencies) * 4 if s.sampler == "learned" else 0
+    least = fixed + per_image * decoded + s.real_batch * kept_per_real
     if budget < least:
         raise UserError(
             f"--memory-budget {format_bytes(budget)} is below what one stored image needs: "
             f"at least {math.ceil(least / 2**20)}MiB"
         )
-    kept_per_class = (s.real_batch + s.ipc * decoded) * problem.feature_dim * 4 if s.sampler == "learned" else 0
+    kept_per_class = s.real_batch * kept_per_real
     if stack is None:
         stack = problem.classes if not kept_per_class else (budget - fixed) // 2 // kept_per_class
     stack = max(1, min(stack, problem.classes))

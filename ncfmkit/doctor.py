@@ -9,7 +9,8 @@ from ncfmkit.cache import cache_dir
 from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import UserError
 from ncfmkit.real.arrays import torchvision_datasets
-from ncfmkit.runtime import choose_runtime, compiler_missing, device_name, format_bytes, versions
+from ncfmkit.runtime import choose_runtime, compiler_missing, device_name, versions
+from ncfmkit.sizes import format_bytes
 
 PACKAGES = ("torchvision", "safetensors", "pyarrow", "pillow", "scikit-learn", "typer", "rich")
 

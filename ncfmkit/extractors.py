@@ -16,18 +16,22 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
 
 from ncfmkit import networks
-from ncfmkit.cache import cache_dir
+from ncfmkit.cache import MOVE, cache_dir, writable
 from ncfmkit.config import NetworkSettings, PoolSettings, to_dict
+from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic
+from ncfmkit.formats.one_file import METADATA_KEY, digest
 from ncfmkit.progress import notice, track
 from ncfmkit.real import RealData, Split
 from ncfmkit.runtime import Runtime
 from ncfmkit.training import Crew, LabelledImages, State, accuracy, fresh_state, train
+
+Member = tuple[State, State, float | None]  # initial, final, test accuracy
 
 POOL_FORMAT = 1  # raised when training changes in a way that the settings do not show
 
@@ -56,7 +60,7 @@ class Pool:
         self.blend(network, member, 0.0)
 
 
-def network_builder(settings: NetworkSettings, real: RealData) -> Callable[[], nn.Module]:
+def network_builder(settings: NetworkSettings, real: RealData) -> Callable[[], networks.Classifier]:
     """A function that builds the network for the data's channels, size and classes."""
     return partial(
         networks.build,
@@ -89,22 +93,26 @@ def pool_key(real: RealData, network: NetworkSettings, pool: PoolSettings, seed:
 
 
 def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, seed: int, runtime: Runtime) -> Pool:
-    """The pool from the cache; members that are missing are trained first, under a lock.
+    """The pool from the cache; members that are missing or damaged are trained first, under a lock.
 
     Returns:
         The pool, with its weights on the runtime's device.
+
+    Raises:
+        UserError: the cache folder cannot be used, or its disk is full.
+        NonFiniteLossError: of the training.
     """
     key = pool_key(real, network, pool, seed, runtime)
-    folder = cache_dir() / "pools" / key
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable(cache_dir() / "pools" / key)
     files = [folder / f"member-{m:03d}.safetensors" for m in range(pool.members)]
     start = time.monotonic()
     with FileLock(folder / "lock"):
-        missing = [m for m, file in enumerate(files) if not file.is_file()]
+        kept = [_kept_member(file, runtime.device) for file in files]
+        missing = [m for m, member in enumerate(kept) if member is None]
         if missing:
             notice(f"extractor pool: training {len(missing)} of {pool.members} members, {pool.epochs} epochs each")
             _train_members(missing, files, real, network, pool, seed, runtime)
-    members = [_read_member(file, runtime.device) for file in files]
+        members = [member or _read_member(file, runtime.device) for member, file in zip(kept, files, strict=True)]
     return Pool(
         key=key,
         initial=[m[0] for m in members],
@@ -138,16 +146,43 @@ def _train_members(
 
 def _write_member(file: Path, initial: State, final: State, score: float | None) -> None:
     tensors = {f"{side}/{k}": v for side, state in (("initial", initial), ("final", final)) for k, v in state.items()}
-    write_atomic(file, to_bytes(tensors, metadata={"test_accuracy": json.dumps(score)}))
+    facts = {"test_accuracy": score, "sha256": _checksum(tensors, score)}
+    content = to_bytes(tensors, metadata={METADATA_KEY: json.dumps(facts)})  # one key: more come in a random order
+    try:
+        write_atomic(file, content)
+    except UserError as error:
+        raise UserError(f"{error}, {MOVE}") from None
 
 
-def _read_member(file: Path, device: torch.device) -> tuple[State, State, float | None]:
-    with safe_open(file, framework="pt", device=str(device)) as stored:
-        sides: dict[str, State] = {"initial": {}, "final": {}}
-        for name in stored.keys():  # noqa: SIM118 (not a dict)
-            side, parameter = name.split("/", 1)
-            sides[side][parameter] = stored.get_tensor(name)
-        return sides["initial"], sides["final"], json.loads(stored.metadata()["test_accuracy"])
+def _kept_member(file: Path, device: torch.device) -> Member | None:
+    """A member from the cache, or None where it is missing or damaged; a damaged one is named in a notice."""
+    if not file.is_file():
+        return None
+    try:
+        return _read_member(file, device)
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        notice(f"extractor pool: {file} is damaged ({error}): training this member again")
+        return None
+
+
+def _read_member(file: Path, device: torch.device) -> Member:
+    with safe_open(file, framework="pt") as stored:
+        facts = json.loads((stored.metadata() or {}).get(METADATA_KEY, "{}"))
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+    score = facts.get("test_accuracy")
+    if facts.get("sha256") != _checksum(tensors, score):
+        raise ValueError("its checksum is wrong")
+    sides: dict[str, State] = {"initial": {}, "final": {}}
+    for name, tensor in tensors.items():
+        side, parameter = name.split("/", 1)
+        sides[side][parameter] = tensor.to(device, copy=True)  # off the mapped file, which may change under us
+    return sides["initial"], sides["final"], score
+
+
+def _checksum(tensors: State, score: float | None) -> str:
+    """sha256 of all that a member's file holds."""
+    content = [[name, str(v.dtype), list(v.shape), digest(v)] for name, v in sorted(tensors.items())]
+    return hashlib.sha256(json.dumps([score, content]).encode()).hexdigest()
 
 
 def resolve_network(network: NetworkSettings, size: int) -> NetworkSettings:

@@ -27,7 +27,8 @@ from ncfmkit.formats import one_file, student_file
 from ncfmkit.progress import notice, track
 from ncfmkit.real import SOURCES, RealData, open_real
 from ncfmkit.run import RunDirectory, deferred_interrupts, next_free, write_json
-from ncfmkit.runtime import Runtime, choose_runtime, format_bytes, parse_bytes, versions
+from ncfmkit.runtime import Runtime, choose_runtime, versions
+from ncfmkit.sizes import format_bytes, parse_bytes
 from ncfmkit.synthetic import SyntheticSet, decode_mask
 from ncfmkit.training import LabelledImages
 
@@ -52,8 +53,16 @@ class DataArguments:
     skip_bad: bool = False
 
     def open(self, settings: Settings) -> RealData:
+        """The real data.
+
+        Raises:
+            UserError: they cannot be opened, or have one class alone.
+        """
         root = Path(self.data_root) if self.data_root else None
-        return open_real(self.data, settings.data, data_root=root, download=self.download, skip_bad=self.skip_bad)
+        real = open_real(self.data, settings.data, data_root=root, download=self.download, skip_bad=self.skip_bad)
+        if len(real.classes) < 2:
+            raise UserError(f"{real.name} has one class, {real.classes[0]!r}: a classifier needs two or more")
+        return real
 
     def absolute(self) -> "DataArguments":
         """The same from any working directory."""
@@ -141,13 +150,14 @@ def distill_run(
     runtime = choose_runtime(settings.runtime)
     real = arguments.open(settings)
     settings = _resolved(settings, real)
+    images = _initial_images(settings, real)
     if settings.student.repeats:
         students.test_split(real)
         students.check_baselines(real, baselines, stored=settings.distill.ipc, decoded=_decoded_per_class(settings))
-    images = _initial_images(settings, real)
     _rehearse(settings, real, runtime, images)
     run = RunDirectory.create(folder, _run_info(settings, real, runtime, arguments, baselines))
-    _go_on(run, settings, real, runtime, images, baselines)
+    with run.alone():
+        _go_on(run, settings, real, runtime, images, baselines)
     return folder
 
 
@@ -155,7 +165,8 @@ def resume(path: str | Path) -> SyntheticSet:
     """Goes on with an interrupted run, and ends with the same bytes as one that was not interrupted.
 
     Raises:
-        UserError: no run there, other data than it started with, or a device that is not there.
+        UserError: no run there, another process works in it, other data than it started with, or a device that is
+            not there.
     """
     run = RunDirectory.open(Path(path))
     info = run.info()
@@ -165,12 +176,15 @@ def resume(path: str | Path) -> SyntheticSet:
     )
     runtime = choose_runtime(asked)
     if info["status"] == "done":
+        if not (run.path / "report.html").exists():
+            report.write_report(run.path)
         notice(f"{path} is finished: nothing is left to do")
         return one_file.load(run.path)
-    real = DataArguments(**info["arguments"]).open(settings)
-    if real.fingerprint != info["data"]["fingerprint"]:
-        raise UserError(f"the data at {info['arguments']['data']} have changed since {path} was started")
-    _go_on(run, settings, real, runtime, _initial_images(settings, real), info["baselines"])
+    with run.alone():
+        real = DataArguments(**info["arguments"]).open(settings)
+        if real.fingerprint != info["data"]["fingerprint"]:
+            raise UserError(f"the data at {info['arguments']['data']} have changed since {path} was started")
+        _go_on(run, settings, real, runtime, _initial_images(settings, real), info["baselines"])
     return one_file.load(run.path)
 
 
@@ -370,7 +384,8 @@ def _finished_set(settings: Settings, real: RealData, images: torch.Tensor) -> S
     d = settings.distill
     stored = images.detach().cpu().mul(255).round().to(torch.uint8)
     labels = torch.arange(len(real.classes)).repeat_interleave(d.ipc)
-    kept = {k: v for k, v in to_dict(settings).items() if k != "runtime"}  # what is local to a machine stays out
+    kept = to_dict(settings)
+    kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine
     kept["distill"]["load"] = Path(d.load).name if d.load else None
     manifest = {
         "kind": "synthetic set",

@@ -19,32 +19,39 @@ FLOOR = 1e-14  # under every square root: the gradient of sqrt at 0 is infinite
 
 
 class _CharacteristicFunction(torch.autograd.Function):
-    """Keeps no N x T array: the backward pass recomputes the phases, a block of frequencies at a time."""
+    """Where all frequencies fit in one block, their cos and sin are kept for the backward pass; else none is kept."""
 
     @staticmethod
     def forward(ctx, feat_ND, freq_TD, weight_CN, block):
-        ctx.save_for_backward(feat_ND, freq_TD, weight_CN)
-        ctx.block = block
+        kept = []
         parts = []
         for freq in freq_TD.split(block):
-            phase_NT = feat_ND @ freq.T
-            parts.append(torch.stack([weight_CN @ phase_NT.cos(), weight_CN @ phase_NT.sin()]))
+            cos_NT, sin_NT = _cos_sin(feat_ND, freq)
+            parts.append(torch.stack([weight_CN @ cos_NT, weight_CN @ sin_NT]))
+            kept = [cos_NT, sin_NT] if len(freq_TD) <= block else []
+        ctx.save_for_backward(feat_ND, freq_TD, weight_CN, *kept)
+        ctx.block = block
         return torch.cat(parts, dim=-1)
 
     @staticmethod
     def backward(ctx, *grads):
-        feat_ND, freq_TD, weight_CN = ctx.saved_tensors
+        feat_ND, freq_TD, weight_CN, *kept = ctx.saved_tensors
         grad_feat = torch.zeros_like(feat_ND) if ctx.needs_input_grad[0] else None
         grad_freq = []
         for freq, grad_2CT in zip(freq_TD.split(ctx.block), grads[0].split(ctx.block, dim=-1), strict=True):
-            phase_NT = feat_ND @ freq.T
+            cos_NT, sin_NT = kept or _cos_sin(feat_ND, freq)
             grad_re, grad_im = weight_CN.T @ grad_2CT[0], weight_CN.T @ grad_2CT[1]
-            grad_phase_NT = grad_im.mul_(phase_NT.cos()).sub_(grad_re.mul_(phase_NT.sin()))
+            grad_phase_NT = grad_im.mul_(cos_NT).sub_(grad_re.mul_(sin_NT))
             if grad_feat is not None:
                 grad_feat.addmm_(grad_phase_NT, freq)
             if ctx.needs_input_grad[1]:
                 grad_freq.append(grad_phase_NT.T @ feat_ND)
         return grad_feat, torch.cat(grad_freq) if grad_freq else None, None, None
+
+
+def _cos_sin(feat_ND: torch.Tensor, freq_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    phase_NT = feat_ND @ freq_TD.T
+    return phase_NT.cos(), phase_NT.sin_()
 
 
 def characteristic_function(
@@ -56,7 +63,8 @@ def characteristic_function(
         feat_ND: features, float32 or float64.
         freq_TD: frequencies, same dtype.
         weight_CN: 1/n_c where image n is of class c, else 0.
-        block: frequencies handled at once; bounds memory, changes nothing else.
+        block: frequencies handled at once; bounds memory (at the price of computing phases twice where there are
+            more), changes nothing else.
 
     Returns:
         `[2, C, T]`: real and imaginary parts; differentiable in features and frequencies.
@@ -136,28 +144,31 @@ class Chunk:
 
 
 Extract = Callable[[Chunk], torch.Tensor]  # the extractor's features of a chunk's images, in the order of weight_CN
-Kept = list[tuple[torch.Tensor, Chunk]]  # detached features of each chunk, for the gradient to the frequencies
 
 
-def _sum_over_chunks(parts: list[torch.Tensor], chunks: list[Chunk], classes: int) -> torch.Tensor:
-    total = parts[0].new_zeros(parts[0].shape[0], classes, parts[0].shape[-1])
+def _total(parts: list[torch.Tensor], chunks: list[Chunk]) -> torch.Tensor:
+    """The statistic of a stack `[S, C, T]` from those of its chunks, without a graph."""
+    total = parts[0].new_zeros(parts[0].shape[0], chunks[-1].classes.stop, parts[0].shape[-1])
     for part, chunk in zip(parts, chunks, strict=True):
-        total[:, chunk.classes] += part
+        total[:, chunk.classes] += part.detach()
     return total
 
 
-@torch.no_grad()
 def streamed_statistic(
-    metric: Metric, extract: Extract, chunks: list[Chunk], freq_TD: torch.Tensor | None, keep: Kept | None = None
-) -> torch.Tensor:
-    """The statistic over all chunks, without a graph, `[S, C, T]`; `keep` collects the features of each chunk."""
+    metric: Metric, extract: Extract, chunks: list[Chunk], freq_TD: torch.Tensor | None
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The statistic over all chunks of images that need no gradient (the real side).
+
+    Returns:
+        The statistic `[S, C, T]`, detached, and each chunk's part of it, with a graph to the frequencies if these
+        require a gradient (their features and phases are then kept, the extractor's graph never is).
+    """
     parts = []
     for chunk in chunks:
-        feat_ND = metric.features(extract(chunk))
+        with torch.no_grad():
+            feat_ND = metric.features(extract(chunk))
         parts.append(metric.statistic(feat_ND, freq_TD, chunk.weight_CN))
-        if keep is not None:
-            keep.append((feat_ND, chunk))
-    return _sum_over_chunks(parts, chunks, chunks[-1].classes.stop)
+    return _total(parts, chunks), parts
 
 
 def streamed_backward(
@@ -169,64 +180,35 @@ def streamed_backward(
     *,
     weight: float,
     retain: int,
-    keep: Kept | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Adds the gradient of `weight * sum_c discrepancy_c` to whatever `extract` differentiates; exact at any chunking.
+    """Adds the gradient of `weight * sum_c discrepancy_c` to what `extract` differentiates, and to the frequencies.
 
-    Pass 1 sums the statistic and keeps the graphs of the first `retain` chunks only; pass 2 goes backward chunk by
-    chunk with the fixed gradient of the loss with respect to the statistic, after a second forward where no graph was
-    kept. Memory: `retain` graphs, one more where there are more chunks than that.
+    Exact at any chunking. Pass 1 sums the statistic and keeps the graphs of the first `retain` chunks only; pass 2 goes
+    backward chunk by chunk with the fixed gradient of the loss with respect to the statistic, after a second forward
+    where no graph was kept. Memory: `retain` graphs, one more where there are more chunks than that.
 
     Args:
         metric: statistic and discrepancy.
         extract: features of a chunk of synthetic images, with a graph back to the images.
         chunks: the stack of synthetic images.
-        freq_TD: frequencies, detached.
-        real_stat: the statistic of the real images.
+        freq_TD: frequencies; they get the synthetic side of their gradient if they require one.
+        real_stat: the statistic of the real images, detached.
         weight: scale of the gradient (not of the value returned), such as the loss weight times an fp16 loss scale.
         retain: chunks whose graph is kept between the passes.
-        keep: collects the detached features of each chunk.
 
     Returns:
-        The discrepancy of each class `[C]` and the synthetic statistic, both detached.
+        The discrepancy of each class `[C]`, detached, and the gradient with respect to `real_stat`.
     """
-    graphs: list[torch.Tensor] = []
-    parts: list[torch.Tensor] = []
+    parts = []
     for i, chunk in enumerate(chunks):
         with torch.set_grad_enabled(i < retain):
-            feat_ND = metric.features(extract(chunk))
-            part = metric.statistic(feat_ND, freq_TD, chunk.weight_CN)
-        if i < retain:
-            graphs.append(part)
-        parts.append(part.detach())
-        if keep is not None:
-            keep.append((feat_ND.detach(), chunk))
-    leaf = _sum_over_chunks(parts, chunks, chunks[-1].classes.stop).requires_grad_()
-    loss_C = metric.discrepancy(real_stat, leaf)
-    (grad,) = torch.autograd.grad(loss_C.sum() * weight, leaf)
+            parts.append(metric.statistic(metric.features(extract(chunk)), freq_TD, chunk.weight_CN))
+    leaf, real_leaf = _total(parts, chunks).requires_grad_(), real_stat.clone().requires_grad_()
+    loss_C = metric.discrepancy(real_leaf, leaf)
+    grad, real_grad = torch.autograd.grad(loss_C.sum() * weight, (leaf, real_leaf))
     for i, chunk in enumerate(chunks):
-        if i < retain:
-            part, graphs[i] = graphs[i], parts[i]  # lets the graph go once it has been used
-        else:
+        part = parts[i]
+        if i >= retain:
             part = metric.statistic(metric.features(extract(chunk)), freq_TD, chunk.weight_CN)
         part.backward(grad[:, chunk.classes])
-    return loss_C.detach(), leaf.detach()
-
-
-def frequency_gradient(
-    metric: Metric,
-    real: Kept,
-    syn: Kept,
-    freq_TD: torch.Tensor,
-    real_stat: torch.Tensor,
-    syn_stat: torch.Tensor,
-) -> torch.Tensor:
-    """Gradient of `sum_c NCFD_c` with respect to the frequencies `[T, D]`, from kept, detached features."""
-    leaves = [real_stat.clone().requires_grad_(), syn_stat.clone().requires_grad_()]
-    grads = torch.autograd.grad(metric.discrepancy(*leaves).sum(), leaves)
-    freq_leaf = freq_TD.detach().clone().requires_grad_()
-    for side, grad in zip((real, syn), grads, strict=True):
-        for feat_ND, chunk in side:
-            metric.statistic(feat_ND, freq_leaf, chunk.weight_CN).backward(grad[:, chunk.classes])
-    assert freq_leaf.grad is not None
-    return freq_leaf.grad
+    return loss_C.detach(), real_grad

@@ -284,23 +284,37 @@ SCORE_COLUMNS = {
     "n": "n",
     "best": "best epoch (peeks at the test set)",
 }
+SHORT_COLUMNS = {  # for a terminal of 80 columns; the caption says what they are
+    "images": "stored",
+    "decoded": "trained on",
+    "last": "last",
+    "share": "% of whole",
+    "best": "best*",
+}
 TEXT_COLUMNS = ("set", "network")
 
 
 def score_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows of `scores.json` for a terminal. Accuracies are percent, mean ± standard deviation of n students."""
     columns, networks = _score_columns(rows)
-    caption = f"test accuracy in percent, mean ± standard deviation of n students{networks}"
+    caption = (
+        f"last: test accuracy in percent after the last epoch, mean ± standard deviation of n students{networks}\n"
+        "best*: the same of the best epoch (peeks at the test set)"
+    )
     all_cells = _score_cells(rows)
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, caption=Text(caption), caption_justify="left")
-    for key, header in columns.items():
+    if "network" in columns:  # below the label: a column of its own would leave too little to both
+        all_cells = [cells | {"set": f"{cells['set']}\n{cells['network']}"} for cells in all_cells]
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, show_edge=False, pad_edge=False)
+    table.caption, table.caption_justify = Text(f"\n{caption}"), "left"
+    shown = {key: SHORT_COLUMNS.get(key, header) for key, header in columns.items() if key != "network"}
+    for key, header in shown.items():
         if key in TEXT_COLUMNS:
             table.add_column(header)
         else:  # figures are never broken, so that a narrow terminal wraps the labels
             width = max(map(len, [*header.split(), *(cells[key] for cells in all_cells)]))
             table.add_column(textwrap.fill(header, width), justify="right", no_wrap=True)
     for row, cells in zip(rows, all_cells, strict=True):
-        table.add_row(*(Text(cells[key]) for key in columns), style="bold" if row.get("set") == "distilled" else "")
+        table.add_row(*(Text(cells[key]) for key in shown), style="bold" if row.get("set") == "distilled" else "")
     return table
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import re
 import signal
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic, write_json
@@ -52,7 +54,6 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"cannot make the run directory {path}: {error.strerror}") from None
         run = cls(path)
-        run.checkpoints.mkdir(exist_ok=True)
         write_json(run.info_file, info)
         return run
 
@@ -66,6 +67,24 @@ class RunDirectory:
         if not (path / "run.json").is_file():
             raise UserError(f"{path} is not a run directory: no run.json in it")
         return cls(path)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While this process works in the run directory; the system lifts the lock of a process that is killed.
+
+        Raises:
+            UserError: another process works in it, or nothing can be written there.
+        """
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise UserError(f"the run directory {self.path} is not writable")
+        try:
+            lock = FileLock(self.path / "lock").acquire(blocking=False)
+        except Timeout:
+            raise UserError(
+                f"another process works in {self.path}: wait until it ends, or stop it, and then pass --resume"
+            ) from None
+        with lock:
+            yield
 
     def info(self) -> dict[str, Any]:
         try:
@@ -108,6 +127,7 @@ class RunDirectory:
 
         Those of later steps were damaged, else the run would have gone on from there: they go.
         """
+        self.checkpoints.mkdir(exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()

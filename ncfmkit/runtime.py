@@ -44,9 +44,9 @@ class Runtime:
         dynamo.fail_on_recompile_limit_hit = True
         return torch.compile(function, dynamic=False)
 
-    def scaler(self) -> torch.amp.GradScaler:
+    def scaler(self, init_scale: float = 2.0**16) -> torch.amp.GradScaler:
         """Gradient scaling, which fp16 needs; disabled otherwise."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        return torch.amp.GradScaler(self.device.type, init_scale=init_scale, enabled=self.precision == "fp16")
 
     def describe(self) -> str:
         """One line such as `cpu (AMD EPYC, 4 threads), bf16, compiled`."""
@@ -82,7 +82,7 @@ def choose_runtime(settings: RuntimeSettings) -> Runtime:
         raise UserError(f"--compile on: {missing}; install it, or pass --compile off")
     compile_ = settings.compile != "off" and not missing
     why = [f"compile {settings.compile}" + (f": {missing}" if missing and settings.compile == "auto" else "")]
-    precision = settings.precision
+    precision: str = settings.precision
     if precision == "auto":
         precision, reason = _auto_precision(device, compile_)
         why.insert(0, f"precision auto: {reason}")
@@ -142,28 +142,6 @@ def compiler_missing(device: torch.device) -> str:
 
 
 # ---- memory -----------------------------------------------------------------------------------------------------
-
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of a size such as `2GiB`, `512 MiB` or `800MB`.
-
-    Raises:
-        UserError: not a size.
-    """
-    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z]*)\s*", text)
-    if not found or found.group(2).upper() not in UNITS:
-        raise UserError(f"memory budget {text!r} is not a size: expected a number and a unit, such as 2GiB or 512MiB")
-    return int(float(found.group(1)) * UNITS[found.group(2).upper()])
-
-
-def format_bytes(count: float) -> str:
-    """`1.5 GiB`, `312 MiB` or `20 KiB`."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:{'.0f' if count / size >= 100 else '.3g'}} {unit}"
-    return f"{count:.0f} B"
 
 
 def saved_bytes(run: Callable[[], Any]) -> int:

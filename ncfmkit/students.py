@@ -75,10 +75,12 @@ def score(
     together = side_by_side(len(sets), test.images.shape[-1], runtime)
     last: list[float] = []
     best: list[float] = []
+    crew: Crew | None = None
     with track(title, len(sets) * settings.epochs) as bar:
         for first in range(0, len(sets), together):
             keys = range(first, min(first + together, len(sets)))
-            crew = Crew(build, len(keys), runtime)
+            if crew is None or crew.size != len(keys):  # one crew for all, because each is compiled anew
+                crew = Crew(build, len(keys), runtime)
             crew.load([fresh_state(build, seed, "student", k) for k in keys])
             history = _train_and_test(crew, [sets[k] for k in keys], test, settings, seed, list(keys), bar)
             last += history[-1]

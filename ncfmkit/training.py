@@ -73,7 +73,7 @@ class Crew:
         template = {k: v.detach() for k, v in self.network.named_parameters()}
         assert not list(self.network.buffers()), "networks with running statistics cannot be trained side by side"
         if size == 1:
-            self.parameters = dict(self.network.named_parameters())
+            self.parameters: State = dict(self.network.named_parameters())
             self._forward = runtime.compiled(self.network)
         else:
             self.parameters = {k: v.expand(size, *v.shape).clone().requires_grad_() for k, v in template.items()}

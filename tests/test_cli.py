@@ -218,6 +218,13 @@ def test_inspect_prints_whole_digests(done: Path) -> None:
     assert digest in re.sub(r"[\s]", "", narrow.stdout)
 
 
+def test_json_is_ascii(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "odd", {"größe": 4, "犬": 4})
+    result = succeeds("distill", folder, *TINY, "--repeats", "0", "--ipc", "1", "--out", "run", "--json")
+    assert result.stdout.isascii()
+    assert one_object(result)["data"]["classes"] == ["größe", "犬"]
+
+
 def test_default_run_directory(tmp_path: Path) -> None:
     for expected in ("runs/digits-ipc1", "runs/digits-ipc1-2"):
         value = one_object(succeeds("distill", "digits", *TINY, "--steps", "0", "--repeats", "0", "--json"))
@@ -255,11 +262,7 @@ WRONG_SETTINGS = {
     "--device": (["--device", "gpu"], "unknown device 'gpu': expected auto, cpu, cuda"),
     "--ipc 0": (["--ipc", "0"], "distill.ipc: expected 1 or more images per class, got 0"),
     "--ipc one": (["--ipc", "one"], "distill.ipc: expected int, got 'one'"),
-    "--ipc 1000": (["--ipc", "1000"], r"--baselines|--ipc 1000 is above the \d+ training images of class"),
-    "--ipc 1000, no baselines": (
-        ["--ipc", "1000", "--baselines", "none"],
-        r"--ipc 1000 is above the \d+ training images of class '\d' in digits",
-    ),
+    "--ipc 1000": (["--ipc", "1000"], r"--ipc 1000 is above the \d+ training images of class '\d' in digits"),
     "--factor": (["--factor", "9"], "factor 9 is above the image side 8: lower the factor"),
     "--baselines": (["--baselines", "random,hreding"], "unknown baseline 'hreding': known: random, random-decoded"),
     "--lr nan": (["--lr", "nan"], r"distill\.lr: expected"),
@@ -376,6 +379,23 @@ def test_wrong_sets(tmp_path: Path, done: Path) -> None:
     refused("recipes", "digist", says="unknown recipe 'digist'; did you mean 'digits'")
 
 
+def test_train_takes_the_flags_of_the_data(tmp_path: Path, done: Path) -> None:
+    for flags in (["--holdout", "0.1"], ["--skip-bad"], ["--download"], ["--data-root", "x"]):
+        refused("train", done, *flags, says="flags of the real data need --data")
+    refused("train", done, "--data", "digits", "--holdout", "0.1", says="digits has a test split of its own")
+    names = {str(digit): 3 for digit in range(10)}
+    folder = make_folder(tmp_path / "digit folders", names)
+    (folder / "3" / "00.png").write_bytes(b"no picture")
+    flags = ["--data", folder, "--holdout", "0.4", *QUICK]
+    refused("train", done, *flags, says=r"3/00\.png is not a readable picture .*--skip-bad")
+    assert one_object(succeeds("train", done, *flags, "--skip-bad", "--json"))["test_accuracy"] is not None
+
+
+def test_a_cache_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCFMKIT_CACHE", "/dev/null/x")
+    refused("pretrain", "digits", says=r"the cache folder /dev/null/x/.* cannot be used \(.*NCFMKIT_CACHE")
+
+
 def test_flags_that_do_not_exist() -> None:
     result = call("distill", "digits", "--icp", "3")
     assert result.exit_code == 2
@@ -433,7 +453,7 @@ def test_interruption_outside_the_steps_exits_130(monkeypatch: pytest.MonkeyPatc
     assert (Path("run") / "synthetic.safetensors").read_bytes() == (done / "synthetic.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_to_the_process_exits_130_and_resume_ends_with_the_same_bytes(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -442,7 +462,7 @@ def test_a_signal_to_the_process_exits_130_and_resume_ends_with_the_same_bytes(
         "digits",
         *TINY,
         "--steps",
-        "300",
+        "150",
         "--repeats",
         "0",
         "--set",
@@ -463,7 +483,7 @@ def test_a_signal_to_the_process_exits_130_and_resume_ends_with_the_same_bytes(
     assert process.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
-    assert re.search(r"ncfmkit: saved after step \d+ of 300: go on with --resume run", err)
+    assert re.search(r"ncfmkit: saved after step \d+ of 150: go on with --resume run", err)
     assert not (tmp_path / "run" / "synthetic.safetensors").exists()
     succeeds("distill", "--resume", "run")
     succeeds(*arguments, "--out", "whole")

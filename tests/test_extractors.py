@@ -1,6 +1,11 @@
 """The extractor pool: its cache, what its key depends on, interruption, and blending."""
 
 import dataclasses
+import errno
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +13,7 @@ import torch
 from ncfmkit import extractors
 from ncfmkit.cache import cache_dir
 from ncfmkit.config import NetworkSettings, PoolSettings
+from ncfmkit.errors import UserError
 from ncfmkit.extractors import labelled, network_builder, open_pool, pool_key, resolve_network
 from ncfmkit.runtime import Runtime
 from ncfmkit.training import Crew, accuracy, fresh_state
@@ -94,6 +100,60 @@ def test_an_interrupted_pool_goes_on_where_it_stopped(open_tiny, monkeypatch, tm
     for a, b in ((resumed.initial, whole.initial), (resumed.final, whole.final)):
         assert all(same(x, y) for x, y in zip(a, b, strict=True))
     assert resumed.accuracies == whole.accuracies
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "last byte": lambda c: c[:-1] + bytes([c[-1] ^ 1]),
+    "truncated": lambda c: c[:-20],
+    "empty": lambda c: b"",
+    "text": lambda c: b"weights",
+    "test accuracy": lambda c: c.replace(b'"test_accuracy\\": 0', b'"test_accuracy\\": 1'),
+    "no checksum": lambda c: c.replace(b"sha256", b"sha265"),
+    "metadata is no JSON": lambda c: c.replace(b'"{', b'"[', 1),
+    "metadata is a list": lambda c: re.sub(rb'"{\\"test_acc.*?}"', b'"[1, 2]"', c),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_member_is_named_and_trained_again(open_tiny, monkeypatch, capsys, damage) -> None:
+    whole = open_tiny()
+    file = cache_dir() / "pools" / whole.key / "member-001.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(damage(content))
+    assert file.read_bytes() != content
+    capsys.readouterr()
+    calls, train = [], extractors.train
+    monkeypatch.setattr(extractors, "train", lambda *a, **k: calls.append(k["keys"]) or train(*a, **k))
+    mended = open_tiny()
+    said = capsys.readouterr().err
+    assert "member-001.safetensors is damaged" in said
+    assert "training 1 of 2 members" in said
+    assert calls == [[1]]
+    assert file.read_bytes() == content
+    assert same(mended.final[1], whole.final[1])
+
+
+def test_an_unusable_cache_is_named(open_tiny, monkeypatch) -> None:
+    monkeypatch.setenv("NCFMKIT_CACHE", "/dev/null/x")
+    with pytest.raises(UserError, match=r"cache folder /dev/null/x/pools/\w+ cannot be used .*NCFMKIT_CACHE"):
+        open_tiny()
+
+
+def test_a_full_disk_keeps_the_members_that_are_done(open_tiny, monkeypatch) -> None:
+    sync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"the disk is full: .*member-001\.safetensors .*NCFMKIT_CACHE"):
+            open_tiny()
+    assert [p.name for p in Path(cache_dir()).rglob("*.safetensors")] == ["member-000.safetensors"]
+    assert len(open_tiny()) == 2
 
 
 def test_what_the_key_depends_on(real, make_real, tiny_network, runtime) -> None:

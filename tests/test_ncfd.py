@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ncfmkit import ncfd
-from ncfmkit.ncfd import Chunk, characteristic_function, frequency_gradient, streamed_backward, streamed_statistic
+from ncfmkit.ncfd import Chunk, characteristic_function, streamed_backward, streamed_statistic
 
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "reference" / "ncfd_golden.json"
 ALPHAS = (0.0, 0.1, 0.37, 0.5, 0.8, 1.0)
@@ -300,11 +300,11 @@ def test_streaming_is_exact_at_any_chunking(size: int, block: int, dtype: torch.
     problem = Streamed(dtype)
     metric = ncfd.metric("ncfd", alpha=problem.alpha, block=block)
     syn_chunks = make_chunks(SYN_COUNTS, size, dtype, PARTS)
-    real_stat = streamed_statistic(metric, problem.real, make_chunks(REAL_COUNTS, size, dtype), problem.freq)
+    real_stat, _ = streamed_statistic(metric, problem.real, make_chunks(REAL_COUNTS, size, dtype), problem.freq)
     assert not real_stat.requires_grad
     whole = [make_chunks(counts, sum(counts), dtype, p) for counts, p in ((REAL_COUNTS, 1), (SYN_COUNTS, PARTS))]
     tight = {"rtol": 1e-12, "atol": 1e-14} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-6}
-    unstreamed = streamed_statistic(metric, problem.real, whole[0], problem.freq)
+    unstreamed, _ = streamed_statistic(metric, problem.real, whole[0], problem.freq)
     torch.testing.assert_close(real_stat, unstreamed, **tight)
 
     (chunk,) = whole[1]
@@ -315,21 +315,21 @@ def test_streaming_is_exact_at_any_chunking(size: int, block: int, dtype: torch.
 
     for retain in range(len(syn_chunks) + 1):
         problem.syn.images.grad = None
-        value, stat = streamed_backward(
+        value, real_grad = streamed_backward(
             metric, problem.syn, syn_chunks, problem.freq, real_stat, weight=1.0, retain=retain
         )
         torch.testing.assert_close(value.double(), problem.loss_C, **TOLERANCE[dtype])
         torch.testing.assert_close(value, loss_C.detach(), **tight)
         torch.testing.assert_close(problem.syn.images.grad, full, **tight)
         assert not value.requires_grad
-        assert not stat.requires_grad
+        assert not real_grad.requires_grad
 
 
 @pytest.mark.parametrize("retain", [0, 1, 3, 4])
 def test_retained_chunks_run_once_and_the_others_twice(retain: int) -> None:
     problem, metric = Streamed(torch.float64), ncfd.metric("ncfd")
     chunks = make_chunks(SYN_COUNTS, 3, torch.float64, PARTS)
-    real_stat = streamed_statistic(metric, problem.real, make_chunks(REAL_COUNTS, 5, torch.float64), problem.freq)
+    real_stat, _ = streamed_statistic(metric, problem.real, make_chunks(REAL_COUNTS, 5, torch.float64), problem.freq)
     streamed_backward(metric, problem.syn, chunks, problem.freq, real_stat, weight=1.0, retain=retain)
     assert problem.syn.with_graph == len(chunks) == 4
     assert problem.syn.without == len(chunks) - retain
@@ -340,7 +340,9 @@ def test_the_weight_scales_the_gradient_only() -> None:
     metric, results = ncfd.metric("ncfd"), []
     for weight in (1.0, 300.0):
         problem = Streamed(torch.float64)
-        real_stat = streamed_statistic(metric, problem.real, make_chunks(REAL_COUNTS, 5, torch.float64), problem.freq)
+        real_stat, _ = streamed_statistic(
+            metric, problem.real, make_chunks(REAL_COUNTS, 5, torch.float64), problem.freq
+        )
         chunks = make_chunks(SYN_COUNTS, 5, torch.float64, PARTS)
         value, _ = streamed_backward(metric, problem.syn, chunks, problem.freq, real_stat, weight=weight, retain=1)
         results.append((value, problem.syn.images.grad))
@@ -351,7 +353,7 @@ def test_the_weight_scales_the_gradient_only() -> None:
 def test_the_gradient_is_added_to_what_is_there() -> None:
     metric, problem = ncfd.metric("ncfd", alpha=0.3), Streamed(torch.float64)
     problem.syn.images.grad = torch.ones_like(problem.syn.images)
-    real_stat = streamed_statistic(metric, problem.real, make_chunks(REAL_COUNTS, 5, torch.float64), problem.freq)
+    real_stat, _ = streamed_statistic(metric, problem.real, make_chunks(REAL_COUNTS, 5, torch.float64), problem.freq)
     chunks = make_chunks(SYN_COUNTS, 5, torch.float64, PARTS)
     streamed_backward(metric, problem.syn, chunks, problem.freq, real_stat, weight=1.0, retain=0)
     torch.testing.assert_close(problem.syn.images.grad, problem.grad + 1, rtol=1e-8, atol=1e-11)
@@ -362,15 +364,14 @@ def test_the_gradient_is_added_to_what_is_there() -> None:
 @pytest.mark.parametrize("block", [3, 1024])
 def test_frequency_gradient_equals_autograd_through_everything(size: int, block: int, dtype: torch.dtype) -> None:
     problem = Streamed(dtype)
-    metric, real_kept, syn_kept = ncfd.metric("ncfd", alpha=problem.alpha, block=block), [], []
+    metric, freq = ncfd.metric("ncfd", alpha=problem.alpha, block=block), problem.freq.detach().requires_grad_()
     real_chunks, syn_chunks = make_chunks(REAL_COUNTS, size, dtype), make_chunks(SYN_COUNTS, size, dtype, PARTS)
-    real_stat = streamed_statistic(metric, problem.real, real_chunks, problem.freq, real_kept)
-    _, syn_stat = streamed_backward(
-        metric, problem.syn, syn_chunks, problem.freq, real_stat, weight=300.0, retain=1, keep=syn_kept
-    )
-    assert not any(feat.requires_grad for feat, _ in real_kept + syn_kept)
-    got = frequency_gradient(metric, real_kept, syn_kept, problem.freq, real_stat, syn_stat)
-    torch.testing.assert_close(got.double(), problem.freq_grad, **TOLERANCE[dtype])
+    real_stat, parts = streamed_statistic(metric, problem.real, real_chunks, freq)
+    _, real_grad = streamed_backward(metric, problem.syn, syn_chunks, freq, real_stat, weight=300.0, retain=1)
+    for part, chunk in zip(parts, real_chunks, strict=True):
+        part.backward(real_grad[:, chunk.classes])
+    assert problem.real.with_graph == 0
+    torch.testing.assert_close(freq.grad.double() / 300, problem.freq_grad, **TOLERANCE[dtype])
 
 
 # ---- mean matching ----------------------------------------------------------------------------------------------
@@ -385,7 +386,7 @@ def test_mean_matching_equals_the_naive_reference(size: int) -> None:
         syn = problem.syn.all(leaf[4 * c : 4 * c + 4]).view(4, PARTS, 5)
         expected.append(((real.mean(0) - (syn * SHARE_P[None, :, None]).sum(1).mean(0)) ** 2).sum())
     (grad,) = torch.autograd.grad(sum(expected), leaf)
-    real_stat = streamed_statistic(metric, problem.real, make_chunks(REAL_COUNTS, size, torch.float64), None)
+    real_stat, _ = streamed_statistic(metric, problem.real, make_chunks(REAL_COUNTS, size, torch.float64), None)
     chunks = make_chunks(SYN_COUNTS, size, torch.float64, PARTS)
     value, _ = streamed_backward(metric, problem.syn, chunks, None, real_stat, weight=2.0, retain=1)
     np.testing.assert_allclose(value, [e.item() for e in expected], rtol=1e-12)

@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -277,6 +279,18 @@ def test_test_folder_must_have_the_same_classes(tmp_path, train, test, message):
         open_real(str(tmp_path / "pets"), PLAIN)
 
 
+@pytest.mark.parametrize("odd", [b"pets/a/caf\xe9.png", b"pets/caf\xe9/0.png", b"caf\xe9/a/0.png"])
+def test_names_that_are_not_utf8_are_shown(tmp_path, odd):
+    class_folders(tmp_path / "pets", ["a", "b"], 1)
+    path = os.fsencode(tmp_path) + b"/" + odd
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    shutil.copy(os.fsencode(next((tmp_path / "pets" / "a").iterdir())), path)
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/" + odd.split(b"/")[0])
+    with pytest.raises(UserError, match=r"caf\\xe9.*: a name that is not valid UTF-8: rename") as caught:
+        open_real(folder, PLAIN)
+    assert str(caught.value).isascii()
+
+
 def test_folders_without_data(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: expected one folder per class below the folder, got none"):
@@ -470,4 +484,7 @@ def test_shard_errors(tmp_path):
         open_real(str(tmp_path / "cut.tar"), PLAIN)
     shard(tmp_path / "bad.tar", [good, b"junk"], [0, 0])
     with pytest.raises(UserError, match=r"bad\.tar member bad/0001\.png is not a readable picture"):
+        open_real(str(tmp_path / "bad.tar"), PLAIN)
+    (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(UserError, match=r"classes\.txt is not UTF-8 text"):
         open_real(str(tmp_path / "bad.tar"), PLAIN)

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -146,7 +147,7 @@ def test_damaged_store_is_rebuilt(pets, cache, capsys, damage):
 def test_too_little_disk_space(pets, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage(100, 90, 10))
-    with pytest.raises(UserError, match=r"needs 0\.00 GB .* 0\.00 GB are free: .*NCFMKIT_CACHE"):
+    with pytest.raises(UserError, match=r"needs 480 B in .*, where 10 B are free: .*NCFMKIT_CACHE"):
         open_real(str(pets), PLAIN)
 
 
@@ -155,6 +156,31 @@ def test_full_disk_is_a_user_error(pets, monkeypatch, cache):
     with pytest.raises(UserError, match=r"the disk of .* is full: .*NCFMKIT_CACHE"):
         open_real(str(pets), PLAIN)
     assert not stores(cache)
+
+
+def test_an_unusable_cache_is_named(pets, monkeypatch):
+    monkeypatch.setenv("NCFMKIT_CACHE", "/dev/null/x")
+    with pytest.raises(UserError, match=r"cache folder /dev/null/x/real.* cannot be used .*NCFMKIT_CACHE"):
+        open_real(str(pets), PLAIN)
+
+
+def test_a_cache_that_is_not_writable_is_named_but_can_be_read(pets, monkeypatch):
+    images = np.array(open_real(str(pets), PLAIN).train.images)
+    forbid(monkeypatch, tempfile, "TemporaryFile", OSError(errno.EROFS, "Read-only file system"))
+    np.testing.assert_array_equal(open_real(str(pets), PLAIN).train.images, images)
+    with pytest.raises(UserError, match=r"cannot be used \(Read-only file system\): make it writable, .*NCFMKIT_CACHE"):
+        open_real(str(pets), DataSettings(holdout=0.5))
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 64])
+def test_a_damaged_index_is_written_again(pets, cache, content):
+    data = open_real(str(pets), PLAIN)
+    (index,) = (cache / "index").iterdir()
+    whole = index.read_bytes()
+    index.write_bytes(content)
+    assert open_real(str(pets), PLAIN).fingerprint == data.fingerprint
+    assert index.read_bytes() == whole
+    assert len(stores(cache)) == 1
 
 
 def test_threads_give_the_same_store(pets, monkeypatch):

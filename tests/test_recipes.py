@@ -273,7 +273,12 @@ def test_all_broken_rules_are_reported_at_once() -> None:
         ({"metric": "mean", "sampler": "learned"}, "'mean' has no frequencies to learn"),
         ({"size": 8, "factor": 9}, r"distill\.factor 9 is above the image side 8"),
         ({"holdout": 1.0}, r"data\.holdout: expected a fraction in \[0, 1\), got 1\.0"),
+        ({"sampler": "learned", "frequencies": 16}, r"distill\.sampler 'learned' needs 32 frequencies or .* got 16"),
         ({"alpha": float("nan")}, r"distill\.alpha: expected a value in \[0, 1\], got nan"),
+        ({"distill.lr": 1e39}, r"^distill\.lr: expected at most 1e\+30, .* float32 .*, got 1e\+39$"),
+        ({"pool.weight_decay": 1e300}, r"^pool\.weight_decay: expected at most 1e\+30"),
+        ({"student.lr": float("inf")}, r"^student\.lr: expected a finite number, got inf$"),
+        ({"data.classes": ("cat",)}, r"^data\.classes: expected two classes or more .*, got \['cat'\]$"),
     ],
 )
 def test_rules_across_fields(values: dict, message: str) -> None:

@@ -390,6 +390,17 @@ def test_score_table_never_breaks_a_figure_at_80_columns():
     assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("network", ["convnet-2 width 64", "another-network"])
+def test_score_table_is_readable_at_80_columns(network):
+    text = rendered([score("random-decoded", 0.893, network=network, images=50_000), score("whole", 0.9705)], width=80)
+    heading, rule = text.splitlines()[:3], [line.startswith("─") for line in text.splitlines()]
+    assert rule.index(True) == 2  # headings of two lines
+    assert heading[1].split() == ["set", "epochs", "stored", "on", "last", "whole", "n", "best*"]
+    assert "…" not in text
+    assert "best epoch (peeks at the test set)" in text
+    assert network in text
+
+
 def test_score_of_one_student_has_no_deviation():
     text = rendered([score("distilled", 0.893, n=1)])
     assert "89.3" in text

@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from ncfmkit.run import RunDirectory, deferred_interrupts, next_free
 
 INFO = dict.fromkeys(runs.REQUIRED_INFO)
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -95,6 +98,7 @@ def test_a_damaged_later_checkpoint_does_not_push_out_a_good_one(run: RunDirecto
 
 
 def test_other_files_beside_checkpoints_stay(run: RunDirectory) -> None:
+    run.checkpoints.mkdir()
     note = run.checkpoints / "step-note.pt"
     note.write_text("mine")
     for step in (1, 2, 3):
@@ -162,6 +166,19 @@ def test_a_place_that_cannot_be_made(tmp_path: Path) -> None:
         RunDirectory.create(tmp_path / "file" / "run", INFO)
 
 
+def test_a_full_disk_at_the_start_leaves_a_folder_that_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(UserError, match=r"the disk is full: .*run\.json was not written"):
+            RunDirectory.create(tmp_path / "run", INFO)
+    assert RunDirectory.create(tmp_path / "run", INFO).info() == INFO
+
+
 def test_open_needs_a_run(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(UserError, match=r"is not a run directory: no run\.json in it"):
@@ -173,6 +190,41 @@ def test_damaged_info(run: RunDirectory, content: bytes) -> None:
     run.info_file.write_bytes(content)
     with pytest.raises(UserError, match=r"run\.json is (damaged|not what)"):
         RunDirectory.open(run.path).info()
+
+
+def test_one_process_at_a_time(run: RunDirectory) -> None:
+    with (
+        run.alone(),
+        pytest.raises(UserError, match=r"another process works in .*run: wait until it ends"),
+        RunDirectory.open(run.path).alone(),
+    ):
+        raise AssertionError("two work in one run directory")
+    with pytest.raises(ZeroDivisionError), run.alone():
+        raise ZeroDivisionError
+    with run.alone():
+        pass
+
+
+def test_a_killed_process_holds_nothing(run: RunDirectory) -> None:
+    code = (
+        "import sys, time, pathlib; from ncfmkit.run import RunDirectory\n"
+        "with RunDirectory.open(pathlib.Path(sys.argv[1])).alone():\n    print('works', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(run.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"works\n"
+        with pytest.raises(UserError, match="another process works in"), run.alone():
+            pass
+        process.kill()
+    with run.alone():
+        pass
+
+
+def test_a_run_directory_that_is_not_writable(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match=r"the run directory .*run is not writable"), run.alone():
+        pass
 
 
 def test_update_keeps_the_rest(run: RunDirectory) -> None:

@@ -6,7 +6,8 @@ import torch
 from ncfmkit import runtime as R
 from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import UserError
-from ncfmkit.runtime import Runtime, choose_runtime, format_bytes, is_out_of_memory, parse_bytes, saved_bytes
+from ncfmkit.runtime import Runtime, choose_runtime, is_out_of_memory, saved_bytes
+from ncfmkit.sizes import format_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The synthetic set: decoding, initialisation and its file, against naive references."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -380,9 +381,10 @@ def test_other_files_are_not_sets(tmp_path: Path, stored: Path) -> None:
 def rewrite(file: Path, **changes: object) -> None:
     synthetic = make_set()
     manifest = one_file.load(file).manifest | changes
-    save_file(
-        {"images": synthetic.images, "labels": synthetic.labels}, file, metadata={"ncfmkit": json.dumps(manifest)}
-    )
+    rest = {k: v for k, v in manifest.items() if k != "manifest_sha256"}
+    manifest["manifest_sha256"] = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    metadata = {"ncfmkit": json.dumps(manifest)}
+    save_file({"images": synthetic.images, "labels": synthetic.labels}, file, metadata=metadata)
 
 
 def test_another_format_number_is_an_error(stored: Path) -> None:

@@ -15,6 +15,7 @@ from ncfmkit.synthetic import SyntheticSet
 
 FORMAT = 1
 METADATA_KEY = "ncfmkit"
+DIGEST_KEY = "manifest_sha256"
 FILE_NAME = "synthetic.safetensors"
 
 
@@ -27,7 +28,9 @@ def save(synthetic: SyntheticSet, path: Path) -> None:
         "bytes": {name: tensor.nbytes for name, tensor in tensors.items()},
         "sha256": {name: digest(tensor) for name, tensor in tensors.items()},
     }
-    write_atomic(path, to_bytes(tensors, metadata={METADATA_KEY: json.dumps(manifest, sort_keys=True)}))
+    manifest[DIGEST_KEY] = manifest_digest(manifest)
+    metadata = {METADATA_KEY: json.dumps(manifest, sort_keys=True)}  # one key: safetensors writes several in any order
+    write_atomic(path, to_bytes(tensors, metadata=metadata))
 
 
 def load(path: str | Path) -> SyntheticSet:
@@ -65,6 +68,8 @@ def _check(file: Path, tensors: dict[str, torch.Tensor], manifest: dict[str, Any
         raise UserError(
             f"{file} has format {manifest.get('format')}, this ncfmkit reads format {FORMAT}: update ncfmkit"
         )
+    if manifest_digest(manifest) != manifest.get(DIGEST_KEY):
+        raise UserError(f"{file} is damaged: the sha256 of its manifest is not the one stored in it")
     for name in sorted({"images", "labels", *manifest["sha256"]}):
         if name not in tensors or digest(tensors[name]) != manifest["sha256"].get(name):
             raise UserError(f"{file} is damaged: the sha256 of {name!r} is not the manifest's")
@@ -75,6 +80,15 @@ def _check(file: Path, tensors: dict[str, torch.Tensor], manifest: dict[str, Any
         )
 
 
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """sha256 of the manifest without this digest: JSON with sorted keys, ", " and ": " between, ASCII."""
+    return _sha256(json.dumps({k: v for k, v in manifest.items() if k != DIGEST_KEY}, sort_keys=True).encode())
+
+
 def digest(tensor: torch.Tensor) -> str:
     """sha256 of a tensor's bytes (little-endian, row-major)."""
-    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+    return _sha256(tensor.contiguous().numpy().tobytes())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

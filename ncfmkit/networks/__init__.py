@@ -4,20 +4,20 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
-
 from ncfmkit.errors import UserError
 from ncfmkit.networks.convnet import ConvNet
 from ncfmkit.networks.densenet import densenet121
-from ncfmkit.networks.plain import alexnet, vgg11
+from ncfmkit.networks.plain import BodyNet, alexnet, vgg11
 from ncfmkit.networks.resnet import resnet18, resnetap10
 
 DEFAULT_WIDTH = 128
 
+Classifier = ConvNet | BodyNet  # modules with `features(x_NCHW) -> feat_ND` and `forward(x_NCHW) -> logits_NK`
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkRow:
-    build: Callable[..., nn.Module]  # (channels, classes, size), and (width, depth) where they are taken -> module
+    build: Callable[..., Classifier]  # (channels, classes, size), and (width, depth) where they are taken -> module
     smallest: int  # side in pixels of the smallest image; below it, a norm would see maps of one pixel, which it zeroes
     takes_width: bool = False  # whether width and depth are the caller's to choose
     summary: str
@@ -42,7 +42,7 @@ NETWORKS: dict[str, NetworkRow] = {
 
 def build(
     name: str, *, channels: int, classes: int, size: int, width: int = DEFAULT_WIDTH, depth: int | None = None
-) -> nn.Module:
+) -> Classifier:
     """A freshly initialised network, drawn from torch's global generator.
 
     Every network has `features(x_NCHW) -> feat_ND` and `forward(x_NCHW) -> logits_NK` on normalised float images.

@@ -86,7 +86,10 @@ def open_torchvision(reader: Reader, request: Request) -> Source:
             "or --data-root with the folder that holds it"
         )
     if missing:
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the folder {root} ({error.strerror}): choose another --data-root") from None
         _read(reader, root, train=True, download=True)
         _read(reader, root, train=False, download=True)
     files = tuple((Path(reader.folder) / f).as_posix() for f in reader.files)

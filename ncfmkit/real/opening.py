@@ -1,12 +1,13 @@
 """`open_real`: finds the source, then the store made of it, and makes the store where there is none."""
 
 import dataclasses
-import os
+import re
 from pathlib import Path
 from typing import Any
 
-from ncfmkit.cache import cache_dir
+from ncfmkit.cache import cache_dir, writable
 from ncfmkit.config import DataSettings
+from ncfmkit.files import write_atomic
 from ncfmkit.progress import notice
 from ncfmkit.real.building import build_store
 from ncfmkit.real.fingerprint import fingerprint, stat_key
@@ -47,11 +48,23 @@ def _open(source: Source, settings: DataSettings, skip_bad: bool) -> RealData:
     home = cache_dir() / "real"
     preprocessing: dict[str, Any] = dataclasses.asdict(settings) | {"skip_bad": skip_bad, "version": VERSION}
     index = home / "index" / stat_key(source, preprocessing)
-    key = index.read_text(encoding="utf-8") if index.is_file() else fingerprint(source, preprocessing)
+    key = _indexed(index)
+    if key is not None:
+        return _read_or_build(home / key[:32], source, settings, key, skip_bad)
+    writable(index.parent)
+    key = fingerprint(source, preprocessing)
     opened = _read_or_build(home / key[:32], source, settings, key, skip_bad)
-    if not index.is_file():
-        _write_whole(index, key)
+    write_atomic(index, key.encode())
     return opened
+
+
+def _indexed(index: Path) -> str | None:
+    """The fingerprint in a file of the index, or none where it is missing or cut short."""
+    try:
+        key = index.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return key if re.fullmatch("[0-9a-f]{64}", key) else None
 
 
 def _read_or_build(folder: Path, source: Source, settings: DataSettings, key: str, skip_bad: bool) -> RealData:
@@ -67,10 +80,3 @@ def _read_or_build(folder: Path, source: Source, settings: DataSettings, key: st
             opened = read_store(folder, source.name)
     assert opened is not None
     return opened
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

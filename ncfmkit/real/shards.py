@@ -30,7 +30,10 @@ def open_shards(request: Request) -> Source:
 
 def _load(root: Path, train: list[str], test: list[str]) -> Listing:
     names = root / "classes.txt"
-    lines = names.read_text(encoding="utf-8").splitlines() if names.is_file() else []
+    try:
+        lines = names.read_text(encoding="utf-8").splitlines() if names.is_file() else []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{names.name} is not UTF-8 text: {error}") from None
     classes = tuple(line.strip() for line in lines if line.strip())
     return Listing(classes, _rows(root, train), _rows(root, test) if test else None)
 

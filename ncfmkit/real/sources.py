@@ -1,6 +1,7 @@
 """The one table of sources of real images: adding a source is adding a row and a file."""
 
 import difflib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -61,12 +62,24 @@ def find_source(request: Request) -> Source:
     """The source that the user named, found but not read.
 
     Raises:
-        UserError: nothing recognises it, or its row refuses it.
+        UserError: nothing recognises it, its row refuses it, or a file's name is not UTF-8.
     """
     for kind in SOURCES:
         if kind.recognises(request.data):
-            return kind.open(request)
+            source = kind.open(request)
+            _check_names(source)
+            return source
     raise UserError(_unknown(request.data))
+
+
+def _check_names(source: Source) -> None:
+    """Names go into stores, manifests and reports, all of them UTF-8; Python keeps other bytes as lone surrogates."""
+    for name in (str(source.root), *source.files):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(name).decode(errors="backslashreplace")
+            raise UserError(f"{shown}: a name that is not valid UTF-8: rename that file or folder") from None
 
 
 def _unknown(data: str) -> str:

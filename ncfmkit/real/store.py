@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from ncfmkit.cache import MOVE, writable
 from ncfmkit.errors import UserError
+from ncfmkit.sizes import format_bytes
 
 VERSION = 1  # of the layout; part of the fingerprint, so that older stores are not found
 
@@ -103,17 +105,20 @@ def new_store(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"the disk of {folder.parent} is full: {_MEND}") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"the disk of {folder.parent} is full: free some space, {MOVE}") from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def lock_of(folder: Path) -> FileLock:
-    """The lock under which one process at a time writes the store `folder`."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.with_name(f"{folder.name}.lock"))
+    """The lock under which one process at a time writes the store `folder`.
+
+    Raises:
+        UserError: the cache folder cannot be used.
+    """
+    return FileLock(writable(folder.parent) / f"{folder.name}.lock")
 
 
 def clean_stale(home: Path) -> None:
@@ -127,9 +132,6 @@ def clean_stale(home: Path) -> None:
             continue
 
 
-_MEND = "free some space, or move the cache with the environment variable NCFMKIT_CACHE"
-
-
 def check_space(home: Path, needed: int) -> None:
     """Refuses to start what would not fit.
 
@@ -139,7 +141,8 @@ def check_space(home: Path, needed: int) -> None:
     free = shutil.disk_usage(home).free
     if needed > free:
         raise UserError(
-            f"the store of images needs {needed / 1e9:.2f} GB in {home}, where {free / 1e9:.2f} GB are free: {_MEND}"
+            f"the store of images needs {format_bytes(needed)} in {home}, where {format_bytes(free)} are free: "
+            f"free some space, {MOVE}"
         )
 
 
