@@ -390,9 +390,9 @@ def _check_finite(
 
 def _check_images(problem: Problem, state: State) -> None:
     """A finite loss may have a gradient that is not."""
-    if bool(state.images.isfinite().all()):
-        return
     finite_M = state.images.detach().isfinite().flatten(1).all(1)
+    if bool(finite_M.all()):
+        return
     label = problem.real.classes[int(finite_M.to(torch.int8).argmin()) // problem.settings.ipc]
     raise NonFiniteLossError(
         f"the images of class {label!r} became non-finite in step {state.step}: lower --lr, "

@@ -183,22 +183,22 @@ def test_students_together_are_students_one_after_another(
     sets = [students.random_subset(real, 4, 0, r) for r in range(3)]
     settings = dataclasses.replace(SHORT, epochs=12)
     states: dict[int, list] = {}
-    crew_class = students.Crew
+    trained = students.train
 
     for together in (1, 3):
-        crews: list = []
+        ended: list[list] = []
 
-        def make(*args, crews: list = crews, **kwargs) -> students.Crew:
-            crews.append(crew_class(*args, **kwargs))
-            return crews[-1]
+        def train(crew: students.Crew, *args, ended: list = ended, **kwargs) -> None:
+            trained(crew, *args, **kwargs)
+            ended.append(crew.states())
 
-        monkeypatch.setattr(students, "Crew", make)
+        monkeypatch.setattr(students, "train", train)
         monkeypatch.setattr(students, "side_by_side", lambda *a, together=together: together)
         result = students.score(
             sets, labelled(real, real.test), build, settings, seed=0, runtime=runtime, title="together"
         )
-        assert len(crews) == 3 // together
-        states[together] = [state for crew in crews for state in crew.states()], result["last"]["values"]
+        assert len(ended) == 3 // together
+        states[together] = [state for crew in ended for state in crew], result["last"]["values"]
     x_NCHW = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 4 - 2
     logits = {k: [functional_call(build(), state, x_NCHW) for state in states[k][0]] for k in states}
     for alone, beside in zip(logits[1], logits[3], strict=True):
