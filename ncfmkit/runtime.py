@@ -77,6 +77,9 @@ def choose_runtime(settings: RuntimeSettings) -> Runtime:
         UserError: the device, the precision or the compiler is not there.
     """
     device = _choose_device(settings.device)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means float32
+        torch.backends.cudnn.deterministic = True  # the same run gives the same bytes
     missing = compiler_missing(device)
     if settings.compile == "on" and missing:
         raise UserError(f"--compile on: {missing}; install it, or pass --compile off")

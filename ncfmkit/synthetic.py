@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 from ncfmkit.draws import keyed_rng
 from ncfmkit.errors import UserError
 from ncfmkit.real import RealData
+from ncfmkit.training import channel_tensors, normalise
 
 PADDING = 0.5  # fills the side up to a multiple of the factor
 
@@ -111,8 +112,8 @@ class SyntheticSet:
     def as_dataset(self) -> TensorDataset:
         """A torch dataset of `(image, label)`: decoded, normalised with the manifest's mean and std."""
         images, labels = self.decoded()
-        mean, std = (torch.tensor(self.manifest[k]).view(1, -1, 1, 1) for k in ("mean", "std"))
-        return TensorDataset((images - mean) / std, labels)
+        channels = channel_tensors(self.manifest["mean"], self.manifest["std"], images.device)
+        return TensorDataset(normalise(images, *channels), labels)
 
 
 # ---- initialisation ---------------------------------------------------------------------------------------------
