@@ -45,7 +45,10 @@ class Plan:
 
 
 class Network:
-    """A network behind normalisation and augmentation, all of it compiled together where the runtime compiles."""
+    """A network behind normalisation and augmentation, both compiled where the runtime compiles.
+
+    They are compiled one by one, because torch does not cache the traces of a region that switches autocast itself.
+    """
 
     def __init__(
         self, network: Callable[[torch.Tensor], torch.Tensor], real: RealData, strategy: str, runtime: Runtime
@@ -53,17 +56,20 @@ class Network:
         self._operations = augment.parse_strategy(strategy)
         mean, std = channel_tensors(real.mean, real.std, runtime.device)
 
-        def run(x_NCHW: torch.Tensor, u_NP: torch.Tensor, drawn: tuple[str, ...]) -> torch.Tensor:
-            x_NCHW = augment.apply(normalise(x_NCHW, mean, std), self._operations, drawn, u_NP)
-            with runtime.autocast():
-                return network(x_NCHW)
+        def prepare(x_NCHW: torch.Tensor, u_NP: torch.Tensor, drawn: tuple[str, ...]) -> torch.Tensor:
+            return augment.apply(normalise(x_NCHW, mean, std), self._operations, drawn, u_NP)
 
-        self.uncompiled, self._run = run, runtime.compiled(run)
+        self._autocast = runtime.autocast
+        self._plain = prepare, network
+        self._compiled = runtime.compiled(prepare), runtime.compiled(network)
 
-    def __call__(self, x_NCHW: torch.Tensor, u_NP: np.ndarray) -> torch.Tensor:
+    def __call__(self, x_NCHW: torch.Tensor, u_NP: np.ndarray, *, plain: bool = False) -> torch.Tensor:
         """The output for uint8 images, or floats in [0, 1], each augmented by its row of uniform numbers."""
+        prepare, network = self._plain if plain else self._compiled
         rows = torch.from_numpy(u_NP)
-        return self._run(x_NCHW, rows.to(x_NCHW.device), augment.drawn(self._operations, rows))
+        x_NCHW = prepare(x_NCHW, rows.to(x_NCHW.device), augment.drawn(self._operations, rows))
+        with self._autocast():
+            return network(x_NCHW)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -513,12 +519,11 @@ def _bytes_per_image(problem: Problem, state: State) -> int:
     """Bytes that one decoded image needs on its way through the extractor and back, measured uncompiled."""
     mask_MP = problem.mask_MP
     probe = torch.rand(1, *state.images.shape[1:], device=state.images.device).requires_grad_()
-    u_NP = torch.full((mask_MP.shape[1], augment.DRAWS), 0.5, device=state.images.device)
+    u_NP = np.full((mask_MP.shape[1], augment.DRAWS), 0.5, dtype=np.float32)
     factors = decode_factors(problem.settings.decode, problem.settings.factor)
 
     def run() -> torch.Tensor:
-        drawn = augment.drawn(augment.parse_strategy(problem.settings.augment), u_NP)
-        return problem.features.uncompiled(decode(probe, factors).flatten(0, 1), u_NP, drawn)
+        return problem.features(decode(probe, factors).flatten(0, 1), u_NP, plain=True)
 
     weights = sum(p.nbytes for p in problem.matcher.parameters())
     graph = max(0, saved_bytes(run) - weights)
