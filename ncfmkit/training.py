@@ -50,7 +50,7 @@ def gather(images: np.ndarray | torch.Tensor, index: np.ndarray, device: torch.d
 def channel_tensors(
     mean: Sequence[float], std: Sequence[float], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation per channel, shaped to broadcast over `[N, C, H, W]`; a constant channel becomes 0."""
+    """Mean and standard deviation per channel, shaped to broadcast over `[N, C, H, W]`; a constant one becomes 0."""
     mean_C, std_C = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in (mean, std))
     return mean_C, std_C.clamp(min=1e-6)
 
