@@ -89,7 +89,7 @@ def _unknown(data: str) -> str:
     names = [kind.name for kind in SOURCES[:-3]]
     beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(data, names + beside, n=3)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     return (
         f"no data found at {data!r}{hint} Accepted: {', '.join(names)}; "
         "a folder of class folders; a folder, file or glob of .parquet files or .tar shards"
