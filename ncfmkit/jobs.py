@@ -27,7 +27,7 @@ from ncfmkit.formats import one_file, student_file
 from ncfmkit.progress import notice, track
 from ncfmkit.real import SOURCES, RealData, open_real
 from ncfmkit.run import RunDirectory, deferred_interrupts, next_free, write_json
-from ncfmkit.runtime import Runtime, choose_runtime, versions
+from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.sizes import format_bytes, parse_bytes
 from ncfmkit.synthetic import SyntheticSet, decode_mask
 from ncfmkit.training import LabelledImages
@@ -184,7 +184,8 @@ def resume(path: str | Path) -> SyntheticSet:
         real = DataArguments(**info["arguments"]).open(settings)
         if real.fingerprint != info["data"]["fingerprint"]:
             raise UserError(f"the data at {info['arguments']['data']} have changed since {path} was started")
-        _go_on(run, settings, real, runtime, _initial_images(settings, real), info["baselines"])
+        with cpu_threads(info["threads"]):  # sums in another order would end with other bytes
+            _go_on(run, settings, real, runtime, _initial_images(settings, real), info["baselines"])
     return one_file.load(run.path)
 
 
@@ -262,6 +263,7 @@ def _run_info(
         "device": runtime.describe(),
         "precision": runtime.precision,
         "compile": runtime.compile,
+        "threads": torch.get_num_threads(),
         "versions": versions(),
         "status": "started",
     }

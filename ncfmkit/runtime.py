@@ -6,8 +6,8 @@ import re
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +52,17 @@ class Runtime:
         """One line such as `cpu (AMD EPYC, 4 threads), bf16, compiled`."""
         compiled = "compiled" if self.compile else "not compiled"
         return f"{device_name(self.device)}, {self.precision}, {compiled} ({self.why})"
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Lets torch use that many CPU threads, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def device_name(device: torch.device) -> str:
