@@ -84,8 +84,8 @@ class Problem:
     metric: ncfd.Metric
     matcher: Classifier  # the matching extractor
     calibrator: Classifier
-    features: "Network"  # of the matcher
-    logits: "Network"  # of the calibrator
+    features: Network  # of the matcher
+    logits: Network  # of the calibrator
     feature_dim: int  # D
     mask_MP: np.ndarray
     chunks: dict[tuple, list[Chunk]] = field(default_factory=dict)  # they are the same at every step

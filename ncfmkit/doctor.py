@@ -12,7 +12,7 @@ from ncfmkit.real.arrays import torchvision_datasets
 from ncfmkit.runtime import choose_runtime, compiler_missing, device_name, versions
 from ncfmkit.sizes import format_bytes
 
-PACKAGES = ("torchvision", "safetensors", "pyarrow", "pillow", "scikit-learn", "typer", "rich")
+PACKAGES = ("safetensors", "pyarrow", "pillow", "scikit-learn", "typer", "rich")
 
 
 def examine() -> dict[str, str]:
@@ -27,7 +27,7 @@ def examine() -> dict[str, str]:
         "torchvision": _torchvision(),
         "cache": _cache(),
     }
-    return findings | versions() | {name: _version(name) for name in PACKAGES if name != "torchvision"}
+    return findings | versions() | {name: _version(name) for name in PACKAGES}
 
 
 def _gpus() -> list[str]:
