@@ -1,5 +1,6 @@
 PYTHON ?= python3
 VENV ?= .venv
+ONNXRUNTIME ?= cpu
 READY = $(VENV)/ready
 
 .PHONY: demo test check clean
@@ -18,7 +19,7 @@ check: $(READY)  ## lint, format and types
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ncfmkit needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[$(ONNXRUNTIME),dev]'
 	touch $@
 
 clean:

@@ -9,7 +9,7 @@ from ncfmkit.cli import options as o
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="a run directory, a synthetic set or a student")],
+    path: Annotated[Path, typer.Argument(help="a run directory, a synthetic set, a student or an exported model")],
     *,
     json: o.Json = False,
 ) -> None:

@@ -1,6 +1,6 @@
-"""What `ncfmkit inspect` says of a path: a run directory, a synthetic set or a student."""
+"""What `ncfmkit inspect` says of a path: a run directory, a synthetic set, a student or an exported model."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,12 @@ def describe(path: Path) -> Description:
         raise UserError(f"nothing at {path}")
     if path.is_dir():
         return _describe_run(path)
+    if path.suffix == ".onnx":
+        return _describe_model(path)
     if path.suffix != ".safetensors" and not _starts_as_safetensors(path):
         raise UserError(
-            f"{path} is not a run directory, a synthetic set or a student: sets and students are safetensors files"
+            f"{path} is not a run directory, a synthetic set, a student or an exported model: sets and students are "
+            "safetensors files, models end in .onnx"
         )
     return _describe_student(path) if _kind(path) == "student" else _describe_set(path)
 
@@ -117,3 +120,33 @@ def _describe_student(path: Path) -> Description:
         "made by": metadata["tool"],
     }
     return Description(title=f"student {path}", summary=summary, content=metadata)
+
+
+def _describe_model(path: Path) -> Description:
+    from ncfmkit.exporters.onnx_export import graph_facts
+    from ncfmkit.exporters.providers import open_session
+
+    contract = open_session(path).contract
+    facts = graph_facts(path)
+    m = contract.metadata
+    student, int8 = m.get("student", {}), m.get("int8", {})
+    accuracy = student.get("test_accuracy")
+    summary = {
+        "takes": f"{contract.input_name}: {contract.layout}, {contract.channels} x {contract.size} x {contract.size}",
+        "gives": f"{contract.output_name}: {contract.output} of {contract.class_count} classes",
+        "classes": list(contract.classes) if contract.classes else None,
+        "precision": m.get("precision"),
+        "float layers": int8.get("float_layers") or ("none" if int8 else None),
+        "calibrated with": int8.get("calibration", {}).get("name"),
+        "opset": facts["opset"],
+        "nodes": ", ".join(f"{count} {operator}" for operator, count in facts["nodes"].items()),
+        "size": format_bytes(facts["bytes"]),
+        "student": student.get("network", {}).get("name"),
+        "student's test accuracy": None if accuracy is None else f"{accuracy:.1%}",
+        "trained on": m.get("trained_on", {}).get("name"),
+        "sha256 of its manifest": m.get("trained_on", {}).get(one_file.DIGEST_KEY),
+        "made by": m.get("tool", facts["producer"]),
+        "with": ", ".join(f"{name} {version}" for name, version in m.get("versions", {}).items()) or None,
+    }
+    content = {"metadata": m, **facts, "contract": {k: v for k, v in asdict(contract).items() if k != "metadata"}}
+    return Description(title=f"model {path}", summary=summary, content=content)

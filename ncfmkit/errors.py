@@ -1,5 +1,20 @@
 """The errors that a user is meant to read. The command line maps each to its exit code."""
 
+from typing import Any
+
+
+class CheckFailed(Exception):
+    """What was checked does not hold: parity, an accuracy gate, unreadable pictures. Exit code 1; all failures in it.
+
+    `result` is what was found, for those who want the figures.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, result: dict[str, Any] | None = None):
+        super().__init__(message)
+        self.result = result
+
 
 class UserError(ValueError):
     """The user's input is wrong: what, where, expected, got, how to mend it. Exit code 2."""

@@ -1,4 +1,7 @@
-"""Fixtures of the core's tests: tiny real data in memory, an untrained pool, a plain runtime, a cache of their own."""
+"""Fixtures of the core's tests: tiny real data in memory, an untrained pool, a plain runtime, a cache of their own.
+
+And a tiny student, which knows that data, with what it exports to.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,10 +12,12 @@ import pytest
 import torch
 
 from ncfmkit import networks
-from ncfmkit.config import NetworkSettings
-from ncfmkit.extractors import Pool
+from ncfmkit.config import NetworkSettings, StudentSettings, to_dict
+from ncfmkit.extractors import Pool, labelled, network_builder
+from ncfmkit.formats import student_file
 from ncfmkit.real import RealData, Split
 from ncfmkit.runtime import Runtime
+from ncfmkit.students import train_student
 from ncfmkit.training import fresh_state
 
 TINY_NETWORK = NetworkSettings(name="convnet", width=8, depth=2)
@@ -98,3 +103,49 @@ def build_pool(
 @pytest.fixture
 def make_pool() -> Callable[..., tuple[Pool, Callable[[], torch.nn.Module]]]:
     return build_pool
+
+
+# ---- a student and its export -----------------------------------------------------------------------------------
+
+
+def write_student(path: Path, real: RealData, network: NetworkSettings = TINY_NETWORK, *, epochs: int = 20) -> Path:
+    """A student of that network, trained for a moment on the data's own training split."""
+    build = network_builder(network, real)
+    runtime = Runtime(device=torch.device("cpu"), precision="fp32", compile=False, why="tests")
+    settings = StudentSettings(epochs=epochs, batch=16, evaluations=1)
+    data = labelled(real, real.train)
+    if epochs:
+        state, _ = train_student(data, build, settings, test=None, seed=0, runtime=runtime)
+    else:
+        state = fresh_state(build, 0)
+    metadata = {
+        "kind": "student",
+        "tool": "ncfmkit tests",
+        "network": to_dict(network),
+        "channels": real.channels,
+        "size": real.size,
+        "mean": list(real.mean),
+        "std": list(real.std),
+        "classes": list(real.classes),
+        "test_accuracy": 0.75,
+        "trained_on": {"name": "tiny-ipc1", "sha256": {"images": "0" * 64}, "manifest_sha256": "1" * 64},
+        "training": {"seed": 0},
+    }
+    student_file.save(state, metadata, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def student_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student of `build_real()`'s classes: ConvNet-2 of width 8, 3x8x8 pixels."""
+    return write_student(tmp_path_factory.mktemp("student") / "student.safetensors", build_real((40, 40, 40)))
+
+
+@pytest.fixture(scope="session")
+def onnx_path(student_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The student as ONNX: uint8-nchw in, float32 logits out, with our metadata."""
+    from ncfmkit.exporters import export
+
+    path = tmp_path_factory.mktemp("onnx") / "student.onnx"
+    export.export(student_path, out=path)
+    return path

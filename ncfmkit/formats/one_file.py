@@ -61,6 +61,16 @@ def load(path: str | Path) -> SyntheticSet:
     return SyntheticSet(images=tensors["images"], labels=tensors["labels"], manifest=manifest)
 
 
+def digests(path: Path) -> dict[str, str] | None:
+    """The digests that a set's manifest tells of its tensors; none for any other file. The tensors are not read."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            manifest = json.loads((stored.metadata() or {})[METADATA_KEY])
+        return manifest["sha256"] if manifest.get("kind") == "synthetic set" else None
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError):
+        return None
+
+
 def _check(file: Path, tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> None:
     if manifest.get("kind") != "synthetic set":
         raise UserError(f"{file} holds a {manifest.get('kind', 'file of an unknown kind')}, not a synthetic set")

@@ -1,0 +1,132 @@
+"""`ncfmkit export`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ncfmkit.cli import options as o
+from ncfmkit.exporters.table import EXPORTERS
+
+
+@o.settings_flags("data")
+def export(
+    student: Annotated[Path, typer.Argument(help="a student that `ncfmkit train` wrote")],
+    *,
+    to: Annotated[str, typer.Option("--to", metavar="|".join(EXPORTERS), help="the format")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="the file to write; default: beside the student, named after it")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="fp32|fp16|int8", help="of weights and arithmetic")
+    ] = "fp32",
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            metavar="uint8-nchw|uint8-nhwc|float-nchw",
+            help="how the model takes images: pixels 0 to 255, or floats 0 to 1; it normalises them itself",
+        ),
+    ] = "uint8-nchw",
+    output: Annotated[
+        str, typer.Option("--output", metavar="logits|probabilities", help="what the model gives")
+    ] = "logits",
+    opset: Annotated[
+        int | None, typer.Option("--opset", metavar="N", help="default: the newest that ONNX Runtime here runs")
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            "--calibration",
+            metavar="SET|DATA",
+            help="images that int8 is calibrated with; default: the student's distilled set, if it lies beside it",
+            rich_help_panel="int8",
+        ),
+    ] = None,
+    int8_skip: Annotated[
+        str | None,
+        typer.Option("--int8-skip", metavar="LAYERS", help="layers that stay float, by comma", rich_help_panel="int8"),
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-accuracy-drop",
+            metavar="POINTS",
+            help="leave layers float until int8 loses no more on the test split of --data",
+            rich_help_panel="int8",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="real data to compare on, too", rich_help_panel="Data")
+    ] = None,
+    data_root: o.DataRoot = None,
+    download: o.Download = False,
+    skip_bad: o.SkipBad = False,
+    set_: o.Set = None,
+    json: o.Json = False,
+    overrides: dict[str, Any],
+) -> None:
+    """Exports a student with its preprocessing inside, and compares what was written with the student."""
+    from ncfmkit.errors import CheckFailed, UserError
+    from ncfmkit.exporters import export as exporting
+    from ncfmkit.jobs import DataArguments, make_settings
+
+    arguments = None
+    if data is not None:
+        arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    elif data_root or download or skip_bad:
+        raise UserError("--data-root, --download and --skip-bad need --data: it says what to compare on")
+    try:
+        result = exporting.export(
+            student,
+            out=out or exporting.default_name(student, to),
+            to=to,
+            precision=precision,
+            layout=layout,
+            output=output,
+            opset=opset,
+            data=arguments,
+            settings=make_settings(data or calibration or "", None, overrides),
+            calibration=calibration,
+            int8_skip=[name.strip() for name in int8_skip.split(",")] if int8_skip else [],
+            max_accuracy_drop=max_accuracy_drop,
+        )
+    except CheckFailed as error:
+        if error.result is not None:
+            _show(error.result, json)
+        raise
+    _show(result, json)
+
+
+def _show(result: dict[str, Any], json: bool) -> None:
+    if json:
+        o.print_json(result)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from ncfmkit.sizes import format_bytes
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("compared on")
+    for header in ("largest difference", "of the logits", "top-1 agreement"):
+        table.add_column(header, justify="right")
+    for row in result["parity"]:
+        table.add_row(
+            f"{row['count']} {row['images']} images",
+            f"{row['max_abs']:.2g}",
+            f"{row['max_rel']:.2%}",
+            f"{row['agreement']:.2%}",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    accuracy = result["accuracy"]
+    if accuracy:
+        print(
+            f"accuracy on {accuracy['images']:,} test images of {accuracy['data']}: "
+            f"{accuracy['exported']:.2%}, the student's {accuracy['student']:.2%}"
+        )
+    kept = result.get("int8", {}).get("float_layers")
+    left = f", float layers: {', '.join(kept)}" if kept else ""
+    print(f"{result['file']}: {result['precision']}{left}, opset {result['opset']}, {format_bytes(result['bytes'])}")

@@ -1,0 +1,144 @@
+"""The parity gate: an exported model against the student in float32, before the file gets its name.
+
+Shapes: N images, C channels, H = W side, K classes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ncfmkit.draws import keyed_rng
+
+BATCHES = (1, 2, 7, 128)  # one, two, odd, large
+SMALLEST_PROBABILITY = 1e-30  # where a probability's logarithm stops
+
+Scores = Callable[[np.ndarray], np.ndarray]  # uint8 [N, C, H, W] -> float [N, K]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """What may differ, all of it in logits. `scale` is the largest absolute logit of the student in the batch.
+
+    The largest difference of a batch may be `absolute + relative * scale`; the root mean square difference over all
+    images of a kind, `rms` of that of the student's logits about their mean; and of the images whose best two logits
+    lie further apart than `tie * scale` the same class must win in `agreement`.
+    """
+
+    absolute: float
+    relative: float
+    rms: float
+    tie: float
+    agreement: float
+
+
+TOLERANCES: dict[str, Tolerance] = {
+    "fp32": Tolerance(absolute=1e-4, relative=1e-5, rms=1e-4, tie=1e-4, agreement=1.0),
+    "fp16": Tolerance(absolute=1e-3, relative=1e-2, rms=1e-2, tie=2e-2, agreement=0.99),
+    "int8": Tolerance(absolute=1e-2, relative=0.5, rms=0.25, tie=0.1, agreement=0.9),
+}
+
+
+def random_images(count: int, channels: int, size: int) -> np.ndarray:
+    """Pixels drawn evenly from 0 to 255, the same ones every time; uint8 `[count, channels, size, size]`."""
+    return keyed_rng(0, "parity").integers(0, 256, (count, channels, size, size), dtype=np.uint8)
+
+
+def compare(student: Scores, exported: Scores, images: dict[str, np.ndarray], *, output: str) -> list[dict[str, Any]]:
+    """Differences between student and exported model, one row per kind of images, in logits.
+
+    Every kind is run in batches of 1, 2, 7 and then 128 images.
+
+    Args:
+        student, exported: uint8 images to what `output` says.
+        images: uint8 `[N, C, H, W]` by kind, such as random and real.
+        output: logits, or probabilities, which are compared by their logarithms.
+
+    Returns:
+        Per kind: `images`, `count`, `batches` (each with `size`, `max_abs`, `max_rel`, `scale`), `max_abs`, `max_rel`
+        (of the largest absolute logit of a batch), `rms` (relative), `agreement` (top-1, all images), `finite`; and
+        `margins`, `differ`: the student's lead of the best class relative to the scale, and whether the other won.
+    """
+    return [{"images": kind, **_compare_kind(student, exported, array, output)} for kind, array in images.items()]
+
+
+def _compare_kind(student: Scores, exported: Scores, images_NCHW: np.ndarray, output: str) -> dict[str, Any]:
+    batches, expected, got, margins = [], [], [], []
+    for batch_NCHW in _batches(images_NCHW):
+        a_NK, b_NK = (_logits(scores(batch_NCHW), output) for scores in (student, exported))
+        scale = float(np.abs(a_NK).max())
+        largest = float(np.abs(a_NK - b_NK).max())
+        batches.append(
+            {"size": len(batch_NCHW), "max_abs": largest, "max_rel": largest / max(scale, 1e-12), "scale": scale}
+        )
+        best = np.sort(a_NK, axis=1)
+        margins.append((best[:, -1] - best[:, -2]) / max(scale, 1e-12))
+        expected.append(a_NK)
+        got.append(b_NK)
+    a_NK, b_NK = np.concatenate(expected), np.concatenate(got)
+    centred = a_NK - a_NK.mean(axis=1, keepdims=True)
+    differ = a_NK.argmax(1) != b_NK.argmax(1)
+    return {
+        "count": len(a_NK),
+        "batches": batches,
+        "max_abs": max(b["max_abs"] for b in batches),
+        "max_rel": max(b["max_rel"] for b in batches),
+        "rms": float(np.sqrt(np.mean((a_NK - b_NK) ** 2) / max(np.mean(centred**2), 1e-24))),
+        "agreement": float(1 - differ.mean()),
+        "finite": bool(np.isfinite(b_NK).all()),
+        "margins": np.concatenate(margins),
+        "differ": differ,
+    }
+
+
+def _batches(images_NCHW: np.ndarray) -> Iterator[np.ndarray]:
+    *small, large = BATCHES
+    start = 0
+    for size in small:
+        yield images_NCHW[start : start + size]
+        start += size
+    for first in range(start, len(images_NCHW), large):
+        yield images_NCHW[first : first + large]
+
+
+def _logits(scores_NK: np.ndarray, output: str) -> np.ndarray:
+    """float64 logits; those of probabilities up to a constant per image, which makes no difference to softmax."""
+    scores_NK = scores_NK.astype(np.float64)
+    if output == "logits":
+        return scores_NK
+    logs_NK = np.log(np.maximum(scores_NK, SMALLEST_PROBABILITY))
+    return logs_NK - logs_NK.mean(axis=1, keepdims=True)
+
+
+def failures(rows: list[dict[str, Any]], tolerance: Tolerance) -> list[str]:
+    """All that is out of tolerance, each in one line."""
+    found = []
+    for row in rows:
+        kind = f"{row['count']} {row['images']} images"
+        if not row["finite"]:
+            found.append(f"{kind}: not all outputs are finite")
+            continue
+        for batch in row["batches"]:
+            allowed = tolerance.absolute + tolerance.relative * batch["scale"]
+            if batch["max_abs"] > allowed:
+                found.append(
+                    f"{row['images']} images, batch of {batch['size']}: logits differ by up to {batch['max_abs']:.3g}, "
+                    f"allowed {allowed:.3g}"
+                )
+        if row["rms"] > tolerance.rms:
+            found.append(
+                f"{kind}: root mean square difference {row['rms']:.2%} of the logits', allowed {tolerance.rms:.2%}"
+            )
+        clear = row["margins"] > tolerance.tie
+        if clear.any() and (agree := 1 - row["differ"][clear].mean()) < tolerance.agreement:
+            found.append(
+                f"{kind}: top-1 agreement {agree:.2%} of the {clear.sum()} without a near tie, "
+                f"expected {tolerance.agreement:.2%}"
+            )
+    return found
+
+
+def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without their arrays, for JSON."""
+    return [{k: v for k, v in row.items() if not isinstance(v, np.ndarray)} for row in rows]

@@ -1,0 +1,320 @@
+"""ONNX Runtime's providers, and sessions that run where they were asked to, or not at all.
+
+ONNX Runtime lists providers that cannot load, and falls back to the CPU with a line in its log. Here a session is only
+returned if the provider is in it and the nodes that do the work were placed on it.
+"""
+
+import ctypes
+import hashlib
+import importlib.metadata
+import io
+import json
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ncfmkit.errors import UserError
+from ncfmkit.exporters.contract import METADATA_KEY, Contract, Port, read_contract
+
+PACKAGES = ("onnxruntime", "onnxruntime-gpu")  # both own the import name onnxruntime: only one can be installed
+WORK = ("Conv", "Gemm", "MatMul", "InstanceNormalization", "GroupNormalization")  # parts of the names of such nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """A row of `PROVIDERS`."""
+
+    name: str  # ONNX Runtime's
+    library: str | None  # the file beside ONNX Runtime's that holds it; None: built in
+    extra: str  # of ncfmkit, which brings it
+    device: str  # where its inputs and outputs live, ONNX Runtime's and torch's name
+    caches: bool = False  # builds an engine, kept in a folder beside the model
+
+
+PROVIDERS: dict[str, Provider] = {
+    "cpu": Provider(name="CPUExecutionProvider", library=None, extra="cpu", device="cpu"),
+    "cuda": Provider(
+        name="CUDAExecutionProvider", library="libonnxruntime_providers_cuda.so", extra="gpu", device="cuda"
+    ),
+    "tensorrt": Provider(
+        name="TensorrtExecutionProvider",
+        library="libonnxruntime_providers_tensorrt.so",
+        extra="tensorrt",
+        device="cuda",
+        caches=True,
+    ),
+}
+
+
+def onnxruntime() -> Any:
+    """The ONNX Runtime module, quiet.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import onnxruntime as ort
+
+        ort.set_default_logger_severity(4)  # what matters of its log is found out here and said in one message
+    except (ImportError, AttributeError) as error:  # no attributes: half of it was uninstalled with its twin package
+        first = f"pip uninstall {' '.join(packages())}, then " if packages() else ""
+        raise UserError(
+            f"ONNX Runtime cannot be used ({error}): {first}pip install 'ncfmkit[cpu]', or 'ncfmkit[gpu]' on Linux "
+            "with CUDA"
+        ) from None
+    return ort
+
+
+def packages() -> list[str]:
+    """The packages that are installed and own the import name onnxruntime."""
+    return [name for name in PACKAGES if any(importlib.metadata.distributions(name=name))]
+
+
+def missing(name: str) -> str:
+    """Why a provider cannot be used on this machine, or "" if it loads."""
+    row = PROVIDERS[name]
+    try:
+        ort = onnxruntime()
+    except UserError as error:
+        return str(error)
+    if row.library is None:
+        return ""
+    if row.name not in ort.get_available_providers():
+        installed = packages() or ["onnxruntime"]
+        return (
+            f"the installed {' and '.join(installed)} has no {row.name}: pip uninstall {' '.join(installed)}, "
+            f"then pip install 'ncfmkit[{row.extra}]' (Linux x86-64 with an NVIDIA GPU)"
+        )
+    _load_neighbours(ort)
+    lacking = _unloadable(Path(ort.__file__).parent / "capi" / row.library)
+    if lacking:
+        return (
+            f"{row.name} does not load: {lacking}; it needs a torch for CUDA {getattr(ort, 'cuda_version', '')}, whose "
+            f"libraries it uses, and pip install 'ncfmkit[{row.extra}]'"
+        )
+    import torch
+
+    return "" if torch.cuda.is_available() else f"torch {torch.__version__} sees no GPU"
+
+
+def _load_neighbours(ort: Any) -> None:
+    """Loads the libraries of CUDA and cuDNN that came with torch, and TensorRT's that came with its package.
+
+    The providers' libraries name them, but the dynamic linker does not look into Python's packages.
+    """
+    with redirect_stdout(io.StringIO()):  # what it prints, the linker says again
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+    with suppress(ImportError, OSError):
+        import tensorrt  # noqa: F401
+
+
+def _unloadable(library: Path) -> str:
+    """The dynamic linker's words on what a library lacks, or ""."""
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error).replace(f"{library.parent}/", "")
+    return ""
+
+
+class Session:
+    """A model opened by one provider.
+
+    Attributes:
+        contract: what it takes and gives.
+        seconds: it took to open and to give its first answer (with TensorRT, with the engine built or read).
+        placement: nodes by the provider that ran them, and per provider by operator.
+    """
+
+    def __init__(self, path: Path, provider: str, *, threads: int | None = None, told: dict[str, str] | None = None):
+        self.path, self.provider, self.row = path, provider, PROVIDERS[provider]
+        self._ort = onnxruntime()
+        start = time.perf_counter()
+        self._session = _start(self._ort, path, self.row, threads)
+        inputs, outputs = (
+            [Port(name=p.name, type=p.type, shape=list(p.shape)) for p in side]
+            for side in (self._session.get_inputs(), self._session.get_outputs())
+        )
+        about = self._session.get_modelmeta()
+        metadata = about.custom_metadata_map
+        if about.producer_name == "ncfmkit" and METADATA_KEY not in metadata:  # the last thing in the file
+            raise UserError(
+                f"{path} is not a whole ONNX file: it is truncated, what ncfmkit wrote at its end is missing"
+            )
+        self.contract: Contract = read_contract(str(path), inputs, outputs, metadata, told=told or {})
+        self(self._blank(1))
+        self.seconds = time.perf_counter() - start
+        self.placement = self._place(threads)
+
+    def _blank(self, count: int) -> np.ndarray:
+        return np.zeros((count, self.contract.channels, self.contract.size, self.contract.size), np.uint8)
+
+    def __call__(self, images_NCHW: np.ndarray) -> np.ndarray:
+        """Scores float32 `[N, K]` of uint8 images."""
+        return self._run(self._session, images_NCHW)
+
+    def _run(self, session: Any, images_NCHW: np.ndarray) -> np.ndarray:
+        feed = {self.contract.input_name: self.contract.feed(images_NCHW)}
+        try:
+            scores_NK = session.run([self.contract.output_name], feed)[0].astype(np.float32)
+        except Exception as error:  # ONNX Runtime's have no common class
+            raise UserError(f"{self.path} does not run on {self.row.name}: {_reason(error)}") from None
+        expected = (len(images_NCHW), self.contract.class_count)
+        if scores_NK.shape != expected:
+            raise UserError(f"{self.path}: expected scores of shape {expected}, got {scores_NK.shape}")
+        return scores_NK
+
+    def bound(self, images_NCHW: np.ndarray) -> Callable[[], None]:
+        """A call that runs the model on those images, input and output bound to memory of the provider's device.
+
+        It returns when the scores are there: what it takes is the model's time, without copies from and to the host.
+        """
+        binding = self._session.io_binding()
+        value = self._ort.OrtValue.ortvalue_from_numpy(self.contract.feed(images_NCHW), self.row.device, 0)
+        binding.bind_ortvalue_input(self.contract.input_name, value)
+        binding.bind_output(self.contract.output_name, self.row.device, 0)
+
+        def call() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return call
+
+    def _place(self, threads: int | None) -> dict[str, Counter]:
+        """Which provider runs which operators, from ONNX Runtime's own profile of one run.
+
+        Raises:
+            UserError: a node that does the work runs elsewhere than asked.
+        """
+        if self.row.library is None:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            session = _start(self._ort, self.path, self.row, threads, profile=Path(folder) / "profile")
+            self._run(session, self._blank(2))
+            placement = placed(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
+        check_placement(str(self.path), placement, self.row.name)
+        return placement
+
+
+def placed(profile: list[dict[str, Any]]) -> dict[str, Counter]:
+    """Operators by provider in a profile of ONNX Runtime."""
+    found: dict[str, Counter] = {}
+    for event in profile:
+        details = event.get("args", {})
+        if event.get("cat") == "Node" and "provider" in details:
+            found.setdefault(details["provider"], Counter())[details["op_name"]] += 1
+    return found
+
+
+def check_placement(where: str, placement: dict[str, Counter], wanted: str) -> None:
+    """Raises UserError if a node that does the work ran on another provider than the one wanted."""
+    strays = {
+        f"{count} {operator} on {provider}"
+        for provider, operators in placement.items()
+        for operator, count in operators.items()
+        if provider != wanted and any(part in operator for part in WORK)
+    }
+    if strays or wanted not in placement:
+        raise UserError(
+            f"{where} does not run on {wanted}: ONNX Runtime placed {', '.join(sorted(strays)) or 'no node there'}"
+        )
+
+
+def _start(ort: Any, path: Path, row: Provider, threads: int | None, *, profile: Path | None = None) -> Any:
+    options = ort.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    with_options = (row.name, _engine_cache(path)) if row.caches else row.name
+    try:  # without its fallback, which takes the CPU when the provider fails, now or in a later run
+        session = ort.InferenceSession(str(path), options, providers=[with_options], enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's have no common class
+        raise _unopened(ort, path, error) from None
+    if row.name not in session.get_providers():
+        raise UserError(f"{path}: {row.name} was asked for, ONNX Runtime opened {session.get_providers()} instead")
+    return session
+
+
+def engine_folder(path: Path) -> Path:
+    """Where TensorRT keeps the engines and timings of a model: a folder per content, beside it.
+
+    ONNX Runtime names engines after the file and the graph, not the weights: a model that is exported again under its
+    name would be answered by the engine of the one before.
+    """
+    content = hashlib.sha256()
+    for part in (path, path.with_name(f"{path.name}.data")):
+        with suppress(OSError), part.open("rb") as file:
+            content.update(hashlib.file_digest(file, "sha256").digest())
+    return path.with_name(f"{path.name}.tensorrt") / content.hexdigest()[:16]
+
+
+def _engine_cache(path: Path) -> dict[str, Any]:
+    folder = engine_folder(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # ONNX Runtime makes only the last one
+    except OSError as error:
+        raise UserError(
+            f"{path}: its engines cannot be kept in {folder} ({error.strerror}): make that writable"
+        ) from None
+    return {
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": True,
+        "trt_timing_cache_path": str(folder),
+    }
+
+
+def _unopened(ort: Any, path: Path, error: Exception) -> UserError:
+    text, reason = str(error), _reason(error)
+    too_new = re.search(r"Opset (\d+) is under development.* till opset (\d+)", text)
+    if too_new:
+        return UserError(
+            f"{path} has opset {too_new[1]}, the installed ONNX Runtime {ort.__version__} runs up to {too_new[2]}: "
+            "export it with a lower --opset, or update ONNX Runtime"
+        )
+    if any(word in text for word in ("INVALID_PROTOBUF", "No graph was found", "Missing opset")):
+        return UserError(f"{path} is not a whole ONNX file: it is something else, damaged or truncated")
+    if "external data" in text.lower() or "External initializer" in text:
+        return UserError(f"{path} keeps its weights in another file, which is missing or not the right one: {reason}")
+    return UserError(f"{path} cannot be opened by ONNX Runtime: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's message without its codes, source lines and signatures, in one line."""
+    codes, source = r"\[ONNXRuntimeError\] : \d+ : \w+ : ", r"/onnxruntime_src/\S+ .*?\)( \[with .*?\])? (?=\w)"
+    text = re.sub(f"{codes}|Load model from .*? failed:|{source}", "", str(error))
+    return " ".join(text.split(" ; GPU=")[0].split())
+
+
+def open_session(
+    path: Path, provider: str = "cpu", *, threads: int | None = None, told: dict[str, str] | None = None
+) -> Session:
+    """A session that really runs on that provider.
+
+    Args:
+        path: an ONNX file.
+        provider: a row of `PROVIDERS`.
+        threads: of the CPU; none: ONNX Runtime's choice.
+        told: `layout` and `output` of a model that does not say them itself.
+
+    Raises:
+        UserError: no such file, not an ONNX classifier, or the provider does not load (with what is missing).
+    """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"no model at {path} ({error.strerror}): expected an ONNX file") from None
+    lacking = missing(provider)
+    if lacking:
+        raise UserError(f"provider {provider} cannot be used: {lacking}")
+    return Session(path, provider, threads=threads, told=told)

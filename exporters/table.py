@@ -1,0 +1,47 @@
+"""What a student can be exported to: one row per format. Light, so that `--help` can read it."""
+
+import pkgutil
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporter:
+    """A row of `EXPORTERS`. Functions are named, and imported when they are used (see :meth:`function`)."""
+
+    suffix: str  # of the file
+    precisions: tuple[str, ...]
+    extra: str  # of ncfmkit, which brings what it needs
+    summary: str
+    require: str  # () -> None: raises UserError if what it needs is not installed
+    convert: str  # (ONNX file, file to write)
+    publish: str  # (written file, its final name)
+    open: str  # (file) -> what runs it: uint8 [N, C, H, W] -> scores float32 [N, K]
+
+    def function(self, role: str) -> Any:
+        """The row's function for that role: require, convert, publish or open."""
+        return pkgutil.resolve_name(getattr(self, role))
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "onnx": Exporter(
+        suffix=".onnx",
+        precisions=("fp32", "fp16", "int8"),
+        extra="cpu",
+        summary="an ONNX file, for ONNX Runtime and whatever else reads ONNX",
+        require="ncfmkit.exporters.onnx_export:require_packages",
+        convert="ncfmkit.exporters.onnx_export:publish",
+        publish="ncfmkit.exporters.onnx_export:publish",
+        open="ncfmkit.exporters.providers:open_session",
+    ),
+    "tensorrt": Exporter(
+        suffix=".engine",
+        precisions=("fp32", "fp16"),
+        extra="tensorrt",
+        summary="a TensorRT engine for the GPU of this machine, built from the ONNX file",
+        require="ncfmkit.exporters.tensorrt_engine:tensorrt",
+        convert="ncfmkit.exporters.tensorrt_engine:build_engine",
+        publish="ncfmkit.exporters.tensorrt_engine:publish",
+        open="ncfmkit.exporters.tensorrt_engine:open_engine",
+    ),
+}

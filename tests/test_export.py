@@ -1,0 +1,610 @@
+"""Exporting: what comes out answers as the student does, says what it is, and what does not is kept under another name."""
+
+import dataclasses
+import importlib
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ncfmkit import networks
+from ncfmkit.config import NetworkSettings, Settings
+from ncfmkit.errors import CheckFailed, UserError
+from ncfmkit.formats import one_file, student_file
+from ncfmkit.jobs import DataArguments
+from ncfmkit.real import RealData
+from ncfmkit.synthetic import SyntheticSet
+
+from conftest import TINY_NETWORK, build_real, write_student
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from ncfmkit.exporters import export as exporting  # noqa: E402
+from ncfmkit.exporters import onnx_export, parity, quantise  # noqa: E402
+from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS  # noqa: E402
+from ncfmkit.exporters.deployed import Deployed  # noqa: E402
+from ncfmkit.exporters.providers import open_session  # noqa: E402
+from ncfmkit.exporters.table import EXPORTERS  # noqa: E402
+
+SIDES = {"convnet": 8, "alexnet": 8, "vgg11": 28, "resnet18": 9, "resnetap10": 16, "densenet121": 32}
+
+
+def images_of(count: int, channels: int, size: int, seed: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, channels, size, size), dtype=np.uint8)
+
+
+def logits_in_float64(path: Path, images: np.ndarray) -> np.ndarray:
+    """The student's own logits of pixels, all in float64, without any code of the exporters."""
+    network, metadata = student_file.load(path)
+    mean, std = (np.array(metadata[k])[:, None, None] for k in ("mean", "std"))
+    with torch.no_grad():
+        return network.double()(torch.from_numpy((images / 255 - mean) / std)).numpy()
+
+
+def write_set(path: Path, *, count: int = 12, size: int = 8, digests: dict[str, str] | None = None) -> Path:
+    """A set of 3 classes; it decodes to as many images as it stores."""
+    labels = torch.arange(3).repeat_interleave(count // 3)
+    manifest = {
+        "kind": "synthetic set",
+        "name": "tiny-ipc4",
+        "classes": ["class 0", "class 1", "class 2"],
+        "ipc": {"stored": count // 3, "decoded": count // 3},
+        "decode": {"kind": "single", "factor": 1, "budget": None},
+        "mean": [0.5, 0.45, 0.4],
+        "std": [0.25, 0.2, 0.3],
+    }
+    real = build_real((count // 3,) * 3, size=size)
+    one_file.save(SyntheticSet(images=torch.from_numpy(real.train.images), labels=labels, manifest=manifest), path)
+    return path
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> DataArguments:
+    """Real data that the tiny student knows, without files."""
+    real = build_real((40, 40, 40), test_counts=(30, 30, 30))
+    monkeypatch.setattr(DataArguments, "open", lambda self, settings: real)
+    return DataArguments(data="tiny", data_root=None, download=False, skip_bad=False)
+
+
+# ---- every network, precision, input and output -----------------------------------------------------------------
+
+
+ALL = [
+    pytest.param(name, precision, marks=[pytest.mark.slow] * (name == "densenet121" and precision != "fp32"))
+    for name in networks.NETWORKS
+    for precision in EXPORTERS["onnx"].precisions
+]
+
+
+@pytest.mark.parametrize(("name", "precision"), ALL)
+def test_every_network_in_every_precision(name: str, precision: str, tmp_path: Path) -> None:
+    size = SIDES[name]
+    network = TINY_NETWORK if name == "convnet" else NetworkSettings(name=name)
+    student = write_student(tmp_path / "s.safetensors", build_real(size=size), network, epochs=0)
+    calibration = str(write_set(tmp_path / "set.safetensors", size=size)) if precision == "int8" else None
+    result = exporting.export(student, out=tmp_path / "s.onnx", precision=precision, calibration=calibration)
+    assert result["failures"] == []
+    images = images_of(20, 3, size)
+    expected = logits_in_float64(student, images)
+    got = open_session(tmp_path / "s.onnx")(images)
+    allowed = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.4}[precision] * np.abs(expected).max()
+    assert got.dtype == np.float32
+    assert np.abs(got - expected).max() < allowed
+    assert np.abs(got - expected).max() > 0  # they are two computations
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_inputs_and_outputs(layout: str, output: str, precision: str, student_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.onnx"
+    exporting.export(student_path, out=out, layout=layout, output=output, precision=precision)
+    session = open_session(out)
+    assert (session.contract.layout, session.contract.output) == (layout, output)
+    images = images_of(9, 3, 8)
+    expected = logits_in_float64(student_path, images)
+    if output == "probabilities":
+        expected = np.exp(expected) / np.exp(expected).sum(1, keepdims=True)
+    np.testing.assert_allclose(session(images), expected, atol=1e-5 if precision == "fp32" else 0.02)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [8, 28])  # 28 is padded
+def test_gray_and_padded_images(channels: int, size: int, tmp_path: Path) -> None:
+    student = write_student(tmp_path / "s.safetensors", build_real(size=size, channels=channels), epochs=0)
+    exporting.export(student, out=tmp_path / "s.onnx")
+    images = images_of(5, channels, size)
+    np.testing.assert_allclose(open_session(tmp_path / "s.onnx")(images), logits_in_float64(student, images), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 33])
+def test_any_batch(count: int, onnx_path: Path, student_path: Path) -> None:
+    images = images_of(count, 3, 8)
+    np.testing.assert_allclose(open_session(onnx_path)(images), logits_in_float64(student_path, images), atol=1e-5)
+
+
+# ---- the network as it is shipped -------------------------------------------------------------------------------
+
+
+def test_lowered_norms_are_the_same_function_and_leave_the_network_alone(student_path: Path) -> None:
+    network, metadata = student_file.load(student_path)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    arguments = {"mean": metadata["mean"], "std": metadata["std"]}
+    plain, lowered = Deployed(network, **arguments), Deployed(network, **arguments, lower_norms=True)
+    assert not any(isinstance(m, nn.GroupNorm) for m in lowered.modules())
+    assert any(isinstance(m, nn.GroupNorm) for m in plain.modules())
+    images = torch.from_numpy(images_of(6, 3, 8))
+    torch.testing.assert_close(plain(images), lowered(images))
+    half = Deployed(network, **arguments, half=True, lower_norms=True)
+    assert {m.weight.dtype for m in half.modules() if isinstance(m, nn.InstanceNorm2d)} == {torch.float32}
+    assert {m.weight.dtype for m in half.modules() if isinstance(m, nn.Conv2d | nn.Linear)} == {torch.float16}
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_a_norm_over_groups_stays_what_it_is() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(8 * 16, 3))
+    lowered = Deployed(network, mean=[0.5] * 3, std=[0.2] * 3, lower_norms=True)
+    assert [type(m) for m in lowered.network][1] is nn.GroupNorm
+
+
+# ---- what the file holds ----------------------------------------------------------------------------------------
+
+
+def test_metadata_and_nodes(onnx_path: Path, student_path: Path) -> None:
+    model = onnx.load_model(onnx_path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [p.key for p in model.metadata_props] == ["ncfmkit"]
+    about = json.loads(model.metadata_props[0].value)
+    assert about["classes"] == ["class 0", "class 1", "class 2"]
+    assert about["input"] == {"name": "images", "layout": "uint8-nchw", "channels": 3, "size": 8}
+    assert about["output"] == {"name": "logits", "kind": "logits"}
+    assert about["precision"] == "fp32"
+    assert about["trained_on"] == {"name": "tiny-ipc1", "manifest_sha256": "1" * 64}
+    assert about["student"]["test_accuracy"] == 0.75
+    assert set(about["versions"]) == {"torch", "onnx", "onnxscript", "onnxruntime"}
+    assert model.opset_import[0].version == about["opset"]
+    names = [node.name for node in model.graph.node]
+    assert len(names) == len(set(names))
+    assert {"blocks.0/Conv", "blocks.1/InstanceNormalization", "classifier/Gemm"} <= set(names)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_no_trace_of_the_machine(onnx_path: Path) -> None:
+    content = onnx_path.read_bytes()
+    for trace in (b".py", b"site-packages", str(Path.home()).encode(), str(Path(__file__).parent).encode(), b"aten."):
+        assert trace not in content
+
+
+@pytest.mark.parametrize("precision", EXPORTERS["onnx"].precisions)
+def test_the_same_export_gives_the_same_bytes(precision: str, student_path: Path, tmp_path: Path) -> None:
+    calibration = str(write_set(tmp_path / "set.safetensors")) if precision == "int8" else None
+    for name in ("a", "b"):
+        exporting.export(student_path, out=tmp_path / f"{name}.onnx", precision=precision, calibration=calibration)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_precisions_are_smaller_and_what_they_say(student_path: Path, tmp_path: Path) -> None:
+    wide = write_student(
+        tmp_path / "w.safetensors", build_real(), dataclasses.replace(TINY_NETWORK, width=64), epochs=0
+    )
+    calibration = str(write_set(tmp_path / "set.safetensors"))
+    sizes, types = {}, {}
+    for precision in ("fp32", "fp16", "int8"):
+        out = tmp_path / f"{precision}.onnx"
+        exporting.export(wide, out=out, precision=precision, calibration=calibration if precision == "int8" else None)
+        model = onnx.load_model(out)
+        sizes[precision] = out.stat().st_size
+        kinds = {tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer}
+        types[precision] = {kind for name, kind in kinds.items() if "blocks.4.weight" in name and "scale" not in name}
+        assert {onnx.TensorProto.DataType.Name(model.graph.output[0].type.tensor_type.elem_type)} == {"FLOAT"}
+    assert sizes["fp16"] < 0.6 * sizes["fp32"]
+    assert sizes["int8"] < 0.4 * sizes["fp32"]
+    assert types["fp16"] == {"FLOAT16"}
+    assert "INT8" in types["int8"]
+    assert "FLOAT" not in types["int8"]
+
+
+@pytest.mark.parametrize("opset", [18, 20, 21, 23])
+def test_opsets(opset: int, student_path: Path, tmp_path: Path) -> None:
+    exporting.export(student_path, out=tmp_path / "s.onnx", opset=opset)
+    assert onnx.load_model(tmp_path / "s.onnx").opset_import[0].version == opset
+    images = images_of(4, 3, 8)
+    expected = logits_in_float64(student_path, images)
+    np.testing.assert_allclose(open_session(tmp_path / "s.onnx")(images), expected, atol=1e-5)
+
+
+def test_the_newest_opset_is_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = onnx_export.choose_opset(None)
+    assert onnx_export._runs(newest)
+    assert not onnx_export._runs(onnx.defs.onnx_opset_version())  # onnx 1.23 knows more than this ONNX Runtime runs
+    monkeypatch.setattr(onnx_export, "_runs", lambda opset: opset <= 19)  # an older ONNX Runtime
+    assert onnx_export.choose_opset(None) == 19
+    assert onnx_export.choose_opset(18) == 18
+    for asked in (17, 20):
+        with pytest.raises(UserError, match=rf"--opset {asked}: expected 18 to 19, the newest that torch .* exports"):
+            onnx_export.choose_opset(asked)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_large_models_keep_their_weights_beside_them(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "LARGEST_EMBEDDED", 1000)
+    network = dataclasses.replace(TINY_NETWORK, width=32)
+    student_path = write_student(tmp_path / "wide.safetensors", build_real(), network, epochs=0)
+    calibration = str(write_set(tmp_path / "set.safetensors")) if precision == "int8" else None
+    folder = tmp_path / "out"
+    folder.mkdir()
+    result = exporting.export(student_path, out=folder / "s.onnx", precision=precision, calibration=calibration)
+    assert sorted(p.name for p in folder.iterdir()) == ["s.onnx", "s.onnx.data"]
+    assert result["bytes"] == sum(p.stat().st_size for p in folder.iterdir())
+    images = images_of(4, 3, 8)
+    expected = logits_in_float64(student_path, images)
+    atol = 1e-5 if precision == "fp32" else 0.4 * np.abs(expected).max()
+    np.testing.assert_allclose(open_session(folder / "s.onnx")(images), expected, atol=atol)
+    (folder / "s.onnx.data").unlink()
+    with pytest.raises(UserError, match=r"s\.onnx"):
+        open_session(folder / "s.onnx")
+
+
+# ---- the gate ---------------------------------------------------------------------------------------------------
+
+
+def perturbed(spoil: Callable[[np.ndarray], None]) -> Callable[[Path, Path], None]:
+    """A converter that spoils the classifier's weights."""
+
+    def convert(source: Path, target: Path) -> None:
+        model = onnx.load_model(source)
+        (weight,) = (t for t in model.graph.initializer if re.search(r"classifier\.weight(_quantized)?$", t.name))
+        values = onnx.numpy_helper.to_array(weight).copy()
+        spoil(values)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        onnx.save_model(model, target)
+
+    return convert
+
+
+def one_weight_by(part: float) -> Callable[[np.ndarray], None]:
+    def spoil(values: np.ndarray) -> None:
+        values.flat[0] += np.asarray(part * np.abs(values).max(), values.dtype)
+
+    return spoil
+
+
+def one_class_negated(values: np.ndarray) -> None:
+    values[0] *= -1
+
+
+SPOILS = [("fp32", one_weight_by(0.02)), ("fp16", one_weight_by(1.0)), ("int8", one_class_negated)]
+
+
+@pytest.mark.parametrize(("precision", "spoil"), SPOILS)
+def test_a_perturbed_model_is_kept_under_a_name_that_says_so(
+    precision: str,
+    spoil: Callable[[np.ndarray], None],
+    student_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calibration = str(write_set(tmp_path / "set.safetensors")) if precision == "int8" else None
+    monkeypatch.setattr(onnx_export, "convert_for_test", perturbed(spoil), raising=False)
+    row = dataclasses.replace(EXPORTERS["onnx"], convert="ncfmkit.exporters.onnx_export:convert_for_test")
+    monkeypatch.setitem(EXPORTERS, "onnx", row)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with pytest.raises(CheckFailed, match=r"does not answer as the student does.*s\.failed-parity\.onnx") as caught:
+        exporting.export(student_path, out=folder / "s.onnx", precision=precision, calibration=calibration)
+    assert [p.name for p in folder.iterdir()] == ["s.failed-parity.onnx"]
+    assert caught.value.exit_code == 1
+    assert len(caught.value.result["failures"]) > 1
+    for failure in caught.value.result["failures"]:
+        assert failure in str(caught.value)
+
+
+def rows_of(expected: np.ndarray, got: np.ndarray, output: str = "logits") -> list[dict[str, Any]]:
+    """What `compare` says of two tables of scores; images are their own places in the table."""
+    images = np.arange(len(expected))
+    return parity.compare(lambda i: expected[i], lambda i: got[i], {"random": images}, output=output)
+
+
+def test_differences_against_a_naive_loop() -> None:
+    rng = np.random.default_rng(1)
+    expected = rng.normal(size=(40, 5))
+    got = expected + rng.normal(size=(40, 5)) * 1e-3
+    (row,) = rows_of(expected, got)
+    assert [b["size"] for b in row["batches"]] == [1, 2, 7, 30]
+    assert row["max_abs"] == pytest.approx(max(abs(a - b) for a, b in zip(expected.flat, got.flat, strict=True)))
+    assert row["max_rel"] == pytest.approx(
+        max(
+            np.abs(expected[part] - got[part]).max() / np.abs(expected[part]).max()
+            for part in (slice(1), slice(1, 3), slice(3, 10), slice(10, 40))
+        )
+    )
+    spread = sum((x - image.mean()) ** 2 for image in expected for x in image)
+    squares = sum((a - b) ** 2 for a, b in zip(expected.flat, got.flat, strict=True))
+    assert row["rms"] == pytest.approx((squares / spread) ** 0.5)
+    assert row["agreement"] == sum(a.argmax() == b.argmax() for a, b in zip(expected, got, strict=True)) / 40
+
+
+def test_probabilities_are_compared_by_their_logarithms() -> None:
+    logits = np.random.default_rng(1).normal(size=(20, 5)) * 5
+    other = logits + 0.01 * np.eye(20, 5)
+    probabilities = [np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (logits, other)]
+    (row,) = rows_of(*probabilities, output="probabilities")
+    assert row["max_abs"] == pytest.approx(0.01 * 4 / 5, rel=1e-3)  # both are centred
+
+
+TOLERANCE = parity.Tolerance(absolute=0.1, relative=0.0, rms=1.0, tie=0.05, agreement=1.0)
+
+
+def test_every_failure_is_listed() -> None:
+    expected = np.eye(40, 4) * 2
+    got = expected.copy()
+    got[0] += 0.5
+    got[20] += 0.7
+    found = parity.failures(rows_of(expected, got), TOLERANCE)
+    assert [re.search(r"batch of (\d+): .* by up to ([\d.]+), allowed 0.1", line).groups() for line in found] == [
+        ("1", "0.5"),
+        ("30", "0.7"),
+    ]
+    assert parity.failures(rows_of(expected, expected), TOLERANCE) == []
+    tight = dataclasses.replace(TOLERANCE, rms=0.1, absolute=9)
+    assert "root mean square" in parity.failures(rows_of(expected, got), tight)[0]
+    got[5] = np.nan
+    assert parity.failures(rows_of(expected, got), TOLERANCE) == ["40 random images: not all outputs are finite"]
+
+
+def test_agreement_leaves_near_ties_out() -> None:
+    tied = np.tile([1.0, 0.99, 0.0], (40, 1))
+    swapped = tied[:, [1, 0, 2]]
+    (row,) = rows_of(tied, swapped)
+    assert row["agreement"] == 0
+    assert parity.failures([row], TOLERANCE) == []
+    clear = np.tile([1.0, 0.92, 0.0], (40, 1))
+    found = parity.failures(rows_of(clear, clear[:, [1, 0, 2]]), TOLERANCE)
+    assert found == ["40 random images: top-1 agreement 0.00% of the 40 without a near tie, expected 100.00%"]
+
+
+def test_random_images_are_the_same_every_time() -> None:
+    images = parity.random_images(50, 3, 8)
+    assert images.dtype == np.uint8
+    assert (images.min(), images.max()) == (0, 255)
+    np.testing.assert_array_equal(images, parity.random_images(50, 3, 8))
+
+
+# ---- real data --------------------------------------------------------------------------------------------------
+
+
+def test_real_images_and_accuracy(data: DataArguments, student_path: Path, tmp_path: Path) -> None:
+    result = exporting.export(student_path, out=tmp_path / "s.onnx", data=data)
+    assert [(row["images"], row["count"]) for row in result["parity"]] == [("random", 138), ("real", 90)]
+    test = data.open(Settings()).test
+    right = (logits_in_float64(student_path, test.images).argmax(1) == test.labels).mean()
+    assert result["accuracy"] == {"data": "tiny", "images": 90, "student": right, "exported": right}
+    assert right > 0.6  # it was trained
+
+
+# ---- int8 -------------------------------------------------------------------------------------------------------
+
+
+def quantised_inputs(path: Path) -> set[str]:
+    """Layers that read dequantised values."""
+    graph = onnx.load_model(path).graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    work = (node for node in graph.node if node.op_type in quantise.OPERATORS)
+    return {node.name.split("/")[0] for node in work if made.get(node.input[0]) == "DequantizeLinear"}
+
+
+def test_skipped_layers_stay_float(student_path: Path, tmp_path: Path) -> None:
+    calibration = str(write_set(tmp_path / "set.safetensors"))
+    common = {"precision": "int8", "calibration": calibration}
+    result = exporting.export(student_path, out=tmp_path / "all.onnx", **common)
+    assert quantised_inputs(tmp_path / "all.onnx") == {"blocks.0", "blocks.4", "classifier"}
+    assert result["int8"]["float_layers"] == []
+    result = exporting.export(student_path, out=tmp_path / "some.onnx", int8_skip=["blocks.4", "classifier"], **common)
+    assert quantised_inputs(tmp_path / "some.onnx") == {"blocks.0"}
+    assert result["int8"]["float_layers"] == ["blocks.4", "classifier"]
+    result = exporting.export(student_path, out=tmp_path / "end.onnx", int8_skip=["blocks"], **common)
+    assert quantised_inputs(tmp_path / "end.onnx") == {"classifier"}
+    with pytest.raises(UserError, match=r"--int8-skip 'block': no such layer; known: blocks\.0, blocks\.4, classifier"):
+        exporting.export(student_path, out=tmp_path / "no.onnx", int8_skip=["block"], **common)
+
+
+def test_activations_and_weights_are_symmetric(student_path: Path, tmp_path: Path) -> None:
+    calibration = str(write_set(tmp_path / "set.safetensors"))
+    exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", calibration=calibration)
+    points = [t for t in onnx.load_model(tmp_path / "s.onnx").graph.initializer if "zero_point" in t.name]
+    assert points
+    assert all(not onnx.numpy_helper.to_array(t).any() for t in points)
+
+
+def test_the_set_beside_the_student_calibrates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    real = build_real()
+    small = one_file.load(write_set(tmp_path / "mine.safetensors"))
+    write_set(tmp_path / "another.safetensors", count=15)
+    student = write_student(tmp_path / "s.safetensors", real, epochs=0)
+    with pytest.raises(UserError, match=r"pass --calibration and the distilled set tiny-ipc1 \(its file or run direc"):
+        exporting.export(student, out=tmp_path / "s.onnx", precision="int8")
+    network, metadata = student_file.load(student)
+    metadata["trained_on"] = {k: small.manifest[k] for k in ("name", "sha256", "manifest_sha256")}
+    student_file.save(network.state_dict(), metadata, student)
+    result = exporting.export(student, out=tmp_path / "s.onnx", precision="int8")
+    assert "mine.safetensors, the set that the student was trained on" in capsys.readouterr().err
+    assert result["int8"]["calibration"] == {
+        "name": "tiny-ipc4",
+        "manifest_sha256": small.manifest["manifest_sha256"],
+        "images": 12,
+    }
+    assert result["parity"][1]["images"] == "distilled"
+
+
+def test_real_data_calibrate(data: DataArguments, student_path: Path, tmp_path: Path) -> None:
+    result = exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", calibration="tiny", data=data)
+    assert result["int8"]["calibration"] == {"name": "tiny", "fingerprint": "tiny-0", "images": 120}
+    assert abs(result["accuracy"]["exported"] - result["accuracy"]["student"]) < 0.1
+
+
+def test_calibration_that_does_not_fit(student_path: Path, tmp_path: Path) -> None:
+    few, large = write_set(tmp_path / "few.safetensors", count=9), write_set(tmp_path / "large.safetensors", size=16)
+    for path, says in (
+        (few, "--calibration: 9 images are too few to calibrate int8 with, expected 10 or more"),
+        (large, "takes 3x8x8 images, .*large.safetensors has 3x16x16"),
+    ):
+        with pytest.raises(UserError, match=says):
+            exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", calibration=str(path))
+    assert not (tmp_path / "s.onnx").exists()
+
+
+class FakeSearch:
+    """Files are named after the layers left float; each quantised layer costs its own accuracy."""
+
+    costs = {"a": 0.01, "b": 0.2, "c": 0.05}  # noqa: RUF012
+
+    def attempt(self, keep: Any) -> Path:
+        return Path("+".join(sorted(keep)) or "none")
+
+    def accuracy(self, path: Path) -> float:
+        kept = set(self.costs) if path.name == "float" else set(path.name.split("+"))
+        return 0.9 - sum(cost for layer, cost in self.costs.items() if layer not in kept)
+
+    def session(self, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda images: np.full((len(images), 2), self.accuracy(path))
+
+
+@pytest.mark.parametrize(
+    ("skip", "allowed", "expected"),
+    [([], 0.3, []), ([], 0.07, ["b"]), ([], 0.02, ["b", "c"]), (["a"], 0.06, ["a", "b"]), (["c"], 0.3, ["c"])],
+)
+def test_search_leaves_the_worst_layers_float(
+    skip: list[str], allowed: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeSearch()
+    monkeypatch.setattr(quantise, "open_session", fake.session)
+    known = {layer: f"{layer}/Conv" for layer in fake.costs}
+    probe = images_of(2, 3, 8)
+    found = quantise.search(fake.attempt, known, skip, probe, Path("float"), fake.accuracy, allowed)
+    assert found == expected
+    with pytest.raises(CheckFailed, match=r"int8 loses 1.00 points even with one quantised layer, allowed 0.50"):
+        quantise.search(fake.attempt, known, [], probe, Path("float"), fake.accuracy, 0.005)
+
+
+def test_search_on_a_student_with_a_layer_that_int8_ruins(
+    data: DataArguments, student_path: Path, tmp_path: Path
+) -> None:
+    """One huge activation that the next layer cancels: a range for it leaves nothing for the others."""
+    network, metadata = student_file.load(student_path)
+    state = network.state_dict()
+    state["blocks.1.bias"][0] = 3e4  # the norm after the first convolution, into the second
+    state["blocks.4.weight"][:, 0] = 0
+    student = tmp_path / "ruined.safetensors"
+    student_file.save(state, metadata, student)
+    common: dict[str, Any] = {"precision": "int8", "calibration": "tiny", "data": data}
+    with pytest.raises(CheckFailed) as caught:
+        exporting.export(student, out=tmp_path / "bad.onnx", **common)
+    bad = caught.value.result["accuracy"]
+    assert bad["exported"] < bad["student"] - 0.1
+    result = exporting.export(student, out=tmp_path / "good.onnx", max_accuracy_drop=2.0, **common)
+    assert result["int8"]["float_layers"] == ["blocks.4"]
+    assert quantised_inputs(tmp_path / "good.onnx") == {"blocks.0", "classifier"}
+    assert result["accuracy"]["exported"] >= result["accuracy"]["student"] - 0.02
+
+
+# ---- bad input --------------------------------------------------------------------------------------------------
+
+TAKEN = {"out": "taken.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"to": "coreml"}, r"--to 'coreml': expected onnx or tensorrt"),
+        ({"precision": "bf16"}, r"--precision 'bf16' with --to onnx: expected fp32, fp16, int8"),
+        ({"to": "tensorrt", "precision": "int8", "out": "s.engine"}, r"--precision 'int8' with --to tensorrt: expected fp32"),
+        ({"layout": "nchw"}, r"--input 'nchw' with --to onnx: expected uint8-nchw, uint8-nhwc, float-nchw"),
+        ({"output": "classes"}, r"--output 'classes' with --to onnx: expected logits, probabilities"),
+        ({"out": "s.pt"}, r"--out .*s\.pt: expected a name that ends in \.onnx"),
+        ({"out": "nowhere/s.onnx"}, r"there is no folder .*nowhere: make it first"),
+        (TAKEN, r"taken\.onnx is there already: choose another --out, or remove it"),
+        ({"opset": 99}, r"--opset 99: expected 18 to \d+"),
+        ({"int8_skip": ["a"]}, r"--int8-skip goes with --precision int8, got --precision fp32"),
+        ({"calibration": "digits", "precision": "fp16"}, r"--calibration goes with --precision int8, got --precision fp16"),
+        ({"max_accuracy_drop": 1.0}, r"--max-accuracy-drop goes with --precision int8"),
+        ({"max_accuracy_drop": 1.0, "precision": "int8"}, r"--max-accuracy-drop needs --data"),
+        ({"to": "tensorrt", "out": "s.engine"}, r"TensorRT cannot be used .* pip install 'ncfmkit\[tensorrt\]'"),
+    ],
+)  # fmt: skip
+def test_bad_requests(arguments: dict[str, Any], says: str, student_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken.onnx").write_bytes(b"mine")
+    out = tmp_path / arguments.get("out", "s.onnx")
+    with pytest.raises(UserError, match=says):
+        exporting.export(student_path, **(arguments | {"out": out}))
+    assert [p.name for p in tmp_path.iterdir()] == ["taken.onnx"]
+    assert (tmp_path / "taken.onnx").read_bytes() == b"mine"
+
+
+def test_negative_drop(data: DataArguments, student_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--max-accuracy-drop -1: expected percentage points, 0 or more"):
+        exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", max_accuracy_drop=-1, data=data)
+
+
+@pytest.mark.parametrize(
+    ("real", "says"),
+    [
+        (build_real((3, 3)), r"has the classes class 0, class 1, class 2, tiny has class 0, class 1: pass the data"),
+        (build_real(size=16), r"takes 3x8x8 images, tiny has 3x16x16: pass --size, --resize and --color"),
+        (build_real(channels=1), r"takes 3x8x8 images, tiny has 1x8x8"),
+        (build_real(test_counts=None), r"tiny has no test split"),
+    ],
+)
+def test_data_that_do_not_fit(
+    real: RealData, says: str, student_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DataArguments, "open", lambda self, settings: real)
+    arguments = DataArguments(data="tiny", data_root=None, download=False, skip_bad=False)
+    with pytest.raises(UserError, match=says):
+        exporting.export(student_path, out=tmp_path / "s.onnx", data=arguments)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to(student_path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o500)
+    with pytest.raises(UserError, match="cannot write to .*closed"):
+        exporting.export(student_path, out=folder / "s.onnx")
+
+
+def test_missing_packages_are_named(student_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(UserError, match=r"exporting needs onnxscript: pip install 'ncfmkit\[cpu\]'"):
+        exporting.export(student_path, out=tmp_path / "s.onnx")
+
+
+# ---- the table --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_rows_are_whole(name: str) -> None:
+    row = EXPORTERS[name]
+    assert all(callable(row.function(role)) for role in ("require", "convert", "publish", "open"))
+    assert set(row.precisions) <= set(parity.TOLERANCES)
+    assert row.suffix.startswith(".")
+
+
+def test_the_readme_has_every_row() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    for name, row in EXPORTERS.items():
+        assert f"| `{name}` | {row.summary} | {', '.join(row.precisions)} | `{row.extra}` |" in text
+
+
+def test_help_does_not_wait_for_the_exporters() -> None:
+    table = importlib.import_module("ncfmkit.exporters.table")
+    assert not any(name in vars(table) for name in ("np", "torch", "onnx"))
