@@ -11,11 +11,12 @@ from ncfmkit.exporters.table import EXPORTERS
 
 @o.settings_flags("data")
 def export(
-    student: Annotated[Path, typer.Argument(help="a student that `ncfmkit train` wrote")],
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="a file that `ncfmkit train` wrote")],
     *,
     to: Annotated[str, typer.Option("--to", metavar="|".join(EXPORTERS), help="the format")] = "onnx",
     out: Annotated[
-        Path | None, typer.Option("--out", help="the file to write; default: beside the student, named after it")
+        Path | None,
+        typer.Option("--out", help="the file to write; default: beside the student, named after it and the precision"),
     ] = None,
     precision: Annotated[
         str, typer.Option("--precision", metavar="fp32|fp16|int8", help="of weights and arithmetic")
@@ -62,7 +63,6 @@ def export(
     data_root: o.DataRoot = None,
     download: o.Download = False,
     skip_bad: o.SkipBad = False,
-    set_: o.Set = None,
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
@@ -74,12 +74,12 @@ def export(
     arguments = None
     if data is not None:
         arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    elif data_root or download or skip_bad:
-        raise UserError("--data-root, --download and --skip-bad need --data: it says what to compare on")
+    elif data_root or download or skip_bad or (overrides and calibration is None):
+        raise UserError("flags of the real data need --data: it says what to compare on")
     try:
         result = exporting.export(
             student,
-            out=out or exporting.default_name(student, to),
+            out=out or exporting.default_name(student, to, precision),
             to=to,
             precision=precision,
             layout=layout,
@@ -108,17 +108,20 @@ def _show(result: dict[str, Any], json: bool) -> None:
 
     from ncfmkit.sizes import format_bytes
 
+    tolerance = result["tolerance"]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("compared on")
-    for header in ("largest difference", "of the logits", "top-1 agreement"):
+    for header in ("largest difference", "allowed", "top-1 agreement"):
         table.add_column(header, justify="right")
     for row in result["parity"]:
+        worst = max(row["batches"], key=lambda batch: batch["max_abs"])
         table.add_row(
             f"{row['count']} {row['images']} images",
-            f"{row['max_abs']:.2g}",
-            f"{row['max_rel']:.2%}",
+            f"{worst['max_abs']:.2g}",
+            f"{tolerance['absolute'] + tolerance['relative'] * worst['scale']:.2g}",
             f"{row['agreement']:.2%}",
         )
+    table.caption, table.caption_justify = "differences in logits, from the student in float32 torch", "left"
     console = Console(highlight=False)
     console.print(table)
     accuracy = result["accuracy"]

@@ -93,9 +93,8 @@ def export(
     settings = settings or Settings()
     real = _open_real(data, settings, source) if data else None
     calibrate = _calibration(calibration, source, settings) if precision == "int8" else None
-    notice(
-        f"exporting {student}: {source.metadata['network']['name']}, {precision}, opset {opset}, {LAYOUTS[layout].summary}"
-    )
+    name = source.metadata["network"]["name"]
+    notice(f"exporting {student}: {name}, {precision}, opset {opset}, {LAYOUTS[layout].summary}")
     with _work_folder(out) as folder:
         onnx_file = folder / "model.onnx"
         model = onnx_export.to_onnx(
@@ -131,9 +130,10 @@ def export(
     return result
 
 
-def default_name(student: Path, to: str) -> Path:
-    """Where an export goes if nothing is said: beside the student, under its name."""
-    return student.with_suffix(EXPORTERS[to].suffix if to in EXPORTERS else "")
+def default_name(student: Path, to: str, precision: str) -> Path:
+    """Where an export goes if nothing is said: beside the student, `student.onnx` or `student-int8.onnx`."""
+    suffix = EXPORTERS[to].suffix if to in EXPORTERS else ""
+    return student.with_name(student.stem + ("" if precision == "fp32" else f"-{precision}") + suffix)
 
 
 def _check_request(to: str, out: Path, precision: str, layout: str, output: str) -> Exporter:
@@ -241,7 +241,7 @@ def _check_shape(source: Student, shape: tuple[int, ...], name: str) -> None:
     if shape != source.shape:
         expected, got = ("x".join(map(str, s)) for s in (source.shape, shape))
         raise UserError(
-            f"{source.path} takes {expected} images, {name} has {got}: pass --size, --resize and --color so that they fit"
+            f"{source.path} takes {expected} images, {name} has {got}: pass --size, --resize and --color to make them fit"
         )
 
 

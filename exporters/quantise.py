@@ -23,7 +23,7 @@ BATCH = 32
 
 
 def layers(model: Any) -> dict[str, str]:
-    """The quantisable layers of a model of ours in the order of the graph: layer -> node (`blocks.0` -> `blocks.0/Conv`)."""
+    """The quantisable layers of a model of ours, in the graph's order, with their nodes: `blocks.0`, `blocks.0/Conv`."""
     return {node.name.split("/")[0]: node.name for node in model.graph.node if node.op_type in OPERATORS}
 
 
