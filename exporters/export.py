@@ -96,35 +96,28 @@ def export(
     name = source.metadata["network"]["name"]
     notice(f"exporting {student}: {name}, {precision}, opset {opset}, {LAYOUTS[layout].summary}")
     with _work_folder(out) as folder:
-        onnx_file = folder / "model.onnx"
-        model = onnx_export.to_onnx(
-            source.network, source.metadata, layout=layout, output=output, half=precision == "fp16", opset=opset
-        )
-        about = _about(source, layout, output, precision, opset)
-        onnx_export.save(model, about, onnx_file)
+        onnx_file, about = _write_onnx(folder, source, precision, layout, output, opset)
         if calibrate is not None:
-            int8 = _Int8(onnx_file, quantise.layers(model), calibrate.images, LAYOUTS[layout])
-            kept = int8.layers_to_keep(int8_skip, real, max_accuracy_drop)
-            about |= {"int8": {"float_layers": kept, "calibration": calibrate.origin}}
-            onnx_file = int8.write(kept, about)
+            int8 = _Int8(onnx_file, calibrate, LAYOUTS[layout])
+            onnx_file = int8.write(int8.layers_to_keep(int8_skip, real, max_accuracy_drop), about)
         written = folder / f"written{row.suffix}"
         row.function("convert")(onnx_file, written)
-        runner = row.function("open")(written)
-        reference = _reference(source, layout, output)
+        reference, runner = _reference(source, layout, output), row.function("open")(written)
         rows = parity.compare(reference, runner, _parity_images(source, real, calibrate), output=output)
         failed = parity.failures(rows, parity.TOLERANCES[precision])
+        measured = _accuracies(reference, runner, real) if real else None
         target = _failed_name(out) if failed else out
-        result = {
-            "file": str(target),
-            "to": to,
-            **about,
-            "parity": parity.plain(rows),
-            "tolerance": dataclasses.asdict(parity.TOLERANCES[precision]),
-            "accuracy": _accuracies(reference, runner, real) if real else None,
-            "failures": failed,
-        }
         row.function("publish")(written, target)
-        result["bytes"] = _bytes(target)
+    result = {
+        "file": str(target),
+        "bytes": _bytes(target),
+        "to": to,
+        **about,
+        "parity": parity.plain(rows),
+        "tolerance": dataclasses.asdict(parity.TOLERANCES[precision]),
+        "accuracy": measured,
+        "failures": failed,
+    }
     if failed:
         raise CheckFailed(_failed_message(target, failed), result=result)
     return result
@@ -202,6 +195,18 @@ def _work_folder(out: Path) -> Iterator[Path]:
         yield Path(name)
 
 
+def _write_onnx(
+    folder: Path, source: Student, precision: str, layout: str, output: str, opset: int
+) -> tuple[Path, dict[str, Any]]:
+    """The ONNX file, float32 where int8 is still to come, and what it says of itself."""
+    model = onnx_export.to_onnx(
+        source.network, source.metadata, layout=layout, output=output, half=precision == "fp16", opset=opset
+    )
+    path, about = folder / "model.onnx", _about(source, layout, output, precision, opset)
+    onnx_export.save(model, about, path)
+    return path, about
+
+
 def _about(source: Student, layout: str, output: str, precision: str, opset: int) -> dict[str, Any]:
     """What the model says of itself, the same from one export to the next."""
     m = source.metadata
@@ -241,7 +246,7 @@ def _check_shape(source: Student, shape: tuple[int, ...], name: str) -> None:
     if shape != source.shape:
         expected, got = ("x".join(map(str, s)) for s in (source.shape, shape))
         raise UserError(
-            f"{source.path} takes {expected} images, {name} has {got}: pass --size, --resize and --color to make them fit"
+            f"{source.path} takes {expected} images, {name} has {got}: pass --size, --resize and --color to fit it"
         )
 
 
@@ -309,17 +314,18 @@ def _parity_images(source: Student, real: RealData | None, calibrate: Calibratio
 # ---- int8 -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class _Int8:
-    float_file: Path
-    layers: dict[str, str]
-    images: np.ndarray
-    layout: Layout
+    """The int8 version of a float32 file, and the choice of the layers that stay float32."""
+
+    def __init__(self, float_file: Path, calibration: Calibration, layout: Layout):
+        self.float_file, self.calibration, self.layout = float_file, calibration, layout
+        self.layers = quantise.layers(onnx_export.load(float_file))
 
     def quantised(self, keep: Sequence[str]) -> Path:
         """The file with all but those layers quantised."""
         target = self.float_file.with_name("quantised.onnx")
-        quantise.quantise(self.float_file, target, self.images, self.layout, [self.layers[name] for name in keep])
+        nodes = [self.layers[name] for name in keep]
+        quantise.quantise(self.float_file, target, self.calibration.images, self.layout, nodes)
         return target
 
     def layers_to_keep(self, skip: Sequence[str], real: RealData | None, drop: float | None) -> list[str]:
@@ -327,18 +333,17 @@ class _Int8:
         asked = quantise.chosen(skip, self.layers)
         if drop is None or real is None:
             return asked
-        test = students.test_split(real)
+        test, probe = students.test_split(real), _spread(self.calibration.images, REAL_IMAGES)
 
         def measured(path: Path) -> float:
-            return accuracy(open_session(path), test, f"accuracy of {real.name}")
+            return accuracy(open_session(path), test, f"accuracy on {real.name}")
 
-        return quantise.search(
-            self.quantised, self.layers, asked, self.images[:REAL_IMAGES], self.float_file, measured, drop / 100
-        )
+        return quantise.search(self.quantised, self.layers, asked, probe, self.float_file, measured, drop / 100)
 
     def write(self, keep: Sequence[str], about: dict[str, Any]) -> Path:
-        """The int8 file with its metadata."""
+        """The int8 file with its metadata, which are added to `about`."""
         path = self.quantised(keep)
+        about["int8"] = {"float_layers": list(keep), "calibration": self.calibration.origin}
         onnx_export.save(onnx_export.load(path), about, path)
         return path
 

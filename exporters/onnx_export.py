@@ -17,7 +17,7 @@ from ncfmkit._version import __version__
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import INPUT_NAME, LAYOUTS, METADATA_KEY
 from ncfmkit.exporters.deployed import Deployed
-from ncfmkit.exporters.providers import onnxruntime
+from ncfmkit.exporters.providers import onnxruntime, probe_model
 
 OLDEST_OPSET = 18  # what torch's exporter writes; older ones it would have to convert down to
 LARGEST_EMBEDDED = 1_900_000_000  # bytes; an ONNX file ends at 2 GiB, so larger models keep their weights beside it
@@ -58,15 +58,8 @@ def choose_opset(asked: int | None) -> int:
 
 def _runs(opset: int) -> bool:
     """Whether the installed ONNX Runtime opens a model of that opset."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", ends[:1], ends[1:])
-    versions = [onnx.helper.make_opsetid("", opset)]
-    model = helper.make_model(graph, opset_imports=versions, ir_version=helper.find_min_ir_version_for(versions))
     try:
-        onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        onnxruntime().InferenceSession(probe_model(opset), providers=["CPUExecutionProvider"])
     except Exception:  # ONNX Runtime's have no common class
         return False
     return True
@@ -176,7 +169,7 @@ def graph_facts(path: Path) -> dict[str, Any]:
     import onnx
 
     model = onnx.load_model(path, load_external_data=False)
-    beside = path.with_name(f"{path.name}.data")
+    beside = _weights_beside(path)
     return {
         "opset": next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None),
         "nodes": dict(Counter(node.op_type for node in model.graph.node)),
@@ -187,7 +180,7 @@ def graph_facts(path: Path) -> dict[str, Any]:
 
 def publish(written: Path, target: Path) -> None:
     """Gives a finished model, and the weights beside it, the name by which it is found."""
-    if written.with_name(f"{written.name}.data").exists():
+    if _weights_beside(written).exists():
         _write(load(written), target, large=True)
     else:
         os.replace(written, target)
@@ -196,5 +189,11 @@ def publish(written: Path, target: Path) -> None:
 def _write(model: Any, path: Path, *, large: bool) -> None:
     import onnx
 
-    location = f"{path.name}.data"
-    onnx.save_model(model, path, save_as_external_data=large, location=location if large else None, size_threshold=1024)
+    beside = _weights_beside(path)
+    beside.unlink(missing_ok=True)  # of an earlier model of that name: onnx would refuse it, or leave it lying
+    location = beside.name if large else None
+    onnx.save_model(model, path, save_as_external_data=large, location=location, size_threshold=1024)
+
+
+def _weights_beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")

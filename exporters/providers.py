@@ -93,28 +93,53 @@ def missing(name: str) -> str:
             f"the installed {' and '.join(installed)} has no {row.name}: pip uninstall {' '.join(installed)}, "
             f"then pip install 'ncfmkit[{row.extra}]' (Linux x86-64 with an NVIDIA GPU)"
         )
-    _load_neighbours(ort)
-    lacking = _unloadable(Path(ort.__file__).parent / "capi" / row.library)
-    if lacking:
-        return (
-            f"{row.name} does not load: {lacking}; it needs a torch for CUDA {getattr(ort, 'cuda_version', '')}, whose "
-            f"libraries it uses, and pip install 'ncfmkit[{row.extra}]'"
-        )
     import torch
 
-    return "" if torch.cuda.is_available() else f"torch {torch.__version__} sees no GPU"
+    if not torch.cuda.is_available():  # first: without a driver, some versions crash when they load a provider
+        return f"torch {torch.__version__} sees no GPU"
+    _load_neighbours(ort, row)
+    why = _not_started(ort, row)
+    if why:
+        # Only now, that ONNX Runtime has tried: loaded before its host is set, such a library crashes the process.
+        lacking = _unloadable(Path(ort.__file__).parent / "capi" / row.library) or why
+        return (
+            f"{row.name} does not load: {lacking}; it needs NVIDIA's driver (libcuda), the libraries of a torch for "
+            f"CUDA {ort.cuda_version} and what pip install 'ncfmkit[{row.extra}]' brings"
+        )
+    return ""
 
 
-def _load_neighbours(ort: Any) -> None:
-    """Loads the libraries of CUDA and cuDNN that came with torch, and TensorRT's that came with its package.
+def probe_model(opset: int) -> bytes:
+    """The smallest ONNX model, to see what ONNX Runtime makes of it."""
+    from onnx import TensorProto, helper
 
-    The providers' libraries name them, but the dynamic linker does not look into Python's packages.
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", ends[:1], ends[1:])
+    versions = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=versions, ir_version=helper.find_min_ir_version_for(versions))
+    return model.SerializeToString()
+
+
+def _not_started(ort: Any, row: Provider) -> str:
+    """ "" if ONNX Runtime opens a session with that provider in it, else what it says of it, which is little."""
+    try:
+        with redirect_stdout(io.StringIO()):
+            session = ort.InferenceSession(probe_model(17), providers=[row.name], enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's have no common class
+        return _reason(error)
+    return "" if row.name in session.get_providers() else "ONNX Runtime does not say why"
+
+
+def _load_neighbours(ort: Any, row: Provider) -> None:
+    """Loads the libraries of CUDA and cuDNN that came with torch, and those of TensorRT that came with its package.
+
+    A provider's library names them, but the dynamic linker does not look into Python's packages.
     """
     with redirect_stdout(io.StringIO()):  # what it prints, the linker says again
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
-    with suppress(ImportError, OSError):
-        import tensorrt  # noqa: F401
+        ort.preload_dlls()
+    if row.extra == "tensorrt":
+        with suppress(ImportError, OSError):
+            import tensorrt  # noqa: F401
 
 
 def _unloadable(library: Path) -> str:
@@ -199,7 +224,7 @@ class Session:
             return {}
         with tempfile.TemporaryDirectory() as folder:
             session = _start(self._ort, self.path, self.row, threads, profile=Path(folder) / "profile")
-            self._run(session, self._blank(2))
+            self._run(session, self._blank(1))  # the batch that TensorRT has an engine for by now
             placement = placed(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
         check_placement(str(self.path), placement, self.row.name)
         return placement
@@ -236,8 +261,10 @@ def _start(ort: Any, path: Path, row: Provider, threads: int | None, *, profile:
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     with_options = (row.name, _engine_cache(path)) if row.caches else row.name
-    try:  # without its fallback, which takes the CPU when the provider fails, now or in a later run
-        session = ort.InferenceSession(str(path), options, providers=[with_options], enable_fallback=0)
+    try:  # without its fallback, which takes the CPU when the provider fails, and prints so
+        with redirect_stdout(io.StringIO()):  # the argument is newer than ONNX Runtime 1.22
+            session = ort.InferenceSession(str(path), options, providers=[with_options], enable_fallback=0)
+        session.disable_fallback()  # in later runs
     except Exception as error:  # ONNX Runtime's have no common class
         raise _unopened(ort, path, error) from None
     if row.name not in session.get_providers():
@@ -282,9 +309,9 @@ def _unopened(ort: Any, path: Path, error: Exception) -> UserError:
             f"{path} has opset {too_new[1]}, the installed ONNX Runtime {ort.__version__} runs up to {too_new[2]}: "
             "export it with a lower --opset, or update ONNX Runtime"
         )
-    if any(word in text for word in ("INVALID_PROTOBUF", "No graph was found", "Missing opset")):
+    if any(word in text for word in ("INVALID_PROTOBUF", "No graph", "not have a graph", "Missing opset")):
         return UserError(f"{path} is not a whole ONNX file: it is something else, damaged or truncated")
-    if "external data" in text.lower() or "External initializer" in text:
+    if any(word in text for word in ("External data", "external data", "External initializer", "file size")):
         return UserError(f"{path} keeps its weights in another file, which is missing or not the right one: {reason}")
     return UserError(f"{path} cannot be opened by ONNX Runtime: {reason}")
 

@@ -23,7 +23,7 @@ BATCH = 32
 
 
 def layers(model: Any) -> dict[str, str]:
-    """The quantisable layers of a model of ours, in the graph's order, with their nodes: `blocks.0`, `blocks.0/Conv`."""
+    """The quantisable layers of a model of ours, in the graph's order, and their nodes: `blocks.0`, `blocks.0/Conv`."""
     return {node.name.split("/")[0]: node.name for node in model.graph.node if node.op_type in OPERATORS}
 
 
@@ -31,7 +31,7 @@ def chosen(skip: Sequence[str], known: dict[str, str]) -> list[str]:
     """The layers that `--int8-skip` names; a name stands for a layer or for all below it (`blocks` for `blocks.0`).
 
     Raises:
-        UserError: no such layer, with those that there are.
+        UserError: no such layer, with those that there are; or none is left to quantise.
     """
     found: list[str] = []
     for name in skip:
@@ -39,6 +39,8 @@ def chosen(skip: Sequence[str], known: dict[str, str]) -> list[str]:
         if not below:
             raise UserError(f"--int8-skip {name!r}: no such layer; known: {', '.join(known)}")
         found += [layer for layer in below if layer not in found]
+    if len(found) == len(known):
+        raise UserError("--int8-skip leaves no layer to quantise: leave some out, or pass --precision fp16 or fp32")
     return found
 
 

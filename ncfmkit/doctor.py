@@ -12,7 +12,7 @@ from ncfmkit.real.arrays import torchvision_datasets
 from ncfmkit.runtime import choose_runtime, compiler_missing, device_name, versions
 from ncfmkit.sizes import format_bytes
 
-PACKAGES = ("safetensors", "pyarrow", "pillow", "scikit-learn", "typer", "rich")
+PACKAGES = ("safetensors", "pyarrow", "pillow", "scikit-learn", "typer", "rich", "onnx", "onnxscript", "tensorrt")
 
 
 def examine() -> dict[str, str]:
@@ -27,7 +27,7 @@ def examine() -> dict[str, str]:
         "torchvision": _torchvision(),
         "cache": _cache(),
     }
-    return findings | versions() | {name: _version(name) for name in PACKAGES}
+    return findings | _onnx_runtime() | versions() | {name: _version(name) for name in PACKAGES}
 
 
 def _gpus() -> list[str]:
@@ -42,6 +42,27 @@ def _torchvision() -> str:
     except UserError as error:
         return f"not usable (only cifar10, cifar100, mnist, fashion-mnist and svhn by name need it): {error}"
     return _version("torchvision")
+
+
+def _onnx_runtime() -> dict[str, str]:
+    """Which of its packages is installed, and per provider whether it loads."""
+    from ncfmkit.exporters.providers import PROVIDERS, missing, onnxruntime, packages
+
+    try:
+        says = f"of another package, {onnxruntime().__version__}"
+    except UserError as error:
+        return {"ONNX Runtime": f"not usable (only export, validate and predict need it): {error}"}
+    installed = packages()
+    if installed:
+        says = " and ".join(f"{name} {_version(name)}" for name in installed)
+    if len(installed) > 1:
+        says += (
+            f" exclude each other: pip uninstall {' '.join(installed)}, then pip install 'ncfmkit[cpu]', or "
+            "'ncfmkit[gpu]' on Linux with CUDA"
+        )
+    lacking = {name: missing(name) for name in PROVIDERS}
+    providers = {f"ONNX Runtime provider {n}": f"not usable: {why}" if why else "loads" for n, why in lacking.items()}
+    return {"ONNX Runtime": says} | providers
 
 
 def _cache() -> str:

@@ -419,6 +419,8 @@ def test_skipped_layers_stay_float(student_path: Path, tmp_path: Path) -> None:
     assert quantised_inputs(tmp_path / "end.onnx") == {"classifier"}
     with pytest.raises(UserError, match=r"--int8-skip 'block': no such layer; known: blocks\.0, blocks\.4, classifier"):
         exporting.export(student_path, out=tmp_path / "no.onnx", int8_skip=["block"], **common)
+    with pytest.raises(UserError, match=r"--int8-skip leaves no layer to quantise"):
+        exporting.export(student_path, out=tmp_path / "no.onnx", int8_skip=["blocks", "classifier"], **common)
 
 
 def test_activations_and_weights_are_symmetric(student_path: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """What only a CUDA device can show: `python -m pytest -m gpu`. Not yet run on one."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -83,3 +85,54 @@ def test_the_main_job_on_digits(tmp_path) -> None:
     jobs.distill("digits", out=tmp_path / "run", baselines=["random"], **settings)
     distilled, chance = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
     assert distilled["last"]["mean"] > chance["last"]["mean"] + 0.05
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_providers_equal_the_cpu(provider: str, precision: str, student_path: Path, tmp_path: Path) -> None:
+    """Skips what is not installed: onnxruntime-gpu, TensorRT."""
+    pytest.importorskip("onnxruntime")
+    from ncfmkit.exporters import export, parity, providers
+
+    if lacking := providers.missing(provider):
+        pytest.skip(lacking)
+    calibration = None
+    if precision == "int8":
+        _write_class_folders(tmp_path / "real")
+        calibration = str(tmp_path / "real")
+    path = tmp_path / "s.onnx"
+    export.export(student_path, out=path, precision=precision, calibration=calibration)
+    images = parity.random_images(300, 3, 8)
+    expected, session = providers.open_session(path)(images), providers.open_session(path, provider)
+    scale = np.abs(expected).max()
+    assert np.abs(session(images) - expected).max() < {"fp32": 5e-3, "fp16": 2e-2, "int8": 0.1}[precision] * scale
+    session.bound(images)()
+
+
+def _write_class_folders(root: Path) -> None:
+    from PIL import Image
+
+    for label in range(3):
+        (root / f"class {label}").mkdir(parents=True)
+        for i, image in enumerate(np.random.default_rng(label).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)):
+            Image.fromarray(image).save(root / f"class {label}" / f"{i}.png")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch.compile
+def test_validate_on_cuda(student_path: Path, onnx_path: Path, tmp_path: Path, make_real, monkeypatch) -> None:
+    pytest.importorskip("onnxruntime")
+    from ncfmkit.config import Settings
+    from ncfmkit.exporters import providers, validation
+    from ncfmkit.exporters.speed import Effort
+
+    if lacking := providers.missing("cuda"):
+        pytest.skip(lacking)
+    monkeypatch.setattr(jobs.DataArguments, "open", lambda self, settings: make_real((40, 40, 40)))
+    asked = validation.Validation(
+        model=onnx_path, out=tmp_path / "v", provider="cuda", against=student_path, effort=Effort(batches=(1, 64))
+    )
+    data = jobs.DataArguments(data="tiny", data_root=None, download=False, skip_bad=False)
+    result = validation.validate(asked, data, Settings())
+    assert result["failures"] == []
+    assert result["providers"][0]["agreement"] == 1.0
+    assert [row["name"] for row in result["speed"][0]["rows"]][:2] == ["ONNX Runtime cuda", "torch eager"]
