@@ -13,11 +13,14 @@ from ncfmkit._version import __version__
 from ncfmkit.cli.distill import distill
 from ncfmkit.cli.doctor import doctor
 from ncfmkit.cli.evaluate import evaluate
+from ncfmkit.cli.export import export
 from ncfmkit.cli.inspect import inspect
+from ncfmkit.cli.predict import predict
 from ncfmkit.cli.pretrain import pretrain
 from ncfmkit.cli.recipes import recipes
 from ncfmkit.cli.train import train
-from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
+from ncfmkit.cli.validate import validate
+from ncfmkit.errors import CheckFailed, Interrupted, NonFiniteLossError, UserError
 
 app = typer.Typer(
     name="ncfmkit", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich"
@@ -44,14 +47,14 @@ def options(
 
 
 def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
-    """2 wrong input, 3 non-finite loss, 130 interrupted, 1 anything unforeseen; one message each."""
+    """1 a check failed or anything unforeseen, 2 wrong input, 3 non-finite loss, 130 interrupted; one message each."""
 
     @functools.wraps(command)
     def wrapper(**arguments: Any) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             command(**arguments)
-        except (UserError, NonFiniteLossError, Interrupted) as error:
+        except (CheckFailed, UserError, NonFiniteLossError, Interrupted) as error:
             _fail(str(error), error.exit_code)
         except KeyboardInterrupt:
             _fail("interrupted; what was finished is kept", Interrupted.exit_code)
@@ -71,7 +74,7 @@ def _fail(message: str, code: int) -> None:
     raise typer.Exit(code) from None
 
 
-for _command in (distill, pretrain, evaluate, train, inspect, recipes, doctor):
+for _command in (distill, pretrain, export, evaluate, train, validate, predict, inspect, recipes, doctor):
     app.command()(with_exit_codes(_command))
 
 

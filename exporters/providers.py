@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,17 @@ class Provider:
     extra: str  # of ncfmkit, which brings it
     device: str  # where its inputs and outputs live, ONNX Runtime's and torch's name
     caches: bool = False  # builds an engine, kept in a folder beside the model
+    options: dict[str, Any] = field(default_factory=dict)  # ONNX Runtime's own
 
 
 PROVIDERS: dict[str, Provider] = {
     "cpu": Provider(name="CPUExecutionProvider", library=None, extra="cpu", device="cpu"),
     "cuda": Provider(
-        name="CUDAExecutionProvider", library="libonnxruntime_providers_cuda.so", extra="gpu", device="cuda"
+        name="CUDAExecutionProvider",
+        library="libonnxruntime_providers_cuda.so",
+        extra="gpu",
+        device="cuda",
+        options={"use_tf32": 0},  # float32 means float32
     ),
     "tensorrt": Provider(
         name="TensorrtExecutionProvider",
@@ -260,10 +265,10 @@ def _start(ort: Any, path: Path, row: Provider, threads: int | None, *, profile:
         options.intra_op_num_threads = threads
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    with_options = (row.name, _engine_cache(path)) if row.caches else row.name
+    own = _engine_cache(path) if row.caches else row.options
     try:  # without its fallback, which takes the CPU when the provider fails, and prints so
         with redirect_stdout(io.StringIO()):  # the argument is newer than ONNX Runtime 1.22
-            session = ort.InferenceSession(str(path), options, providers=[with_options], enable_fallback=0)
+            session = ort.InferenceSession(str(path), options, providers=[(row.name, own)], enable_fallback=0)
         session.disable_fallback()  # in later runs
     except Exception as error:  # ONNX Runtime's have no common class
         raise _unopened(ort, path, error) from None

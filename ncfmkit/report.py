@@ -398,9 +398,13 @@ def write_report(folder: Path) -> Path:
         _pool_html(run.get("pool") or {}),
         _provenance_html(run, scores, rows),
     ]
+    return write_page(folder / "report.html", title, body)
+
+
+def write_page(path: Path, title: str, body: Sequence[str]) -> Path:
+    """Writes one self-contained page; `body` are pieces of HTML, empty ones are left out."""
     template = Template((resources.files("ncfmkit") / "report.html").read_text(encoding="utf-8"))
     page = template.substitute(title=_text(title), body="\n".join(part for part in body if part))
-    path = folder / "report.html"
     write_atomic(path, page.encode())
     return path
 
@@ -484,11 +488,14 @@ def _scores_html(run: dict[str, Any], scores: dict[str, Any], rows: Sequence[dic
 
 
 def _picture(path: Path, kind: str, title: str, caption: str) -> str:
-    if not path.is_file():
-        return ""
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f"<h2>{_text(title)}</h2>\n{figure(path.read_bytes(), kind, caption)}" if path.is_file() else ""
+
+
+def figure(png: bytes, kind: str, caption: str) -> str:
+    """A picture inside the page; `kind` is its class there, `preview` or `curves`."""
+    data = base64.b64encode(png).decode("ascii")
     return (
-        f'<h2>{_text(title)}</h2>\n<figure class="{kind}"><img alt="{_text(caption)}" '
+        f'<figure class="{kind}"><img alt="{_text(caption)}" '
         f'src="data:image/png;base64,{data}"><figcaption>{_text(caption)}</figcaption></figure>'
     )
 

@@ -556,7 +556,7 @@ def test_options_of_tensorrt(model: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "trt_timing_cache_enable": True,
         "trt_timing_cache_path": folder,
     }
-    assert asked == [([CUDA], 0, False), ([(TENSORRT, options)], 0, True)]
+    assert asked == [([(CUDA, {"use_tf32": 0})], 0, False), ([(TENSORRT, options)], 0, True)]
 
 
 def test_engines_belong_to_a_content(model: Path) -> None:

@@ -1,0 +1,94 @@
+"""`ncfmkit validate`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ncfmkit.cli import options as o
+
+SPEED = "Speed"
+
+
+@o.settings_flags("data")
+def validate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX classifier, or a TensorRT engine (.engine)")],
+    *,
+    data: Annotated[str, typer.Option("--data", help="real data with a test split", rich_help_panel="Data")],
+    provider: Annotated[
+        str | None,
+        typer.Option("--provider", metavar="cpu|cuda|tensorrt|all", help="what runs the model; default: cpu"),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="STUDENT", help="the student that the model was exported from")
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option("--max-accuracy-drop", metavar="POINTS", help="exit code 1 if accuracy is lower by more"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder to make for the results; default: validation-MODEL")
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="uint8-nchw|uint8-nhwc|float-nchw",
+            help="how a model without our metadata takes images: pixels 0 to 255, or floats 0 to 1",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="logits|probabilities", help="what a model without our metadata gives"),
+    ] = None,
+    batches: Annotated[
+        str, typer.Option("--batches", metavar="N,N", help="images per call to time", rich_help_panel=SPEED)
+    ] = "1,8,64,256",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", help="CPU threads; default: torch's", rich_help_panel=SPEED),
+    ] = None,
+    no_speed: Annotated[bool, typer.Option("--no-speed", help="leave timing out", rich_help_panel=SPEED)] = False,
+    data_root: o.DataRoot = None,
+    download: o.Download = False,
+    skip_bad: o.SkipBad = False,
+    json: o.Json = False,
+    overrides: dict[str, Any],
+) -> None:
+    """Proves on this machine that an exported model is as accurate as its student, and says how fast it is.
+
+    Exit code 1 if its accuracy dropped by more than --max-accuracy-drop, or its scores are not finite.
+    """
+    from ncfmkit import jobs
+    from ncfmkit.errors import CheckFailed
+    from ncfmkit.exporters import validation
+    from ncfmkit.exporters.speed import Effort, parse_batches
+
+    told = {key: value for key, value in (("layout", layout), ("output", output)) if value is not None}
+    asked = validation.Validation(
+        model=model,
+        out=out or Path(f"validation-{model.stem}"),
+        provider=provider,
+        against=against,
+        max_accuracy_drop=max_accuracy_drop,
+        told=told,
+        threads=threads,
+        effort=None if no_speed else Effort(batches=parse_batches(batches)),
+    )
+    arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    result = validation.validate(asked, arguments, jobs.make_settings(data, None, overrides))
+    if json:
+        o.print_json(result)
+    else:
+        _show(result, asked.out)
+    if result["failures"]:
+        raise CheckFailed("\n".join(result["failures"]))
+
+
+def _show(result: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+
+    from ncfmkit.exporters.validation_report import tables
+
+    Console(highlight=False).print(tables(result))
+    print(f"\n{out}/report.html  all of it on one page\n{out}/validation.json  the same for machines")
