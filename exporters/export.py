@@ -13,23 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from ncfmkit import students
 from ncfmkit._version import __version__
 from ncfmkit.config import Settings
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.exporters import onnx_export, parity, quantise
+from ncfmkit.exporters.accuracy import score, tally
 from ncfmkit.exporters.contract import INPUT_NAME, LAYOUTS, OUTPUTS, Layout
 from ncfmkit.exporters.deployed import Deployed
+from ncfmkit.exporters.fitting import Taker, open_fitting, test_split
 from ncfmkit.exporters.providers import open_session
 from ncfmkit.exporters.table import EXPORTERS, Exporter
 from ncfmkit.formats import one_file, student_file
-from ncfmkit.jobs import DataArguments, check_same_classes
-from ncfmkit.progress import notice, track
+from ncfmkit.jobs import DataArguments
+from ncfmkit.progress import notice
 from ncfmkit.real import RealData, Split
 
 REAL_IMAGES = 512  # at most, for parity
 CALIBRATION_IMAGES = 1000  # at most, of real data
-BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def export(
     opset = onnx_export.choose_opset(opset)
     source = _load(student)
     settings = settings or Settings()
-    real = _open_real(data, settings, source) if data else None
+    real = open_fitting(data, settings, _taker(source)) if data else None
     calibrate = _calibration(calibration, source, settings) if precision == "int8" else None
     name = source.metadata["network"]["name"]
     notice(f"exporting {student}: {name}, {precision}, opset {opset}, {LAYOUTS[layout].summary}")
@@ -233,13 +233,10 @@ def _about(source: Student, layout: str, output: str, precision: str, opset: int
 # ---- images -----------------------------------------------------------------------------------------------------
 
 
-def _open_real(data: DataArguments, settings: Settings, source: Student) -> RealData:
-    """The real data, checked to be what the student knows."""
-    real = data.open(settings)
-    check_same_classes(str(source.path), source.metadata["classes"], real)
-    _check_shape(source, (real.channels, real.size, real.size), real.name)
-    students.test_split(real)
-    return real
+def _taker(source: Student) -> Taker:
+    channels, size, _ = source.shape
+    classes = tuple(source.metadata["classes"])
+    return Taker(name=str(source.path), channels=channels, size=size, classes=classes, class_count=len(classes))
 
 
 def _check_shape(source: Student, shape: tuple[int, ...], name: str) -> None:
@@ -303,7 +300,7 @@ def _spread(images_NCHW: np.ndarray, most: int) -> np.ndarray:
 def _parity_images(source: Student, real: RealData | None, calibrate: Calibration | None) -> dict[str, np.ndarray]:
     images = {"random": parity.random_images(sum(parity.BATCHES), source.shape[0], source.shape[1])}
     if real is not None:
-        images["real"] = _spread(students.test_split(real).images, REAL_IMAGES)
+        images["real"] = _spread(test_split(real).images, REAL_IMAGES)
     elif calibrate is not None:
         images["distilled" if calibrate.distilled else "calibration"] = _spread(calibrate.images, REAL_IMAGES)
     else:
@@ -333,10 +330,10 @@ class _Int8:
         asked = quantise.chosen(skip, self.layers)
         if drop is None or real is None:
             return asked
-        test, probe = students.test_split(real), _spread(self.calibration.images, REAL_IMAGES)
+        test, probe = test_split(real), _spread(self.calibration.images, REAL_IMAGES)
 
         def measured(path: Path) -> float:
-            return accuracy(open_session(path), test, f"accuracy on {real.name}")
+            return _accuracy(open_session(path), test, f"accuracy on {real.name}")
 
         return quantise.search(self.quantised, self.layers, asked, probe, self.float_file, measured, drop / 100)
 
@@ -365,24 +362,17 @@ def _reference(source: Student, layout: str, output: str) -> parity.Scores:
 
 
 def _accuracies(reference: parity.Scores, runner: parity.Scores, real: RealData) -> dict[str, Any]:
-    test = students.test_split(real)
+    test = test_split(real)
     return {
         "data": real.name,
         "images": len(test.images),
-        "student": accuracy(reference, test, "accuracy of the student"),
-        "exported": accuracy(runner, test, "accuracy of the export"),
+        "student": _accuracy(reference, test, "accuracy of the student"),
+        "exported": _accuracy(runner, test, "accuracy of the export"),
     }
 
 
-def accuracy(scores: parity.Scores, test: Split, description: str) -> float:
-    """Top-1 accuracy on a split, a fraction."""
-    correct = 0
-    with track(description, len(test.images)) as bar:
-        for start in range(0, len(test.images), BATCH):
-            part = slice(start, start + BATCH)
-            correct += int((scores(test.images[part]).argmax(1) == test.labels[part]).sum())
-            bar.advance(len(test.images[part]))
-    return correct / len(test.images)
+def _accuracy(scores: parity.Scores, test: Split, title: str) -> float:
+    return tally(score(scores, test.images, title=title), test.labels)["accuracy"]
 
 
 def _bytes(target: Path) -> int:

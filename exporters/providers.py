@@ -101,7 +101,10 @@ def missing(name: str) -> str:
     import torch
 
     if not torch.cuda.is_available():  # first: without a driver, some versions crash when they load a provider
-        return f"torch {torch.__version__} sees no GPU"
+        return (
+            f"torch {torch.__version__} sees no GPU: install a torch for CUDA {ort.cuda_version}, whose libraries "
+            f"{row.name} uses, and NVIDIA's driver"
+        )
     _load_neighbours(ort, row)
     why = _not_started(ort, row)
     if why:

@@ -6,7 +6,7 @@ Shapes: N images, C channels, H = W side, K classes.
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,21 +18,21 @@ import torch
 from ncfmkit.config import NetworkSettings, Settings
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import speed
+from ncfmkit.exporters.accuracy import BATCH, agreement, by_class, score, tally
 from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract
 from ncfmkit.exporters.deployed import Deployed
+from ncfmkit.exporters.fitting import Taker, check_classes, open_fitting, test_split
 from ncfmkit.exporters.providers import PROVIDERS, engine_folder, missing, onnxruntime
 from ncfmkit.exporters.speed import ENGINE_SUFFIX, Effort, Runner, open_model
 from ncfmkit.exporters.validation_report import write_report
 from ncfmkit.files import write_json
 from ncfmkit.formats import student_file
 from ncfmkit.jobs import DataArguments
-from ncfmkit.progress import notice, track
+from ncfmkit.progress import notice
 from ncfmkit.real import RealData, Split
-from ncfmkit.real.decode import COLORS
 from ncfmkit.runtime import cpu_threads, device_name, versions
 from ncfmkit.students import describe_network
 
-BATCH = 256  # images at a time for the accuracy
 RESULT_FILE, REPORT_FILE = "validation.json", "report.html"
 
 
@@ -92,8 +92,8 @@ def validate(asked: Validation, data: DataArguments, settings: Settings) -> dict
         _say_assumptions(asked, contract)
         student = load_student(asked.against, contract) if asked.against else None
         known = None if student else _recorded_accuracy(asked, contract)
-        real = open_data(data, settings, contract, str(asked.model))
-        test = _test_split(real)
+        real = open_fitting(data, settings, _taker(asked.model, contract))
+        test = test_split(real)
         reference = None
         if student is not None:
             check_classes(f"--against {student.path}", student.metadata["classes"], real.name, real.classes)
@@ -225,66 +225,9 @@ def _source(told: dict[str, str], key: str) -> str:
 # ---- data and student -------------------------------------------------------------------------------------------
 
 
-def open_data(data: DataArguments, settings: Settings, contract: Contract, model: str) -> RealData:
-    """Real data that fit the model as they are read.
-
-    Raises:
-        UserError: they cannot be read, or have other sizes, colours or classes, with the flags that mend it.
-    """
-    size_flags = f"--size {contract.size} --resize crop"
-    color = next(name for name, channels in COLORS.items() if channels == contract.channels)
-    color_flags = f"--color {color} --convert-color"
-    try:
-        real = data.open(settings)
-    except UserError as error:
-        problem, _, advice = str(error).partition(": pass ")  # its advice fits the data, but perhaps not the model
-        flags = size_flags if "--resize crop" in advice else color_flags if "--convert-color" in advice else ""
-        if not flags:
-            raise
-        raise UserError(
-            f"{problem}: pass {flags}, since {model} takes {contract.size}x{contract.size} {color}"
-        ) from None
-    needed = [size_flags] * (real.size != contract.size) + [color_flags] * (real.channels != contract.channels)
-    if needed:
-        own = next(name for name, channels in COLORS.items() if channels == real.channels)
-        raise UserError(
-            f"{real.name} has {real.size}x{real.size} {own} images, {model} takes {contract.size}x{contract.size} "
-            f"{color}: pass {' '.join(needed)}, or the data that it was made for"
-        )
-    if contract.classes is not None:
-        check_classes(model, contract.classes, real.name, real.classes)
-    elif contract.class_count != len(real.classes):
-        raise UserError(f"{model} tells {contract.class_count} classes apart, {real.name} has {len(real.classes)}")
-    return real
-
-
-def check_classes(one: str, ours: Sequence[str], other: str, theirs: Sequence[str]) -> None:
-    """Raises UserError if two lists of class names differ, saying in what."""
-    if tuple(ours) == tuple(theirs):
-        return
-    if sorted(ours) == sorted(theirs):
-        label = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
-        raise UserError(
-            f"{one} and {other} have the same classes in another order: label {label} is {ours[label]!r} in the "
-            f"first and {theirs[label]!r} in the second"
-        )
-    only = [[name for name in a if name not in set(b)] for a, b in ((ours, theirs), (theirs, ours))]
-    parts = [f"only {who} has {_few(names)}" for who, names in zip((one, other), only, strict=True) if names]
-    raise UserError(f"{one} has {len(ours)} classes, {other} {len(theirs)}: {'; '.join(parts)}")
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:4])) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _test_split(real: RealData) -> Split:
-    """Raises UserError if there is none."""
-    if real.test is None:
-        raise UserError(
-            f"{real.name} has no test split to measure on: pass --holdout with the fraction that was kept from "
-            "training, such as 0.1"
-        )
-    return real.test
+def _taker(model: Path, contract: Contract) -> Taker:
+    c = contract
+    return Taker(name=str(model), channels=c.channels, size=c.size, classes=c.classes, class_count=c.class_count)
 
 
 def load_student(path: Path, contract: Contract) -> Student:
@@ -313,65 +256,6 @@ def load_student(path: Path, contract: Contract) -> Student:
 
 
 # ---- accuracy ---------------------------------------------------------------------------------------------------
-
-
-def score(answer: Callable[[np.ndarray], np.ndarray], images_NCHW: np.ndarray, *, title: str) -> np.ndarray:
-    """`answer`'s scores of all images, float32 `[N, K]`, run in batches of `BATCH` with progress."""
-    parts = []
-    with track(title, len(images_NCHW)) as bar:
-        for start in range(0, len(images_NCHW), BATCH):
-            images = np.array(images_NCHW[start : start + BATCH])  # a copy: torch takes no read-only memory
-            parts.append(answer(images))
-            bar.advance(len(images))
-    return np.concatenate(parts)
-
-
-def guesses(scores_NK: np.ndarray) -> np.ndarray:
-    """The class of the highest score, int64 `[N]`; -1 where a score is not finite."""
-    return np.where(np.isfinite(scores_NK).all(axis=1), scores_NK.argmax(axis=1), -1)
-
-
-def tally(scores_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
-    """What became of every image; one whose scores are not all finite is wrong, and in no column of the confusion.
-
-    Returns:
-        `images`, `correct`, `accuracy` (a fraction), `non_finite` (images), `confusion`: rows are true classes, columns
-        the model's.
-    """
-    guess_N, classes = guesses(scores_NK), scores_NK.shape[1]
-    finite = guess_N >= 0
-    pairs = labels_N[finite] * classes + guess_N[finite]
-    confusion_KK = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    correct = int(confusion_KK.trace())
-    return {
-        "images": len(labels_N),
-        "correct": correct,
-        "accuracy": correct / len(labels_N),
-        "non_finite": int((~finite).sum()),
-        "confusion": confusion_KK.tolist(),
-    }
-
-
-def by_class(confusion: list[list[int]], counts: Sequence[int], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Per class `class`, `images`, `correct` and `accuracy`."""
-    return [
-        {"class": name, "images": int(count), "correct": confusion[c][c], "accuracy": confusion[c][c] / int(count)}
-        for c, (name, count) in enumerate(zip(classes, counts, strict=True))
-    ]
-
-
-def agreement(scores_NK: np.ndarray, reference_NK: np.ndarray) -> dict[str, Any]:
-    """How far two sets of scores agree: `agreement` (fraction with the same class), `disagreements` (images),
-    `max_abs_difference` of finite scores (None if there are none)."""
-    ours, theirs = guesses(scores_NK), guesses(reference_NK)
-    same = int(((ours == theirs) & (ours >= 0)).sum())
-    finite = (ours >= 0) & (theirs >= 0)
-    difference = np.abs(scores_NK[finite].astype(np.float64) - reference_NK[finite])
-    return {
-        "agreement": same / len(ours),
-        "disagreements": len(ours) - same,
-        "max_abs_difference": float(difference.max()) if difference.size else None,
-    }
 
 
 def _run_student(student: Student, test: Split, models: Sequence[Opened]) -> dict[str, Any]:

@@ -494,21 +494,16 @@ def evaluate(
 
 
 def _check_same(result: SyntheticSet, real: RealData) -> None:
-    check_same_classes("the set", result.classes, real)
+    if result.classes != real.classes:
+        raise UserError(
+            f"the set has the classes {_few(result.classes)}, {real.name} has {_few(real.classes)}: "
+            "pass the data that it was made from"
+        )
     expected = (real.channels, real.size, real.size)
     if tuple(result.images.shape[1:]) != expected:
         raise UserError(
             f"the set has images of shape {tuple(result.images.shape[1:])}, {real.name} has {expected}: "
             "pass --size, --resize and --color as the set was made with"
-        )
-
-
-def check_same_classes(what: str, classes: Sequence[str], real: RealData) -> None:
-    """Raises UserError if `what` knows other classes than the data, or the same in another order."""
-    if tuple(classes) != real.classes:
-        raise UserError(
-            f"{what} has the classes {_few(classes)}, {real.name} has {_few(real.classes)}: "
-            "pass the data that it was made from"
         )
 
 

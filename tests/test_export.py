@@ -673,9 +673,9 @@ def test_negative_drop(data: DataArguments, student_path: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("real", "says"),
     [
-        (build_real((3, 3)), r"has the classes class 0, class 1, class 2, tiny has class 0, class 1: pass the data"),
-        (build_real(size=16), r"takes 3x8x8 images, tiny has 3x16x16: pass --size, --resize and --color"),
-        (build_real(channels=1), r"takes 3x8x8 images, tiny has 1x8x8"),
+        (build_real((3, 3)), r"has 3 classes, tiny 2: only .*safetensors has 'class 2'"),
+        (build_real(size=16), r"tiny has 16x16 rgb images, .*safetensors takes 8x8 rgb: pass --size 8 --resize crop"),
+        (build_real(channels=1), r"tiny has 8x8 gray images, .* takes 8x8 rgb: pass --color rgb --convert-color"),
         (build_real(test_counts=None), r"tiny has no test split"),
     ],
 )

@@ -356,7 +356,7 @@ def test_a_provider_that_starts(gpu_build: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ctypes, "CDLL", lambda path: pytest.fail("a library loaded before ONNX Runtime sets its host"))
     assert missing(name) == ""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert missing(name) == f"torch {torch.__version__} sees no GPU"
+    assert missing(name).startswith(f"torch {torch.__version__} sees no GPU: install a torch for CUDA")
 
 
 def test_a_provider_whose_library_loads_and_which_does_not_start(
@@ -435,7 +435,7 @@ def test_no_fallback_when_the_provider_fails(
     monkeypatch.setattr(ort.InferenceSession, "_create_inference_session", fail)
     says = "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version"
     refused(model, f"cannot be opened by ONNX Runtime: {says}$")
-    assert all(wanted == [CPU] for wanted in tried)
+    assert all(wanted == [(CPU, {})] for wanted in tried)
     assert capfd.readouterr() == ("", "")
 
 

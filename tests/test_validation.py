@@ -27,8 +27,8 @@ from ncfmkit.real import RealData
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from ncfmkit.exporters import providers, speed, validation  # noqa: E402
-from ncfmkit.exporters.contract import Contract  # noqa: E402
+from ncfmkit.exporters import accuracy as measured  # noqa: E402
+from ncfmkit.exporters import fitting, providers, speed, validation  # noqa: E402
 from ncfmkit.exporters.validation import Validation  # noqa: E402
 from ncfmkit.exporters.validation_report import confusion_picture, tables, worst_confusions, write_report  # noqa: E402
 
@@ -185,7 +185,7 @@ def test_tally_is_a_naive_count() -> None:
     scores[rng.integers(0, 500, 20), rng.integers(0, 7, 20)] = np.inf
     scores[3] = -np.inf
     labels = rng.integers(0, 7, 500)
-    found = validation.tally(scores, labels)
+    found = measured.tally(scores, labels)
     correct, broken, confusion = naive(scores, labels)
     assert broken > 20
     assert (found["correct"], found["non_finite"], found["confusion"]) == (correct, broken, confusion)
@@ -193,7 +193,7 @@ def test_tally_is_a_naive_count() -> None:
 
 
 def test_accuracy_of_each_class() -> None:
-    rows = validation.by_class([[3, 1], [2, 0]], [5, 2], ["a", "b"])  # one image of a is in no column
+    rows = measured.by_class([[3, 1], [2, 0]], [5, 2], ["a", "b"])  # one image of a is in no column
     assert rows == [
         {"class": "a", "images": 5, "correct": 3, "accuracy": 0.6},
         {"class": "b", "images": 2, "correct": 0, "accuracy": 0.0},
@@ -203,9 +203,9 @@ def test_accuracy_of_each_class() -> None:
 def test_agreement_by_hand() -> None:
     ours = np.array([[1, 2], [5, 4], [np.nan, 0], [0, 9]], np.float32)
     theirs = np.array([[1, 2.5], [3, 4], [0, 1], [0, 8]], np.float32)
-    found = validation.agreement(ours, theirs)
+    found = measured.agreement(ours, theirs)
     assert found == {"agreement": 0.5, "disagreements": 2, "max_abs_difference": 2.0}
-    nothing = validation.agreement(np.full((2, 2), np.nan), np.full((2, 2), np.nan))
+    nothing = measured.agreement(np.full((2, 2), np.nan), np.full((2, 2), np.nan))
     assert nothing == {"agreement": 0.0, "disagreements": 2, "max_abs_difference": None}
 
 
@@ -217,7 +217,7 @@ def test_worst_confusions_in_words() -> None:
 
 
 def test_all_images_are_scored_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "BATCH", 4)
+    monkeypatch.setattr(measured, "BATCH", 4)
     images = np.arange(11, dtype=np.uint8).reshape(11, 1, 1, 1)
     images.flags.writeable = False
     sizes = []
@@ -227,7 +227,7 @@ def test_all_images_are_scored_in_order(monkeypatch: pytest.MonkeyPatch) -> None
         assert batch.flags.writeable
         return batch.reshape(len(batch), 1).astype(np.float32)
 
-    np.testing.assert_array_equal(validation.score(answer, images, title="x")[:, 0], np.arange(11))
+    np.testing.assert_array_equal(measured.score(answer, images, title="x")[:, 0], np.arange(11))
     assert sizes == [4, 4, 3]
 
 
@@ -524,13 +524,12 @@ def test_pictures_of_several_sizes(onnx_path: Path, tmp_path: Path) -> None:
 
 
 def test_other_classes(data: RealData) -> None:
-    contract = {"layout": "uint8-nchw", "channels": 3, "size": SIZE, "output": "logits", "metadata": {}}
-    ends = {"input_name": "x", "output_name": "y", "class_count": 3}
+    shape = {"channels": 3, "size": SIZE, "class_count": 3}
 
     def message(classes: Sequence[str]) -> str:
         arguments: Any = SimpleNamespace(open=lambda settings: data)
         with pytest.raises(UserError) as caught:
-            validation.open_data(arguments, Settings(), Contract(**contract, **ends, classes=tuple(classes)), "m.onnx")
+            fitting.open_fitting(arguments, Settings(), fitting.Taker(name="m.onnx", **shape, classes=tuple(classes)))
         return str(caught.value)
 
     assert message(["class 0", "class 2", "class 1"]) == (
@@ -678,7 +677,7 @@ def a_result(classes: int, **changes: Any) -> dict[str, Any]:
         "accuracy": accuracy,
         "non_finite": 0,
         "confusion": confusion,
-        "classes": validation.by_class(confusion, counts, names),
+        "classes": measured.by_class(confusion, counts, names),
         "accuracy_drop": None,
     }
     data = {"name": "made up", "fingerprint": "f" * 64, "images": sum(counts), "classes": names, "skipped": 2}

@@ -1,0 +1,101 @@
+"""A student as fp32, fp16 and int8 ONNX beside torch, eager and compiled: size, accuracy, agreement, speed, in one run.
+
+    python benchmarks/exported_models.py STUDENT --data DATA --calibration SET [--provider cpu] [--json FILE]
+
+All contenders take turns (`ncfmkit.exporters.speed`), with as many CPU threads as torch takes (OMP_NUM_THREADS). The
+student in torch is float32. Accuracy and agreement are of the whole test split, on the CPU provider or the one named.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ncfmkit.config import Settings
+from ncfmkit.exporters import accuracy, export, speed, validation
+from ncfmkit.exporters.fitting import test_split
+from ncfmkit.exporters.providers import PROVIDERS, open_session
+from ncfmkit.exporters.table import EXPORTERS
+from ncfmkit.formats import student_file
+from ncfmkit.jobs import DataArguments
+from ncfmkit.runtime import device_name, versions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("student", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--calibration", required=True)
+    parser.add_argument("--provider", default="cpu", choices=PROVIDERS)
+    parser.add_argument("--batches", default="1,256")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    data = DataArguments(data=arguments.data)
+    test = test_split(data.open(Settings()))
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f"{name}.onnx" for name in EXPORTERS["onnx"].precisions}
+        for precision, path in files.items():
+            calibration = arguments.calibration if precision == "int8" else None
+            export.export(arguments.student, out=path, precision=precision, calibration=calibration)
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        threads = torch.get_num_threads()
+        sessions = {name: open_session(path, arguments.provider, threads=threads) for name, path in files.items()}
+    student = validation.load_student(arguments.student, sessions["fp32"].contract)
+    reference = accuracy.score(_scores(student.deployed), test.images, title="torch")
+    accuracies = {"torch": accuracy.tally(reference, test.labels)["accuracy"]}
+    agreements = {}
+    for name, session in sessions.items():
+        scores = accuracy.score(session, test.images, title=name)
+        accuracies[name] = accuracy.tally(scores, test.labels)["accuracy"]
+        agreements[name] = accuracy.agreement(scores, reference)
+    effort = speed.Effort(batches=speed.parse_batches(arguments.batches))
+    device = PROVIDERS[arguments.provider].device
+    timed = speed.time_device(device, sessions, student.deployed, test.images, effort)
+    result = {
+        "device": device_name(torch.device(device)),
+        "provider": arguments.provider,
+        "threads": threads,
+        "versions": versions() | sessions["fp32"].contract.metadata["versions"],
+        "student": student_file.load(arguments.student)[1]["network"],
+        "bytes": sizes,
+        "accuracy": accuracies,
+        "agreement": agreements,
+        **timed,
+    }
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    _show(result)
+
+
+def _scores(deployed: torch.nn.Module):
+    @torch.inference_mode()
+    def scores(images_NCHW: np.ndarray) -> np.ndarray:
+        return deployed(torch.from_numpy(images_NCHW)).numpy()
+
+    return scores
+
+
+def _show(result: dict) -> None:
+    print(f"{result['device']}, {result['threads']} threads, others used {result['others_cpu'] or 0:.0%} of the CPUs")
+    print("| what | KiB | accuracy % | agreement % | p50 ms at batch 1 | x eager | x compiled |", end="")
+    print("".join(f" images/s at {b['batch']} | x eager | x compiled |" for b in result["rows"][0]["batches"][1:]))
+    for row in result["rows"]:
+        name, right = row["name"], result["accuracy"].get(row["name"], result["accuracy"]["torch"])
+        size = f"{result['bytes'][name] / 1024:.0f}" if name in result["bytes"] else ""
+        agreement = f"{100 * result['agreement'][name]['agreement']:.2f}" if name in result["agreement"] else ""
+        cells = [name, size, f"{100 * right:.2f}", agreement]
+        for batch in row["batches"]:
+            figure = f"{batch['p50_ms']:.3f}" if batch["batch"] == 1 else f"{batch['images_per_second']:,.0f}"
+            cells += [
+                figure,
+                *(f"{batch['times'][t]:.2f}" if batch["times"] else "" for t in (speed.EAGER, speed.COMPILED)),
+            ]
+        print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
