@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.onnx" for name in EXPORTERS["onnx"].precisions}
         for precision, path in files.items():
-            calibration = arguments.calibration if precision == "int8" else None
+            calibration = DataArguments(data=arguments.calibration) if precision == "int8" else None
             export.export(arguments.student, out=path, precision=precision, calibration=calibration)
         sizes = {name: path.stat().st_size for name, path in files.items()}
         threads = torch.get_num_threads()

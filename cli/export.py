@@ -69,13 +69,19 @@ def export(
     """Exports a student with its preprocessing inside, and compares what was written with the student."""
     from ncfmkit.errors import CheckFailed, UserError
     from ncfmkit.exporters import export as exporting
+    from ncfmkit.exporters.calibration import is_set
     from ncfmkit.jobs import DataArguments, make_settings
 
-    arguments = None
-    if data is not None:
-        arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    elif data_root or download or skip_bad or (overrides and calibration is None):
+    def arguments(name: str | None) -> DataArguments | None:
+        if name is None:
+            return None
+        return DataArguments(data=name, data_root=data_root, download=download, skip_bad=skip_bad)
+
+    real = data is not None or (calibration is not None and not is_set(calibration))
+    if not real and (data_root or download or skip_bad or overrides):
         raise UserError("flags of the real data need --data: it says what to compare on")
+    if "" in (data, calibration) or (int8_skip is not None and not all(int8_skip.replace(" ", "").split(","))):
+        raise UserError("--data, --calibration and --int8-skip: expected names, got an empty one")
     try:
         result = exporting.export(
             student,
@@ -85,9 +91,9 @@ def export(
             layout=layout,
             output=output,
             opset=opset,
-            data=arguments,
+            data=arguments(data),
             settings=make_settings(data or calibration or "", None, overrides),
-            calibration=calibration,
+            calibration=arguments(calibration),
             int8_skip=[name.strip() for name in int8_skip.split(",")] if int8_skip else [],
             max_accuracy_drop=max_accuracy_drop,
         )

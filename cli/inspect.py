@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ncfmkit.cli import options as o
+from ncfmkit.terminal import printable
 
 
 def inspect(
@@ -42,5 +43,5 @@ def inspect(
 
 def _text(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value[:8])) + (f", ... ({len(value)})" if len(value) > 8 else "")
-    return "-" if value is None else str(value)
+        return printable(", ".join(map(str, value[:8]))) + (f", ... ({len(value)})" if len(value) > 8 else "")
+    return "-" if value is None else printable(str(value))

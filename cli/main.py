@@ -62,9 +62,18 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except Exception as error:
+            if _interrupted(error):
+                _fail("interrupted; what was finished is kept", Interrupted.exit_code)
             _fail(f"unforeseen {type(error).__name__}: {error}\nrun `ncfmkit --debug ...` for the traceback", 1)
 
     return wrapper
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether an interruption lies behind an error: libraries make others of it where it hits their own handling."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _fail(message: str, code: int) -> None:

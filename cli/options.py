@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -160,5 +161,19 @@ def parse_set(pairs: list[str] | None) -> dict[str, str]:
 
 
 def print_json(content: Any) -> None:
-    """The one object that `--json` prints on stdout, in ASCII: it must get through any terminal and pipe."""
-    print(json.dumps(content))
+    """The one object that `--json` prints on stdout, in ASCII: it must get through any terminal and pipe.
+
+    Numbers that are not finite, which JSON does not have, become null.
+    """
+    try:
+        print(json.dumps(content, allow_nan=False))
+    except ValueError:
+        print(json.dumps(_finite(content), allow_nan=False))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

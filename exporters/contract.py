@@ -138,11 +138,36 @@ def _our_metadata(where: str, metadata: dict[str, str]) -> dict[str, Any]:
                 raise ValueError(f"layout {layout!r}, output {output!r}")
             if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
                 raise ValueError("classes are not a list of names")
+            _check_optional(ours)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{where} is damaged, or of a newer ncfmkit: its {METADATA_KEY!r} metadata: {error!r}"
         ) from None
     return ours
+
+
+OPTIONAL: tuple[tuple[str, type | tuple[type, ...]], ...] = (  # entries that need not be there, and what they are
+    ("tool", str),
+    ("precision", str),
+    ("versions", dict),
+    ("student", dict),
+    ("student.network", dict),
+    ("student.test_accuracy", (int, float, type(None))),
+    ("trained_on", dict),
+    ("int8", dict),
+    ("int8.calibration", dict),
+    ("int8.float_layers", list),
+)
+
+
+def _check_optional(ours: dict[str, Any]) -> None:
+    for path, kind in OPTIONAL:
+        *parents, last = path.split(".")
+        holder: dict[str, Any] = ours
+        for parent in parents:
+            holder = holder.get(parent, {})
+        if last in holder and not isinstance(holder[last], kind):
+            raise TypeError(f"{path} {holder[last]!r}")
 
 
 def _layout_of(where: str, images: Port) -> str:

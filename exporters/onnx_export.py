@@ -1,8 +1,10 @@
 """A student as an ONNX file, through torch's exporter; static int8 of it is in quantise.py."""
 
+import importlib
 import json
 import logging
 import os
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -92,6 +94,7 @@ def to_onnx(
     row = LAYOUTS[layout]
     dtype = torch.uint8 if layout.startswith("uint8") else torch.float32
     images = torch.zeros(TRACED_BATCH, *row.shape(student["channels"], student["size"]), dtype=dtype)
+    importlib.import_module("torch._dynamo")  # an interruption of the exporter's own late import loses its name
     with _quiet():
         program = torch.onnx.export(
             deployed,
@@ -169,29 +172,33 @@ def graph_facts(path: Path) -> dict[str, Any]:
     import onnx
 
     model = onnx.load_model(path, load_external_data=False)
-    beside = _weights_beside(path)
+    apart = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
     return {
         "opset": next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None),
         "nodes": dict(Counter(node.op_type for node in model.graph.node)),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "bytes": path.stat().st_size + (beside.stat().st_size if beside.exists() else 0),
+        "bytes": path.stat().st_size + (_weights_beside(path).stat().st_size if apart else 0),
     }
 
 
-def publish(written: Path, target: Path) -> None:
-    """Gives a finished model, and the weights beside it, the name by which it is found."""
-    if _weights_beside(written).exists():
-        _write(load(written), target, large=True)
-    else:
+def publish(written: Path, target: Path) -> list[Path]:
+    """Gives a finished model, and the weights beside it, the names by which they are found; returns those."""
+    beside, target_beside = _weights_beside(written), _weights_beside(target)
+    if not beside.exists():
         os.replace(written, target)
+        return [target]
+    with tempfile.TemporaryDirectory(dir=written.parent) as folder:  # the model names its weights' file: written anew
+        renamed = Path(folder) / target.name
+        _write(load(written), renamed, large=True)
+        os.replace(_weights_beside(renamed), target_beside)
+        os.replace(renamed, target)
+    return [target, target_beside]
 
 
 def _write(model: Any, path: Path, *, large: bool) -> None:
     import onnx
 
-    beside = _weights_beside(path)
-    beside.unlink(missing_ok=True)  # of an earlier model of that name: onnx would refuse it, or leave it lying
-    location = beside.name if large else None
+    location = _weights_beside(path).name if large else None
     onnx.save_model(model, path, save_as_external_data=large, location=location, size_threshold=1024)
 
 

@@ -57,8 +57,9 @@ def compare(student: Scores, exported: Scores, images: dict[str, np.ndarray], *,
 
     Returns:
         Per kind: `images`, `count`, `batches` (each with `size`, `max_abs`, `max_rel`, `scale`), `max_abs`, `max_rel`
-        (of the largest absolute logit of a batch), `rms` (relative), `agreement` (top-1, all images), `finite`; and
-        `margins`, `differ`: the student's lead of the best class relative to the scale, and whether the other won.
+        (of the largest absolute logit of a batch), `rms` (relative to `spread`, the root mean square of the student's
+        logits about each image's mean), `agreement` (top-1, all images), `finite` (both sides); and `margins`,
+        `differ`: the student's lead of the best class relative to the scale, and whether the other won.
     """
     return [{"images": kind, **_compare_kind(student, exported, array, output)} for kind, array in images.items()]
 
@@ -85,8 +86,9 @@ def _compare_kind(student: Scores, exported: Scores, images_NCHW: np.ndarray, ou
         "max_abs": max(b["max_abs"] for b in batches),
         "max_rel": max(b["max_rel"] for b in batches),
         "rms": float(np.sqrt(np.mean((a_NK - b_NK) ** 2) / max(np.mean(centred**2), 1e-24))),
+        "spread": float(np.sqrt(np.mean(centred**2))),
         "agreement": float(1 - differ.mean()),
-        "finite": bool(np.isfinite(b_NK).all()),
+        "finite": bool(np.isfinite(a_NK).all() and np.isfinite(b_NK).all()),
         "margins": np.concatenate(margins),
         "differ": differ,
     }
@@ -117,7 +119,7 @@ def failures(rows: list[dict[str, Any]], tolerance: Tolerance) -> list[str]:
     for row in rows:
         kind = f"{row['count']} {row['images']} images"
         if not row["finite"]:
-            found.append(f"{kind}: not all outputs are finite")
+            found.append(f"{kind}: not all outputs of student and export are finite")
             continue
         for batch in row["batches"]:
             allowed = tolerance.absolute + tolerance.relative * batch["scale"]
@@ -126,7 +128,9 @@ def failures(rows: list[dict[str, Any]], tolerance: Tolerance) -> list[str]:
                     f"{row['images']} images, batch of {batch['size']}: logits differ by up to {batch['max_abs']:.3g}, "
                     f"allowed {allowed:.3g}"
                 )
-        if row["rms"] > tolerance.rms:
+        if (
+            row["rms"] > tolerance.rms and row["spread"] > tolerance.absolute
+        ):  # a constant has no spread to compare with
             found.append(
                 f"{kind}: root mean square difference {row['rms']:.2%} of the logits', allowed {tolerance.rms:.2%}"
             )

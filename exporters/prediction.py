@@ -21,6 +21,7 @@ from ncfmkit.exporters.providers import PROVIDERS, Session, open_session
 from ncfmkit.progress import Tracker, notice, track
 from ncfmkit.real.decode import COLORS, FORMATS, BadImageError, Frame, fit, open_picture
 from ncfmkit.real.folders import SUFFIXES
+from ncfmkit.terminal import printable
 
 TOPK = 5  # where the user leaves it open and the model has that many classes
 THREADS = min(4, os.cpu_count() or 1)  # that decode
@@ -81,7 +82,9 @@ def predict(
         for pictures in read_batches(files, contract, batch):
             yield _answers(session, [p for p in pictures if not p.unreadable], count)
             for picture in pictures:
-                tally.update(unreadable=bool(picture.unreadable), resized=picture.resized, converted=picture.converted)
+                tally["unreadable"] += bool(picture.unreadable)
+                tally["resized"] += picture.resized
+                tally["converted"] += picture.converted
                 if picture.unreadable:
                     notice(f"ncfmkit: {picture.unreadable}")
             bar.advance(len(pictures))
@@ -97,7 +100,7 @@ def find_pictures(paths: Sequence[str]) -> list[str]:
     lacking = [p for p in paths if not os.path.exists(p)]
     if lacking:
         more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
-        raise UserError(f"no such file or folder: {shown(lacking[0])}{more}")
+        raise UserError(f"no such file or folder: {printable(lacking[0]) or repr('')}{more}")
     return [file for path in paths for file in (_pictures_in(path) if os.path.isdir(path) else [path])]
 
 
@@ -107,17 +110,12 @@ def _pictures_in(root: str) -> list[str]:
         subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
         found += [os.path.join(folder, f) for f in sorted(files) if f.lower().endswith(SUFFIXES) and f[0] != "."]
     if not found:
-        raise UserError(f"{shown(root)}: no pictures in the folder: expected {', '.join(SUFFIXES)} files")
+        raise UserError(f"{printable(root)}: no pictures in the folder: expected {', '.join(SUFFIXES)} files")
     return found
 
 
 def _unlistable(error: OSError) -> None:
-    raise UserError(f"{shown(error.filename)}: the folder cannot be listed: {error.strerror}")
-
-
-def shown(file: str) -> str:
-    """A path for people: as it is, or escaped where a terminal would not survive it."""
-    return file if file and file.isprintable() else ascii(file)
+    raise UserError(f"{printable(error.filename)}: the folder cannot be listed: {error.strerror}")
 
 
 def _checked_topk(topk: int | None, classes: int) -> int:
@@ -153,7 +151,7 @@ def read_batches(files: Sequence[str], contract: Contract, batch: int) -> Iterat
 
 
 def _read(file: str, frame: Frame) -> Picture:
-    where = shown(file)
+    where = printable(file)
     try:
         picture = open_picture(Path(file), where)
         image = fit(picture, frame, where)
@@ -177,7 +175,7 @@ def _answers(session: Session, pictures: Sequence[Picture], topk: int) -> list[d
     scores_NK = session(np.stack([p.image_CHW for p in pictures if p.image_CHW is not None]))
     for picture, finite in zip(pictures, np.isfinite(scores_NK).all(axis=1), strict=True):
         if not finite:
-            raise CheckFailed(f"{session.path} gives scores that are not finite for {shown(picture.file)}")
+            raise CheckFailed(f"{session.path} gives scores that are not finite for {printable(picture.file)}")
     probabilities_NK = session.contract.probabilities(scores_NK)
     order_NK = np.argsort(-probabilities_NK, axis=1, kind="stable")[:, :topk]
     names = session.contract.classes

@@ -18,7 +18,6 @@ from ncfmkit.exporters.providers import open_session
 from ncfmkit.progress import notice, track
 
 OPERATORS = ("Conv", "Gemm")
-FEWEST_IMAGES = 10
 BATCH = 32
 
 
@@ -42,15 +41,6 @@ def chosen(skip: Sequence[str], known: dict[str, str]) -> list[str]:
     if len(found) == len(known):
         raise UserError("--int8-skip leaves no layer to quantise: leave some out, or pass --precision fp16 or fp32")
     return found
-
-
-def check_calibration(images_NCHW: np.ndarray) -> None:
-    """Raises UserError if there are too few images to calibrate with."""
-    if len(images_NCHW) < FEWEST_IMAGES:
-        raise UserError(
-            f"--calibration: {len(images_NCHW)} images are too few to calibrate int8 with, expected {FEWEST_IMAGES} or "
-            "more: pass a larger set or real data"
-        )
 
 
 def quantise(source: Path, target: Path, images_NCHW: np.ndarray, layout: Layout, skip: Sequence[str]) -> None:
@@ -110,8 +100,8 @@ def search(
 ) -> list[str]:
     """Which layers stay float32, so that the accuracy falls by no more than allowed.
 
-    Layers are ranked by what quantising each alone does to the scores of the probe images, and the worst are left float
-    one after another until the accuracy holds.
+    Layers are ranked by what quantising each alone does to the scores of the probe images; how many of the worst are
+    left float is found by bisection.
 
     Args:
         attempt: quantises all but the layers that it is given, and returns the file.
@@ -128,22 +118,31 @@ def search(
     Raises:
         CheckFailed: not even with a single quantised layer.
     """
-    base = accuracy(float_model)
-    kept = list(skip)
-    reached = accuracy(attempt(kept))
-    if base - reached <= allowed:
+    base, kept = accuracy(float_model), list(skip)
+
+    def drop(keep: list[str]) -> float:
+        """Accuracy lost, with what people are told of it."""
+        reached = accuracy(attempt(keep))
+        notice(f"int8 search: {len(keep)} of {len(known)} layers float: {reached:.2%}, in float32 {base:.2%}")
+        return base - reached
+
+    def holds(lost: float) -> bool:
+        return lost <= allowed + 1e-9
+
+    if holds(drop(kept)):
         return kept
     ranked = _ranked(attempt, known, kept, probe_NCHW, float_model)
-    for layer in ranked[:-1]:
-        kept.append(layer)
-        reached = accuracy(attempt(kept))
-        notice(f"int8 search: {layer} stays float, accuracy {reached:.2%} against {base:.2%}")
-        if base - reached <= allowed:
-            return kept
-    raise CheckFailed(
-        f"int8 loses {100 * (base - reached):.2f} points even with one quantised layer, allowed {100 * allowed:.2f}: "
-        "export with --precision fp16, or allow more with --max-accuracy-drop"
-    )
+    fewest, most = 1, len(ranked) - 1  # of the ranked layers, to leave float
+    lost = drop(kept + ranked[:most])
+    if not holds(lost):
+        raise CheckFailed(
+            f"int8 loses {100 * lost:.2f} points even with one quantised layer, allowed {100 * allowed:.2f}: "
+            "export with --precision fp16, or allow more with --max-accuracy-drop"
+        )
+    while fewest < most:
+        middle = (fewest + most) // 2
+        fewest, most = (fewest, middle) if holds(drop(kept + ranked[:middle])) else (middle + 1, most)
+    return kept + ranked[:most]
 
 
 def _ranked(

@@ -10,12 +10,13 @@ class Exporter:
     """A row of `EXPORTERS`. Functions are named, and imported when they are used (see :meth:`function`)."""
 
     suffix: str  # of the file
+    beside: str  # added to the file's name, the name of what may lie beside it
     precisions: tuple[str, ...]
     extra: str  # of ncfmkit, which brings what it needs
     summary: str
     require: str  # () -> None: raises UserError if what it needs is not installed
     convert: str  # (ONNX file, file to write)
-    publish: str  # (written file, its final name)
+    publish: str  # (written file, its final name) -> the files that are there now
     open: str  # (file) -> what runs it: uint8 [N, C, H, W] -> scores float32 [N, K]
 
     def function(self, role: str) -> Any:
@@ -26,6 +27,7 @@ class Exporter:
 EXPORTERS: dict[str, Exporter] = {
     "onnx": Exporter(
         suffix=".onnx",
+        beside=".data",
         precisions=("fp32", "fp16", "int8"),
         extra="cpu",
         summary="an ONNX file, for ONNX Runtime and whatever else reads ONNX",
@@ -36,6 +38,7 @@ EXPORTERS: dict[str, Exporter] = {
     ),
     "tensorrt": Exporter(
         suffix=".engine",
+        beside=".json",
         precisions=("fp32", "fp16"),
         extra="tensorrt",
         summary="a TensorRT engine for the GPU of this machine, built from the ONNX file",

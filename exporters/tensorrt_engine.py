@@ -172,10 +172,11 @@ def sidecar_path(engine_path: Path) -> Path:
     return engine_path.with_name(f"{engine_path.name}.json")
 
 
-def publish(written: Path, target: Path) -> None:
-    """Gives a finished engine and its sidecar the names by which they are found."""
+def publish(written: Path, target: Path) -> list[Path]:
+    """Gives a finished engine and its sidecar the names by which they are found; returns those."""
     os.replace(sidecar_path(written), sidecar_path(target))
     os.replace(written, target)
+    return [target, sidecar_path(target)]
 
 
 def _check_batches(batches: Sequence[int]) -> None:

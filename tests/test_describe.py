@@ -62,7 +62,13 @@ def test_a_student(tmp_path: Path) -> None:
     shape = {"channels": 3, "size": 8, "classes": ["cat", "dog"]}
     settings = {"name": "convnet", "width": 8, "depth": 2}
     state = fresh_state(lambda: networks.build("convnet", channels=3, classes=2, size=8, width=8, depth=2), 0)
-    more = {"mean": [0.5] * 3, "std": [0.2] * 3, "test_accuracy": 0.75, "trained_on": {"name": "x"}, "tool": "t"}
+    more = {
+        "mean": [0.5] * 3,
+        "std": [0.2] * 3,
+        "test_accuracy": 0.75,
+        "trained_on": {"name": "x", "sha256": {}},
+        "tool": "t",
+    }
     student_file.save(state, {"kind": "student", "network": settings, **shape, **more}, tmp_path / "s.safetensors")
     what = describe.describe(tmp_path / "s.safetensors")
     assert what.title.startswith("student ")

@@ -1,6 +1,7 @@
 """Exporting: what comes out answers as the student does and says what it is; what does not gets another name."""
 
 import dataclasses
+import hashlib
 import importlib
 import json
 import os
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from conftest import TINY_NETWORK, build_real, write_student
 from torch import nn
 from typer.testing import CliRunner, Result
 
 from ncfmkit import networks
-from ncfmkit.cli import main
+from ncfmkit.cli import main, options
 from ncfmkit.config import NetworkSettings, Settings
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.formats import one_file, student_file
@@ -32,6 +34,7 @@ pytest.importorskip("onnxscript")
 
 from ncfmkit.exporters import export as exporting  # noqa: E402
 from ncfmkit.exporters import onnx_export, parity, quantise  # noqa: E402
+from ncfmkit.exporters.calibration import spread  # noqa: E402
 from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS  # noqa: E402
 from ncfmkit.exporters.deployed import Deployed  # noqa: E402
 from ncfmkit.exporters.providers import open_session  # noqa: E402
@@ -69,10 +72,14 @@ def write_set(path: Path, *, count: int = 12, size: int = 8, digests: dict[str, 
     return path
 
 
+def by_set(path: Path) -> DataArguments:
+    return DataArguments(data=str(path))
+
+
 @pytest.fixture
 def data(monkeypatch: pytest.MonkeyPatch) -> DataArguments:
     """Real data that the tiny student knows, without files."""
-    real = build_real((40, 40, 40), test_counts=(30, 30, 30))
+    real = build_real((40, 40, 40), test_counts=(90, 100, 110))  # more than a batch, classes of their own difficulty
     monkeypatch.setattr(DataArguments, "open", lambda self, settings: real)
     return DataArguments(data="tiny", data_root=None, download=False, skip_bad=False)
 
@@ -92,7 +99,7 @@ def test_every_network_in_every_precision(name: str, precision: str, tmp_path: P
     size = SIDES[name]
     network = TINY_NETWORK if name == "convnet" else NetworkSettings(name=name)
     student = write_student(tmp_path / "s.safetensors", build_real(size=size), network, epochs=0)
-    calibration = str(write_set(tmp_path / "set.safetensors", size=size)) if precision == "int8" else None
+    calibration = by_set(write_set(tmp_path / "set.safetensors", size=size)) if precision == "int8" else None
     result = exporting.export(student, out=tmp_path / "s.onnx", precision=precision, calibration=calibration)
     assert result["failures"] == []
     images = images_of(20, 3, size)
@@ -106,17 +113,19 @@ def test_every_network_in_every_precision(name: str, precision: str, tmp_path: P
 
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", EXPORTERS["onnx"].precisions)
 def test_inputs_and_outputs(layout: str, output: str, precision: str, student_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.onnx"
-    exporting.export(student_path, out=out, layout=layout, output=output, precision=precision)
+    calibration = by_set(write_set(tmp_path / "set.safetensors")) if precision == "int8" else None
+    asked: dict[str, Any] = {"layout": layout, "output": output, "precision": precision}
+    exporting.export(student_path, out=out, calibration=calibration, **asked)
     session = open_session(out)
     assert (session.contract.layout, session.contract.output) == (layout, output)
     images = images_of(9, 3, 8)
     expected = logits_in_float64(student_path, images)
     if output == "probabilities":
         expected = np.exp(expected) / np.exp(expected).sum(1, keepdims=True)
-    np.testing.assert_allclose(session(images), expected, atol=1e-5 if precision == "fp32" else 0.02)
+    np.testing.assert_allclose(session(images), expected, atol={"fp32": 1e-5, "fp16": 0.02, "int8": 0.5}[precision])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -172,6 +181,7 @@ def test_metadata_and_nodes(onnx_path: Path, student_path: Path) -> None:
     assert about["precision"] == "fp32"
     assert about["trained_on"] == {"name": "tiny-ipc1", "manifest_sha256": "1" * 64}
     assert about["student"]["test_accuracy"] == 0.75
+    assert about["student"]["sha256"] == hashlib.sha256(student_path.read_bytes()).hexdigest()
     assert set(about["versions"]) == {"torch", "onnx", "onnxscript", "onnxruntime"}
     assert model.opset_import[0].version == about["opset"]
     names = [node.name for node in model.graph.node]
@@ -188,7 +198,7 @@ def test_no_trace_of_the_machine(onnx_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", EXPORTERS["onnx"].precisions)
 def test_the_same_export_gives_the_same_bytes(precision: str, student_path: Path, tmp_path: Path) -> None:
-    calibration = str(write_set(tmp_path / "set.safetensors")) if precision == "int8" else None
+    calibration = by_set(write_set(tmp_path / "set.safetensors")) if precision == "int8" else None
     for name in ("a", "b"):
         exporting.export(student_path, out=tmp_path / f"{name}.onnx", precision=precision, calibration=calibration)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
@@ -198,7 +208,7 @@ def test_precisions_are_smaller_and_what_they_say(student_path: Path, tmp_path: 
     wide = write_student(
         tmp_path / "w.safetensors", build_real(), dataclasses.replace(TINY_NETWORK, width=64), epochs=0
     )
-    calibration = str(write_set(tmp_path / "set.safetensors"))
+    calibration = by_set(write_set(tmp_path / "set.safetensors"))
     sizes, types = {}, {}
     for precision in ("fp32", "fp16", "int8"):
         out = tmp_path / f"{precision}.onnx"
@@ -243,7 +253,7 @@ def test_large_models_keep_their_weights_beside_them(
     monkeypatch.setattr(onnx_export, "LARGEST_EMBEDDED", 1000)
     network = dataclasses.replace(TINY_NETWORK, width=32)
     student_path = write_student(tmp_path / "wide.safetensors", build_real(), network, epochs=0)
-    calibration = str(write_set(tmp_path / "set.safetensors")) if precision == "int8" else None
+    calibration = by_set(write_set(tmp_path / "set.safetensors")) if precision == "int8" else None
     folder = tmp_path / "out"
     folder.mkdir()
     result = exporting.export(student_path, out=folder / "s.onnx", precision=precision, calibration=calibration)
@@ -297,7 +307,7 @@ def test_a_perturbed_model_is_kept_under_a_name_that_says_so(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calibration = str(write_set(tmp_path / "set.safetensors")) if precision == "int8" else None
+    calibration = by_set(write_set(tmp_path / "set.safetensors")) if precision == "int8" else None
     monkeypatch.setattr(onnx_export, "convert_for_test", perturbed(spoil), raising=False)
     row = dataclasses.replace(EXPORTERS["onnx"], convert="ncfmkit.exporters.onnx_export:convert_for_test")
     monkeypatch.setitem(EXPORTERS, "onnx", row)
@@ -349,7 +359,7 @@ TOLERANCE = parity.Tolerance(absolute=0.1, relative=0.0, rms=1.0, tie=0.05, agre
 
 
 def test_every_failure_is_listed() -> None:
-    expected = np.eye(40, 4) * 2
+    expected = np.tile(np.eye(4) * 2, (10, 1))
     got = expected.copy()
     got[0] += 0.5
     got[20] += 0.7
@@ -359,10 +369,64 @@ def test_every_failure_is_listed() -> None:
         ("30", "0.7"),
     ]
     assert parity.failures(rows_of(expected, expected), TOLERANCE) == []
-    tight = dataclasses.replace(TOLERANCE, rms=0.1, absolute=9)
+    tight = dataclasses.replace(TOLERANCE, rms=0.1, absolute=0.75)
     assert "root mean square" in parity.failures(rows_of(expected, got), tight)[0]
     got[5] = np.nan
-    assert parity.failures(rows_of(expected, got), TOLERANCE) == ["40 random images: not all outputs are finite"]
+    for ours, theirs in ((expected, got), (got, expected)):  # neither side may be without an answer
+        says = ["40 random images: not all outputs of student and export are finite"]
+        assert parity.failures(rows_of(ours, theirs), TOLERANCE) == says
+
+
+def test_a_constant_student_has_no_spread_to_compare_with() -> None:
+    constant = np.full((40, 4), 5.0)
+    assert parity.failures(rows_of(constant, constant + 1e-6 * np.eye(40, 4)), TOLERANCE) == []
+    assert parity.failures(rows_of(constant, constant + np.eye(40, 4)), TOLERANCE)
+
+
+def test_every_image_is_compared() -> None:
+    expected = np.eye(600, 4) * 2
+    got = expected.copy()
+    got[-1] += 0.5
+    (row,) = rows_of(expected, got)
+    assert [b["size"] for b in row["batches"]] == [1, 2, 7, 128, 128, 128, 128, 78]
+    assert len(parity.failures([row], TOLERANCE)) == 1
+
+
+def wrong_mean(values: dict[str, Any]) -> None:
+    values["mean"] = [0.4, 0.45, 0.5]
+
+
+def no_std(values: dict[str, Any]) -> None:
+    values["std"] = [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("precision", EXPORTERS["onnx"].precisions)
+@pytest.mark.parametrize("spoil", [wrong_mean, no_std])
+def test_wrong_preprocessing_is_caught(
+    spoil: Callable[[dict[str, Any]], None],
+    precision: str,
+    student_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """int8's own tolerance would let it pass: the float file that it is made from is compared first."""
+
+    def spoiled(network: nn.Module, **values: Any) -> Deployed:
+        spoil(values)
+        return Deployed(network, **values)
+
+    monkeypatch.setattr(onnx_export, "Deployed", spoiled)
+    calibration = by_set(write_set(tmp_path / "set.safetensors")) if precision == "int8" else None
+    with pytest.raises(CheckFailed):
+        exporting.export(student_path, out=tmp_path / "s.onnx", precision=precision, calibration=calibration)
+
+
+def test_swapped_channels_are_caught(student_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference shares nothing with what is exported."""
+    forward = Deployed.forward
+    monkeypatch.setattr(Deployed, "forward", lambda self, images: forward(self, images.flip(1)))
+    with pytest.raises(CheckFailed):
+        exporting.export(student_path, out=tmp_path / "s.onnx")
 
 
 def test_agreement_leaves_near_ties_out() -> None:
@@ -388,10 +452,10 @@ def test_random_images_are_the_same_every_time() -> None:
 
 def test_real_images_and_accuracy(data: DataArguments, student_path: Path, tmp_path: Path) -> None:
     result = exporting.export(student_path, out=tmp_path / "s.onnx", data=data)
-    assert [(row["images"], row["count"]) for row in result["parity"]] == [("random", 138), ("real", 90)]
+    assert [(row["images"], row["count"]) for row in result["parity"]] == [("random", 138), ("real", 300)]
     test = data.open(Settings()).test
     right = (logits_in_float64(student_path, test.images).argmax(1) == test.labels).mean()
-    assert result["accuracy"] == {"data": "tiny", "images": 90, "student": right, "exported": right}
+    assert result["accuracy"] == {"data": "tiny", "images": 300, "student": right, "exported": right}
     assert right > 0.6  # it was trained
 
 
@@ -407,7 +471,7 @@ def quantised_inputs(path: Path) -> set[str]:
 
 
 def test_skipped_layers_stay_float(student_path: Path, tmp_path: Path) -> None:
-    calibration = str(write_set(tmp_path / "set.safetensors"))
+    calibration = by_set(write_set(tmp_path / "set.safetensors"))
     common = {"precision": "int8", "calibration": calibration}
     result = exporting.export(student_path, out=tmp_path / "all.onnx", **common)
     assert quantised_inputs(tmp_path / "all.onnx") == {"blocks.0", "blocks.4", "classifier"}
@@ -424,11 +488,39 @@ def test_skipped_layers_stay_float(student_path: Path, tmp_path: Path) -> None:
 
 
 def test_activations_and_weights_are_symmetric(student_path: Path, tmp_path: Path) -> None:
-    calibration = str(write_set(tmp_path / "set.safetensors"))
+    calibration = by_set(write_set(tmp_path / "set.safetensors"))
     exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", calibration=calibration)
-    points = [t for t in onnx.load_model(tmp_path / "s.onnx").graph.initializer if "zero_point" in t.name]
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load_model(tmp_path / "s.onnx").graph.initializer}
+    points = [value for name, value in values.items() if "zero_point" in name]
     assert points
-    assert all(not onnx.numpy_helper.to_array(t).any() for t in points)
+    assert not any(value.any() for value in points)
+    scales = {name: value.shape for name, value in values.items() if name.endswith("weight_scale")}
+    assert sorted(scales.values()) == [(3,), (8,), (8,)]  # per output channel
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_ranges_are_of_all_calibration_images(layout: str, onnx_path: Path, student_path: Path, tmp_path: Path) -> None:
+    """The brightest image is the last of several batches, and its channels differ."""
+    network, metadata = student_file.load(student_path)
+    model = onnx_export.to_onnx(network, metadata, layout=layout, output="logits", half=False, opset=20)
+    onnx_export.save(model, {}, tmp_path / "float.onnx")
+    images = np.full((70, 3, 8, 8), 128, np.uint8)
+    images[-1] = np.array([255, 128, 128], np.uint8)[:, None, None]
+    quantise.quantise(tmp_path / "float.onnx", tmp_path / "q.onnx", images, LAYOUTS[layout], [])
+    quantised = onnx.load_model(tmp_path / "q.onnx")
+    first = next(node for node in quantised.graph.node if node.op_type == "QuantizeLinear")
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in quantised.graph.initializer}
+    brightest = (1 - metadata["mean"][0]) / metadata["std"][0]
+    assert values[first.input[1]] * 127 == pytest.approx(brightest, rel=0.01)
+
+
+def test_real_images_are_spread_over_the_classes() -> None:
+    images = np.arange(1000).reshape(-1, 1, 1, 1)
+    some = spread(images, 100)[:, 0, 0, 0]
+    assert len(some) == 100
+    assert (some[0], some[-1]) == (0, 999)
+    assert set(np.diff(some)) <= {10, 11}
+    np.testing.assert_array_equal(spread(images[:7], 100), images[:7])
 
 
 def test_the_set_beside_the_student_calibrates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -452,7 +544,7 @@ def test_the_set_beside_the_student_calibrates(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_real_data_calibrate(data: DataArguments, student_path: Path, tmp_path: Path) -> None:
-    result = exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", calibration="tiny", data=data)
+    result = exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", calibration=data, data=data)
     assert result["int8"]["calibration"] == {"name": "tiny", "fingerprint": "tiny-0", "images": 120}
     assert abs(result["accuracy"]["exported"] - result["accuracy"]["student"]) < 0.1
 
@@ -461,10 +553,10 @@ def test_calibration_that_does_not_fit(student_path: Path, tmp_path: Path) -> No
     few, large = write_set(tmp_path / "few.safetensors", count=9), write_set(tmp_path / "large.safetensors", size=16)
     for path, says in (
         (few, "--calibration: 9 images are too few to calibrate int8 with, expected 10 or more"),
-        (large, "takes 3x8x8 images, .*large.safetensors has 3x16x16"),
+        (large, "takes 3x8x8 images, tiny-ipc4 has 3x16x16: pass another set"),
     ):
         with pytest.raises(UserError, match=says):
-            exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", calibration=str(path))
+            exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", calibration=by_set(path))
     assert not (tmp_path / "s.onnx").exists()
 
 
@@ -486,7 +578,14 @@ class FakeSearch:
 
 @pytest.mark.parametrize(
     ("skip", "allowed", "expected"),
-    [([], 0.3, []), ([], 0.07, ["b"]), ([], 0.02, ["b", "c"]), (["a"], 0.06, ["a", "b"]), (["c"], 0.3, ["c"])],
+    [
+        ([], 0.3, []),
+        ([], 0.26, []),  # exactly what is lost
+        ([], 0.07, ["b"]),
+        ([], 0.02, ["b", "c"]),
+        (["a"], 0.06, ["a", "b"]),
+        (["c"], 0.3, ["c"]),
+    ],
 )
 def test_search_leaves_the_worst_layers_float(
     skip: list[str], allowed: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
@@ -511,7 +610,7 @@ def test_search_on_a_student_with_a_layer_that_int8_ruins(
     state["blocks.4.weight"][:, 0] = 0
     student = tmp_path / "ruined.safetensors"
     student_file.save(state, metadata, student)
-    common: dict[str, Any] = {"precision": "int8", "calibration": "tiny", "data": data}
+    common: dict[str, Any] = {"precision": "int8", "calibration": data, "data": data}
     with pytest.raises(CheckFailed) as caught:
         exporting.export(student, out=tmp_path / "bad.onnx", **common)
     bad = caught.value.result["accuracy"]
@@ -539,8 +638,8 @@ def test_command_writes_beside_the_student(own_student: Path, data: DataArgument
     result = call("export", own_student, "--data", "tiny")
     assert result.exit_code == 0, result.stderr
     assert re.search(r"138 random images +\S+ +\S+ +100\.00%", result.stdout)
-    assert re.search(r"90 real images +\S+ +\S+ +100\.00%", result.stdout)
-    assert re.search(r"accuracy on 90 test images of tiny: (\S+%), the student's \1", result.stdout)
+    assert re.search(r"300 real images +\S+ +\S+ +100\.00%", result.stdout)
+    assert re.search(r"accuracy on 300 test images of tiny: (\S+%), the student's \1", result.stdout)
     assert re.search(r"mine\.onnx: fp32, opset \d+, [\d.]+ KiB", result.stdout)
     again = call("export", own_student)
     assert again.exit_code == 2
@@ -578,6 +677,30 @@ def test_command_refuses_flags_of_data_that_it_does_not_open(own_student: Path) 
     result = call("export", own_student, "--size", "8")
     assert result.exit_code == 2
     assert "flags of the real data need --data" in result.stderr
+
+
+def test_command_refuses_empty_names(own_student: Path) -> None:
+    for flags in (["--calibration", ""], ["--int8-skip", "blocks.0,"], ["--int8-skip", ""], ["--data", ""]):
+        result = call("export", own_student, "--precision", "int8", *flags)
+        assert result.exit_code == 2
+        assert "expected names, got an empty one" in result.stderr
+
+
+def test_json_has_no_nan(own_student: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    options.print_json({"a": [float("nan"), {"b": float("-inf")}], "c": 1.5})
+    assert json.loads(capsys.readouterr().out) == {"a": [None, {"b": None}], "c": 1.5}
+
+
+def test_an_interruption_that_a_library_made_another_error_of() -> None:
+    def command() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise AttributeError("module has no attribute") from None
+
+    with pytest.raises(typer.Exit) as caught:
+        main.with_exit_codes(command)()
+    assert caught.value.exit_code == 130
 
 
 @pytest.mark.parametrize(
@@ -632,6 +755,75 @@ def test_inspect_of_a_model_of_other_origin(tmp_path: Path) -> None:
     assert "broken.onnx is not a whole ONNX file" in result.stderr
 
 
+CHANGES: dict[str, tuple[tuple[str, ...], Any]] = {
+    "no mean": (("mean",), None),
+    "a mean for other channels": (("mean",), [0.5]),
+    "a mean of text": (("mean",), "abc"),
+    "a negative std": (("std",), [0.2, -0.1, 0.2]),
+    "an infinite std": (("std",), [0.2, float("inf"), 0.2]),
+    "numbers for names": (("classes",), [1, 2, 3]),
+    "one class": (("classes",), ["a"]),
+    "accuracy in words": (("test_accuracy",), "good"),
+    "trained on a text": (("trained_on",), "cifar"),
+    "no digests": (("trained_on", "sha256"), None),
+    "a huge side": (("size",), 10**9),
+    "a tool that is a list": (("tool",), []),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("command", ["export", "inspect"])
+def test_damaged_students_are_refused(change: str, command: str, student_path: Path, tmp_path: Path) -> None:
+    network, metadata = student_file.load(student_path)
+    (*parents, key), value = CHANGES[change]
+    place = metadata
+    for parent in parents:
+        place = place[parent]
+    place[key] = value
+    if value is None:
+        del place[key]
+    path = tmp_path / "s.safetensors"
+    student_file.save(network.state_dict(), metadata, path)
+    result = call(command, path)
+    assert result.exit_code == 2, result.output
+    assert "s.safetensors is damaged" in result.stderr
+    assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == ["s.safetensors"]
+
+
+@pytest.mark.parametrize("spoil", [lambda t: t.half(), lambda t: t.to(torch.int64), lambda t: t / 0])
+def test_parameters_must_be_finite_float32(spoil: Callable, student_path: Path, tmp_path: Path) -> None:
+    network, metadata = student_file.load(student_path)
+    path = tmp_path / "s.safetensors"
+    student_file.save({k: spoil(v) for k, v in network.state_dict().items()}, metadata, path)
+    with pytest.raises(UserError, match="expected finite float32 parameters"):
+        student_file.load(path)
+
+
+@pytest.mark.parametrize("key", ["student", "versions", "trained_on", "int8", "student.network", "int8.calibration"])
+@pytest.mark.parametrize("value", ["text", ["list"]])
+def test_inspect_of_hostile_metadata(key: str, value: Any, onnx_path: Path, tmp_path: Path) -> None:
+    model = onnx.load_model(onnx_path)
+    about = json.loads(model.metadata_props[0].value)
+    about.setdefault("int8", {})
+    *parents, last = key.split(".")
+    place = about[parents[0]] if parents else about
+    place[last] = value
+    onnx_export.save(model, about, tmp_path / "m.onnx")
+    result = call("inspect", tmp_path / "m.onnx")
+    assert result.exit_code == 2
+    assert "m.onnx is damaged, or of a newer ncfmkit" in result.stderr
+
+
+def test_inspect_shows_no_control_characters(onnx_path: Path, tmp_path: Path) -> None:
+    model = onnx.load_model(onnx_path)
+    about = json.loads(model.metadata_props[0].value)
+    about["classes"] = ["\x1b[2J", "a\ud800b", "c"]
+    onnx_export.save(model, about, tmp_path / "m.onnx")
+    result = call("inspect", tmp_path / "m.onnx")
+    assert result.exit_code == 0, result.output
+    assert "\\x1b[2J, a\\ud800b, c" in result.stdout
+
+
 # ---- bad input --------------------------------------------------------------------------------------------------
 
 TAKEN = {"out": "taken.onnx"}
@@ -647,27 +839,32 @@ TAKEN = {"out": "taken.onnx"}
         ({"output": "classes"}, r"--output 'classes' with --to onnx: expected logits, probabilities"),
         ({"out": "s.pt"}, r"--out .*s\.pt: expected a name that ends in \.onnx"),
         ({"out": "nowhere/s.onnx"}, r"there is no folder .*nowhere: make it first"),
+        ({"out": "beside.onnx"}, r"beside\.onnx\.data is there already"),
+        ({"out": "failed.onnx"}, r"failed\.failed-parity\.onnx is there already"),
         (TAKEN, r"taken\.onnx is there already: choose another --out, or remove it"),
         ({"opset": 99}, r"--opset 99: expected 18 to \d+"),
         ({"int8_skip": ["a"]}, r"--int8-skip goes with --precision int8, got --precision fp32"),
-        ({"calibration": "digits", "precision": "fp16"}, r"--calibration goes with --precision int8, got"),
+        ({"calibration": DataArguments(data="digits"), "precision": "fp16"}, r"--calibration goes with --precision int8"),
         ({"max_accuracy_drop": 1.0}, r"--max-accuracy-drop goes with --precision int8"),
         ({"max_accuracy_drop": 1.0, "precision": "int8"}, r"--max-accuracy-drop needs --data"),
         ({"to": "tensorrt", "out": "s.engine"}, r"TensorRT cannot be used .* pip install 'ncfmkit\[tensorrt\]'"),
     ],
 )  # fmt: skip
 def test_bad_requests(arguments: dict[str, Any], says: str, student_path: Path, tmp_path: Path) -> None:
-    (tmp_path / "taken.onnx").write_bytes(b"mine")
+    mine = [tmp_path / name for name in ("beside.onnx.data", "failed.failed-parity.onnx", "taken.onnx")]
+    for path in mine:
+        path.write_bytes(b"mine")
     out = tmp_path / arguments.get("out", "s.onnx")
     with pytest.raises(UserError, match=says):
         exporting.export(student_path, **(arguments | {"out": out}))
-    assert [p.name for p in tmp_path.iterdir()] == ["taken.onnx"]
-    assert (tmp_path / "taken.onnx").read_bytes() == b"mine"
+    assert sorted(tmp_path.iterdir()) == mine
+    assert {path.read_bytes() for path in mine} == {b"mine"}
 
 
-def test_negative_drop(data: DataArguments, student_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--max-accuracy-drop -1: expected percentage points, 0 or more"):
-        exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", max_accuracy_drop=-1, data=data)
+@pytest.mark.parametrize("drop", [-1, float("nan")])
+def test_impossible_drop(drop: float, data: DataArguments, student_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--max-accuracy-drop (-1|nan): expected 0 to 100 percentage points"):
+        exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", max_accuracy_drop=drop, data=data)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def load(path: str | Path) -> SyntheticSet:
     try:
         manifest = json.loads(metadata[METADATA_KEY])
         _check(file, tensors, manifest)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{file} is damaged: its manifest is not what a set has ({error!r})") from None
@@ -67,7 +67,7 @@ def digests(path: Path) -> dict[str, str] | None:
         with safe_open(path, framework="pt") as stored:
             manifest = json.loads((stored.metadata() or {})[METADATA_KEY])
         return manifest["sha256"] if manifest.get("kind") == "synthetic set" else None
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError):
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RecursionError):
         return None
 
 

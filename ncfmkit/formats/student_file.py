@@ -1,9 +1,11 @@
 """A student as one safetensors file: its parameters, and a JSON manifest with all that is needed to use it."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
@@ -13,6 +15,8 @@ from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic
 from ncfmkit.formats.one_file import METADATA_KEY, digest
 from ncfmkit.training import State
+
+LARGEST_SIDE = 16384  # pixels; a larger one is damage
 
 
 def save(state: State, metadata: dict[str, Any], path: Path) -> None:
@@ -39,8 +43,9 @@ def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         metadata = json.loads(text)
         if metadata.get("kind") != "student":
             raise UserError(f"{path} is not a student: it holds a {metadata.get('kind', 'file of an unknown kind')}")
+        _check(state, metadata)
         network, digests = _rebuild(state, metadata), dict(metadata["sha256"])
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged: its metadata or parameters are not a student's ({error!r})") from None
@@ -48,6 +53,28 @@ def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     if wrong:
         raise UserError(f"{path} is damaged: the sha256 of {wrong[0]!r} is not the metadata's")
     return network.eval(), metadata
+
+
+def _check(state: State, metadata: dict[str, Any]) -> None:
+    """Raises ValueError, KeyError or TypeError if something is missing or not of its kind."""
+    channels, size, classes = (metadata[k] for k in ("channels", "size", "classes"))
+    if channels not in (1, 3) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIDE:
+        raise ValueError(f"channels {channels!r}, size {size!r}")
+    for key, least in (("mean", -math.inf), ("std", 0.0)):
+        if len(metadata[key]) != channels or not all(math.isfinite(v) and v >= least for v in metadata[key]):
+            raise ValueError(f"{key} {metadata[key]!r}: expected {channels} finite numbers")
+    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes: expected two or more names")
+    accuracy = metadata["test_accuracy"]
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise ValueError(f"test_accuracy {accuracy!r}")
+    if not isinstance(metadata["trained_on"]["name"], str) or not isinstance(metadata["trained_on"]["sha256"], dict):
+        raise TypeError("trained_on: expected a name and digests")
+    if not isinstance(metadata["tool"], str):
+        raise TypeError("tool: expected a text")
+    for name, tensor in state.items():
+        if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name}: expected finite float32 parameters, got {tensor.dtype}")
 
 
 def _rebuild(state: State, metadata: dict[str, Any]) -> nn.Module:
