@@ -228,7 +228,7 @@ def test_names_that_are_not_utf8(model: Path) -> None:
 def test_names_cannot_write_to_the_terminal(model: Path) -> None:
     bad = write("a\n\x1b[2J.png", b"")
     assert r"ncfmkit: a\n\x1b[2J.png: not a picture" in call(model, bad).stderr
-    refused(model, "\x1b[2J", says=r"no such file or folder: '\x1b[2J'")
+    refused(model, "\x1b[2J", says=r"no such file or folder: \x1b[2J")
 
 
 # ---- pictures of other sizes and colours ------------------------------------------------------------------------
