@@ -349,6 +349,8 @@ def open_session(
         path.open("rb").close()
     except OSError as error:
         raise UserError(f"no model at {path} ({error.strerror}): expected an ONNX file") from None
+    if path.suffix == ".safetensors":
+        raise UserError(f"{path} is no ONNX file: `ncfmkit export` makes one of a student")
     lacking = missing(provider)
     if lacking:
         raise UserError(f"provider {provider} cannot be used: {lacking}")

@@ -202,7 +202,7 @@ def _provider_names(asked: Validation) -> tuple[list[str], bool]:
 def _open(asked: Validation, provider: str) -> Opened:
     builds = PROVIDERS[provider].caches and asked.model.suffix != ENGINE_SUFFIX
     cached = builds and any(engine_folder(asked.model).glob("*.engine"))
-    if builds and not cached:
+    if builds and not cached and not missing(provider):
         notice("TensorRT builds its engine, which can take minutes")
     runner = open_model(asked.model, provider, threads=asked.threads or torch.get_num_threads(), told=asked.told)
     return Opened(provider=provider, runner=runner, built=not cached if builds else None)
