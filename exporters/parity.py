@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ncfmkit.draws import keyed_rng
+from ncfmkit.progress import Tracker, track
 
 BATCHES = (1, 2, 7, 128)  # one, two, odd, large
 SMALLEST_PROBABILITY = 1e-30  # where a probability's logarithm stops
@@ -61,10 +62,15 @@ def compare(student: Scores, exported: Scores, images: dict[str, np.ndarray], *,
         logits about each image's mean), `agreement` (top-1, all images), `finite` (both sides); and `margins`,
         `differ`: the student's lead of the best class relative to the scale, and whether the other won.
     """
-    return [{"images": kind, **_compare_kind(student, exported, array, output)} for kind, array in images.items()]
+    with track("comparing with the student", sum(map(len, images.values()))) as bar:
+        return [
+            {"images": kind, **_compare_kind(student, exported, array, output, bar)} for kind, array in images.items()
+        ]
 
 
-def _compare_kind(student: Scores, exported: Scores, images_NCHW: np.ndarray, output: str) -> dict[str, Any]:
+def _compare_kind(
+    student: Scores, exported: Scores, images_NCHW: np.ndarray, output: str, bar: Tracker
+) -> dict[str, Any]:
     batches, expected, got, margins = [], [], [], []
     for batch_NCHW in _batches(images_NCHW):
         a_NK, b_NK = (_logits(scores(batch_NCHW), output) for scores in (student, exported))
@@ -77,6 +83,7 @@ def _compare_kind(student: Scores, exported: Scores, images_NCHW: np.ndarray, ou
         margins.append((best[:, -1] - best[:, -2]) / max(scale, 1e-12))
         expected.append(a_NK)
         got.append(b_NK)
+        bar.advance(len(batch_NCHW))
     a_NK, b_NK = np.concatenate(expected), np.concatenate(got)
     centred = a_NK - a_NK.mean(axis=1, keepdims=True)
     differ = a_NK.argmax(1) != b_NK.argmax(1)

@@ -129,7 +129,7 @@ def probe_model(opset: int) -> bytes:
 
 
 def _not_started(ort: Any, row: Provider) -> str:
-    """ "" if ONNX Runtime opens a session with that provider in it, else what it says of it, which is little."""
+    """What ONNX Runtime says of a provider that it does not open a session with, which is little; or "", if it does."""
     try:
         with redirect_stdout(io.StringIO()):
             session = ort.InferenceSession(probe_model(17), providers=[row.name], enable_fallback=0)

@@ -61,9 +61,11 @@ def quantise(source: Path, target: Path, images_NCHW: np.ndarray, layout: Layout
             self._batches = ({INPUT_NAME: layout.arrange(images_NCHW[s : s + BATCH])} for s in starts)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self._batches, None)
+            batch = next(self._batches, None)
+            bar.advance(len(batch[INPUT_NAME]) if batch else 0)
+            return batch
 
-    with _quiet():
+    with _quiet(), track("calibrating int8", len(images_NCHW)) as bar:
         quantize_static(
             str(source),
             str(target),
