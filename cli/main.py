@@ -21,6 +21,7 @@ from ncfmkit.cli.recipes import recipes
 from ncfmkit.cli.train import train
 from ncfmkit.cli.validate import validate
 from ncfmkit.errors import CheckFailed, Interrupted, NonFiniteLossError, UserError
+from ncfmkit.terminal import printable
 
 app = typer.Typer(
     name="ncfmkit", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich"
@@ -79,7 +80,7 @@ def _interrupted(error: BaseException | None) -> bool:
 def _fail(message: str, code: int) -> None:
     if _debug:
         raise
-    print(f"ncfmkit: {message}", file=sys.stderr)
+    print("\n".join(map(printable, f"ncfmkit: {message}".split("\n"))), file=sys.stderr)
     raise typer.Exit(code) from None
 
 

@@ -139,9 +139,10 @@ def _our_metadata(where: str, metadata: dict[str, str]) -> dict[str, Any]:
             if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
                 raise ValueError("classes are not a list of names")
             _check_optional(ours)
+            json.dumps(ours, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError, for half a character
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{where} is damaged, or of a newer ncfmkit: its {METADATA_KEY!r} metadata: {error!r}"
+            f"{where} is damaged, or of a newer ncfmkit: its {METADATA_KEY!r} metadata: {repr(error)[:200]}"
         ) from None
     return ours
 
@@ -168,6 +169,9 @@ def _check_optional(ours: dict[str, Any]) -> None:
             holder = holder.get(parent, {})
         if last in holder and not isinstance(holder[last], kind):
             raise TypeError(f"{path} {holder[last]!r}")
+    accuracy = ours.get("student", {}).get("test_accuracy")
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise ValueError(f"student.test_accuracy {accuracy!r}")
 
 
 def _layout_of(where: str, images: Port) -> str:

@@ -131,11 +131,12 @@ def search(
     def holds(lost: float) -> bool:
         return lost <= allowed + 1e-9
 
-    if holds(drop(kept)):
+    first = drop(kept)
+    if holds(first):
         return kept
     ranked = _ranked(attempt, known, kept, probe_NCHW, float_model)
     fewest, most = 1, len(ranked) - 1  # of the ranked layers, to leave float
-    lost = drop(kept + ranked[:most])
+    lost = drop(kept + ranked[:most]) if most else first
     if not holds(lost):
         raise CheckFailed(
             f"int8 loses {100 * lost:.2f} points even with one quantised layer, allowed {100 * allowed:.2f}: "

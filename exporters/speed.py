@@ -26,6 +26,7 @@ from ncfmkit.progress import track
 
 ENGINE_SUFFIX = EXPORTERS["tensorrt"].suffix
 EAGER, COMPILED = "torch eager", "torch.compile"
+LARGEST_BATCH = 65_536  # images per timed call
 FOOTPRINT_SECONDS = 900  # for a process that opens the model and runs it twice
 
 Call = Callable[[], Any]  # returns when the scores are there
@@ -88,14 +89,14 @@ def parse_batches(text: str) -> tuple[int, ...]:
     """`1,8,64` as numbers, ascending and without doubles; 1 is always among them, for the latency.
 
     Raises:
-        UserError: not whole numbers of 1 or more.
+        UserError: not whole numbers from 1 to `LARGEST_BATCH`.
     """
     try:
         batches = {int(part) for part in text.split(",")}
     except ValueError:
         batches = {0}
-    if min(batches) < 1:
-        raise UserError(f"--batches {text!r}: expected whole numbers of 1 or more, such as 1,8,64")
+    if min(batches) < 1 or max(batches) > LARGEST_BATCH:
+        raise UserError(f"--batches {text!r}: expected whole numbers from 1 to {LARGEST_BATCH:,}, such as 1,8,64")
     return tuple(sorted({1, *batches}))
 
 
@@ -183,13 +184,13 @@ def time_device(
             rows |= {EAGER: _row(EAGER), COMPILED: _row(COMPILED)}
             network = student.to(device)
             binds[EAGER] = _bind_torch(network, device, feed)
-            compiled = _compile(network, device, feed, [_batch(images_NCHW, b) for b in effort.batches], rows[COMPILED])
+            compiled = _compile(network, device, feed, images_NCHW, effort.batches, rows[COMPILED])
             binds |= {COMPILED: compiled} if compiled else {}
         before = _cpu_seconds()
         with track(f"timing on {device}", len(effort.batches)) as bar:
             for batch in effort.batches:
-                images = _batch(images_NCHW, batch)
                 try:
+                    images = _batch(images_NCHW, batch)
                     seconds = race({name: bind(images) for name, bind in binds.items()}, effort)
                 except Exception as error:  # out of memory has many names; what was timed before is kept
                     stopped = f"batch {batch}: {_first_line(error)}"
@@ -259,7 +260,12 @@ def _bind_torch(network: Callable[..., Any], device: str, feed: Callable[[np.nda
 
 
 def _compile(
-    network: Any, device: str, feed: Callable[[np.ndarray], np.ndarray], batches: list[np.ndarray], row: dict[str, Any]
+    network: Any,
+    device: str,
+    feed: Callable[[np.ndarray], np.ndarray],
+    images_NCHW: np.ndarray,
+    batches: Sequence[int],
+    row: dict[str, Any],
 ) -> Bind | None:
     """The compiled network's bind, with the seconds of its first calls in `row`; or None, and why."""
     import torch
@@ -274,8 +280,8 @@ def _compile(
     with track("compiling the student", len(batches)) as bar:
         try:
             seconds = 0.0
-            for images in batches:
-                seconds += _timed(bind(images), time.perf_counter)
+            for batch in batches:
+                seconds += _timed(bind(_batch(images_NCHW, batch)), time.perf_counter)
                 bar.advance()
         except Exception as error:  # whatever a compiler on the user's machine raises: eager is still to be timed
             row["absent"] = f"torch.compile failed: {_first_line(error)}"

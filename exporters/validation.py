@@ -110,14 +110,19 @@ def validate(asked: Validation, data: DataArguments, settings: Settings) -> dict
             "max_accuracy_drop": asked.max_accuracy_drop,
             "conditions": _conditions(),
             "speed": None,
+            "complete": asked.effort is None,
         }
         result["failures"] = accuracy_failures(result)
-        if asked.effort is not None:
-            write_json(asked.out / RESULT_FILE, result)  # timing takes minutes: what is known outlives a Ctrl-C
-            result["speed"] = _speed(asked, asked.effort, models, student, test)
-        write_json(asked.out / RESULT_FILE, result)
-        write_report(asked.out / REPORT_FILE, result)
+        _write(asked.out, result)
+        if asked.effort is not None:  # timing takes minutes: what is known is written, and outlives a Ctrl-C
+            result |= {"speed": _speed(asked, asked.effort, models, student, test), "complete": True}
+            _write(asked.out, result)
     return result
+
+
+def _write(folder: Path, result: dict[str, Any]) -> None:
+    write_json(folder / RESULT_FILE, result)
+    write_report(folder / REPORT_FILE, result)
 
 
 # ---- what was asked for -----------------------------------------------------------------------------------------
@@ -192,10 +197,12 @@ def _provider_names(asked: Validation) -> tuple[list[str], bool]:
         return ["tensorrt"], False
     if asked.provider == "all":
         return list(PROVIDERS), True
-    names = list(dict.fromkeys((asked.provider or "cpu").split(",")))
+    given = "cpu" if asked.provider is None else asked.provider
+    names = list(dict.fromkeys(name.strip() for name in given.split(",")))
     unknown = [name for name in names if name not in PROVIDERS]
     if unknown:
-        raise UserError(f"unknown provider {unknown[0]!r}: expected {', '.join(PROVIDERS)} or all")
+        known = ", ".join(PROVIDERS)
+        raise UserError(f"unknown provider {unknown[0]!r}: expected some of {known}, by comma, or all alone")
     return names, False
 
 
@@ -329,7 +336,7 @@ def accuracy_failures(result: dict[str, Any]) -> list[str]:
     for row in result["providers"]:
         if row["non_finite"]:
             failures.append(_not_finite(row["provider"], row))
-        if limit is not None and row["accuracy_drop"] > limit + 1e-9:
+        if limit is not None and not row["accuracy_drop"] <= limit + 1e-9:
             failures.append(
                 f"{row['provider']}: accuracy {row['accuracy']:.2%} is {row['accuracy_drop']:.2f} points below "
                 f"{result['reference']['accuracy']:.2%}, {result['reference']['what']}: allowed are {limit:g}"

@@ -21,9 +21,11 @@ from rich.text import Text
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.report import ABSENT, figure, write_page
 from ncfmkit.sizes import format_bytes
+from ncfmkit.terminal import printable
 
 BUSY = 0.05  # share of the CPUs used by others, from which on it is told
 WORST = 5  # confusions that are listed in words
+LONGEST_NAME = 40  # characters of a class name in a sentence
 SHOWN_CLASSES = 20  # rows of the table of classes that are not folded away, and classes whose cells have figures
 NAMED_CLASSES = 60  # above, the confusion matrix has label numbers in place of names
 LONGEST_NAME = 18  # characters of a class name in a picture
@@ -67,10 +69,16 @@ def worst_confusions(row: dict[str, Any], *, most: int = WORST) -> list[str]:
     pairs = [divmod(int(place), len(confusion_KK)) for place in order if confusion_KK.flat[place]]
     classes = row["classes"]
     return [
-        f"{classes[true]['class']} taken for {classes[guess]['class']}: "
+        f"{_class_name(classes[true])} taken for {_class_name(classes[guess])}: "
         f"{confusion_KK[true, guess]:,} of {classes[true]['images']:,}"
         for true, guess in pairs
     ]
+
+
+def _class_name(row: dict[str, Any]) -> str:
+    """As a sentence bears it: no control characters, not too long."""
+    name = printable(row["class"])
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 
 def measured_on(result: dict[str, Any]) -> str:
@@ -100,7 +108,7 @@ def tables(result: dict[str, Any]) -> RenderableType:
     row = result["providers"][0]
     confusions = worst_confusions(row, most=2)
     weakest = min(row["classes"], key=lambda c: c["accuracy"])
-    lines = [f"weakest class: {weakest['class']}, {_percent(weakest['accuracy'])}%"]
+    lines = [f"weakest class: {_class_name(weakest)}, {_percent(weakest['accuracy'])}%"]
     lines += [f"most often confused: {'; '.join(confusions)}"] if confusions else []
     parts += [Text("; ".join(lines)), Text(f"gate {gate_line(result)}")]
     for section in result["speed"] or []:
@@ -114,19 +122,18 @@ def _filled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list
     return [columns[c] for c in kept], [[row[c] for c in kept] for row in rows]
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Table:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Group:
     """Of figures, but for the column `what`; figures are never broken, so that a narrow terminal wraps the names."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, show_edge=False, pad_edge=False)
-    table.caption, table.caption_justify = Text(caption), "left"
     columns, rows = _filled(columns, rows)
     for header in columns:
         table.add_column(header, justify="left" if header == "what" else "right", no_wrap=header != "what")
     for cells in rows:
         table.add_row(*map(Text, cells))
-    return table
+    return Group(table, Text(caption))
 
 
-def _accuracy_table(result: dict[str, Any]) -> Table:
+def _accuracy_table(result: dict[str, Any]) -> Group:
     columns = ("what", "accuracy\n%", "drop\npoints", "agreement\n%", "largest\ndifference")
     caption = f"accuracy: on {measured_on(result)}, {'; '.join(_devices(result))}"
     if result["reference"]:
@@ -371,17 +378,20 @@ def _draw_latency(axis: Any, rows: list[dict[str, Any]], colors: dict[str, str])
 
 def write_report(path: Path, result: dict[str, Any]) -> None:
     """Writes the page: one file without scripts or external addresses."""
-    best = result["providers"][0]
+    first = result["providers"][0]
     name = Path(result["model"]["path"]).name
-    title = f"{name} on {result['data']['name']}: {_percent(best['accuracy'])}% right"
+    title = f"{name} on {result['data']['name']}: {_percent(first['accuracy'])}% right"
+    if len(result["providers"]) > 1:
+        title += f" on {first['provider']}"
     body = [
         f"<h1>{_text(title)}</h1>",
         _headline(result),
         _accuracy_html(result),
         _classes_html(result),
         *_confusions_html(result),
+        "" if result["complete"] else "<p>Timing was not finished: accuracy alone is here.</p>",
         *(part for section in result["speed"] or [] for part in _speed_html(section)),
-        _facts("Model", _model_facts(result), code=("sha256", "Parts")),
+        _facts("Model", _model_facts(result), code=("sha256",)),
         _facts("Measured on", _condition_facts(result), code=("Fingerprint",)),
     ]
     write_page(path, title, body)
@@ -484,8 +494,10 @@ def _confusions_html(result: dict[str, Any]) -> list[str]:
             continue
         seen[key] = row["provider"]
         worst = worst_confusions(row)
-        said = "; ".join(worst) if worst else "no image is taken for another class"
-        caption = f"{row['provider']}: {'most often, ' if worst else ''}{said}. {_sentence(measured_on(result))}"
+        said = f"most often, {'; '.join(worst)}" if worst else "no image is taken for another class"
+        if row["non_finite"]:
+            said += f"; {row['non_finite']:,} images have no class, since their scores are not finite"
+        caption = f"{row['provider']}: {said}. {_sentence(measured_on(result))}"
         if len(row["classes"]) > NAMED_CLASSES:
             caption += " Classes by label number, in the order of the table of all classes."
         parts.append(figure(confusion_picture(row["confusion"], result["data"]["classes"]), "preview", caption))

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ncfmkit.terminal import printable
+
 console = Console(stderr=True, highlight=False, emoji=False)
 
 QUIET_SECONDS = 30.0  # between two lines where no terminal shows a live bar
@@ -17,7 +19,7 @@ QUIET_SECONDS = 30.0  # between two lines where no terminal shows a live bar
 
 def notice(text: str) -> None:
     """One line that tells the user what was chosen or what happened."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=True)
 
 
 class Tracker:

@@ -800,7 +800,7 @@ def test_parameters_must_be_finite_float32(spoil: Callable, student_path: Path, 
 
 
 @pytest.mark.parametrize("key", ["student", "versions", "trained_on", "int8", "student.network", "int8.calibration"])
-@pytest.mark.parametrize("value", ["text", ["list"]])
+@pytest.mark.parametrize("value", ["text", ["list"], "half a character: \ud800"])
 def test_inspect_of_hostile_metadata(key: str, value: Any, onnx_path: Path, tmp_path: Path) -> None:
     model = onnx.load_model(onnx_path)
     about = json.loads(model.metadata_props[0].value)
@@ -817,11 +817,11 @@ def test_inspect_of_hostile_metadata(key: str, value: Any, onnx_path: Path, tmp_
 def test_inspect_shows_no_control_characters(onnx_path: Path, tmp_path: Path) -> None:
     model = onnx.load_model(onnx_path)
     about = json.loads(model.metadata_props[0].value)
-    about["classes"] = ["\x1b[2J", "a\ud800b", "c"]
+    about["classes"] = ["\x1b[2J", "b", "c"]
     onnx_export.save(model, about, tmp_path / "m.onnx")
     result = call("inspect", tmp_path / "m.onnx")
     assert result.exit_code == 0, result.output
-    assert "\\x1b[2J, a\\ud800b, c" in result.stdout
+    assert "\\x1b[2J, b, c" in result.stdout
 
 
 # ---- bad input --------------------------------------------------------------------------------------------------

@@ -116,9 +116,9 @@ def test_batches(text: str, expected: tuple[int, ...]) -> None:
     assert parse_batches(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "0", "1,x", "1,-2", "1.5", "1,,2"])
+@pytest.mark.parametrize("text", ["", "0", "1,x", "1,-2", "1.5", "1,,2", "70000"])
 def test_wrong_batches(text: str) -> None:
-    with pytest.raises(UserError, match=r"--batches .*: expected whole numbers of 1 or more, such as 1,8,64"):
+    with pytest.raises(UserError, match=r"--batches .*: expected whole numbers from 1 to 65,536, such as 1,8,64"):
         parse_batches(text)
 
 

@@ -471,8 +471,11 @@ def test_wrong_models(onnx_path: Path, folder: Path, make: Callable[[Path], Path
 
 
 WRONG_FLAGS = {
-    "provider": (["--provider", "gpu"], "unknown provider 'gpu': expected cpu, cuda, tensorrt or all"),
-    "batches": (["--batches", "1,x"], "--batches '1,x': expected whole numbers of 1 or more"),
+    "provider": (
+        ["--provider", "gpu"],
+        "unknown provider 'gpu': expected some of cpu, cuda, tensorrt, by comma, or all alone",
+    ),
+    "batches": (["--batches", "1,x"], "--batches '1,x': expected whole numbers from 1 to 65,536"),
     "threads": (["--threads", "0"], "--threads: expected 1 or more, got 0"),
     "drop": (["--max-accuracy-drop", "-1"], "--max-accuracy-drop: expected 0 to 100 percentage points, got -1"),
     "drop nan": (["--max-accuracy-drop", "nan"], "--max-accuracy-drop: expected 0 to 100 percentage points, got nan"),
@@ -685,7 +688,36 @@ def a_result(classes: int, **changes: Any) -> dict[str, Any]:
     model |= {"channels": 1, "size": 8, "output": "logits", "classes": classes, "metadata": {}}
     result = {"model": model, "data": data, "student": None, "reference": None, "providers": [row], "left_out": {}}
     result |= {"max_accuracy_drop": None, "conditions": {"threads": 4, "versions": {"torch": "1"}}}
-    return result | {"speed": None, "failures": []} | changes
+    return result | {"speed": None, "complete": True, "failures": []} | changes
+
+
+def test_names_are_harmless_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    result = a_result(3)
+    for row, name in zip(result["providers"][0]["classes"], ("\x1b[31mred", "x" * 300, "a\nb"), strict=True):
+        row["class"] = name
+    said = "; ".join(worst_confusions(result["providers"][0]))
+    assert said.isprintable()
+    assert "x" * 41 not in said
+
+
+def test_an_unfinished_report_says_so(tmp_path: Path) -> None:
+    write_report(tmp_path / "r.html", a_result(2, complete=False))
+    assert "Timing was not finished" in (tmp_path / "r.html").read_text()
+    write_report(tmp_path / "r.html", a_result(2))
+    assert "Timing was not finished" not in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize("accuracy", [float("nan"), -1.0, 97.0, 10**400])
+def test_an_impossible_recorded_accuracy_is_damage(accuracy: Any, onnx_path: Path, folder: Path) -> None:
+    model = onnx.load_model(onnx_path)
+    about = json.loads(model.metadata_props[0].value)
+    about["student"]["test_accuracy"] = accuracy
+    model.metadata_props[0].value = json.dumps(about)
+    onnx.save_model(model, "m.onnx")
+    result = call(Path("m.onnx"), "--data", folder, "--out", "o", "--no-speed", "--max-accuracy-drop", "0")
+    assert result.exit_code == 2
+    assert "its 'ncfmkit' metadata: ValueError('student.test_accuracy" in result.stderr
+    assert not Path("o").exists()
 
 
 @pytest.mark.parametrize("classes", [2, 20, 21, 100])
