@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import hashlib
 import importlib
 import os
 import tempfile
@@ -25,6 +24,7 @@ from ncfmkit.exporters.contract import INPUT_NAME, LAYOUTS, OUTPUTS, Layout
 from ncfmkit.exporters.fitting import Taker, open_fitting, test_split
 from ncfmkit.exporters.providers import open_session
 from ncfmkit.exporters.table import EXPORTERS, Exporter
+from ncfmkit.files import sha256_of
 from ncfmkit.formats import one_file, student_file
 from ncfmkit.jobs import DataArguments
 from ncfmkit.progress import notice
@@ -195,7 +195,7 @@ def _failed_message(target: Path, failed: Sequence[str]) -> str:
 
 def _load(path: Path) -> Student:
     network, metadata = student_file.load(path)
-    return Student(path=path, network=network, metadata=metadata, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    return Student(path=path, network=network, metadata=metadata, sha256=sha256_of(path))
 
 
 @contextmanager

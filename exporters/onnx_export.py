@@ -168,16 +168,16 @@ def load(path: Path) -> Any:
 
 def graph_facts(path: Path) -> dict[str, Any]:
     """Opset, nodes by operator, producer and bytes (with weights that lie beside it) of an ONNX file."""
-    require_packages()
     import onnx
 
     model = onnx.load_model(path, load_external_data=False)
-    apart = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
+    beside = {path.parent / entry.value for entry in entries if entry.key == "location"}
     return {
         "opset": next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None),
         "nodes": dict(Counter(node.op_type for node in model.graph.node)),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "bytes": path.stat().st_size + (_weights_beside(path).stat().st_size if apart else 0),
+        "bytes": sum(part.stat().st_size for part in (path, *beside)),
     }
 
 

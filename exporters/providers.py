@@ -23,6 +23,7 @@ import numpy as np
 
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import METADATA_KEY, Contract, Port, read_contract
+from ncfmkit.progress import notice
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")  # both own the import name onnxruntime: only one can be installed
 WORK = ("Conv", "Gemm", "MatMul", "InstanceNormalization", "GroupNormalization")  # parts of the names of such nodes
@@ -301,6 +302,8 @@ def _engine_cache(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: its engines cannot be kept in {folder} ({error.strerror}): make that writable"
         ) from None
+    if not any(folder.glob("*.engine")):
+        notice("TensorRT builds its engine, which can take minutes")
     return {
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": str(folder),

@@ -4,11 +4,11 @@ Shapes: N images, C channels, H = W side, K classes.
 """
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from ncfmkit.exporters.accuracy import BATCH, agreement, by_class, score, tally
 from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract
 from ncfmkit.exporters.deployed import Deployed
 from ncfmkit.exporters.fitting import Taker, check_classes, open_fitting, test_split
+from ncfmkit.exporters.onnx_export import graph_facts
 from ncfmkit.exporters.providers import PROVIDERS, engine_folder, missing, onnxruntime
 from ncfmkit.exporters.speed import ENGINE_SUFFIX, Effort, Runner, open_model
 from ncfmkit.exporters.validation_report import write_report
-from ncfmkit.files import write_json
+from ncfmkit.files import sha256_of, write_json
 from ncfmkit.formats import student_file
 from ncfmkit.jobs import DataArguments
 from ncfmkit.progress import notice
@@ -209,8 +210,6 @@ def _provider_names(asked: Validation) -> tuple[list[str], bool]:
 def _open(asked: Validation, provider: str) -> Opened:
     builds = PROVIDERS[provider].caches and asked.model.suffix != ENGINE_SUFFIX
     cached = builds and any(engine_folder(asked.model).glob("*.engine"))
-    if builds and not cached and not missing(provider):
-        notice("TensorRT builds its engine, which can take minutes")
     runner = open_model(asked.model, provider, threads=asked.threads or torch.get_num_threads(), told=asked.told)
     return Opened(provider=provider, runner=runner, built=not cached if builds else None)
 
@@ -253,7 +252,7 @@ def load_student(path: Path, contract: Contract) -> Student:
             "exported from"
         )
     made_from = (contract.metadata.get("student") or {}).get("sha256")
-    if made_from is not None and made_from != _sha256(path):
+    if made_from is not None and made_from != sha256_of(path):
         notice(f"{path} is not the student that the model was exported from: its sha256 is not the recorded one")
     deployed = Deployed(
         network, mean=metadata["mean"], std=metadata["std"], layout=contract.layout, output=contract.output
@@ -403,11 +402,12 @@ def _build_seconds(path: Path, model: Opened, cold_start: float | None) -> float
 
 
 def _about_model(path: Path, contract: Contract) -> dict[str, Any]:
+    facts = _graph_facts(path)
     return {
         "path": str(path),
-        "bytes": sum(p.stat().st_size for p in (path, path.with_name(f"{path.name}.data")) if p.exists()),
-        "sha256": _sha256(path),
-        "opset": _opset(path),
+        "bytes": facts["bytes"],
+        "sha256": sha256_of(path),
+        "opset": facts["opset"],
         "layout": contract.layout,
         "channels": contract.channels,
         "size": contract.size,
@@ -417,21 +417,11 @@ def _about_model(path: Path, contract: Contract) -> dict[str, Any]:
     }
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _opset(path: Path) -> int | None:
-    """Of an ONNX file, if the onnx package is there to tell."""
-    if path.suffix == ENGINE_SUFFIX:
-        return None
-    try:
-        import onnx
-    except ImportError:
-        return None
-    model = onnx.load(str(path), load_external_data=False)
-    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
+def _graph_facts(path: Path) -> dict[str, Any]:
+    """Opset and bytes; an engine has no opset, and without the onnx package there is nothing to tell it."""
+    if path.suffix == ENGINE_SUFFIX or find_spec("onnx") is None:
+        return {"opset": None, "bytes": path.stat().st_size}
+    return graph_facts(path)
 
 
 def _about_data(real: RealData, test: Split) -> dict[str, Any]:

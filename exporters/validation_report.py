@@ -5,7 +5,6 @@ Everything here reads the result as `validation.json` holds it; nothing needs to
 Shapes: K classes.
 """
 
-import html
 import io
 import warnings
 from collections.abc import Sequence
@@ -19,16 +18,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ncfmkit.exporters.contract import LAYOUTS
-from ncfmkit.report import ABSENT, figure, write_page
+from ncfmkit.report import ABSENT, escaped, facts_html, figure, write_page
 from ncfmkit.sizes import format_bytes
 from ncfmkit.terminal import printable
 
 BUSY = 0.05  # share of the CPUs used by others, from which on it is told
 WORST = 5  # confusions that are listed in words
-LONGEST_NAME = 40  # characters of a class name in a sentence
 SHOWN_CLASSES = 20  # rows of the table of classes that are not folded away, and classes whose cells have figures
 NAMED_CLASSES = 60  # above, the confusion matrix has label numbers in place of names
-LONGEST_NAME = 18  # characters of a class name in a picture
+LONGEST_IN_TEXT, LONGEST_IN_PICTURE = 40, 18  # characters of a class name
 INK, LINE = "#444444", "#999999"
 COLORS = ("#1f5a99", "#7a4fa3", "#2b8a8a", "#a33b5e")  # of what is validated
 TORCH_COLORS = {"torch eager": "#c2571a", "torch.compile": "#a8790a"}
@@ -77,8 +75,11 @@ def worst_confusions(row: dict[str, Any], *, most: int = WORST) -> list[str]:
 
 def _class_name(row: dict[str, Any]) -> str:
     """As a sentence bears it: no control characters, not too long."""
-    name = printable(row["class"])
-    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+    return _cut(printable(row["class"]), LONGEST_IN_TEXT)
+
+
+def _cut(name: str, longest: int) -> str:
+    return name if len(name) <= longest else name[: longest - 1].rstrip() + "…"
 
 
 def measured_on(result: dict[str, Any]) -> str:
@@ -255,8 +256,7 @@ def _png(drawn: Any) -> bytes:
 
 
 def _short(name: str) -> str:
-    name = "".join(c if c.isprintable() else " " for c in name)
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1].rstrip() + "…"
+    return _cut("".join(c if c.isprintable() else " " for c in name), LONGEST_IN_PICTURE)
 
 
 def confusion_picture(confusion: list[list[int]], classes: Sequence[str]) -> bytes:
@@ -384,21 +384,17 @@ def write_report(path: Path, result: dict[str, Any]) -> None:
     if len(result["providers"]) > 1:
         title += f" on {first['provider']}"
     body = [
-        f"<h1>{_text(title)}</h1>",
+        f"<h1>{escaped(title)}</h1>",
         _headline(result),
         _accuracy_html(result),
         _classes_html(result),
         *_confusions_html(result),
         "" if result["complete"] else "<p>Timing was not finished: accuracy alone is here.</p>",
         *(part for section in result["speed"] or [] for part in _speed_html(section)),
-        _facts("Model", _model_facts(result), code=("sha256",)),
-        _facts("Measured on", _condition_facts(result), code=("Fingerprint",)),
+        facts_html("Model", _model_facts(result), code=("sha256",)),
+        facts_html("Measured on", _condition_facts(result), code=("Fingerprint",)),
     ]
     write_page(path, title, body)
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
 
 
 def _sentence(text: str) -> str:
@@ -409,34 +405,34 @@ def _html_table(text_columns: int, columns: Sequence[str], rows: Sequence[Sequen
     """A table whose first columns hold text, the others figures."""
     columns, rows = _filled(columns, rows)
     kinds = ["text"] * text_columns + ["figure"] * (len(columns) - text_columns)
-    head = "".join(f'<th scope="col" class="{k}">{_text(c)}</th>' for k, c in zip(kinds, columns, strict=True))
+    head = "".join(f'<th scope="col" class="{k}">{escaped(c)}</th>' for k, c in zip(kinds, columns, strict=True))
     lines = [
         "<tr>"
         + "".join(
-            f'<td class="{kind}" data-label="{_text(column)}">{_text(cell)}</td>'
+            f'<td class="{kind}" data-label="{escaped(column)}">{escaped(cell)}</td>'
             for kind, column, cell in zip(kinds, columns, row, strict=True)
         )
         + "</tr>"
         for row in rows
     ]
-    said = f"<caption>{_text(caption)}</caption>\n" if caption else ""
+    said = f"<caption>{escaped(caption)}</caption>\n" if caption else ""
     return (
         f'<table class="scores">{said}<thead><tr>{head}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody></table>'
     )
 
 
 def _headline(result: dict[str, Any]) -> str:
-    parts = [f'<p class="notice">Failed: {_text(line)}.</p>' for line in result["failures"]]
+    parts = [f'<p class="notice">Failed: {escaped(line)}.</p>' for line in result["failures"]]
     for row in result["providers"]:
-        figures = f"<strong>{_percent(row['accuracy'])}%</strong> right on {_text(row['provider'])}"
+        figures = f"<strong>{_percent(row['accuracy'])}%</strong> right on {escaped(row['provider'])}"
         if row["accuracy_drop"] is not None:
             side = "below" if row["accuracy_drop"] >= 0 else "above"
-            figures += f", {abs(row['accuracy_drop']):.2f} points {side} {_text(result['reference']['what'])}"
+            figures += f", {abs(row['accuracy_drop']):.2f} points {side} {escaped(result['reference']['what'])}"
         if "agreement" in row:
             figures += f"; the same class as the student for {_percent(row['agreement'])}%"
         parts.append(f'<p class="score">{figures}</p>')
     if not result["failures"]:
-        parts.append(f'<p class="soft">Gate {_text(gate_line(result))}.</p>')
+        parts.append(f'<p class="soft">Gate {escaped(gate_line(result))}.</p>')
     return "\n".join(parts)
 
 
@@ -451,7 +447,7 @@ def _accuracy_html(result: dict[str, Any]) -> str:
             " from the student's, which ran in float32."
         )
     table = _html_table(2, columns, rows, caption)
-    left = "".join(f"<p>{_text(name)} left out: {_text(why)}</p>" for name, why in result["left_out"].items())
+    left = "".join(f"<p>{escaped(name)} left out: {escaped(why)}</p>" for name, why in result["left_out"].items())
     return f"<h2>Accuracy</h2>\n{table}\n{left}\n{_placement_html(result)}"
 
 
@@ -460,7 +456,7 @@ def _placement_html(result: dict[str, Any]) -> str:
     for row in result["providers"]:
         for where, operators in row["placement"].items():
             counts = ", ".join(f"{count} {operator}" for operator, count in sorted(operators.items()))
-            lines.append(f"<p>{_text(row['provider'])}: {_text(where)} ran {_text(counts)}</p>")
+            lines.append(f"<p>{escaped(row['provider'])}: {escaped(where)} ran {escaped(counts)}</p>")
     if not lines:
         return ""
     return f"<details><summary>which provider ran which nodes</summary>\n{''.join(lines)}</details>"
@@ -490,7 +486,7 @@ def _confusions_html(result: dict[str, Any]) -> list[str]:
     for row in result["providers"]:
         key = str(row["confusion"])
         if key in seen:
-            parts.append(f"<p>{_text(row['provider'])}: the same as {_text(seen[key])}</p>")
+            parts.append(f"<p>{escaped(row['provider'])}: the same as {escaped(seen[key])}</p>")
             continue
         seen[key] = row["provider"]
         worst = worst_confusions(row)
@@ -505,25 +501,16 @@ def _confusions_html(result: dict[str, Any]) -> list[str]:
 
 
 def _speed_html(section: dict[str, Any]) -> list[str]:
-    parts = [f"<h2>Speed on {_text(section['device'])}</h2>"]
+    parts = [f"<h2>Speed on {escaped(section['device'])}</h2>"]
     if any(row["batches"] for row in section["rows"]):
         caption = f"Images per second and latency on {section['device']}, {_calls(section)} calls each"
         parts.append(figure(speed_picture(section), "curves", caption))
     rows = [[name, batch, *cells] for batch, name, *cells in _speed_cells(section)]
     parts.append(_html_table(1, ["what", "batch", *SPEED_COLUMNS], rows, _sentence(_timed_how(section))))
-    parts += [f'<p class="notice">{_text(_sentence(note))}</p>' for note in _notes(section)]
+    parts += [f'<p class="notice">{escaped(_sentence(note))}</p>' for note in _notes(section)]
     parts.append("<h2>Start and memory</h2>")
     columns = ["what", *START_COLUMNS]
     return [*parts, _html_table(1, columns, _start_cells(section), _sentence(_started_how(section)))]
-
-
-def _facts(title: str, facts: dict[str, Any], *, code: Sequence[str]) -> str:
-    items = "\n".join(
-        f"<dt>{_text(name)}</dt><dd>{f'<code>{_text(value)}</code>' if name in code else _text(value)}</dd>"
-        for name, value in facts.items()
-        if value not in (None, "")
-    )
-    return f"<h2>{_text(title)}</h2>\n<dl>\n{items}\n</dl>"
 
 
 def _model_facts(result: dict[str, Any]) -> dict[str, Any]:

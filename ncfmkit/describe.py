@@ -123,10 +123,11 @@ def _describe_student(path: Path) -> Description:
 
 
 def _describe_model(path: Path) -> Description:
-    from ncfmkit.exporters.onnx_export import graph_facts
+    from ncfmkit.exporters.onnx_export import graph_facts, require_packages
     from ncfmkit.exporters.providers import open_session
 
     contract = open_session(path).contract
+    require_packages()
     facts = graph_facts(path)
     m = contract.metadata
     student, int8 = m.get("student", {}), m.get("int8", {})

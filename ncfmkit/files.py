@@ -1,6 +1,7 @@
 """Writing files so that they appear whole or not at all."""
 
 import errno
+import hashlib
 import json
 import os
 from contextlib import suppress
@@ -30,6 +31,12 @@ def write_atomic(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's content, hexadecimal; read in parts."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:

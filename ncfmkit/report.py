@@ -389,7 +389,7 @@ def write_report(folder: Path) -> Path:
     rows = scores.get("rows") or []
     title = _title(run, rows)
     body = [
-        f"<h1>{_text(title)}</h1>",
+        f"<h1>{escaped(title)}</h1>",
         _headline(run, rows),
         _scores_html(run, scores, rows),
         _picture(folder / "preview.png", "preview", "The set", "One row per class, images as they are stored"),
@@ -404,7 +404,7 @@ def write_report(folder: Path) -> Path:
 def write_page(path: Path, title: str, body: Sequence[str]) -> Path:
     """Writes one self-contained page; `body` are pieces of HTML, empty ones are left out."""
     template = Template((resources.files("ncfmkit") / "report.html").read_text(encoding="utf-8"))
-    page = template.substitute(title=_text(title), body="\n".join(part for part in body if part))
+    page = template.substitute(title=escaped(title), body="\n".join(part for part in body if part))
     write_atomic(path, page.encode())
     return path
 
@@ -421,7 +421,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def _text(value: Any) -> str:
+def escaped(value: Any) -> str:
+    """As text of a page."""
     return html.escape(str(value))
 
 
@@ -445,18 +446,18 @@ def _title(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
 def _headline(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     parts = []
     if run.get("status") not in (None, "done"):
-        parts.append(f'<p class="notice">This run is not finished (status: {_text(run["status"])}).</p>')
+        parts.append(f'<p class="notice">This run is not finished (status: {escaped(run["status"])}).</p>')
     row = _distilled(rows)
     if row is None:
         return "\n".join([*parts, '<p class="soft">Not scored yet.</p>'])
-    figure = f"<strong>{_text(_accuracy(row, 'last'))}%</strong> test accuracy"
+    figure = f"<strong>{escaped(_accuracy(row, 'last'))}%</strong> test accuracy"
     share = _share(row, rows)
     whole = next((r for r in rows if r.get("set") == "whole" and r.get("network") == row.get("network")), None)
     if share is not None and whole is not None:
-        figure += f", {100 * share:.1f}% of what the whole set reaches ({_text(_accuracy(whole, 'last'))}%)"
+        figure += f", {100 * share:.1f}% of what the whole set reaches ({escaped(_accuracy(whole, 'last'))}%)"
     students = "one student" if row.get("n") == 1 else f"{_count(row.get('n'))} students"
     how = f"{row.get('network') or 'unknown network'}, {students}, after the last of {_count(row.get('epochs'))} epochs"
-    return "\n".join([*parts, f'<p class="score">{figure}</p>', f'<p class="soft">{_text(how)}</p>'])
+    return "\n".join([*parts, f'<p class="score">{figure}</p>', f'<p class="soft">{escaped(how)}</p>'])
 
 
 def _scores_html(run: dict[str, Any], scores: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
@@ -472,31 +473,31 @@ def _scores_html(run: dict[str, Any], scores: dict[str, Any], rows: Sequence[dic
     if scores.get("device"):
         caption += f" Measured on {scores['device']}."
     kind = {key: "text" if key in TEXT_COLUMNS else key for key in columns}
-    head = "".join(f'<th scope="col" class="{kind[key]}">{_text(label)}</th>' for key, label in columns.items())
+    head = "".join(f'<th scope="col" class="{kind[key]}">{escaped(label)}</th>' for key, label in columns.items())
     lines = []
     for row, cells in zip(rows, _score_cells(rows), strict=True):
         tr = '<tr class="distilled">' if row.get("set") == "distilled" else "<tr>"
         tds = (
-            f'<td class="{kind[key]}" data-label="{_text(label)}">{_text(cells[key])}</td>'
+            f'<td class="{kind[key]}" data-label="{escaped(label)}">{escaped(cells[key])}</td>'
             for key, label in columns.items()
         )
         lines.append(f"{tr}{''.join(tds)}</tr>")
     return (
-        f'<h2>Scores</h2>\n<table class="scores"><caption>{_text(caption)}</caption>\n'
+        f'<h2>Scores</h2>\n<table class="scores"><caption>{escaped(caption)}</caption>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody></table>"
     )
 
 
 def _picture(path: Path, kind: str, title: str, caption: str) -> str:
-    return f"<h2>{_text(title)}</h2>\n{figure(path.read_bytes(), kind, caption)}" if path.is_file() else ""
+    return f"<h2>{escaped(title)}</h2>\n{figure(path.read_bytes(), kind, caption)}" if path.is_file() else ""
 
 
 def figure(png: bytes, kind: str, caption: str) -> str:
     """A picture inside the page; `kind` is its class there, `preview` or `curves`."""
     data = base64.b64encode(png).decode("ascii")
     return (
-        f'<figure class="{kind}"><img alt="{_text(caption)}" '
-        f'src="data:image/png;base64,{data}"><figcaption>{_text(caption)}</figcaption></figure>'
+        f'<figure class="{kind}"><img alt="{escaped(caption)}" '
+        f'src="data:image/png;base64,{data}"><figcaption>{escaped(caption)}</figcaption></figure>'
     )
 
 
@@ -528,14 +529,14 @@ def _settings_html(settings: dict[str, Any] | None) -> str:
     parts = ["<h2>Settings</h2>"]
     if changed:
         rows = "\n".join(
-            f"<tr><td>{_text(key)}</td><td>{_text(_setting(value))}</td>"
-            f"<td>{_text(_setting(default[key]) if key in default else ABSENT)}</td></tr>"
+            f"<tr><td>{escaped(key)}</td><td>{escaped(_setting(value))}</td>"
+            f"<td>{escaped(_setting(default[key]) if key in default else ABSENT)}</td></tr>"
             for key, value in changed.items()
         )
         head = "".join(f'<th scope="col">{name}</th>' for name in ("changed setting", "value", "default"))
         parts.append(f'<table class="settings"><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>')
     if rest:
-        rows = "\n".join(f"<tr><td>{_text(k)}</td><td>{_text(_setting(v))}</td></tr>" for k, v in rest.items())
+        rows = "\n".join(f"<tr><td>{escaped(k)}</td><td>{escaped(_setting(v))}</td></tr>" for k, v in rest.items())
         parts.append(
             f"<details><summary>{len(rest)} settings at their defaults</summary>\n"
             f'<table class="settings"><tbody>\n{rows}\n</tbody></table></details>'
@@ -597,13 +598,17 @@ def _provenance_html(run: dict[str, Any], scores: dict[str, Any], rows: Sequence
         "Scoring": f"{_duration(scoring)} on {scores.get('device') or 'an unnamed device'}" if scoring else None,
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
     }
-    code = ("Fingerprint", "Command", "Pool")
+    return facts_html("Provenance", facts, code=("Fingerprint", "Command", "Pool"))
+
+
+def facts_html(title: str, facts: dict[str, Any], *, code: Sequence[str]) -> str:
+    """A heading and facts by name, those in `code` set as code; without the empty ones, and nothing if all are."""
     items = "\n".join(
-        f"<dt>{name}</dt><dd>{f'<code>{_text(value)}</code>' if name in code else _text(value)}</dd>"
+        f"<dt>{escaped(name)}</dt><dd>{f'<code>{escaped(value)}</code>' if name in code else escaped(value)}</dd>"
         for name, value in facts.items()
         if value not in (None, "")
     )
-    return f"<h2>Provenance</h2>\n<dl>\n{items}\n</dl>" if items else ""
+    return f"<h2>{escaped(title)}</h2>\n<dl>\n{items}\n</dl>" if items else ""
 
 
 def _data(data: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 And a tiny student, which knows that data, with what it exports to.
 """
 
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from ncfmkit import networks
+from ncfmkit.cli import main
 from ncfmkit.config import NetworkSettings, StudentSettings, to_dict
 from ncfmkit.extractors import Pool, labelled, network_builder
 from ncfmkit.formats import student_file
@@ -27,6 +29,16 @@ TINY_NETWORK = NetworkSettings(name="convnet", width=8, depth=2)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands run in `tmp_path`, and leave the process's signals as they were."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(main, "_debug", False)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

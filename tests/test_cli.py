@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,9 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(
-    _own_cache: None, shared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """One cache for this file; commands run in `tmp_path`, and leave the process's signals as they were."""
+def _one_cache(_own_cache: None, own_folder: None, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache for this file."""
     monkeypatch.setenv("NCFMKIT_CACHE", str(shared_cache))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main, "_debug", False)
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 def call(*arguments: Any) -> Result:

@@ -264,6 +264,8 @@ def test_large_models_keep_their_weights_beside_them(
     expected = logits_in_float64(student_path, images)
     atol = 1e-5 if precision == "fp32" else 0.4 * np.abs(expected).max()
     np.testing.assert_allclose(open_session(folder / "s.onnx")(images), expected, atol=atol)
+    shown = call("inspect", folder / "s.onnx", "--json")
+    assert json.loads(shown.stdout)["bytes"] == result["bytes"]
     (folder / "s.onnx.data").unlink()
     with pytest.raises(UserError, match=r"s\.onnx"):
         open_session(folder / "s.onnx")
@@ -732,6 +734,14 @@ def test_inspect_says_what_the_model_is(onnx_path: Path) -> None:
     assert content["nodes"]["Conv"] == 2
     assert content["bytes"] == onnx_path.stat().st_size
     assert content["producer"].startswith("ncfmkit ")
+
+
+def test_inspect_counts_weights_under_any_name(tmp_path: Path, onnx_path: Path) -> None:
+    model = onnx.load_model(onnx_path)
+    onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=100)
+    (tmp_path / "m.onnx.data").write_bytes(b"of another model")
+    parts = [(tmp_path / name).stat().st_size for name in ("m.onnx", "weights.bin")]
+    assert json.loads(call("inspect", tmp_path / "m.onnx", "--json").stdout)["bytes"] == sum(parts)
 
 
 def test_inspect_of_a_model_of_other_origin(tmp_path: Path) -> None:

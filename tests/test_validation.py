@@ -4,8 +4,7 @@ import functools
 import io
 import json
 import re
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,13 +36,7 @@ NO_GPU = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
 COUNTS = (9, 6, 11)  # test images of each class
 
 
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main, "_debug", False)
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture
@@ -698,6 +691,7 @@ def test_names_are_harmless_in_a_terminal(capsys: pytest.CaptureFixture[str]) ->
     said = "; ".join(worst_confusions(result["providers"][0]))
     assert said.isprintable()
     assert "x" * 41 not in said
+    assert "x" * 39 + "…" in said
 
 
 def test_an_unfinished_report_says_so(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ncfmkit.errors import UserError
+from ncfmkit.files import sha256_of
 from ncfmkit.progress import track
 from ncfmkit.real.listing import Source
 
@@ -38,7 +39,6 @@ def fingerprint(source: Source, preprocessing: dict[str, Any]) -> str:
 
 def _content(path: Path, shown: str) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise UserError(f"{shown} cannot be read: {error.strerror}") from error
