@@ -246,12 +246,10 @@ def _speed_parts(section: dict[str, Any]) -> list[RenderableType]:
 
 def _png(drawn: Any) -> bytes:
     """The picture of a matplotlib figure; characters that the font lacks become boxes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        FigureCanvasAgg(drawn).print_png(content)
+        drawn.savefig(content, format="png", bbox_inches="tight", pad_inches=0.05)  # else a label may be cut
     return content.getvalue()
 
 
