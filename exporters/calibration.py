@@ -10,6 +10,7 @@ import torch
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
 from ncfmkit.formats import one_file
+from ncfmkit.formats.manifest import DIGEST_KEY
 from ncfmkit.jobs import DataArguments
 from ncfmkit.progress import notice
 
@@ -82,7 +83,7 @@ def _set_beside(student: Path, trained_on: dict[str, Any]) -> Path:
 def _from_set(path: Path) -> Calibration:
     small = one_file.load(path)
     images = small.decoded()[0].mul(255).round().to(torch.uint8).numpy()
-    origin = {k: small.manifest[k] for k in ("name", one_file.DIGEST_KEY)} | {"images": len(images)}
+    origin = {k: small.manifest[k] for k in ("name", DIGEST_KEY)} | {"images": len(images)}
     return Calibration(images=images, origin=origin, distilled=True)
 
 

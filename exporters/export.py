@@ -25,7 +25,8 @@ from ncfmkit.exporters.fitting import Taker, open_fitting, test_split
 from ncfmkit.exporters.providers import open_session
 from ncfmkit.exporters.table import EXPORTERS, Exporter
 from ncfmkit.files import sha256_of
-from ncfmkit.formats import one_file, student_file
+from ncfmkit.formats import student_file
+from ncfmkit.formats.manifest import DIGEST_KEY
 from ncfmkit.jobs import DataArguments
 from ncfmkit.progress import notice
 from ncfmkit.real import RealData, Split
@@ -246,7 +247,7 @@ def _about(source: Student, layout: str, output: str, precision: str, opset: int
             "std": m["std"],
             "test_accuracy": m["test_accuracy"],
         },
-        "trained_on": {k: m["trained_on"].get(k) for k in ("name", one_file.DIGEST_KEY)},
+        "trained_on": {k: m["trained_on"].get(k) for k in ("name", DIGEST_KEY)},
     }
 
 

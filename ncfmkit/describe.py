@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from ncfmkit.errors import UserError
 from ncfmkit.formats import one_file, student_file
+from ncfmkit.formats.manifest import DIGEST_KEY, METADATA_KEY
 from ncfmkit.jobs import load_run
 from ncfmkit.sizes import format_bytes
 from ncfmkit.synthetic import SyntheticSet
@@ -57,7 +58,7 @@ def _starts_as_safetensors(path: Path) -> bool:
 def _kind(path: Path) -> str | None:
     try:
         with safe_open(path, framework="pt") as stored:
-            manifest = (stored.metadata() or {}).get(one_file.METADATA_KEY, "")
+            manifest = (stored.metadata() or {}).get(METADATA_KEY, "")
     except (SafetensorError, OSError):
         return None
     return "student" if '"kind": "student"' in manifest else None
@@ -145,7 +146,7 @@ def _describe_model(path: Path) -> Description:
         "student": student.get("network", {}).get("name"),
         "student's test accuracy": None if accuracy is None else f"{accuracy:.1%}",
         "trained on": m.get("trained_on", {}).get("name"),
-        "sha256 of its manifest": m.get("trained_on", {}).get(one_file.DIGEST_KEY),
+        "sha256 of its manifest": m.get("trained_on", {}).get(DIGEST_KEY),
         "made by": m.get("tool", facts["producer"]),
         "with": ", ".join(f"{name} {version}" for name, version in m.get("versions", {}).items()) or None,
     }

@@ -25,7 +25,7 @@ from ncfmkit.cache import MOVE, cache_dir, writable
 from ncfmkit.config import NetworkSettings, PoolSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic
-from ncfmkit.formats.one_file import METADATA_KEY, digest
+from ncfmkit.formats.manifest import METADATA_KEY, digest
 from ncfmkit.progress import notice, track
 from ncfmkit.real import RealData, Split
 from ncfmkit.runtime import Runtime

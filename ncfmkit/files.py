@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from typing import Any
 from ncfmkit.errors import UserError
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
     """Writes to a temporary name, syncs, renames.
+
+    Args:
+        content: whole, or in parts that are made while it is written.
 
     Raises:
         UserError: the disk is full, or the file cannot be written there.
@@ -20,17 +24,21 @@ def write_atomic(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(partial, "wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"the disk is full: {path} was not written; free {len(content)} bytes and go on") from None
+            raise UserError(f"the disk is full: {path} was not written; free {_amount(content)} and go on") from None
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _amount(content: bytes | Iterable[bytes | memoryview]) -> str:
+    return f"{len(content)} bytes" if isinstance(content, bytes) else "some space"
 
 
 def sha256_of(path: Path) -> str:

@@ -24,6 +24,7 @@ from ncfmkit.distillation import Plan, Problem, State, StepLosses, distill_step,
 from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.files import write_atomic
 from ncfmkit.formats import one_file, student_file
+from ncfmkit.formats.manifest import DIGEST_KEY
 from ncfmkit.progress import notice, track
 from ncfmkit.real import SOURCES, RealData, open_real
 from ncfmkit.run import RunDirectory, deferred_interrupts, next_free, write_json
@@ -566,7 +567,7 @@ def train(
         "std": result.manifest["std"],
         "classes": list(result.classes),
         "test_accuracy": accuracy,
-        "trained_on": {k: result.manifest[k] for k in ("name", "sha256", one_file.DIGEST_KEY)},
+        "trained_on": {k: result.manifest[k] for k in ("name", "sha256", DIGEST_KEY)},
         "training": {"seed": settings.seed, **to_dict(settings.student)},
     }
     student_file.save(state, metadata, out)

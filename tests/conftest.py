@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ import torch
 
 from ncfmkit import networks
 from ncfmkit.cli import main
-from ncfmkit.config import NetworkSettings, StudentSettings, to_dict
+from ncfmkit.config import NetworkSettings, Settings, StudentSettings, to_dict
 from ncfmkit.extractors import Pool, labelled, network_builder
-from ncfmkit.formats import student_file
+from ncfmkit.formats import pixels, student_file
 from ncfmkit.real import RealData, Split
 from ncfmkit.runtime import Runtime
 from ncfmkit.students import train_student
+from ncfmkit.synthetic import SyntheticSet, decode_mask
 from ncfmkit.training import fresh_state
 
 TINY_NETWORK = NetworkSettings(name="convnet", width=8, depth=2)
@@ -115,6 +117,58 @@ def build_pool(
 @pytest.fixture
 def make_pool() -> Callable[..., tuple[Pool, Callable[[], torch.nn.Module]]]:
     return build_pool
+
+
+# ---- a set ------------------------------------------------------------------------------------------------------
+
+
+def build_set(
+    kind: str = "single",
+    factor: int = 2,
+    budget: int | None = None,
+    *,
+    classes: Sequence[str] = ("class 0", "class 1", "class 2"),
+    ipc: int = 2,
+    size: int = 8,
+    channels: int = 3,
+    soft: bool = False,
+    bits: int | None = None,
+    scale: pixels.Scale = "image",
+    seed: int = 0,
+    **changes: Any,
+) -> SyntheticSet:
+    """Random stored images of `build_real`'s classes with a whole manifest, which `changes` changes."""
+    rng, count = np.random.default_rng(seed), len(classes) * ipc
+    decoded = int(decode_mask(kind, factor, ipc, budget).sum())
+    images = rng.integers(0, 256, (count, channels, size, size), dtype=np.uint8)
+    levels = None
+    if bits is not None:
+        images, levels = pixels.quantise(images, bits=bits, scale=scale, dither=False)
+        how = {"bits": bits, "scale": scale, "dither": False, "shape": [channels, size, size]}
+        changes = {"pixels": how} | changes
+    logits = rng.normal(size=(len(classes) * decoded, len(classes))).astype(np.float16) if soft else None
+    manifest = {
+        "kind": "synthetic set",
+        "format": 1 if bits is None and not soft else 2,
+        "tool": "ncfmkit tests",
+        "name": f"tiny-ipc{ipc}",
+        "classes": list(classes),
+        "ipc": {"stored": ipc, "decoded": decoded},
+        "decode": {"kind": kind, "factor": factor, "budget": budget},
+        "mean": [0.5, 0.4, 0.3][:channels],
+        "std": [0.2, 0.25, 0.3][:channels],
+        "value_range": [0, 255],
+        "source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": None},
+        "settings": to_dict(Settings(network=TINY_NETWORK)),
+        "score": None,
+    }
+    return SyntheticSet(
+        images=torch.from_numpy(images),
+        labels=torch.arange(len(classes)).repeat_interleave(ipc),
+        manifest=manifest | changes,
+        soft_labels=None if logits is None else torch.from_numpy(logits),
+        levels=None if levels is None else torch.from_numpy(levels),
+    )
 
 
 # ---- a student and its export -----------------------------------------------------------------------------------

@@ -14,7 +14,13 @@ from ncfmkit.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-SCORE = {"network": "convnet-2 width 8", "epochs": 3, "n": 2, "last": {"mean": 0.5, "std": 0.01}}
+SCORE = {
+    "network": "convnet-2 width 8",
+    "epochs": 3,
+    "n": 2,
+    "last": {"mean": 0.5, "std": 0.01},
+    "best": {"mean": 0.6, "std": 0.0},
+}
 MANIFEST = {
     "kind": "synthetic set",
     "tool": "ncfmkit 0",
@@ -124,7 +130,9 @@ def test_what_is_not_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cut.safetensors", "under another name"])
 def test_a_truncated_set_is_damaged(tmp_path: Path, small: Path, name: str) -> None:
     (tmp_path / name).write_bytes(small.read_bytes()[:-20])
-    with pytest.raises(UserError, match=f"{name} is not a readable safetensors file \\(damaged or truncated\\)"):
+    with pytest.raises(
+        UserError, match=f"{name} is damaged: it is not a readable safetensors file \\(damaged or truncated\\)"
+    ):
         describe.describe(tmp_path / name)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from conftest import TINY_NETWORK, build_real, write_student
+from conftest import TINY_NETWORK, build_real, build_set, write_student
 from torch import nn
 from typer.testing import CliRunner, Result
 
@@ -26,7 +26,6 @@ from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.formats import one_file, student_file
 from ncfmkit.jobs import DataArguments
 from ncfmkit.real import RealData
-from ncfmkit.synthetic import SyntheticSet
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -57,18 +56,9 @@ def logits_in_float64(path: Path, images: np.ndarray) -> np.ndarray:
 
 def write_set(path: Path, *, count: int = 12, size: int = 8, digests: dict[str, str] | None = None) -> Path:
     """A set of 3 classes; it decodes to as many images as it stores."""
-    labels = torch.arange(3).repeat_interleave(count // 3)
-    manifest = {
-        "kind": "synthetic set",
-        "name": "tiny-ipc4",
-        "classes": ["class 0", "class 1", "class 2"],
-        "ipc": {"stored": count // 3, "decoded": count // 3},
-        "decode": {"kind": "single", "factor": 1, "budget": None},
-        "mean": [0.5, 0.45, 0.4],
-        "std": [0.25, 0.2, 0.3],
-    }
+    small = build_set("single", 1, ipc=count // 3, size=size, name="tiny-ipc4")
     real = build_real((count // 3,) * 3, size=size)
-    one_file.save(SyntheticSet(images=torch.from_numpy(real.train.images), labels=labels, manifest=manifest), path)
+    one_file.save(dataclasses.replace(small, images=torch.from_numpy(real.train.images)), path)
     return path
 
 

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from ncfmkit import extractors, jobs, students
 from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
 from ncfmkit.formats import one_file, student_file
+from ncfmkit.formats.manifest import digest
 from ncfmkit.real import open_real
 from ncfmkit.run import RunDirectory
 from ncfmkit.runtime import choose_runtime
@@ -126,7 +127,7 @@ def test_manifest(scored: Path) -> None:
     assert m["value_range"] == [0, 255]
     assert m["source"]["fingerprint"] == RunDirectory.open(scored).info()["data"]["fingerprint"]
     assert m["bytes"] == {"images": 10 * 64, "labels": 10 * 8}
-    assert m["sha256"]["images"] == one_file.digest(small.images)
+    assert m["sha256"]["images"] == digest(small.images)
     assert set(m["settings"]["runtime"]) == {"precision", "compile"}  # the rest is local to a machine
     row = json.loads((scored / "scores.json").read_text())["rows"][0]
     assert m["score"]["last"] == {"mean": row["last"]["mean"], "std": row["last"]["std"]}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import build_set
 from safetensors.torch import save_file
 
 from ncfmkit.errors import UserError
@@ -228,26 +229,8 @@ def test_too_few_images_is_an_error(make_real, kind: str) -> None:
 # ---- the set ----------------------------------------------------------------------------------------------------
 
 
-def make_set(kind: str = "single", factor: int = 2, budget: int | None = None, ipc: int = 2) -> SyntheticSet:
-    rng = np.random.default_rng(0)
-    manifest = {
-        "kind": "synthetic set",
-        "format": 1,
-        "classes": ["class 0", "class 1", "class 2"],
-        "ipc": {"stored": ipc},
-        "decode": {"kind": kind, "factor": factor, "budget": budget},
-        "mean": [0.5, 0.4, 0.3],
-        "std": [0.2, 0.25, 0.3],
-    }
-    return SyntheticSet(
-        images=torch.from_numpy(rng.integers(0, 256, (3 * ipc, 3, 8, 8), dtype=np.uint8)),
-        labels=torch.arange(3).repeat_interleave(ipc),
-        manifest=manifest,
-    )
-
-
 def test_from_set_gives_its_images(real) -> None:
-    start = make_set()
+    start = build_set()
     got = from_set(start, real, ipc=2)
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got, start.images.numpy() / 255, atol=1e-7)
@@ -255,24 +238,24 @@ def test_from_set_gives_its_images(real) -> None:
 
 def test_from_set_errors(make_real, real) -> None:
     with pytest.raises(UserError, match=r"--load: the set has other classes than tiny: 3 instead of 2"):
-        from_set(make_set(), make_real((4, 4)), ipc=2)
-    other = make_set()
+        from_set(build_set(), make_real((4, 4)), ipc=2)
+    other = build_set()
     other.manifest["classes"][1] = "cat"
     with pytest.raises(UserError, match=r"other classes than tiny: 'cat' instead of 'class 1'"):
         from_set(other, real, ipc=2)
     with pytest.raises(UserError, match=r"expected images of shape \(9, 3, 8, 8\), got \(6, 3, 8, 8\): check --ipc"):
-        from_set(make_set(), real, ipc=3)
+        from_set(build_set(), real, ipc=3)
     with pytest.raises(UserError, match=r"expected images of shape \(6, 3, 16, 16\), got \(6, 3, 8, 8\)"):
-        from_set(make_set(), make_real(size=16), ipc=2)
+        from_set(build_set(), make_real(size=16), ipc=2)
     with pytest.raises(UserError, match=r"expected images of shape \(6, 1, 8, 8\)"):
-        from_set(make_set(), make_real(channels=1), ipc=2)
+        from_set(build_set(), make_real(channels=1), ipc=2)
 
 
 @pytest.mark.parametrize(
     ("kind", "factor", "budget"), [("single", 2, None), ("single", 1, None), ("multi", 2, None), ("bound", 2, 7)]
 )
 def test_decoded_images_and_labels(kind: str, factor: int, budget: int | None) -> None:
-    synthetic = make_set(kind, factor, budget)
+    synthetic = build_set(kind, factor, budget)
     x, labels = synthetic.decoded()
     factors, expected, expected_labels = decode_factors(kind, factor), [], []
     mask = decode_mask(kind, factor, 2, budget)
@@ -290,7 +273,7 @@ def test_decoded_images_and_labels(kind: str, factor: int, budget: int | None) -
 
 
 def test_as_dataset_normalises() -> None:
-    synthetic = make_set()
+    synthetic = build_set()
     x, labels = synthetic.decoded()
     dataset = synthetic.as_dataset()
     assert len(dataset) == len(x) == 24
@@ -302,15 +285,15 @@ def test_as_dataset_normalises() -> None:
 
 
 def test_classes_and_ipc() -> None:
-    assert make_set(ipc=3).ipc == 3
-    assert make_set().classes == ("class 0", "class 1", "class 2")
+    assert build_set(ipc=3).ipc == 3
+    assert build_set().classes == ("class 0", "class 1", "class 2")
 
 
 # ---- its file ---------------------------------------------------------------------------------------------------
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    synthetic, file = make_set("bound", 2, 7), tmp_path / one_file.FILE_NAME
+    synthetic, file = build_set("bound", 2, 7), tmp_path / one_file.FILE_NAME
     one_file.save(synthetic, file)
     for path in (file, str(file), tmp_path):
         again = one_file.load(path)
@@ -322,8 +305,8 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_the_same_set_gives_the_same_bytes(tmp_path: Path) -> None:
-    one_file.save(make_set(), tmp_path / "a.safetensors")
-    second = make_set()
+    one_file.save(build_set(), tmp_path / "a.safetensors")
+    second = build_set()
     reordered = SyntheticSet(
         images=second.images.transpose(2, 3).contiguous().transpose(2, 3),  # other strides
         labels=second.labels,
@@ -336,7 +319,7 @@ def test_the_same_set_gives_the_same_bytes(tmp_path: Path) -> None:
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
     file = tmp_path / "set.safetensors"
-    one_file.save(make_set(), file)
+    one_file.save(build_set(), file)
     return file
 
 
@@ -356,7 +339,7 @@ def test_a_truncated_file_is_noticed(stored: Path, keep: float) -> None:
     data = stored.read_bytes()
     stored.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
     with pytest.raises(
-        UserError, match=r"set\.safetensors is not a readable safetensors file \(damaged or truncated\)"
+        UserError, match=r"set\.safetensors is damaged: it is not a readable safetensors file \(damaged or truncated\)"
     ):
         one_file.load(stored)
 
@@ -370,7 +353,7 @@ def test_other_files_are_not_sets(tmp_path: Path, stored: Path) -> None:
         one_file.load(tmp_path)
     plain = tmp_path / "plain.safetensors"
     save_file({"x": torch.zeros(3)}, plain)
-    with pytest.raises(UserError, match=r"not a synthetic set: no 'ncfmkit' manifest in it"):
+    with pytest.raises(UserError, match=r"without a 'ncfmkit' manifest: not a synthetic set"):
         one_file.load(plain)
     text = tmp_path / "text.safetensors"
     text.write_text("images of cats\n" * 40)
@@ -379,7 +362,7 @@ def test_other_files_are_not_sets(tmp_path: Path, stored: Path) -> None:
 
 
 def rewrite(file: Path, **changes: object) -> None:
-    synthetic = make_set()
+    synthetic = build_set()
     manifest = one_file.load(file).manifest | changes
     rest = {k: v for k, v in manifest.items() if k != "manifest_sha256"}
     manifest["manifest_sha256"] = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
@@ -388,8 +371,8 @@ def rewrite(file: Path, **changes: object) -> None:
 
 
 def test_another_format_number_is_an_error(stored: Path) -> None:
-    rewrite(stored, format=2)
-    with pytest.raises(UserError, match=r"has format 2, this ncfmkit reads format 1: update ncfmkit"):
+    rewrite(stored, format=3)
+    with pytest.raises(UserError, match=r"has format 3, this ncfmkit reads 1 and 2: update ncfmkit"):
         one_file.load(stored)
 
 

@@ -1,36 +1,79 @@
 """A synthetic set as one safetensors file with a JSON manifest; docs/formats.md specifies it."""
 
-import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic
+from ncfmkit.formats.manifest import (
+    METADATA_KEY,
+    check_kind,
+    content_problems,
+    manifest_problems,
+    parsed,
+    raw,
+    sealed,
+    set_of,
+    shape_problems,
+    tensors_of,
+    written,
+)
 from ncfmkit.synthetic import SyntheticSet
 
-FORMAT = 1
-METADATA_KEY = "ncfmkit"
-DIGEST_KEY = "manifest_sha256"
 FILE_NAME = "synthetic.safetensors"
+DTYPES = {torch.uint8: "U8", torch.int64: "I64", torch.float16: "F16"}
+PART = 1 << 24  # bytes written at once
 
 
-def save(synthetic: SyntheticSet, path: Path) -> None:
-    """Writes the set; the same set gives the same bytes. The manifest gets the digests and sizes of the tensors."""
-    tensors = {"images": synthetic.images.contiguous(), "labels": synthetic.labels.contiguous()}
-    manifest = {
-        **synthetic.manifest,
-        "format": FORMAT,
-        "bytes": {name: tensor.nbytes for name, tensor in tensors.items()},
-        "sha256": {name: digest(tensor) for name, tensor in tensors.items()},
-    }
-    manifest[DIGEST_KEY] = manifest_digest(manifest)
-    metadata = {METADATA_KEY: json.dumps(manifest, sort_keys=True)}  # one key: safetensors writes several in any order
-    write_atomic(path, to_bytes(tensors, metadata=metadata))
+def save(synthetic: SyntheticSet, path: Path) -> dict[str, Any]:
+    """Writes the set; the same set gives the same bytes. Returns the manifest with the digests of the tensors in it.
+
+    The tensors are written in parts, since safetensors' own writer copies them: a set may be larger than memory.
+
+    Raises:
+        UserError: the manifest lacks something or does not fit the tensors, or the file cannot be written.
+    """
+    tensors = tensors_of(synthetic)
+    manifest = sealed(synthetic.manifest, tensors)
+    problems = manifest_problems(manifest) or shape_problems(manifest, _described(tensors))
+    if problems:
+        raise UserError("\n".join([f"{path} was not written: this is not a whole set:", *problems]))
+    write_atomic(path, _parts(tensors, manifest))
+    return manifest
+
+
+def _parts(tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> Iterator[bytes | memoryview]:
+    """The file as safetensors writes it: the widest numbers first, then by name, the header a multiple of 8 bytes."""
+    header: dict[str, Any] = {"__metadata__": {METADATA_KEY: written(manifest)}}
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, tensor in ordered:
+        content = raw(tensor)
+        yield from (content[start : start + PART] for start in range(0, len(content), PART))
+
+
+def find(path: str | Path) -> Path:
+    """The file of a set: `path` itself, or the one in the run directory `path`.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"no synthetic set at {path}: expected a .safetensors file or a run directory with {FILE_NAME}")
+    return file
 
 
 def load(path: str | Path) -> SyntheticSet:
@@ -39,26 +82,54 @@ def load(path: str | Path) -> SyntheticSet:
     Raises:
         UserError: no such file, not a synthetic set, or damaged.
     """
-    path = Path(path)
-    file = path / FILE_NAME if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"no synthetic set at {path}: expected a .safetensors file or a run directory with {FILE_NAME}")
+    file = find(path)
+    result, problems = read(file)
+    if result is None or problems:
+        raise UserError(f"{file} is damaged: {problems[0]}" if len(problems) == 1 else _all(file, problems))
+    return result
+
+
+def _all(file: Path, problems: list[str]) -> str:
+    return "\n".join([f"{file} is damaged in {len(problems)} ways:", *(f"  {problem}" for problem in problems)])
+
+
+def read(file: Path) -> tuple[SyntheticSet | None, list[str]]:
+    """The set, and all that is wrong with it; none where it is too broken to say what it holds.
+
+    Raises:
+        UserError: a safetensors file that is not a set, or of a format that is not known here.
+    """
     try:
         with safe_open(file, framework="pt") as stored:
-            metadata = stored.metadata() or {}
+            text = (stored.metadata() or {}).get(METADATA_KEY)
+            if text is None:
+                raise UserError(
+                    f"{file} is a safetensors file without a {METADATA_KEY!r} manifest: not a synthetic set"
+                )
+            try:
+                manifest = parsed(text)
+            except ValueError as error:
+                return None, [f"its manifest is not readable: {error}"]
+            check_kind(manifest, str(file))
+            problems = manifest_problems(manifest) or shape_problems(manifest, _shapes(stored))
+            if problems:
+                return None, problems
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise UserError(f"{file} is not a readable safetensors file (damaged or truncated): {error}") from None
-    if METADATA_KEY not in metadata:
-        raise UserError(f"{file} is a safetensors file, but not a synthetic set: no {METADATA_KEY!r} manifest in it")
-    try:
-        manifest = json.loads(metadata[METADATA_KEY])
-        _check(file, tensors, manifest)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{file} is damaged: its manifest is not what a set has ({error!r})") from None
-    return SyntheticSet(images=tensors["images"], labels=tensors["labels"], manifest=manifest)
+        return None, [f"it is not a readable safetensors file (damaged or truncated): {error}"]
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+    problems = content_problems(manifest, tensors)
+    return (None, problems) if problems else (set_of(tensors, manifest), [])
+
+
+def _described(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {name: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
+
+
+def _shapes(stored: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+    return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
 
 
 def digests(path: Path) -> dict[str, str] | None:
@@ -69,36 +140,3 @@ def digests(path: Path) -> dict[str, str] | None:
         return manifest["sha256"] if manifest.get("kind") == "synthetic set" else None
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RecursionError):
         return None
-
-
-def _check(file: Path, tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> None:
-    if manifest.get("kind") != "synthetic set":
-        raise UserError(f"{file} holds a {manifest.get('kind', 'file of an unknown kind')}, not a synthetic set")
-    if manifest.get("format") != FORMAT:
-        raise UserError(
-            f"{file} has format {manifest.get('format')}, this ncfmkit reads format {FORMAT}: update ncfmkit"
-        )
-    if manifest_digest(manifest) != manifest.get(DIGEST_KEY):
-        raise UserError(f"{file} is damaged: the sha256 of its manifest is not the one stored in it")
-    for name in sorted({"images", "labels", *manifest["sha256"]}):
-        if name not in tensors or digest(tensors[name]) != manifest["sha256"].get(name):
-            raise UserError(f"{file} is damaged: the sha256 of {name!r} is not the manifest's")
-    expected = len(manifest["classes"]) * manifest["ipc"]["stored"]
-    if len(tensors["images"]) != expected:
-        raise UserError(
-            f"{file} is damaged: its manifest speaks of {expected} images, it holds {len(tensors['images'])}"
-        )
-
-
-def manifest_digest(manifest: dict[str, Any]) -> str:
-    """sha256 of the manifest without this digest: JSON with sorted keys, ", " and ": " between, ASCII."""
-    return _sha256(json.dumps({k: v for k, v in manifest.items() if k != DIGEST_KEY}, sort_keys=True).encode())
-
-
-def digest(tensor: torch.Tensor) -> str:
-    """sha256 of a tensor's bytes (little-endian, row-major)."""
-    return _sha256(tensor.contiguous().numpy().tobytes())
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

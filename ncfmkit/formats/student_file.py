@@ -13,7 +13,7 @@ from torch import nn
 from ncfmkit import networks
 from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic
-from ncfmkit.formats.one_file import METADATA_KEY, digest
+from ncfmkit.formats.manifest import METADATA_KEY, digest
 from ncfmkit.training import State
 
 LARGEST_SIDE = 16384  # pixels; a larger one is damage
