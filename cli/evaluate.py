@@ -6,7 +6,9 @@ import typer
 
 from ncfmkit.cli import options as o
 
-SetArgument = Annotated[str, typer.Argument(metavar="SET", help="a synthetic set's file or its run directory")]
+SetArgument = Annotated[
+    str, typer.Argument(metavar="SET", help="a synthetic set's file, its run directory or a package")
+]
 
 
 @o.settings_flags("data", "network", "student", "runtime", "seed")
@@ -26,11 +28,11 @@ def evaluate(
     from rich.console import Console
 
     from ncfmkit import jobs
-    from ncfmkit.formats import one_file
+    from ncfmkit.formats.loading import load
     from ncfmkit.report import score_table
     from ncfmkit.students import parse_baselines
 
-    result = one_file.load(path)
+    result = load(path)
     settings = jobs.settings_for(result, overrides)
     arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
     scores = jobs.evaluate(result, arguments, settings, baselines=parse_baselines(baselines))

@@ -10,7 +10,9 @@ from ncfmkit.terminal import printable
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="a run directory, a synthetic set, a student or an exported model")],
+    path: Annotated[
+        Path, typer.Argument(help="a run directory, a synthetic set, a package, a student or an exported model")
+    ],
     *,
     json: o.Json = False,
 ) -> None:

@@ -27,9 +27,9 @@ def train(
 ) -> None:
     """Trains one student on a set and keeps it, with network, sizes, normalisation and class names in its metadata."""
     from ncfmkit import jobs
-    from ncfmkit.formats import one_file
+    from ncfmkit.formats.loading import load
 
-    result = one_file.load(path)
+    result = load(path)
     arguments = None
     if data is not None:
         arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)

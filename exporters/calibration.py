@@ -10,7 +10,9 @@ import torch
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
 from ncfmkit.formats import one_file
+from ncfmkit.formats.loading import load
 from ncfmkit.formats.manifest import DIGEST_KEY
+from ncfmkit.formats.package import is_package
 from ncfmkit.jobs import DataArguments
 from ncfmkit.progress import notice
 
@@ -26,8 +28,8 @@ class Calibration:
 
 
 def is_set(text: str) -> bool:
-    """Whether `--calibration` names a synthetic set's file or run directory; else it names real data."""
-    return Path(text).suffix == ".safetensors" or (Path(text) / one_file.FILE_NAME).is_file()
+    """Whether `--calibration` names a synthetic set's file, run directory or package; else it names real data."""
+    return Path(text).suffix == ".safetensors" or is_package(Path(text)) or (Path(text) / one_file.FILE_NAME).is_file()
 
 
 def calibration_images(
@@ -81,7 +83,7 @@ def _set_beside(student: Path, trained_on: dict[str, Any]) -> Path:
 
 
 def _from_set(path: Path) -> Calibration:
-    small = one_file.load(path)
+    small = load(path)
     images = small.decoded()[0].mul(255).round().to(torch.uint8).numpy()
     origin = {k: small.manifest[k] for k in ("name", DIGEST_KEY)} | {"images": len(images)}
     return Calibration(images=images, origin=origin, distilled=True)

@@ -13,14 +13,15 @@ from ncfmkit._version import __version__
 
 if TYPE_CHECKING:
     from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
-    from ncfmkit.formats.one_file import load, save
+    from ncfmkit.formats.loading import load
+    from ncfmkit.formats.one_file import save
     from ncfmkit.jobs import distill, resume
     from ncfmkit.synthetic import SyntheticSet
 
 _HOMES = {
     "distill": "ncfmkit.jobs",
     "resume": "ncfmkit.jobs",
-    "load": "ncfmkit.formats.one_file",
+    "load": "ncfmkit.formats.loading",
     "save": "ncfmkit.formats.one_file",
     "SyntheticSet": "ncfmkit.synthetic",
     "UserError": "ncfmkit.errors",

@@ -1,4 +1,4 @@
-"""What `ncfmkit inspect` says of a path: a run directory, a synthetic set, a student or an exported model."""
+"""What `ncfmkit inspect` says of a path: a run directory, a set, a package, a student or an exported model."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,8 +8,11 @@ from safetensors import SafetensorError, safe_open
 
 from ncfmkit.errors import UserError
 from ncfmkit.formats import one_file, student_file
+from ncfmkit.formats.loading import load
 from ncfmkit.formats.manifest import DIGEST_KEY, METADATA_KEY
+from ncfmkit.formats.package import is_package
 from ncfmkit.jobs import load_run
+from ncfmkit.shipping import figure
 from ncfmkit.sizes import format_bytes
 from ncfmkit.synthetic import SyntheticSet
 
@@ -33,14 +36,16 @@ def describe(path: Path) -> Description:
     """
     if not path.exists():
         raise UserError(f"nothing at {path}")
+    if path.is_dir() and is_package(path):
+        return _describe_set(path)
     if path.is_dir():
         return _describe_run(path)
     if path.suffix == ".onnx":
         return _describe_model(path)
     if path.suffix != ".safetensors" and not _starts_as_safetensors(path):
         raise UserError(
-            f"{path} is not a run directory, a synthetic set, a student or an exported model: sets and students are "
-            "safetensors files, models end in .onnx"
+            f"{path} is not a run directory, a synthetic set, a package, a student or an exported model: sets and "
+            "students are safetensors files, models end in .onnx"
         )
     return _describe_student(path) if _kind(path) == "student" else _describe_set(path)
 
@@ -87,23 +92,38 @@ def _describe_run(path: Path) -> Description:
 
 
 def _describe_set(path: Path) -> Description:
-    result = one_file.load(path)
+    result = load(path)
     m = result.manifest
-    score = (
-        m["score"] and f"{m['score']['last']['mean']:.1%} +- {m['score']['last']['std']:.1%} (n = {m['score']['n']})"
-    )
+    score = m["score"] and figure(m["score"])
     summary = {
         "set": m["name"],
         "classes": list(result.classes),
         "images per class": f"{m['ipc']['stored']} stored, {m['ipc']['decoded']} decoded",
         "decoding": f"{m['decode']['kind']}, factor {m['decode']['factor']}",
-        "images": f"uint8 {list(result.images.shape)}, {format_bytes(result.images.nbytes)}",
+        "images": f"uint8 {list(result.images.shape)}" + _quantising(m),
+        "bytes": ", ".join(f"{name} {format_bytes(count)}" for name, count in sorted(m["bytes"].items())),
+        "bytes per class": format_bytes(sum(m["bytes"].values()) / len(result.classes)),
         "source": f"{m['source']['name']}, {m['source']['train_images']:,} training images",
+        "licence of the source": m["source"]["license"],
+        "smaller than its pixels": f"{_ratio(result):,.0f} times",
         "last-epoch accuracy": score and f"{score} with {m['score']['network']}, {m['score']['epochs']} epochs",
         "made by": m["tool"],
-        "sha256 of the images": m["sha256"]["images"],
+        "sha256 of its manifest": m[DIGEST_KEY],
     }
     return Description(title=f"synthetic set {path}", summary=summary, content=m, images=result)
+
+
+def _quantising(manifest: dict[str, Any]) -> str:
+    how = manifest.get("pixels")
+    if how is None:
+        return ""
+    return f", kept in {how['bits']} bits, a range per {how['scale']}{', dithered' if how['dither'] else ''}"
+
+
+def _ratio(result: SyntheticSet) -> float:
+    """Bytes of the source's training images, a byte per value and at the set's size, over all bytes of the set."""
+    source = result.manifest["source"]["train_images"] * result.images[0].numel()
+    return source / sum(result.manifest["bytes"].values())
 
 
 def _describe_student(path: Path) -> Description:

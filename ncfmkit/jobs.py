@@ -1,7 +1,6 @@
 """The jobs that the commands do, each one function: distill, resume, pretrain, evaluate, train."""
 
 import dataclasses
-import io
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from ncfmkit.distillation import Plan, Problem, State, StepLosses, distill_step,
 from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.files import write_atomic
 from ncfmkit.formats import one_file, student_file
+from ncfmkit.formats.loading import load
 from ncfmkit.formats.manifest import DIGEST_KEY
 from ncfmkit.progress import notice, track
 from ncfmkit.real import SOURCES, RealData, open_real
@@ -131,7 +131,7 @@ def distill(
     """
     arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
     folder = distill_run(arguments, recipe=recipe, out=out, baselines=baselines, overrides=overrides)
-    return one_file.load(folder)
+    return load(folder)
 
 
 def distill_run(
@@ -146,7 +146,7 @@ def distill_run(
     data = arguments.data
     settings = make_settings(data, recipe, overrides)
     baselines = students.parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
-    folder = Path(out) if out else next_free(Path("runs"), f"{_slug(data)}-ipc{settings.distill.ipc}")
+    folder = Path(out) if out else next_free(Path("runs"), f"{slug(data)}-ipc{settings.distill.ipc}")
     RunDirectory.free(folder)
     runtime = choose_runtime(settings.runtime)
     real = arguments.open(settings)
@@ -180,17 +180,18 @@ def resume(path: str | Path) -> SyntheticSet:
         if not (run.path / "report.html").exists():
             report.write_report(run.path)
         notice(f"{path} is finished: nothing is left to do")
-        return one_file.load(run.path)
+        return load(run.path)
     with run.alone():
         real = DataArguments(**info["arguments"]).open(settings)
         if real.fingerprint != info["data"]["fingerprint"]:
             raise UserError(f"the data at {info['arguments']['data']} have changed since {path} was started")
         with cpu_threads(info["threads"]):  # sums in another order would end with other bytes
             _go_on(run, settings, real, runtime, _initial_images(settings, real), info["baselines"])
-    return one_file.load(run.path)
+    return load(run.path)
 
 
-def _slug(data: str) -> str:
+def slug(data: str) -> str:
+    """A name for files: of data that the user named, or of a set."""
     return Path(data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
 
 
@@ -205,7 +206,7 @@ def _resolved(settings: Settings, real: RealData) -> Settings:
 def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
     d = settings.distill
     if d.init == "load":
-        return synthetic_sets.from_set(one_file.load(str(d.load)), real, ipc=d.ipc)
+        return synthetic_sets.from_set(load(str(d.load)), real, ipc=d.ipc)
     return synthetic_sets.initialise(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
 
 
@@ -420,9 +421,7 @@ def manifest_score(row: dict[str, Any]) -> dict[str, Any]:
 
 def _draw(run: RunDirectory, result: SyntheticSet) -> None:
     sheet = report.contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
-    png = io.BytesIO()
-    sheet.save(png, "PNG")
-    write_atomic(run.path / "preview.png", png.getvalue())
+    write_atomic(run.path / "preview.png", report.png_bytes(sheet))
     report.curves(run.metrics(), run.path / "curves.png")
 
 
@@ -492,6 +491,11 @@ def evaluate(
         return students.herded_subset(real, count, pool.final[0], settings.network, runtime)
 
     return _scores(result, real, settings, baselines, herding, runtime)
+
+
+def scorer(arguments: DataArguments, overrides: dict[str, Any]) -> Callable[[SyntheticSet], dict[str, Any]]:
+    """Scores a set by its own recipe, overridden, as :func:`evaluate` does."""
+    return lambda result: evaluate(result, arguments, settings_for(result, overrides))
 
 
 def _check_same(result: SyntheticSet, real: RealData) -> None:

@@ -85,6 +85,13 @@ def contact_sheet(
     return sheet
 
 
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as a PNG file."""
+    png = io.BytesIO()
+    picture.save(png, "PNG")
+    return png.getvalue()
+
+
 def _check_images(images_NCHW: np.ndarray, labels_N: np.ndarray, classes: Sequence[str], per_class: int) -> None:
     shape = images_NCHW.shape
     if images_NCHW.dtype != np.uint8 or len(shape) != 4 or shape[1] not in (1, 3):

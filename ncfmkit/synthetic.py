@@ -50,6 +50,16 @@ def decode_mask(decode: str, factor: int, ipc: int, budget: int | None) -> np.nd
     return mask_MP
 
 
+def decoded_rows(decode: str, factor: int, ipc: int, budget: int | None) -> np.ndarray:
+    """How many decoded images of each stored one of a class count, int64 `[M]`: the row sums of :func:`decode_mask`."""
+    rows_M, left = np.zeros(ipc, np.int64), budget if budget is not None else ipc * factor**2
+    for f in decode_factors(decode, factor):
+        cells = f * f
+        rows_M += np.clip(left - np.arange(ipc) * cells, 0, cells) if decode == "bound" else cells
+        left = max(0, left - ipc * cells)
+    return rows_M
+
+
 def decode(images_NCHW: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
     """Cuts every image by each factor and enlarges the cells (bilinear), `[N, P, C, H, W]`; differentiable.
 

@@ -50,10 +50,13 @@ def test_a_set(small: Path) -> None:
     assert what.title == f"synthetic set {small}"
     assert what.summary["classes"] == ["cat", "dog [bold]"]
     assert what.summary["images per class"] == "2 stored, 8 decoded"
-    assert what.summary["images"] == "uint8 [4, 1, 8, 8], 256 B"
+    assert what.summary["images"] == "uint8 [4, 1, 8, 8]"
     assert what.summary["source"] == "tiny, 1,234 training images"
     assert what.summary["last-epoch accuracy"] == "50.0% +- 1.0% (n = 2) with convnet-2 width 8, 3 epochs"
-    assert what.content["sha256"]["images"] == what.summary["sha256 of the images"]
+    assert what.content["manifest_sha256"] == what.summary["sha256 of its manifest"]
+    assert what.summary["bytes"] == "images 256 B, labels 32 B"
+    assert what.summary["bytes per class"] == "144 B"
+    assert what.summary["smaller than its pixels"] == "274 times"  # 1234 * 64 / 288
     assert what.scores is None
     assert what.images.images.shape == (4, 1, 8, 8)
 
@@ -120,10 +123,10 @@ def test_what_is_not_ours(tmp_path: Path) -> None:
     others = {"notes.txt": b"hello", "empty": b"", "x.pt": b"PK\x03\x04" * 30, "x.json": b'{"a": 1}', "x.png": PNG}
     for name, content in others.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=f"{name} is not a run directory, a synthetic set, a student or an export"):
+        with pytest.raises(UserError, match=f"{name} is not a run directory, a synthetic set, a package, a student or an"):
             describe.describe(tmp_path / name)
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="is a safetensors file, but not a synthetic set"):
+    with pytest.raises(UserError, match="is a safetensors file without a 'ncfmkit' manifest: not a synthetic set"):
         describe.describe(tmp_path / "other.safetensors")
 
 

@@ -83,14 +83,20 @@ def load(path: str | Path) -> SyntheticSet:
         UserError: no such file, not a synthetic set, or damaged.
     """
     file = find(path)
-    result, problems = read(file)
-    if result is None or problems:
-        raise UserError(f"{file} is damaged: {problems[0]}" if len(problems) == 1 else _all(file, problems))
-    return result
+    return whole(file, *read(file))
 
 
-def _all(file: Path, problems: list[str]) -> str:
-    return "\n".join([f"{file} is damaged in {len(problems)} ways:", *(f"  {problem}" for problem in problems)])
+def whole(path: Path, result: SyntheticSet | None, problems: list[str]) -> SyntheticSet:
+    """The set that was read.
+
+    Raises:
+        UserError: something is wrong with it.
+    """
+    if result is not None and not problems:
+        return result
+    if len(problems) == 1:
+        raise UserError(f"{path} is damaged: {problems[0]}")
+    raise UserError("\n".join([f"{path} is damaged in {len(problems)} ways:", *(f"  {text}" for text in problems)]))
 
 
 def read(file: Path) -> tuple[SyntheticSet | None, list[str]]:

@@ -1,0 +1,92 @@
+"""`ncfmkit pack`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ncfmkit.cli import options as o
+from ncfmkit.cli.evaluate import SetArgument
+
+SCORE = "Score"
+
+
+@o.settings_flags("data", "student", "runtime", "seed")
+def pack(
+    path: SetArgument,
+    *,
+    to: Annotated[str, typer.Option("--to", metavar="safetensors|webdataset|parquet|png", help="the layout")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="the folder to write; default: named after set and layout")
+    ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            "--license", help="licence of the real images, such as mit; adds the dataset card, needed for parquet"
+        ),
+    ] = None,
+    decoded: Annotated[
+        bool, typer.Option("--decoded", help="write the images to train on, for tools that cannot decode")
+    ] = False,
+    encoding: Annotated[
+        str, typer.Option("--encoding", metavar="png|webp", help="of the pictures, both lossless")
+    ] = "png",
+    shard_size: Annotated[
+        str, typer.Option("--shard-size", help="the largest size of a shard (webdataset, parquet)")
+    ] = "256MiB",
+    bits: Annotated[
+        int | None, typer.Option("--bits", metavar="8|6|5|4|3|2", help="store the pixels in so many bits")
+    ] = None,
+    scale: Annotated[
+        str, typer.Option("--scale", metavar="image|channel", help="range of the bits: each image's own, or the set's")
+    ] = "image",
+    dither: Annotated[
+        bool, typer.Option("--dither", help="spread what the bits round off over the neighbours")
+    ] = False,
+    score: Annotated[
+        bool,
+        typer.Option("--score", help="measure the set as it is packed, and promise that score", rich_help_panel=SCORE),
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option("--data", help="the real data that --score tests on", rich_help_panel="Data")
+    ] = None,
+    data_root: o.DataRoot = None,
+    download: o.Download = False,
+    skip_bad: o.SkipBad = False,
+    set_: o.Set = None,
+    json: o.Json = False,
+    overrides: dict[str, Any],
+) -> None:
+    """Packs a set for other people's tools: a folder with the set, its manifest, checksums and a dataset card."""
+    from ncfmkit import jobs, shipping
+    from ncfmkit.errors import UserError
+    from ncfmkit.formats.package import SUMS, Packing
+    from ncfmkit.sizes import format_bytes, parse_bytes
+
+    if bits is None and (dither or scale != "image"):
+        raise UserError("--scale and --dither say how pixels are stored in fewer bits: pass --bits, such as --bits 4")
+    quantising = None if bits is None else shipping.Quantising(bits=bits, scale=scale, dither=dither)  # type: ignore[arg-type]
+    arguments = o.score_arguments(score, data, data_root, download, skip_bad, overrides)
+    folder, result = shipping.pack(
+        Path(path),
+        packing=Packing(
+            layout=to,
+            images="decoded" if decoded else "stored",
+            encoding=encoding,
+            shard_bytes=parse_bytes(shard_size, "--shard-size"),
+        ),
+        out=out,
+        license=license,
+        quantising=quantising,
+        score=None if arguments is None else jobs.scorer(arguments, overrides),
+    )
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    size = sum(p.stat().st_size for p in files)
+    if json:
+        listed = {p.relative_to(folder).as_posix(): p.stat().st_size for p in files}
+        o.print_json({"folder": str(folder), "bytes": size, "files": listed, "manifest": result.manifest})
+        return
+    print(f"{folder}: {to}, {len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}")
+    if result.manifest["score"] is None and quantising is not None and quantising.bits < 8:
+        print("its score is unknown, since its pixels changed: --score --data DATA measures it")
+    print(f"check it with `ncfmkit verify {folder}`, or with `sha256sum -c {SUMS}` inside")

@@ -1,0 +1,27 @@
+"""`ncfmkit unpack`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ncfmkit.cli import options as o
+
+
+def unpack(
+    path: Annotated[Path, typer.Argument(metavar="PACKAGE", help="a folder that `ncfmkit pack` wrote")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="the file to write; default: NAME.safetensors, after the set")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Writes the set of a package as its one file, equal to the one that was packed."""
+    from ncfmkit import shipping
+    from ncfmkit.sizes import format_bytes
+
+    file, result = shipping.unpack(path, out)
+    if json:
+        o.print_json({"set": str(file), "manifest": result.manifest})
+        return
+    print(f"{file}: {result.manifest['name']}, {len(result.images):,} images, {format_bytes(file.stat().st_size)}")

@@ -1,0 +1,49 @@
+"""`ncfmkit verify`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ncfmkit.cli import options as o
+
+
+@o.settings_flags("data", "student", "runtime", "seed")
+def verify(
+    path: Annotated[Path, typer.Argument(help="a set's file, its run directory or a package")],
+    *,
+    score: Annotated[
+        bool, typer.Option("--score", help="train students by the set's recipe: do they reach what it promises?")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option("--data", help="the real data that --score tests on", rich_help_panel="Data")
+    ] = None,
+    data_root: o.DataRoot = None,
+    download: o.Download = False,
+    skip_bad: o.SkipBad = False,
+    set_: o.Set = None,
+    json: o.Json = False,
+    overrides: dict[str, Any],
+) -> None:
+    """Checks that a set is intact: checksums, shapes, values, labels, recipe; with --score, that it keeps its promise.
+
+    Exit code 1 and a list of all that is wrong.
+    """
+    from ncfmkit import jobs, shipping
+    from ncfmkit.errors import CheckFailed
+
+    arguments = o.score_arguments(score, data, data_root, download, skip_bad, overrides)
+    try:
+        found = shipping.verify(path, None if arguments is None else jobs.scorer(arguments, overrides))
+    except CheckFailed as error:
+        if json:
+            o.print_json(error.result)
+        raise
+    if json:
+        o.print_json(found)
+        return
+    manifest = found["manifest"]
+    checked = ", ".join(["manifest", *sorted(manifest["sha256"]), "recipe"])
+    print(f"{path}: {manifest['name']} is intact; checked: {checked}")
+    if "measured" in found:
+        print(f"promised {shipping.figure(found['promised'])}, reached {shipping.figure(found['measured'])}")

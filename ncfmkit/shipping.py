@@ -1,0 +1,213 @@
+"""The jobs of shipping a set: pack, unpack, verify."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ncfmkit import jobs
+from ncfmkit.config import check, from_dict
+from ncfmkit.errors import CheckFailed, UserError
+from ncfmkit.formats import loading, one_file, package, pixels
+from ncfmkit.formats.manifest import DIGEST_KEY
+from ncfmkit.synthetic import SyntheticSet
+
+LONGEST_LICENSE = 200  # characters
+
+Score = Callable[[SyntheticSet], dict[str, Any]]  # scores of a set, as `jobs.evaluate` gives them
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantising:
+    bits: int  # one of pixels.BITS; 8: as it is
+    scale: pixels.Scale = "image"
+    dither: bool = False
+
+
+# ---- pack -------------------------------------------------------------------------------------------------------
+
+
+def pack(
+    path: Path,
+    *,
+    packing: package.Packing,
+    out: Path | None = None,
+    license: str | None = None,
+    quantising: Quantising | None = None,
+    score: Score | None = None,
+) -> tuple[Path, SyntheticSet]:
+    """Packs a set for other people's tools, in a new folder.
+
+    Args:
+        path: the set: its file, run directory, or another package.
+        out: the folder; none: named after the set and the layout, in the working directory.
+        license: of the real images that the set was made from; none: as the set says.
+        quantising: stores pixels in fewer bits; the score is then unknown.
+        score: measures the set as it is packed, and its result becomes the promised score.
+
+    Returns:
+        The folder, and the set in it.
+
+    Raises:
+        UserError: no set there, the folder is, or the layout needs a licence.
+    """
+    result = loading.load(path)
+    if license is not None:
+        result = licensed(result, license)
+    if quantising is not None and quantising.bits != 8:
+        result = quantised(result, quantising)
+    out = out or Path(_folder_name(result, packing))
+    package.check_writable(result, out, packing)  # before the students are trained
+    if score is not None:
+        result = with_manifest(result, score=jobs.manifest_score(score(result)["rows"][0]))
+    package.write(result, out, packing)
+    return out, result
+
+
+def _folder_name(result: SyntheticSet, packing: package.Packing) -> str:
+    how = result.manifest.get("pixels")
+    parts = [result.manifest["name"], f"{how['bits']}bit" if how else "", packing.layout]
+    parts.append("decoded" if packing.images == "decoded" else "")
+    return "-".join(jobs.slug(part) for part in parts if part)
+
+
+def with_manifest(result: SyntheticSet, **changes: Any) -> SyntheticSet:
+    """The set with keys of its manifest changed."""
+    return dataclasses.replace(result, manifest=result.manifest | changes)
+
+
+def licensed(result: SyntheticSet, license: str) -> SyntheticSet:
+    """The set with that licence of its source.
+
+    Raises:
+        UserError: empty, not one line, or too long.
+    """
+    license = license.strip()
+    if not license or not license.isprintable() or len(license) > LONGEST_LICENSE:
+        raise UserError(
+            f"--license {license!r}: expected one line of at most {LONGEST_LICENSE} characters, such as mit"
+        )
+    return with_manifest(result, source=result.manifest["source"] | {"license": license})
+
+
+def quantised(result: SyntheticSet, how: Quantising) -> SyntheticSet:
+    """The set with its pixels in fewer bits, without a score: the one it had is kept as that of the original.
+
+    Raises:
+        UserError: another number of bits than there is, or a set that is quantised already.
+    """
+    if result.levels is not None:
+        bits = result.manifest["pixels"]["bits"]
+        raise UserError(f"--bits {how.bits}: the set is in {bits} bits already: start from the one it was made from")
+    images, levels = pixels.quantise(result.images.numpy(), bits=how.bits, scale=how.scale, dither=how.dither)
+    original = {DIGEST_KEY: result.manifest[DIGEST_KEY], "score": result.manifest["score"]}
+    described = dataclasses.asdict(how) | {"shape": list(images.shape[1:]), "original": original}
+    manifest = result.manifest | {"pixels": described, "score": None}
+    return dataclasses.replace(
+        result, images=torch.from_numpy(images), levels=torch.from_numpy(levels), manifest=manifest
+    )
+
+
+# ---- unpack -----------------------------------------------------------------------------------------------------
+
+
+def unpack(path: Path, out: Path | None = None) -> tuple[Path, SyntheticSet]:
+    """Writes the set of a package as its one file; pictures are unpacked to disk one by one, not in memory.
+
+    Args:
+        path: a package (or any other form of a set).
+        out: the file; none: named after the set, in the working directory.
+
+    Returns:
+        The file, and the set in it.
+
+    Raises:
+        UserError: no set there, damaged, or the file is there already.
+    """
+    beside = out.parent if out is not None else Path()
+    if not beside.is_dir():
+        raise UserError(f"--out {out}: there is no folder {beside}: make it first")
+    scratch = beside / f".unpack.{os.getpid()}.tmp"
+    try:
+        allocate = lambda shape: np.memmap(scratch, np.uint8, "w+", shape=shape)  # noqa: E731
+        result = one_file.whole(path, *loading.read(path, allocate))
+        out = out or Path(f"{jobs.slug(result.manifest['name'])}.safetensors")
+        if os.path.lexists(out):
+            raise UserError(f"{out} is there already: choose another --out")
+        one_file.save(result, out)
+    except OSError as error:
+        raise UserError(f"{path} was not unpacked: {error.strerror or error}") from None
+    finally:
+        scratch.unlink(missing_ok=True)
+    return out, one_file.load(out)
+
+
+# ---- verify -----------------------------------------------------------------------------------------------------
+
+
+def verify(path: Path, score: Score | None = None) -> dict[str, Any]:
+    """Checks everything that can be checked of a set: checksums, shapes, ranges, labels, its recipe, its score.
+
+    Args:
+        path: a set's file, run directory or package.
+        score: measures the set; the promised accuracy must be reached within its standard deviation.
+
+    Returns:
+        `path`, `problems` (empty), `manifest`, and with `score` also `promised` and `measured`.
+
+    Raises:
+        UserError: nothing there, not a set, or no score to check.
+        CheckFailed: something is wrong; all of it is in the message, and `problems` in the result.
+    """
+    if not path.exists():
+        raise UserError(f"nothing at {path}")
+    result, problems = loading.read(path)
+    found: dict[str, Any] = {"path": str(path), "problems": problems, "manifest": result and result.manifest}
+    if result is not None:
+        problems += _recipe_problems(result)
+    if result is not None and score is not None and not problems:
+        found |= _measured(result, score)
+        problems += _score_problems(found["promised"], found["measured"])
+    if problems:
+        lines = [f"{path}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", *(f"  {p}" for p in problems)]
+        raise CheckFailed("\n".join(lines), found)
+    return found
+
+
+def _recipe_problems(result: SyntheticSet) -> list[str]:
+    try:
+        check(from_dict(result.manifest["settings"]))
+    except UserError as error:
+        return [f"its settings are not a recipe that this ncfmkit can run: {error}"]
+    return []
+
+
+def _measured(result: SyntheticSet, score: Score) -> dict[str, Any]:
+    promised = result.manifest["score"]
+    if promised is None:
+        raise UserError("the set promises no score to check: `ncfmkit pack --score` measures and records one")
+    if promised["n"] < 2:
+        raise UserError(
+            "the set's score is of one student, which has no standard deviation to check within: "
+            "`ncfmkit pack --score --repeats 5` measures and records a better one"
+        )
+    return {"promised": promised, "measured": jobs.manifest_score(score(result)["rows"][0])}
+
+
+def _score_problems(promised: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+    least = promised["last"]["mean"] - promised["last"]["std"]
+    if measured["last"]["mean"] >= least:
+        return []
+    return [
+        f"its students reach {figure(measured)}, promised are {figure(promised)}: expected {least:.1%} or more "
+        "(one standard deviation below)"
+    ]
+
+
+def figure(score: dict[str, Any]) -> str:
+    """`61.9% +- 0.7% (n = 3)`."""
+    return f"{score['last']['mean']:.1%} +- {score['last']['std']:.1%} (n = {score['n']})"
