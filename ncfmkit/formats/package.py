@@ -4,6 +4,7 @@ A package is written under a temporary name and appears whole. Reading one check
 record against the manifest; nothing outside the folder is read, nothing at all is written.
 """
 
+import json
 import math
 import os
 import re
@@ -17,8 +18,9 @@ import numpy as np
 import torch
 
 from ncfmkit.errors import UserError
-from ncfmkit.files import sha256_of, write_atomic, write_json
+from ncfmkit.files import sha256_of, write_atomic
 from ncfmkit.formats import one_file
+from ncfmkit.formats.card import card
 from ncfmkit.formats.layouts import LAYOUTS, Layout
 from ncfmkit.formats.manifest import (
     check_kind,
@@ -66,13 +68,9 @@ class Packing:
     shard_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
-        asked = (
-            ("layout", self.layout, LAYOUTS),
-            ("images", self.images, IMAGES),
-            ("encoding", self.encoding, ENCODINGS),
-        )
-        for name, value, choices in asked:
-            if value not in choices:
+        for name, choices in (("layout", LAYOUTS), ("images", IMAGES), ("encoding", ENCODINGS)):
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in choices:
                 raise UserError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
         if self.shard_bytes < 1:
             raise UserError(f"shards of {self.shard_bytes} bytes: expected 1 or more")
@@ -151,7 +149,7 @@ def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
         one_file.save(synthetic, folder / one_file.FILE_NAME)
     facts = {"layout": packing.layout, "images": packing.images}
     facts |= {} if packing.row.write is None else {"encoding": packing.encoding}
-    write_json(folder / MANIFEST, manifest | {KEY: facts})
+    write_atomic(folder / MANIFEST, json.dumps(manifest | {KEY: facts}, indent=1, sort_keys=True).encode() + b"\n")
     if with_card:
         _write_card(synthetic, manifest, folder, packing)
     lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(_files(folder))]
@@ -159,8 +157,6 @@ def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
 
 
 def _write_card(synthetic: SyntheticSet, manifest: dict[str, Any], folder: Path, packing: Packing) -> None:
-    from ncfmkit.formats.card import card
-
     sheet = contact_sheet(synthetic.images.numpy(), synthetic.labels.numpy(), synthetic.classes)
     write_atomic(folder / PREVIEW, png_bytes(sheet))
     sizes = {name: (folder / name).stat().st_size for name in sorted(_files(folder))}
@@ -258,15 +254,16 @@ def read(folder: Path, allocate: Allocate | None = None) -> tuple[SyntheticSet |
     if wrong:
         return None, wrong
     try:
-        manifest, packing = _read_manifest(folder)
+        manifest = _read_manifest(folder)
     except ValueError as error:
-        if isinstance(error, UserError):
-            raise
         return None, [f"{MANIFEST}: {error}"]
+    check_kind(manifest, str(folder))
+    facts = manifest.pop(KEY, None)
     problems = manifest_problems(manifest)
     if problems:
         return None, [f"{MANIFEST}: {problem}" for problem in problems]
     try:
+        packing = _told(facts)
         if (folder / one_file.FILE_NAME).is_file():
             return _from_file(folder, manifest, packing)
         return _from_records(folder, manifest, packing, allocate or (lambda shape: np.empty(shape, np.uint8)))
@@ -312,16 +309,18 @@ def _stays_inside(name: str) -> bool:
     return "\\" not in name and ":" not in name and not {"", ".", ".."} & set(parts)
 
 
-def _read_manifest(folder: Path) -> tuple[dict[str, Any], Packing]:
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if path.stat().st_size > LARGEST_MANIFEST:
         raise ValueError(f"{path.stat().st_size} bytes, expected {LARGEST_MANIFEST} at most")
-    manifest = parsed(path.read_bytes())
-    check_kind(manifest, str(folder))
-    facts = manifest.pop(KEY, None)
+    return parsed(path.read_bytes())
+
+
+def _told(facts: Any) -> Packing:
+    """How the package was packed, as its manifest says."""
     if not isinstance(facts, dict) or not {"layout", "images"} <= facts.keys() <= {"layout", "images", "encoding"}:
-        raise ValueError(f"its {KEY!r} says nothing of the layout and images")
-    return manifest, Packing(**facts)
+        raise UserError(f"{MANIFEST}: its {KEY!r} does not say the layout and the images")
+    return Packing(**facts)
 
 
 def _from_file(folder: Path, manifest: dict[str, Any], packing: Packing) -> tuple[SyntheticSet | None, list[str]]:

@@ -6,7 +6,7 @@ again, so a quantised set lives in memory as 8-bit images and nothing is lost wh
 Shape letters: N images, C channels, H = W side, G = 1 or N rows of levels, V = C * H * W values of an image, Q bits.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -31,6 +31,8 @@ def quantise(images_NCHW: np.ndarray, *, bits: int, scale: Scale, dither: bool) 
     """
     if bits not in BITS:
         raise UserError(f"--bits {bits}: expected one of {', '.join(map(str, BITS))}")
+    if scale not in get_args(Scale):
+        raise UserError(f"--scale {scale}: expected one of {', '.join(get_args(Scale))}")
     levels_GC2 = _levels(images_NCHW, bits, scale)
     coded = _dithered(images_NCHW, levels_GC2, bits) if dither else encode(images_NCHW, levels_GC2, bits)
     return restore(coded, levels_GC2, bits), levels_GC2
