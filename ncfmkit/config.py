@@ -120,6 +120,7 @@ class Settings:
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
 
 
+LARGEST_FACTOR = 64  # of a mosaic
 LARGEST = 1e30  # of a setting: float32 ends at 3.4e38, and AdamW begins with ten times its learning rate
 
 SECTIONS: dict[str, type] = {
@@ -294,7 +295,7 @@ def check(settings: Settings) -> Settings:
     rules = [
         (settings.seed >= 0, f"seed: expected 0 or more, got {settings.seed}"),
         (d.ipc >= 1, f"distill.ipc: expected 1 or more images per class, got {d.ipc}"),
-        (d.factor >= 1, f"distill.factor: expected 1 or more, got {d.factor}"),
+        (1 <= d.factor <= LARGEST_FACTOR, f"distill.factor: expected 1 to {LARGEST_FACTOR}, got {d.factor}"),
         (d.steps >= 0, f"distill.steps: expected 0 or more, got {d.steps}"),
         (d.real_batch >= 1, f"distill.real_batch: expected 1 or more, got {d.real_batch}"),
         (d.frequencies >= 16, f"distill.frequencies: expected 16 or more, got {d.frequencies}"),

@@ -122,7 +122,7 @@ class SyntheticSet:
         mask_MP = decode_mask(how["kind"], how["factor"], self.ipc, how["budget"])
         return torch.from_numpy(mask_MP).repeat(len(self.classes), 1)
 
-    def decoded_parts(self, chunk: int = 64) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def decoded_parts(self, chunk: int = 8) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """What :meth:`decoded` gives, of `chunk` stored images after the other: for sets larger than memory."""
         how = self.manifest["decode"]
         factors = decode_factors(how["kind"], how["factor"])

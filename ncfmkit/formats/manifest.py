@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ncfmkit.config import LARGEST_FACTOR
 from ncfmkit.errors import UserError
 from ncfmkit.formats import pixels
 from ncfmkit.synthetic import SyntheticSet, decode_factors
@@ -19,7 +20,7 @@ DIGEST_KEY = "manifest_sha256"
 KIND = "synthetic set"
 FORMATS = (1, 2)  # 2: quantised pixels or soft labels
 LARGEST_SIDE = 16384  # pixels
-LARGEST_FACTOR = 64
+DEEPEST = 32  # lists and objects in one another
 LARGEST_NUMBER = 1e30
 LONGEST = 100_000  # bytes of a text: names, settings
 
@@ -86,11 +87,18 @@ def parsed(text: str | bytes) -> dict[str, Any]:
     """
     try:
         manifest = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_each_once)
+        if not isinstance(manifest, dict):
+            raise ValueError(f"expected a JSON object, got {type(manifest).__name__}")
+        if _depth(manifest) > DEEPEST:
+            raise RecursionError
     except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(manifest, dict):
-        raise ValueError(f"expected a JSON object, got {type(manifest).__name__}")
+        raise ValueError(f"nested deeper than {DEEPEST} levels") from None
     return manifest
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0) if isinstance(value, dict | list) else 0
 
 
 def _refuse_constant(name: str) -> None:
@@ -155,8 +163,7 @@ def _is_decode(value: Any) -> bool:
 def _is_pixels(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and type(value.get("bits")) is int
-        and value["bits"] in pixels.BITS
+        and _is_count(value.get("bits"), least=2, most=8)
         and value.get("scale") in ("channel", "image")
         and type(value.get("dither")) is bool
         and isinstance(value.get("shape"), list)
@@ -201,7 +208,7 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "decode": (_is_decode, f"'kind' single, multi or bound, 'factor' 1 to {LARGEST_FACTOR}, 'budget' null or a count"),
     "mean": (_is_statistics, "1 or 3 finite numbers"),
     "std": (lambda v: _is_statistics(v) and min(v) >= 0, "1 or 3 finite numbers, 0 or more"),
-    "value_range": ([0, 255].__eq__, "[0, 255]"),
+    "value_range": (lambda v: v == [0, 255], "[0, 255]"),
     "source": (_is_source, "'name', 'fingerprint', 'train_images' and 'license' of the real data"),
     "settings": (lambda v: isinstance(v, dict), "the settings of the run"),
     "score": (_is_score, "null, or 'network', 'epochs', 'n', 'last' and 'best' with mean and std as fractions"),

@@ -1,0 +1,212 @@
+"""Golden files of the set's format, and the plain reference that they are made with: loops, float64, no ncfmkit.
+
+`python tests/golden_sets.py` writes them to tests/data; their bytes are pinned in tests/test_numpy_reader.py.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DATA = Path(__file__).resolve().parent / "data"
+DTYPES = {"uint8": "U8", "float16": "F16", "int64": "I64"}
+
+# ---- the reference ----------------------------------------------------------------------------------------------
+
+
+def container(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """A safetensors file: the widest numbers first, then by name."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    data = b""
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
+        content = tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
+        offsets = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": DTYPES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": offsets}
+        data += content
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def sealed(manifest: dict[str, Any]) -> dict[str, str]:
+    """The metadata of a manifest, its digest computed anew."""
+    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return {"ncfmkit": json.dumps(rest | {"manifest_sha256": digest}, sort_keys=True)}
+
+
+def set_bytes(tensors: dict[str, np.ndarray], manifest: dict[str, Any]) -> bytes:
+    """The file of a set with these tensors; the manifest gets their sizes and digests."""
+    facts = {
+        "bytes": {name: tensor.nbytes for name, tensor in tensors.items()},
+        "sha256": {name: hashlib.sha256(tensor.tobytes()).hexdigest() for name, tensor in tensors.items()},
+    }
+    return container(tensors, sealed(facts | manifest))
+
+
+def pack(codes_NCHW: np.ndarray, bits: int) -> np.ndarray:
+    """Codes as bits, uint8 `[N, bytes]`, by way of text."""
+    rows = []
+    for image in codes_NCHW:
+        text = "".join(f"{int(code):0{bits}b}" for code in image.flat)
+        text += "0" * (-len(text) % 8)
+        rows.append([int(text[i : i + 8], 2) for i in range(0, len(text), 8)])
+    return np.array(rows, np.uint8)
+
+
+def restore(codes_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
+    """The values of codes, value by value in floating point (there are no ties: 2**bits - 1 is odd)."""
+    values = np.zeros(codes_NCHW.shape, np.uint8)
+    for n, c, y, x in np.ndindex(codes_NCHW.shape):
+        low, high = (int(level) for level in levels_GC2[n % len(levels_GC2), c])
+        values[n, c, y, x] = math.floor(low + int(codes_NCHW[n, c, y, x]) * (high - low) / (2**bits - 1) + 0.5)
+    return values
+
+
+def cell_pixel(image_CHW: np.ndarray, c: int, row: int, column: int) -> float:
+    side = image_CHW.shape[1]
+    return float(image_CHW[c, row, column]) / 255 if row < side and column < side else 0.5
+
+
+def cut_out(image_CHW: np.ndarray, factor: int, row: int, column: int) -> np.ndarray:
+    """One cell of a stored image, enlarged, float64 `[C, H, W]`, pixel by pixel."""
+    channels, side, _ = image_CHW.shape
+    cell = math.ceil(side / factor)
+    image = np.zeros((channels, side, side))
+    for c, y, x in np.ndindex(image.shape):
+        total = 0.0
+        for dy, weight_y in neighbours(y, cell, side):
+            for dx, weight_x in neighbours(x, cell, side):
+                total += weight_y * weight_x * cell_pixel(image_CHW, c, row * cell + dy, column * cell + dx)
+        image[c, y, x] = total
+    return image
+
+
+def neighbours(place: int, cell: int, side: int) -> list[tuple[int, float]]:
+    """The two pixels of a cell that a pixel of the enlarged one lies between, each with its weight."""
+    exact = min(max((place + 0.5) * cell / side - 0.5, 0.0), cell - 1.0)
+    low = math.floor(exact)
+    return [(low, 1 - (exact - low)), (min(low + 1, cell - 1), exact - low)]
+
+
+def naive_decoded(images_NCHW: np.ndarray, labels_N: np.ndarray, manifest: dict[str, Any]) -> tuple[np.ndarray, list]:
+    """Decoded images, float64, and labels, in the order of the format."""
+    how, stored = manifest["decode"], manifest["ipc"]["stored"]
+    rho = how["factor"]
+    factors = {"single": [rho], "multi": list(range(1, rho + 1)), "bound": list(range(rho, 0, -1))}[how["kind"]]
+    cells = [(f, row, column) for f in factors for row in range(f) for column in range(f)]
+    taken = {(m, cell) for m in range(stored) for cell in cells}
+    if how["kind"] == "bound":
+        order = [(m, cell) for f in factors for m in range(stored) for cell in cells if cell[0] == f]
+        taken = set(order[: how["budget"] or stored * rho**2])
+    kept = [(n, cell) for n in range(len(images_NCHW)) for cell in cells if (n % stored, cell) in taken]
+    return np.array([cut_out(images_NCHW[n], *cell) for n, cell in kept]), [int(labels_N[n]) for n, _ in kept]
+
+
+# ---- the files --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """What a golden file holds."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    manifest: dict[str, Any]
+    levels: np.ndarray | None = None
+    codes: np.ndarray | None = None
+    soft_labels: np.ndarray | None = None
+
+    def content(self) -> bytes:
+        tensors = {"labels": self.labels}
+        if self.codes is None:
+            tensors["images"] = self.images
+        else:
+            tensors |= {"pixels": pack(self.codes, self.manifest["pixels"]["bits"]), "levels": self.levels}
+        if self.soft_labels is not None:
+            tensors["soft_labels"] = self.soft_labels
+        return set_bytes(tensors, self.manifest)
+
+
+def noise(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 values that are the same everywhere and always."""
+    return np.frombuffer(hashlib.shake_256(name.encode()).digest(math.prod(shape)), np.uint8).reshape(shape)
+
+
+def golden_manifest(name: str, classes: list[str], channels: int, **keys: Any) -> dict[str, Any]:
+    return {
+        "kind": "synthetic set",
+        "format": 1,
+        "tool": "ncfmkit golden",
+        "name": name,
+        "classes": classes,
+        "mean": [0.5, 0.25, 0.125][:channels],
+        "std": [0.25, 0.5, 0.125][:channels],
+        "value_range": [0, 255],
+        "source": {"name": "noise", "fingerprint": "00", "train_images": 0, "license": "Apache-2.0"},
+        "settings": {"recipe": "none", "seed": 0},
+        "score": None,
+        **keys,
+    }
+
+
+def single_gray() -> Golden:
+    manifest = golden_manifest(
+        *("single-gray", ["zero", "one", "two"], 1),
+        ipc={"stored": 2, "decoded": 8},
+        decode={"kind": "single", "factor": 2, "budget": None},
+    )
+    return Golden(images=noise("single-gray", (6, 1, 6, 6)), labels=np.repeat(np.arange(3), 2), manifest=manifest)
+
+
+def bound_colour() -> Golden:
+    """Side 5 is no multiple of 3 or 2; per class 18 cells of factor 3 and 2 of factor 2."""
+    manifest = golden_manifest(
+        *("bound-colour", ['"quoted"', "zwei \u00fc"], 3),
+        ipc={"stored": 2, "decoded": 20},
+        decode={"kind": "bound", "factor": 3, "budget": 20},
+    )
+    images = noise("bound-colour", (4, 3, 5, 5)) % 4 * 85  # few values, so that the expected ones compress
+    return Golden(images=images, labels=np.repeat(np.arange(2), 2), manifest=manifest)
+
+
+def quantised_soft() -> Golden:
+    manifest = golden_manifest(
+        *("quantised-soft", ["no", "yes"], 1),
+        format=2,
+        ipc={"stored": 2, "decoded": 10},
+        decode={"kind": "multi", "factor": 2, "budget": None},
+        pixels={"bits": 3, "scale": "image", "dither": True, "shape": [1, 5, 5]},
+    )
+    codes = noise("quantised-soft", (4, 1, 5, 5)) % 8
+    levels = np.array([[[0, 255]], [[10, 17]], [[200, 255]], [[3, 40]]], np.uint8)
+    soft = ((noise("soft", (20, 2)).astype(np.float64) - 128) / 16).astype(np.float16)
+    return Golden(
+        images=restore(codes, levels, 3),
+        labels=np.repeat(np.arange(2), 2),
+        manifest=manifest,
+        levels=levels,
+        codes=codes,
+        soft_labels=soft,
+    )
+
+
+GOLDENS = {"single-gray": single_gray, "bound-colour": bound_colour, "quantised-soft": quantised_soft}
+
+
+def main() -> None:
+    DATA.mkdir(exist_ok=True)
+    for name, make in GOLDENS.items():
+        golden = make()
+        (DATA / f"{name}.safetensors").write_bytes(golden.content())
+        decoded, labels = naive_decoded(golden.images, golden.labels, golden.manifest)
+        expected = {"images": golden.images, "decoded": decoded.astype(np.float32), "labels": np.array(labels)}
+        np.savez_compressed(DATA / f"{name}.npz", **expected)
+
+
+if __name__ == "__main__":
+    main()
