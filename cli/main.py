@@ -10,16 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from ncfmkit._version import __version__
+from ncfmkit.cli.convert import convert
 from ncfmkit.cli.distill import distill
 from ncfmkit.cli.doctor import doctor
 from ncfmkit.cli.evaluate import evaluate
 from ncfmkit.cli.export import export
 from ncfmkit.cli.inspect import inspect
+from ncfmkit.cli.pack import pack
 from ncfmkit.cli.predict import predict
 from ncfmkit.cli.pretrain import pretrain
 from ncfmkit.cli.recipes import recipes
 from ncfmkit.cli.train import train
+from ncfmkit.cli.unpack import unpack
 from ncfmkit.cli.validate import validate
+from ncfmkit.cli.verify import verify
 from ncfmkit.errors import CheckFailed, Interrupted, NonFiniteLossError, UserError
 from ncfmkit.terminal import printable
 
@@ -84,7 +88,13 @@ def _fail(message: str, code: int) -> None:
     raise typer.Exit(code) from None
 
 
-for _command in (distill, pretrain, export, evaluate, train, validate, predict, inspect, recipes, doctor):
+_COMMANDS = (
+    *(distill, pretrain, evaluate, train),
+    *(pack, unpack, verify, convert, inspect),
+    *(export, validate, predict),
+    *(recipes, doctor),
+)
+for _command in _COMMANDS:
     app.command()(with_exit_codes(_command))
 
 

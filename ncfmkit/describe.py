@@ -105,6 +105,7 @@ def _describe_set(path: Path) -> Description:
         "bytes per class": format_bytes(sum(m["bytes"].values()) / len(result.classes)),
         "source": f"{m['source']['name']}, {m['source']['train_images']:,} training images",
         "licence of the source": m["source"]["license"],
+        "converted from": m["source"].get("converted", {}).get("file"),
         "smaller than its pixels": f"{_ratio(result):,.0f} times",
         "last-epoch accuracy": score and f"{score} with {m['score']['network']}, {m['score']['epochs']} epochs",
         "made by": m["tool"],

@@ -304,7 +304,7 @@ def _all_stages(
     problem = _problem(settings, real, runtime, pool)
     state = make_state(problem, images)
     _run_steps(run, settings, problem, state)
-    result = _finished_set(settings, real, state.images)
+    result = finished_set(settings, real, state.images)
     one_file.save(result, run.path / one_file.FILE_NAME)
     _draw(run, result)
     if settings.student.repeats:
@@ -383,7 +383,7 @@ def _loss_note(losses: StepLosses) -> str:
     return f"matching {losses.matching:.2f}{calibration}"
 
 
-def _finished_set(settings: Settings, real: RealData, images: torch.Tensor) -> SyntheticSet:
+def finished_set(settings: Settings, real: RealData, images: torch.Tensor) -> SyntheticSet:
     """The set as it is stored: uint8, with everything but the score in its manifest."""
     d = settings.distill
     stored = images.detach().cpu().mul(255).round().to(torch.uint8)
@@ -501,7 +501,7 @@ def scorer(arguments: DataArguments, overrides: dict[str, Any]) -> Callable[[Syn
 def _check_same(result: SyntheticSet, real: RealData) -> None:
     if result.classes != real.classes:
         raise UserError(
-            f"the set has the classes {_few(result.classes)}, {real.name} has {_few(real.classes)}: "
+            f"the set has the classes {few(result.classes)}, {real.name} has {few(real.classes)}: "
             "pass the data that it was made from"
         )
     expected = (real.channels, real.size, real.size)
@@ -512,7 +512,8 @@ def _check_same(result: SyntheticSet, real: RealData) -> None:
         )
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first of them, and how many there are."""
     return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
 
 

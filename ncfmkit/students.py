@@ -128,10 +128,17 @@ def _summary(values: list[float]) -> dict[str, Any]:
 
 
 def decoded_images(synthetic: SyntheticSet) -> LabelledImages:
-    """A synthetic set, decoded, to train on; normalised as its manifest says."""
+    """A synthetic set, decoded, to train on: normalised as its manifest says, by its soft labels where it has them."""
     images, labels = synthetic.decoded()
     mean, std = (tuple(synthetic.manifest[k]) for k in ("mean", "std"))
-    return LabelledImages(images=images, labels=labels, mean=mean, std=std, classes=len(synthetic.classes))
+    return LabelledImages(
+        images=images,
+        labels=labels,
+        mean=mean,
+        std=std,
+        classes=len(synthetic.classes),
+        soft_labels=synthetic.soft_labels,
+    )
 
 
 def subset(real: RealData, index_CM: np.ndarray) -> LabelledImages:

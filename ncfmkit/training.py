@@ -31,6 +31,7 @@ class LabelledImages:
     mean: tuple[float, ...]  # per channel, in [0, 1]
     std: tuple[float, ...]
     classes: int  # K
+    soft_labels: torch.Tensor | None = None  # logits [N, K], to train on instead of the labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -38,6 +39,13 @@ class LabelledImages:
     def normalised(self, index: np.ndarray, device: torch.device) -> torch.Tensor:
         """The images at those positions as normalised float32 on the device, `[len(index), C, H, W]`."""
         return normalise(gather(self.images, index, device), *channel_tensors(self.mean, self.std, device))
+
+    def targets(self, index: np.ndarray, device: torch.device) -> torch.Tensor:
+        """Label probabilities at those positions on the device, float32 `[len(index), K]`."""
+        rows = torch.from_numpy(index)
+        if self.soft_labels is not None:
+            return self.soft_labels[rows].float().softmax(1).to(device)
+        return F.one_hot(self.labels[rows], self.classes).float().to(device)
 
 
 def gather(images: np.ndarray | torch.Tensor, index: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -140,8 +148,7 @@ def _batch(
     u_BP = rng.random((len(index), DRAWS), dtype=np.float32)
     u_BP[:, PICK] = u_BP[0, PICK]
     x_BCHW = augment(data.normalised(index, device), settings.augment, torch.from_numpy(u_BP))
-    target_BK = F.one_hot(data.labels[torch.from_numpy(index)], data.classes).float().to(device)
-    return cutmix(x_BCHW, target_BK, rng, settings.cutmix)
+    return cutmix(x_BCHW, data.targets(index, device), rng, settings.cutmix)
 
 
 def train(

@@ -24,7 +24,12 @@ from ncfmkit.errors import NonFiniteLossError
 from ncfmkit.students import BASELINES
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("distill", "pretrain", "evaluate", "train", "export", "validate", "predict", "inspect", "recipes", "doctor")
+COMMANDS = (
+    *("distill", "pretrain", "evaluate", "train"),
+    *("pack", "unpack", "verify", "convert", "inspect"),
+    *("export", "validate", "predict"),
+    *("recipes", "doctor"),
+)
 TINY = [
     *("--width", "8", "--pool", "2", "--pool-epochs", "1", "--steps", "8", "--frequencies", "32", "--real-batch", "32"),
     *("--student-epochs", "2", "--repeats", "1", "--checkpoint-every", "4", "--device", "cpu", "--compile", "off"),

@@ -15,6 +15,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.extractors import labelled, network_builder
 from ncfmkit.real import RealData
 from ncfmkit.runtime import Runtime
+from ncfmkit.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
 
 SHORT = StudentSettings(epochs=4, batch=16, evaluations=2, repeats=2)
@@ -210,6 +211,26 @@ def test_students_together_are_students_one_after_another(
 def test_no_test_split_is_an_error_that_says_what_to_do(make_real: Callable[..., RealData]) -> None:
     with pytest.raises(UserError, match=r"tiny has no test split to score on: pass --holdout 0\.1"):
         students.test_split(make_real(test_counts=None))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_decoded_set_trains_by_its_soft_labels(real: RealData, soft: bool) -> None:
+    """One stored image of each class, cut into four."""
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    manifest = {
+        "classes": list(real.classes),
+        "ipc": {"stored": 1, "decoded": 4},
+        "decode": {"kind": "single", "factor": 2, "budget": None},
+        "mean": list(real.mean),
+        "std": list(real.std),
+    }
+    logits = torch.arange(36).view(12, 3).half() if soft else None
+    data = students.decoded_images(
+        SyntheticSet(images=images, labels=torch.arange(3), manifest=manifest, soft_labels=logits)
+    )
+    assert data.soft_labels is logits
+    assert (len(data), data.classes, data.mean, data.std) == (12, 3, real.mean, real.std)
+    assert data.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
 # ---- baselines --------------------------------------------------------------------------------------------------

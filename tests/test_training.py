@@ -1,5 +1,6 @@
 """The training loop against naive loops, its draws, and crews against single networks."""
 
+import dataclasses
 import math
 from functools import partial
 
@@ -126,6 +127,51 @@ def test_full_batch_training_equals_a_naive_loop(real, runtime, optimizer: str) 
     expected = {k: v.detach() for k, v in network.named_parameters()}
     for name in expected.keys() - NO_GRADIENT:
         torch.testing.assert_close(got[name], expected[name], rtol=0, atol=1e-4)
+
+
+def with_soft_labels(real, logits: torch.Tensor) -> LabelledImages:
+    return dataclasses.replace(labelled(real, real.train), soft_labels=logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_training_on_soft_labels_equals_a_naive_loop(real, runtime, dtype: torch.dtype) -> None:
+    """One step of SGD; the loss is -sum p log q in float64, with p from the logits by hand."""
+    logits = (3 * torch.randn(21, 3, generator=torch.Generator().manual_seed(0))).to(dtype)
+    settings = TrainSettings(
+        **(PLAIN | {"epochs": 1, "batch": 100, "lr": 0.1}), momentum=0.0, weight_decay=0.0, optimizer="sgd"
+    )
+    (got,) = trained(real, runtime, settings, data=[with_soft_labels(real, logits)])
+    network = builder(real)().double()
+    network.load_state_dict(fresh_state(builder(real), 1, "member", 0))
+    x = torch.from_numpy(real.train.images).double() / 255
+    x = (x - torch.tensor(real.mean).view(1, 3, 1, 1)) / torch.tensor(real.std).view(1, 3, 1, 1)
+    p = logits.double().exp() / logits.double().exp().sum(1, keepdim=True)
+    q = network(x).exp() / network(x).exp().sum(1, keepdim=True)
+    loss = -(p * q.log()).sum() / 21
+    grads = torch.autograd.grad(loss, list(network.parameters()))
+    for (name, before), grad in zip(network.named_parameters(), grads, strict=True):
+        if name not in NO_GRADIENT:
+            assert float(grad.abs().max()) > 1e-5
+            torch.testing.assert_close(got[name].double(), before.detach() - 0.1 * grad, rtol=0, atol=1e-5)
+
+
+def test_certain_soft_labels_train_as_hard_ones_to_the_last_byte(real, runtime) -> None:
+    certain = F.one_hot(labelled(real, real.train).labels, 3) * 1000.0  # softmax is exactly 0 and 1
+    settings = TrainSettings(epochs=2, batch=8, augment="color_crop_flip_scale_rotate", cutmix=0.5)
+    (hard,) = trained(real, runtime, settings)
+    (soft,) = trained(real, runtime, settings, data=[with_soft_labels(real, certain)])
+    assert largest_difference(hard, soft) == 0
+
+
+def test_targets_are_those_of_the_index(real) -> None:
+    index = np.array([20, 0, 8])
+    hard = labelled(real, real.train).targets(index, torch.device("cpu"))
+    assert hard.dtype == torch.float32
+    assert hard.tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
+    logits = torch.arange(63).view(21, 3).half() * torch.tensor([0, 0.01, -0.02]).half()
+    soft = with_soft_labels(real, logits).targets(index, torch.device("cpu"))
+    assert soft.dtype == torch.float32
+    torch.testing.assert_close(soft, logits[[20, 0, 8]].float().softmax(1), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 12, 256])

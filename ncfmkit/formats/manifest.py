@@ -179,6 +179,7 @@ def _is_source(value: Any) -> bool:
         and _is_text(value.get("fingerprint"))
         and _is_count(value.get("train_images"), least=0)
         and (value.get("license") is None or _is_text(value["license"]))
+        and isinstance(value.get("converted", {}), dict)
     )
 
 

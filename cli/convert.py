@@ -1,0 +1,117 @@
+"""`ncfmkit convert`."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ncfmkit.cli import options as o
+
+Values = Annotated[
+    Literal["unit", "bytes", "normalized", "zca"] | None,
+    typer.Option(
+        "--values",
+        help="what the pixel values are: in [0, 1], 0 to 255, normalised, or ZCA-whitened; default: bytes where "
+        "they are 8-bit, else unit",
+        rich_help_panel="Released set",
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        help="per channel, comma-separated: what they were normalised with; default: DATA's own, with zca none",
+        rich_help_panel="Released set",
+    ),
+]
+Std = Annotated[str | None, typer.Option("--std", help="likewise", rich_help_panel="Released set")]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="file of the labels; default: beside images_*.pt as labels_*.pt",
+        rich_help_panel="Released set",
+    ),
+]
+ByPosition = Annotated[
+    bool,
+    typer.Option(
+        "--labels-by-position",
+        help="with soft labels: the rows are sorted by class, equally many of each",
+        rich_help_panel="Released set",
+    ),
+]
+Factor = Annotated[
+    int | None,
+    typer.Option(
+        "--factor",
+        help="a stored image is a factor x factor mosaic; default: 2 for a list [images, targets], else 1",
+        rich_help_panel="Released set",
+    ),
+]
+Decode = Annotated[
+    Literal["single", "multi", "bound"] | None,
+    typer.Option(
+        "--decode",
+        help="which factors a stored image is cut by; default: single",
+        rich_help_panel="Released set",
+    ),
+]
+MaxSize = Annotated[
+    str, typer.Option("--max-size", help="largest file that is read, such as 4GiB", rich_help_panel="Released set")
+]
+
+
+@o.settings_flags("data", "network", "student", "seed")
+def convert(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="a .pt file of images and labels, or a folder of class folders"),
+    ],
+    *,
+    data: Annotated[str, typer.Option("--data", help="the real data that it was made from", rich_help_panel="Data")],
+    values: Values = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: Labels = None,
+    labels_by_position: ByPosition = False,
+    factor: Factor = None,
+    decode: Decode = None,
+    max_size: MaxSize = "2GiB",
+    out: Annotated[Path | None, typer.Option("--out", help="the file to write; default: NAME.safetensors")] = None,
+    recipe: o.Recipe = None,
+    data_root: o.DataRoot = None,
+    download: o.Download = False,
+    skip_bad: o.SkipBad = False,
+    set_: o.Set = None,
+    json: o.Json = False,
+    overrides: dict[str, Any],
+) -> None:
+    """Reads a set that another project released (DM, MTT, DATM, ...) and writes it as an ordinary one."""
+    from ncfmkit import jobs
+    from ncfmkit.conversion import Reading, convert_file
+    from ncfmkit.sizes import format_bytes, parse_bytes
+
+    overrides |= {k: v for k, v in {"distill.factor": factor, "distill.decode": decode}.items() if v is not None}
+    settings = jobs.make_settings(data, recipe, overrides)
+    arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    reading = Reading(
+        labels=labels,
+        labels_by_position=labels_by_position,
+        values=values,
+        mean=mean,
+        std=std,
+        factor=settings.distill.factor if "distill.factor" in overrides else None,
+        decode=settings.distill.decode if "distill.decode" in overrides else "single",
+        max_bytes=parse_bytes(max_size, "--max-size"),
+    )
+    out, result = convert_file(path, arguments, settings, reading, out=out)
+    size = out.stat().st_size
+    if json:
+        o.print_json({"set": str(out), "bytes": size, "manifest": result.manifest})
+        return
+    print(
+        f"{out}: {len(result.images):,} images of {len(result.classes)} classes, {format_bytes(size)}; its score is "
+        f"unknown, {shlex.join(['ncfmkit', 'evaluate', str(out), '--data', data])} tells it"
+    )
