@@ -105,12 +105,13 @@ def _describe_set(path: Path) -> Description:
         "bytes per class": format_bytes(sum(m["bytes"].values()) / len(result.classes)),
         "source": f"{m['source']['name']}, {m['source']['train_images']:,} training images",
         "licence of the source": m["source"]["license"],
-        "converted from": m["source"].get("converted", {}).get("file"),
         "smaller than its pixels": f"{_ratio(result):,.0f} times",
         "last-epoch accuracy": score and f"{score} with {m['score']['network']}, {m['score']['epochs']} epochs",
         "made by": m["tool"],
         "sha256 of its manifest": m[DIGEST_KEY],
     }
+    if "converted" in m["source"]:
+        summary["converted from"] = m["source"]["converted"].get("file")
     return Description(title=f"synthetic set {path}", summary=summary, content=m, images=result)
 
 

@@ -453,11 +453,12 @@ def _known(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 HOSTILE_CODE = (
-    *(b"R", b"b", b"\x81", b"0", b"2", b"(", b"t", b")", b"]", b"}", b"N", b"a", b"s", b"u", b"Q", b".", b"\x85", b"h\x00"),
-    *(b"K\x00", b"K\xff", b"M\xff\xff", b"J\xff\xff\xff\xff", b"J\xff\xff\xff\x7f", b"\x8a\x05\x00\x10\xa5\xd4\xe8", b"I9999\n"),
-    *(b"cos\nsystem\n", b"c__builtin__\neval\n", b"c__builtin__\nbytearray\n", b"ctorch.storage\nUntypedStorage\n"),
-    *(b"ctorch.storage\nTypedStorage\n", b"ctorch\nDoubleStorage\n", b"ccollections\nOrderedDict\n", b"\x93"),
-    *(b"ctorch._utils\n_rebuild_parameter\n", b"X\x03\x00\x00\x00cpu", b"G\x7f\xf0\x00\x00\x00\x00\x00\x00", b"\x80\x05"),
+    *(b"R", b"b", b"\x81", b"0", b"2", b"(", b"t", b")", b"]", b"}", b"N", b"a", b"s", b"u", b"Q", b"."),
+    *(b"\x85", b"h\x00", b"K\x00", b"K\xff", b"M\xff\xff", b"J\xff\xff\xff\xff", b"J\xff\xff\xff\x7f", b"I9999\n"),
+    *(b"\x8a\x05\x00\x10\xa5\xd4\xe8", b"G\x7f\xf0\x00\x00\x00\x00\x00\x00", b"X\x03\x00\x00\x00cpu", b"\x80\x05"),
+    *(b"cos\nsystem\n", b"c__builtin__\neval\n", b"c__builtin__\nbytearray\n", b"\x93"),
+    *(b"ctorch.storage\nUntypedStorage\n", b"ctorch.storage\nTypedStorage\n", b"ctorch\nDoubleStorage\n"),
+    *(b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_parameter\n"),
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ FORMATS = (1, 2)  # 2: quantised pixels or soft labels
 LARGEST_SIDE = 16384  # pixels
 DEEPEST = 32  # lists and objects in one another
 LARGEST_NUMBER = 1e30
+LARGEST_JSON = 16 << 20  # bytes of a manifest
+LONGEST_SHOWN = 100  # characters of a wrong value in a message
 LONGEST = 100_000  # bytes of a text: names, settings
 
 
@@ -86,7 +88,7 @@ def parsed(text: str | bytes) -> dict[str, Any]:
         ValueError: not an object in strict JSON (no NaN, no key twice), or nested too deeply.
     """
     try:
-        manifest = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_each_once)
+        manifest = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_each_once)
         if not isinstance(manifest, dict):
             raise ValueError(f"expected a JSON object, got {type(manifest).__name__}")
         if _depth(manifest) > DEEPEST:
@@ -101,8 +103,15 @@ def _depth(value: Any) -> int:
     return 1 + max(map(_depth, inner), default=0) if isinstance(value, dict | list) else 0
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name[:LONGEST_SHOWN]} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        _refuse_constant(text)
+    return number
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -225,10 +234,12 @@ def check_kind(manifest: dict[str, Any], where: str) -> None:
         UserError: it is not; nothing else can be said of it then.
     """
     if manifest.get("kind") != KIND:
-        raise UserError(f"{where} holds a {manifest.get('kind', 'file of an unknown kind')}, not a synthetic set")
+        kind = str(manifest.get("kind", "file of an unknown kind"))
+        raise UserError(f"{where} holds a {kind[:LONGEST_SHOWN]}, not a synthetic set")
     if type(manifest.get("format")) is not int or manifest["format"] not in FORMATS:
         known = " and ".join(map(str, FORMATS))
-        raise UserError(f"{where} has format {manifest.get('format')}, this ncfmkit reads {known}: update ncfmkit")
+        got = _shortened(manifest.get("format"))
+        raise UserError(f"{where} has format {got}, this ncfmkit reads {known}: update ncfmkit")
 
 
 def manifest_problems(manifest: dict[str, Any]) -> list[str]:
@@ -248,7 +259,7 @@ def manifest_problems(manifest: dict[str, Any]) -> list[str]:
 
 def _shortened(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 100 else text[:100] + "..."
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
 
 
 def _contradictions(m: dict[str, Any]) -> Iterator[str]:
@@ -315,7 +326,8 @@ def shape_problems(manifest: dict[str, Any], stored: dict[str, tuple[str, tuple[
             found.append(f"its tensor {name!r} is {_said(stored[name])}, expected {_said(want)}")
     for key in ("sha256", "bytes"):
         if manifest[key].keys() != expected.keys():
-            found.append(f"its manifest's {key!r} speaks of {sorted(manifest[key])}, expected {sorted(expected)}")
+            got = _shortened(sorted(manifest[key]))
+            found.append(f"its manifest's {key!r} speaks of {got}, expected {sorted(expected)}")
     return found
 
 

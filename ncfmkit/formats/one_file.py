@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic
 from ncfmkit.formats.manifest import (
+    LARGEST_JSON,
     METADATA_KEY,
     check_kind,
     content_problems,
@@ -27,6 +28,7 @@ from ncfmkit.synthetic import SyntheticSet
 
 FILE_NAME = "synthetic.safetensors"
 DTYPES = {torch.uint8: "U8", torch.int64: "I64", torch.float16: "F16"}
+LARGEST_HEADER = 16 << 20  # bytes
 PART = 1 << 24  # bytes written at once
 
 
@@ -106,6 +108,11 @@ def read(file: Path) -> tuple[SyntheticSet | None, list[str]]:
         UserError: a safetensors file that is not a set, or of a format that is not known here.
     """
     try:
+        with open(file, "rb") as start:
+            length = int.from_bytes(start.read(8), "little")
+        if length > LARGEST_HEADER:
+            why = f"a header of {length} bytes, expected {LARGEST_HEADER} at most"
+            return None, [f"it is not a readable safetensors file (damaged or truncated): {why}"]
         with safe_open(file, framework="pt") as stored:
             text = (stored.metadata() or {}).get(METADATA_KEY)
             if text is None:
@@ -113,6 +120,8 @@ def read(file: Path) -> tuple[SyntheticSet | None, list[str]]:
                     f"{file} is a safetensors file without a {METADATA_KEY!r} manifest: not a synthetic set"
                 )
             try:
+                if len(text) > LARGEST_JSON:
+                    raise ValueError(f"{len(text)} characters, expected {LARGEST_JSON} at most")
                 manifest = parsed(text)
             except ValueError as error:
                 return None, [f"its manifest is not readable: {error}"]

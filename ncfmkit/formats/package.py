@@ -23,6 +23,7 @@ from ncfmkit.formats import one_file
 from ncfmkit.formats.card import card
 from ncfmkit.formats.layouts import LAYOUTS, Layout
 from ncfmkit.formats.manifest import (
+    LARGEST_JSON,
     check_kind,
     content_problems,
     manifest_problems,
@@ -35,7 +36,7 @@ from ncfmkit.formats.manifest import (
 from ncfmkit.formats.records import Contents, Record
 from ncfmkit.progress import track
 from ncfmkit.report import contact_sheet, png_bytes
-from ncfmkit.synthetic import SyntheticSet, decoded_rows
+from ncfmkit.synthetic import SyntheticSet, decode_factors, decoded_rows
 
 MANIFEST = "ncfmkit.json"
 SUMS = "SHA256SUMS"
@@ -43,10 +44,10 @@ CARD, PREVIEW = "README.md", "preview.png"
 KEY = "package"  # of the manifest in a package: what is written below, not part of the set
 IMAGES = ("stored", "decoded")
 ENCODINGS = ("png", "webp")
-LARGEST_MANIFEST = 16 << 20  # bytes
 LARGEST_SUMS = 1 << 30
 # A package may need this many times its own size in memory, or this many bytes: more is a decompression bomb.
 MOST_EXPANSION, ALWAYS_ALLOWED = 200, 256 << 20
+MOST_DECODED = 1 << 26  # values that stored images are cut into at once: in float32, some 1 GiB while it is done
 
 Allocate = Callable[[tuple[int, ...]], np.ndarray]  # uint8 of that shape
 
@@ -115,12 +116,14 @@ def check_writable(synthetic: SyntheticSet, folder: Path, packing: Packing) -> N
     """Whether the set can be packed there.
 
     Raises:
-        UserError: the folder is there already, or cannot be, or the layout needs a licence.
+        UserError: the folder is there already or cannot be, the layout needs a licence, decoded images are too large.
     """
     if os.path.lexists(folder):
         raise UserError(f"{folder} is there already: choose another --out")
     if not folder.parent.is_dir():
         raise UserError(f"--out {folder}: there is no folder {folder.parent}: make it first")
+    if packing.images == "decoded":
+        _check_decoded(synthetic)
     if packing.row.card and not _has_card(synthetic):
         raise UserError(
             f"--to {packing.layout} comes with a dataset card, which states the licence of the real images "
@@ -219,9 +222,22 @@ def _stored(synthetic: SyntheticSet) -> Iterator[tuple[np.ndarray, int, int]]:
 
 
 def _decoded(synthetic: SyntheticSet) -> Iterator[tuple[np.ndarray, int, int]]:
-    for images, labels in synthetic.decoded_parts():
+    chunk = max(1, MOST_DECODED // _decoded_values(synthetic))
+    for images, labels in synthetic.decoded_parts(min(64, chunk)):
         pixels = images.mul(255).round().to(torch.uint8).numpy()
         yield from ((image, label, 1) for image, label in zip(pixels, labels.tolist(), strict=True))
+
+
+def _decoded_values(synthetic: SyntheticSet) -> int:
+    """What one stored image is cut into, those that do not count among them."""
+    how = synthetic.manifest["decode"]
+    return synthetic.images[0].numel() * sum(f * f for f in decode_factors(how["kind"], how["factor"]))
+
+
+def _check_decoded(synthetic: SyntheticSet) -> None:
+    values = _decoded_values(synthetic)
+    if values > MOST_DECODED:
+        raise UserError(f"each image decodes to {values} values, decoded packages have {MOST_DECODED} at most")
 
 
 def _files(folder: Path) -> set[str]:
@@ -250,11 +266,13 @@ def read(folder: Path, allocate: Allocate | None = None) -> tuple[SyntheticSet |
     """
     if not is_package(folder):
         raise UserError(f"{folder} is not a package: expected a folder with {MANIFEST}, as `ncfmkit pack` writes it")
-    wrong = sum_problems(folder)
-    if wrong:
-        return None, wrong
     try:
+        wrong = sum_problems(folder)
+        if wrong:
+            return None, wrong
         manifest = _read_manifest(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         return None, [f"{MANIFEST}: {error}"]
     check_kind(manifest, str(folder))
@@ -278,16 +296,11 @@ def sum_problems(folder: Path) -> list[str]:
     problems += [f"{name} is missing" for name in sorted(listed.keys() - there)]
     problems += [f"{name} is not in {SUMS}" for name in sorted(there - listed.keys())]
     for name in sorted(listed.keys() & there):
-        if not _is_plain(folder, name):
+        if not (folder / name).is_file() or (folder / name).is_symlink():
             problems.append(f"{name} is not a file of its own (a link, a device)")
         elif sha256_of(folder / name) != listed[name]:
             problems.append(f"{name} is damaged: its sha256 is not that in {SUMS}")
     return problems
-
-
-def _is_plain(folder: Path, name: str) -> bool:
-    path = folder / name
-    return path.is_file() and not any(part.is_symlink() for part in (path, *path.relative_to(folder).parents))
 
 
 def _read_sums(folder: Path) -> tuple[dict[str, str], list[str]]:
@@ -311,8 +324,8 @@ def _stays_inside(name: str) -> bool:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
-    if path.stat().st_size > LARGEST_MANIFEST:
-        raise ValueError(f"{path.stat().st_size} bytes, expected {LARGEST_MANIFEST} at most")
+    if path.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"{path.stat().st_size} bytes, expected {LARGEST_JSON} at most")
     return parsed(path.read_bytes())
 
 
@@ -340,6 +353,9 @@ def _differences(folder: Path, result: SyntheticSet, packing: Packing) -> list[s
     assert packing.row.read is not None
     tolerance = 0 if packing.images == "stored" else 1
     contents = _contents(result.manifest, packing)
+    if packing.images == "decoded":
+        _check_expansion(folder, (contents.count, *contents.shape))
+        _check_decoded(result)
     pairs = zip(_records(result, packing.images), packing.row.read(folder, contents), strict=True)
     for number, (expected, got) in enumerate(pairs):
         if np.abs(expected.image.astype(np.int16) - got.image).max() > tolerance:

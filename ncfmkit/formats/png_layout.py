@@ -113,7 +113,7 @@ def read(folder: Path, contents: Contents) -> Iterator[Record]:
 
 
 def _check_folders(folder: Path, names: tuple[str, ...]) -> None:
-    entries = list(folder.iterdir())
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]  # others' own, such as .git
     for entry in entries:
         if entry.is_symlink():
             raise UserError(f"{entry}: expected no links in a package, got one: copy what it points to there")

@@ -6,6 +6,7 @@ build other things than tensors: not a plain zip archive, larger than its own by
 
 import pickletools
 import re
+import struct
 import warnings
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from ncfmkit.sizes import format_bytes
 
 ZIP_START = b"PK\x03\x04"
 MAX_MEMBERS = 100  # of the archive: a set has about ten
+END_BYTES = 98  # of an archive's end with 64-bit sizes, without a comment
 MAX_PICKLE = 1 << 20  # bytes: that of two tensors has less than a thousand
 # without torch.storage's UntypedStorage and TypedStorage, which a pickle may call to allocate any number of bytes
 NAMES = re.compile(r"torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)|collections OrderedDict|torch \w+Storage")
@@ -65,8 +67,9 @@ def _pickle_of(path: Path, size: int) -> bytes:
 def _checked_pickle(path: Path, archive: zipfile.ZipFile, size: int) -> bytes:
     """The pickle in the archive, whose members are plain, sound and no more than the file."""
     members = archive.infolist()
-    names = [member.filename for member in members]
-    pickles = [m for m in members if m.filename.count("/") == 1 and m.filename.endswith("/data.pkl")]
+    names = [member.filename.lower() for member in members]  # torch does not tell cases apart
+    places = [i for i, name in enumerate(names) if name.count("/") == 1 and name.endswith("/data.pkl")]
+    pickles = [members[place] for place in places]
     packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED or m.flag_bits & 1]
     total = sum(member.file_size for member in members)
     oddities = [
@@ -74,6 +77,7 @@ def _checked_pickle(path: Path, archive: zipfile.ZipFile, size: int) -> bytes:
         (bool(packed), f"the compressed member {packed[:1]}"),
         (total > size, f"members of {format_bytes(total)} in a file of {format_bytes(size)}"),
         (len(set(names)) != len(names), "a name twice"),
+        (not _has_one_directory(path, archive, size), "a second directory"),
         (len(pickles) != 1, f"{len(pickles)} data.pkl"),
         (any(p.file_size > MAX_PICKLE for p in pickles), f"a data.pkl above {format_bytes(MAX_PICKLE)}"),
     ]
@@ -81,6 +85,19 @@ def _checked_pickle(path: Path, archive: zipfile.ZipFile, size: int) -> bytes:
     if found:
         raise UserError(f"{path} is not an archive as torch.save writes it ({', '.join(found)}): not loaded")
     return archive.read(pickles[0])
+
+
+def _has_one_directory(path: Path, archive: zipfile.ZipFile, size: int) -> bool:
+    """Whether torch, which goes where the archive's end says, finds the directory that lies right before that end."""
+    with open(path, "rb") as file:
+        file.seek(max(0, size - END_BYTES))
+        tail = file.read()
+    directory = (archive.start_dir,)
+    if tail[-42:-38] != b"PK\x06\x07":
+        return tail[-22:-18] == b"PK\x05\x06" and struct.unpack("<I", tail[-6:-2]) == directory
+    if len(tail) < END_BYTES or tail[:4] != b"PK\x06\x06":
+        return False
+    return struct.unpack_from("<Q", tail, 48) == directory and struct.unpack_from("<Q", tail, 64) == (size - END_BYTES,)
 
 
 def _damaged(archive: zipfile.ZipFile) -> list[str]:
