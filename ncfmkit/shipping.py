@@ -64,8 +64,7 @@ def pack(
     package.check_writable(result, out, packing)  # before the students are trained
     if score is not None:
         result = with_manifest(result, score=jobs.manifest_score(score(result)["rows"][0]))
-    package.write(result, out, packing)
-    return out, result
+    return out, package.write(result, out, packing)
 
 
 def _folder_name(result: SyntheticSet, packing: package.Packing) -> str:
@@ -133,17 +132,23 @@ def unpack(path: Path, out: Path | None = None) -> tuple[Path, SyntheticSet]:
         raise UserError(f"--out {out}: there is no folder {beside}: make it first")
     scratch = beside / f".unpack.{os.getpid()}.tmp"
     try:
-        allocate = lambda shape: np.memmap(scratch, np.uint8, "w+", shape=shape)  # noqa: E731
-        result = one_file.whole(path, *loading.read(path, allocate))
-        out = out or Path(f"{jobs.slug(result.manifest['name'])}.safetensors")
-        if os.path.lexists(out):
-            raise UserError(f"{out} is there already: choose another --out")
-        one_file.save(result, out)
+        out = _write_file(path, scratch, out)
     except OSError as error:
         raise UserError(f"{path} was not unpacked: {error.strerror or error}") from None
     finally:
         scratch.unlink(missing_ok=True)
     return out, one_file.load(out)
+
+
+def _write_file(path: Path, scratch: Path, out: Path | None) -> Path:
+    """Unpacks pictures to `scratch`, and from there to the one file."""
+    allocate = lambda shape: np.memmap(scratch, np.uint8, "w+", shape=shape)  # noqa: E731
+    result = one_file.whole(path, *loading.read(path, allocate))
+    out = out or Path(f"{jobs.slug(result.manifest['name'])}.safetensors")
+    if os.path.lexists(out):
+        raise UserError(f"{out} is there already: choose another --out")
+    one_file.save(result, out)
+    return out
 
 
 # ---- verify -----------------------------------------------------------------------------------------------------

@@ -701,7 +701,7 @@ def test_a_disk_that_cannot_be_read(watch: Watch, monkeypatch: pytest.MonkeyPatc
     def broken(_: Path) -> str:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(package, "sha256_of", broken)
+    monkeypatch.setattr(loading, "sha256_of", broken)
     assert watch.read(lambda: load(path)).endswith("set cannot be read: Input/output error")
 
 

@@ -94,7 +94,7 @@ def test_decoded_pictures_are_the_images_to_train_on(tmp_path: Path, layout: str
     result = build_set(soft=True, **LICENSED)
     folder, packing = tmp_path / "packed", Packing(layout=layout, images="decoded")
     package.write(result, folder, packing)
-    contents = package._contents(sealed(result.manifest, tensors_of(result)), packing)
+    contents = package.contents_of(sealed(result.manifest, tensors_of(result)), packing)
     records = list(packing.row.read(folder, contents))
     images, labels = result.decoded()
     np.testing.assert_array_equal([r.image for r in records], images.mul(255).round())
@@ -163,7 +163,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def problems_of(folder: Path) -> list[str]:
-    result, problems = package.read(folder)
+    result, problems = loading.read(folder)
     assert result is None
     assert problems
     return problems
@@ -279,8 +279,8 @@ def test_soft_labels_beside_must_be_the_same(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_package(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is not a package: expected a folder with ncfmkit.json"):
-        package.read(tmp_path)
+    with pytest.raises(UserError, match=r"no synthetic set at .* or a package that `ncfmkit pack` wrote"):
+        loading.read(tmp_path)
     folder = pack(build_set(), tmp_path / "packed", "png")
     change(folder, kind="student")
     with pytest.raises(UserError, match=r"packed holds a student, not a synthetic set"):
@@ -300,7 +300,7 @@ def test_reading_writes_nothing(tmp_path: Path) -> None:
 def test_records_follow_the_mask_of_bound(tmp_path: Path) -> None:
     """Each stored image carries the soft labels of those of its cells that count, in the order of `decoded`."""
     result = build_set("bound", 2, 7, soft=True, ipc=3)
-    records = list(package._records(result, "stored"))
+    records = list(package.records_of(result, "stored"))
     mask = result.mask()
     assert [len(r.soft) for r in records] == mask.sum(1).tolist() == [4, 3, 0] * 3
     np.testing.assert_array_equal(np.concatenate([r.soft for r in records]), result.soft_labels)

@@ -164,7 +164,7 @@ def test_datasets_loads_a_whole_package(
     rows = loaded["train"]
     assert rows.features["image"] == datasets.Image()
     assert rows.features["label"] == datasets.ClassLabel(names=list(CLASSES))
-    contents = package._contents(sealed(synthetic.manifest, tensors_of(synthetic)), packing)
+    contents = package.contents_of(sealed(synthetic.manifest, tensors_of(synthetic)), packing)
     expected = read(folder, contents)
     assert len(rows) == len(expected)
     for row, record in zip(rows, expected, strict=True):

@@ -345,7 +345,7 @@ def test_a_truncated_file_is_noticed(stored: Path, keep: float) -> None:
 
 
 def test_other_files_are_not_sets(tmp_path: Path, stored: Path) -> None:
-    with pytest.raises(UserError, match=r"no synthetic set at .*nowhere: expected a \.safetensors file or a run"):
+    with pytest.raises(UserError, match=r"no synthetic set at .*nowhere: expected a \.safetensors file, a run"):
         one_file.load(tmp_path / "nowhere")
     with pytest.raises(
         UserError, match=r"no synthetic set at .*expected .* a run directory with synthetic\.safetensors"

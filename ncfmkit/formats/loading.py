@@ -1,9 +1,50 @@
-"""Reads a set from wherever it is: its file, a run directory, a package."""
+"""Reads a set from wherever it is: its file, a run directory, a package.
 
+A package is taken for what its checksums say only after they are checked, and for a set only after every record is held
+against the manifest, as if the checksums were forged. Nothing outside the folder is read, nothing is written.
+"""
+
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from ncfmkit.formats import one_file, package
+import numpy as np
+import torch
+
+from ncfmkit.errors import UserError
+from ncfmkit.files import sha256_of
+from ncfmkit.formats import one_file
+from ncfmkit.formats.manifest import (
+    LARGEST_JSON,
+    check_kind,
+    content_problems,
+    manifest_problems,
+    parsed,
+    set_of,
+    shape_problems,
+)
+from ncfmkit.formats.package import (
+    KEY,
+    MANIFEST,
+    SUMS,
+    Packing,
+    check_decoded,
+    contents_of,
+    files_in,
+    image_shape,
+    is_package,
+    records_of,
+)
+from ncfmkit.progress import track
 from ncfmkit.synthetic import SyntheticSet
+
+LARGEST_SUMS = 128 << 20  # bytes, of a million files or so
+# A package may need this many times its own size in memory, or this many bytes: more is a decompression bomb.
+MOST_EXPANSION, ALWAYS_ALLOWED = 200, 256 << 20
+
+Allocate = Callable[[tuple[int, ...]], np.ndarray]  # uint8 of that shape
 
 
 def load(path: str | Path) -> SyntheticSet:
@@ -15,15 +56,152 @@ def load(path: str | Path) -> SyntheticSet:
     return one_file.whole(Path(path), *read(Path(path)))
 
 
-def read(path: Path, allocate: package.Allocate | None = None) -> tuple[SyntheticSet | None, list[str]]:
+def read(path: Path, allocate: Allocate | None = None) -> tuple[SyntheticSet | None, list[str]]:
     """The set, and all that is wrong with it; none where anything is.
 
     Args:
-        allocate: gives the array for the stored images of a package, see :func:`package.read`.
+        allocate: gives the array for the stored images of a package; none: in memory.
 
     Raises:
-        UserError: nothing there, or not a synthetic set.
+        UserError: nothing there, not a synthetic set, or one of a format that is not known here.
     """
-    if path.is_dir() and package.is_package(path):
-        return package.read(path, allocate)
+    if path.is_dir() and is_package(path):
+        return _read_package(path, allocate or (lambda shape: np.empty(shape, np.uint8)))
     return one_file.read(one_file.find(path))
+
+
+# ---- packages ---------------------------------------------------------------------------------------------------
+
+
+def _read_package(folder: Path, allocate: Allocate) -> tuple[SyntheticSet | None, list[str]]:
+    try:
+        wrong = _sum_problems(folder)
+        if wrong:
+            return None, wrong
+        manifest = _read_manifest(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        return None, [f"{MANIFEST}: {error}"]
+    check_kind(manifest, str(folder))
+    facts = manifest.pop(KEY, None)
+    problems = manifest_problems(manifest)
+    if problems:
+        return None, [f"{MANIFEST}: {problem}" for problem in problems]
+    try:
+        packing = _told(facts)
+        if (folder / one_file.FILE_NAME).is_file():
+            return _from_file(folder, manifest, packing)
+        return _from_records(folder, manifest, packing, allocate)
+    except UserError as error:
+        return None, [str(error)]
+
+
+def _sum_problems(folder: Path) -> list[str]:
+    """What is wrong with the files of a package by its `SHA256SUMS`: lines, missing, unlisted and changed files."""
+    listed, problems = _read_sums(folder)
+    there = files_in(folder)
+    problems += [f"{name} is missing" for name in sorted(listed.keys() - there)]
+    problems += [f"{name} is not in {SUMS}" for name in sorted(there - listed.keys())]
+    for name in sorted(listed.keys() & there):
+        if not (folder / name).is_file() or (folder / name).is_symlink():
+            problems.append(f"{name} is not a file of its own (a link, a device)")
+        elif sha256_of(folder / name) != listed[name]:
+            problems.append(f"{name} is damaged: its sha256 is not that in {SUMS}")
+    return problems
+
+
+def _read_sums(folder: Path) -> tuple[dict[str, str], list[str]]:
+    path = folder / SUMS
+    if not path.is_file() or path.is_symlink() or path.stat().st_size > LARGEST_SUMS:
+        return {}, [f"{SUMS} is missing, or not such a file"]
+    listed: dict[str, str] = {}
+    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), 1):
+        found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+        name = found[2] if found else ""
+        if not found or name in listed or not _stays_inside(name):
+            return {}, [f"{SUMS} line {number}: expected a sha256, two spaces and a path inside the folder, each once"]
+        listed[name] = found[1]
+    return listed, []
+
+
+def _stays_inside(name: str) -> bool:
+    parts = name.split("/")
+    return "\\" not in name and ":" not in name and not {"", ".", ".."} & set(parts)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if path.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"{path.stat().st_size} bytes, expected {LARGEST_JSON} at most")
+    return parsed(path.read_bytes())
+
+
+def _told(facts: Any) -> Packing:
+    """How the package was packed, as its manifest says."""
+    if not isinstance(facts, dict) or not {"layout", "images"} <= facts.keys() <= {"layout", "images", "encoding"}:
+        raise UserError(f"{MANIFEST}: its {KEY!r} does not say the layout and the images")
+    return Packing(**facts)
+
+
+def _from_file(folder: Path, manifest: dict[str, Any], packing: Packing) -> tuple[SyntheticSet | None, list[str]]:
+    """The set of the one file, held against the manifest and the layout's files."""
+    result, problems = one_file.read(folder / one_file.FILE_NAME)
+    if result is None:
+        return None, [f"{one_file.FILE_NAME}: {problem}" for problem in problems]
+    if result.manifest != manifest:
+        return None, [f"{MANIFEST} and {one_file.FILE_NAME} hold different manifests"]
+    if packing.row.read is not None:
+        problems = _differences(folder, result, packing)
+    return (None, problems) if problems else (result, [])
+
+
+def _differences(folder: Path, result: SyntheticSet, packing: Packing) -> list[str]:
+    """Records that are not the set's; decoded ones may be off by one, since they were interpolated elsewhere."""
+    assert packing.row.read is not None
+    tolerance = 0 if packing.images == "stored" else 1
+    contents = contents_of(result.manifest, packing)
+    if packing.images == "decoded":
+        _check_expansion(folder, (contents.count, *contents.shape))
+        check_decoded(result)
+    pairs = zip(records_of(result, packing.images), packing.row.read(folder, contents), strict=True)
+    for number, (expected, got) in enumerate(pairs):
+        if np.abs(expected.image.astype(np.int16) - got.image).max() > tolerance:
+            return [f"image {number} of the {packing.layout} files is not the one in {one_file.FILE_NAME}"]
+        if expected.soft is not None and (got.soft is None or not np.array_equal(expected.soft, got.soft)):
+            return [f"the soft labels {number} of the {packing.layout} files are not those in {one_file.FILE_NAME}"]
+    return []
+
+
+def _from_records(
+    folder: Path, manifest: dict[str, Any], packing: Packing, allocate: Allocate
+) -> tuple[SyntheticSet | None, list[str]]:
+    if packing.row.read is None or packing.images == "decoded" or "pixels" in manifest:
+        return None, [f"{one_file.FILE_NAME} is missing: this package cannot be without it"]
+    shape = (len(manifest["classes"]) * manifest["ipc"]["stored"], *image_shape(manifest))
+    _check_expansion(folder, shape)
+    contents = contents_of(manifest, packing)
+    images_NCHW, soft = allocate(shape), []
+    with track("reading", len(images_NCHW)) as bar:
+        for number, record in enumerate(packing.row.read(folder, contents)):
+            images_NCHW[number] = record.image
+            soft += [] if record.soft is None else [record.soft]
+            bar.advance()
+    labels = np.repeat(np.arange(len(contents.classes)), contents.per_class)
+    tensors = {"images": torch.from_numpy(images_NCHW), "labels": torch.from_numpy(labels)}
+    tensors |= {"soft_labels": torch.from_numpy(np.concatenate(soft))} if soft else {}
+    described = {name: (one_file.DTYPES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
+    problems = shape_problems(manifest, described) or content_problems(manifest, tensors)
+    return (None, problems) if problems else (set_of(tensors, manifest), [])
+
+
+def _check_expansion(folder: Path, shape: tuple[int, ...]) -> None:
+    """Against pictures that unpack to far more than they are: what is allocated is bounded by what is there."""
+    there, needed = sum((folder / name).stat().st_size for name in files_in(folder)), math.prod(shape)
+    if not min(shape) or shape[0] > there:
+        raise UserError(f"its {there} bytes cannot hold images of shape {list(shape)}")
+    if needed > max(ALWAYS_ALLOWED, MOST_EXPANSION * there):
+        raise UserError(
+            f"its {there} bytes would unpack to {needed}, more than {MOST_EXPANSION} times as many: refused as a "
+            "decompression bomb"
+        )

@@ -22,7 +22,7 @@ FORMATS = (1, 2)  # 2: quantised pixels or soft labels
 LARGEST_SIDE = 16384  # pixels
 DEEPEST = 32  # lists and objects in one another
 LARGEST_NUMBER = 1e30
-LARGEST_JSON = 16 << 20  # bytes of a manifest
+LARGEST_JSON = 16 << 20  # bytes of a manifest, or of the header that holds it
 LONGEST_SHOWN = 100  # characters of a wrong value in a message
 LONGEST = 100_000  # bytes of a text: names, settings
 

@@ -28,7 +28,6 @@ from ncfmkit.synthetic import SyntheticSet
 
 FILE_NAME = "synthetic.safetensors"
 DTYPES = {torch.uint8: "U8", torch.int64: "I64", torch.float16: "F16"}
-LARGEST_HEADER = 16 << 20  # bytes
 PART = 1 << 24  # bytes written at once
 
 
@@ -74,7 +73,10 @@ def find(path: str | Path) -> Path:
     path = Path(path)
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"no synthetic set at {path}: expected a .safetensors file or a run directory with {FILE_NAME}")
+        raise UserError(
+            f"no synthetic set at {path}: expected a .safetensors file, a run directory with {FILE_NAME}, or a package "
+            "that `ncfmkit pack` wrote"
+        )
     return file
 
 
@@ -110,8 +112,8 @@ def read(file: Path) -> tuple[SyntheticSet | None, list[str]]:
     try:
         with open(file, "rb") as start:
             length = int.from_bytes(start.read(8), "little")
-        if length > LARGEST_HEADER:
-            why = f"a header of {length} bytes, expected {LARGEST_HEADER} at most"
+        if length > LARGEST_JSON:
+            why = f"a header of {length} bytes, expected {LARGEST_JSON} at most"
             return None, [f"it is not a readable safetensors file (damaged or truncated): {why}"]
         with safe_open(file, framework="pt") as stored:
             text = (stored.metadata() or {}).get(METADATA_KEY)
@@ -120,8 +122,6 @@ def read(file: Path) -> tuple[SyntheticSet | None, list[str]]:
                     f"{file} is a safetensors file without a {METADATA_KEY!r} manifest: not a synthetic set"
                 )
             try:
-                if len(text) > LARGEST_JSON:
-                    raise ValueError(f"{len(text)} characters, expected {LARGEST_JSON} at most")
                 manifest = parsed(text)
             except ValueError as error:
                 return None, [f"its manifest is not readable: {error}"]
