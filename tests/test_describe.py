@@ -123,7 +123,9 @@ def test_what_is_not_ours(tmp_path: Path) -> None:
     others = {"notes.txt": b"hello", "empty": b"", "x.pt": b"PK\x03\x04" * 30, "x.json": b'{"a": 1}', "x.png": PNG}
     for name, content in others.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=f"{name} is not a run directory, a synthetic set, a package, a student or an"):
+        with pytest.raises(
+            UserError, match=f"{name} is not a run directory, a synthetic set, a package, a student or an"
+        ):
             describe.describe(tmp_path / name)
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="is a safetensors file without a 'ncfmkit' manifest: not a synthetic set"):
