@@ -42,6 +42,14 @@ ByPosition = Annotated[
         rich_help_panel="Released set",
     ),
 ]
+Experiment = Annotated[
+    int | None,
+    typer.Option(
+        "--experiment",
+        help="of a file with several sets ({'data': [[images, labels], ...]}): which, from 0; default: 0",
+        rich_help_panel="Released set",
+    ),
+]
 Factor = Annotated[
     int | None,
     typer.Option(
@@ -59,7 +67,13 @@ Decode = Annotated[
     ),
 ]
 MaxSize = Annotated[
-    str, typer.Option("--max-size", help="largest file that is read, such as 4GiB", rich_help_panel="Released set")
+    str,
+    typer.Option(
+        "--max-size",
+        help="largest file that is read, such as 4GiB; memory: about twice that (float16: thrice), and with zca "
+        "four matrices of 8 bytes for each pair of values of an image (32x32 RGB: 0.3 GB)",
+        rich_help_panel="Released set",
+    ),
 ]
 
 
@@ -76,6 +90,7 @@ def convert(
     std: Std = None,
     labels: Labels = None,
     labels_by_position: ByPosition = False,
+    experiment: Experiment = None,
     factor: Factor = None,
     decode: Decode = None,
     max_size: MaxSize = "2GiB",
@@ -99,6 +114,7 @@ def convert(
     reading = Reading(
         labels=labels,
         labels_by_position=labels_by_position,
+        experiment=experiment,
         values=values,
         mean=mean,
         std=std,

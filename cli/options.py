@@ -145,15 +145,15 @@ def settings_flags(*sections: str) -> Callable[[Callable[..., None]], Callable[.
     return decorate
 
 
-def score_arguments(
+def scoring(
     score: bool, data: str | None, data_root: str | None, download: bool, skip_bad: bool, overrides: dict[str, Any]
 ) -> Any:
-    """Where the real data of `--score` are, a `jobs.DataArguments`; none where nothing is to be scored.
+    """How `--score` is to be done, a `jobs.Scoring`; none where nothing is to be scored.
 
     Raises:
         UserError: `--score` without `--data`, or flags of either without `--score`.
     """
-    from ncfmkit.jobs import DataArguments
+    from ncfmkit.jobs import DataArguments, Scoring
 
     if score and data is None:
         raise UserError("--score needs --data: the real data that the students are tested on")
@@ -161,7 +161,8 @@ def score_arguments(
         raise UserError("flags of data, students and machine say how to score the set: pass --score, or leave them out")
     if data is None:
         return None
-    return DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    return Scoring(arguments=arguments, overrides=overrides)
 
 
 def parse_set(pairs: list[str] | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ from ncfmkit.cli.evaluate import SetArgument
 SCORE = "Score"
 
 
-@o.settings_flags("data", "student", "runtime", "seed")
+@o.settings_flags("data", "student", "runtime")
 def pack(
     path: SetArgument,
     *,
@@ -29,11 +29,12 @@ def pack(
         bool, typer.Option("--decoded", help="write the images to train on, for tools that cannot decode")
     ] = False,
     encoding: Annotated[
-        str, typer.Option("--encoding", metavar="png|webp", help="of the pictures, both lossless")
-    ] = "png",
+        str | None, typer.Option("--encoding", metavar="png|webp", help="of the pictures, both lossless; default: png")
+    ] = None,
     shard_size: Annotated[
-        str, typer.Option("--shard-size", help="the largest size of a shard (webdataset, parquet)")
-    ] = "256MiB",
+        str | None,
+        typer.Option("--shard-size", help="the largest size of a shard (webdataset, parquet); default: 256MiB"),
+    ] = None,
     bits: Annotated[
         int | None, typer.Option("--bits", metavar="8|6|5|4|3|2", help="store the pixels in so many bits")
     ] = None,
@@ -58,27 +59,27 @@ def pack(
     overrides: dict[str, Any],
 ) -> None:
     """Packs a set for other people's tools: a folder with the set, its manifest, checksums and a dataset card."""
-    from ncfmkit import jobs, shipping
+    from ncfmkit import shipping
     from ncfmkit.errors import UserError
     from ncfmkit.formats.package import SUMS, Packing
     from ncfmkit.sizes import format_bytes, parse_bytes
 
-    if bits is None and (dither or scale != "image"):
-        raise UserError("--scale and --dither say how pixels are stored in fewer bits: pass --bits, such as --bits 4")
+    if bits in (None, 8) and (dither or scale != "image"):
+        raise UserError("--scale and --dither say how pixels are stored in fewer bits: pass --bits below 8")
     quantising = None if bits is None else shipping.Quantising(bits=bits, scale=scale, dither=dither)  # type: ignore[arg-type]
-    arguments = o.score_arguments(score, data, data_root, download, skip_bad, overrides)
+    scoring = o.scoring(score, data, data_root, download, skip_bad, overrides)
     folder, result = shipping.pack(
         Path(path),
         packing=Packing(
             layout=to,
             images="decoded" if decoded else "stored",
             encoding=encoding,
-            shard_bytes=parse_bytes(shard_size, "--shard-size"),
+            shard_bytes=None if shard_size is None else parse_bytes(shard_size, "--shard-size"),
         ),
         out=out,
         license=license,
         quantising=quantising,
-        score=None if arguments is None else jobs.scorer(arguments, overrides),
+        score=scoring,
     )
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     size = sum(p.stat().st_size for p in files)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ncfmkit.cli import options as o
+from ncfmkit.terminal import printable
 
 
 def unpack(
@@ -24,4 +25,5 @@ def unpack(
     if json:
         o.print_json({"set": str(file), "manifest": result.manifest})
         return
-    print(f"{file}: {result.manifest['name']}, {len(result.images):,} images, {format_bytes(file.stat().st_size)}")
+    name, size = printable(result.manifest["name"]), format_bytes(file.stat().st_size)
+    print(f"{file}: {name}, {len(result.images):,} images, {size}")

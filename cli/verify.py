@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from ncfmkit.cli import options as o
+from ncfmkit.terminal import printable
 
 
-@o.settings_flags("data", "student", "runtime", "seed")
+@o.settings_flags("data", "runtime")
 def verify(
     path: Annotated[Path, typer.Argument(help="a set's file, its run directory or a package")],
     *,
@@ -21,7 +22,6 @@ def verify(
     data_root: o.DataRoot = None,
     download: o.Download = False,
     skip_bad: o.SkipBad = False,
-    set_: o.Set = None,
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
@@ -29,12 +29,12 @@ def verify(
 
     Exit code 1 and a list of all that is wrong.
     """
-    from ncfmkit import jobs, shipping
+    from ncfmkit import shipping
     from ncfmkit.errors import CheckFailed
 
-    arguments = o.score_arguments(score, data, data_root, download, skip_bad, overrides)
+    scoring = o.scoring(score, data, data_root, download, skip_bad, overrides)
     try:
-        found = shipping.verify(path, None if arguments is None else jobs.scorer(arguments, overrides))
+        found = shipping.verify(path, scoring)
     except CheckFailed as error:
         if json:
             o.print_json(error.result)
@@ -44,6 +44,6 @@ def verify(
         return
     manifest = found["manifest"]
     checked = ", ".join(["manifest", *sorted(manifest["sha256"]), "recipe"])
-    print(f"{path}: {manifest['name']} is intact; checked: {checked}")
+    print(f"{path}: {printable(manifest['name'])} is intact; checked: {checked}")
     if "measured" in found:
         print(f"promised {shipping.figure(found['promised'])}, reached {shipping.figure(found['measured'])}")

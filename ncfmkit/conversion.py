@@ -5,7 +5,6 @@ Axes: N stored images, C channels, H = W side, K classes, D decoded images.
 
 import dataclasses
 import hashlib
-import math
 import os
 import re
 from dataclasses import dataclass
@@ -19,15 +18,16 @@ from ncfmkit import jobs
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
 from ncfmkit.extractors import resolve_network
-from ncfmkit.files import sha256_of
+from ncfmkit.files import check_free, safe_name, sha256_of
 from ncfmkit.formats import one_file
 from ncfmkit.formats.released import Released, read
-from ncfmkit.pixel_values import Normalisation, Values, to_unit
+from ncfmkit.pixel_values import Normalisation, Values, to_bytes
 from ncfmkit.progress import notice
 from ncfmkit.real import RealData
 from ncfmkit.synthetic import SyntheticSet
 
-FACTORS = {"list": 2, "pair": 1, "folder": 1}  # that each kind of release is stored with, where nobody says
+FACTORS = {"list": 2, "pair": 1, "experiments": 1, "folder": 1}  # of each kind of release, where nobody says
+LEAST_STD = 1e-6  # of a normalisation
 LARGEST_LOGIT = 65504.0  # of float16
 
 
@@ -37,6 +37,7 @@ class Reading:
 
     labels: Path | None = None  # file of the labels; none: in FILE, or beside it
     labels_by_position: bool = False  # hard labels from the order of the rows; false: from the labels
+    experiment: int | None = None  # number of the one to take, from 0; none: the first, if there are several
     values: Values | None = None  # what the pixel values are; none: bytes where they are 8-bit, else unit
     mean: str | None = None  # comma-separated, per channel
     std: str | None = None
@@ -54,18 +55,11 @@ def convert_file(
         UserError: `out` is there already, or as :func:`convert`.
     """
     if out is not None:
-        _check_free(out)
+        check_free(out)
     result = convert(path, arguments, settings, reading)
-    out = out or Path(f"{result.manifest['name']}.safetensors")
-    _check_free(out)
+    out = out or Path(safe_name(result.manifest["name"]) + ".safetensors")
+    check_free(out)
     return out, dataclasses.replace(result, manifest=one_file.save(result, out))
-
-
-def _check_free(out: Path) -> None:
-    if out.exists():
-        raise UserError(f"{out} is there already: choose another --out")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}: make it first")
 
 
 def convert(path: Path, arguments: jobs.DataArguments, settings: Settings, reading: Reading) -> SyntheticSet:
@@ -81,18 +75,18 @@ def convert(path: Path, arguments: jobs.DataArguments, settings: Settings, readi
     """
     real = arguments.open(settings)
     normalisation = _normalisation(reading, real.channels)
-    released = read(path, labels=reading.labels, max_bytes=reading.max_bytes)
+    released = read(path, labels=reading.labels, experiment=reading.experiment, max_bytes=reading.max_bytes)
     _check_shape(path, released, real)
     labels_N = _hard_labels(path, released, real, reading.labels_by_position)
     order_N = np.argsort(labels_N, kind="stable")
     settings = _as_converted(settings, real, reading, released.kind, _ipc(path, labels_N, real, released))
     values = reading.values or ("bytes" if released.images.dtype == np.uint8 else "unit")
-    unit_NCHW = to_unit(released.images[order_N], values, real, normalisation)
-    clipped = _clipping(unit_NCHW)
+    images_NCHW, clipped = to_bytes(released.images, order_N, values, real, normalisation)
     _say(path, released, values, settings, clipped)
-    images_NCHW = torch.from_numpy(unit_NCHW.clip(0, 1)).float()
-    result = jobs.finished_set(settings, real, images_NCHW)
+    result = jobs.finished_set(settings, real, torch.from_numpy(images_NCHW))
     converted = _origin(path, released) | {"kind": released.kind, "values": values, "clipped": clipped}
+    if released.kind == "experiments":
+        converted["experiment"] = reading.experiment or 0
     source = result.manifest["source"] | {"converted": converted}
     result = dataclasses.replace(result, manifest=result.manifest | {"source": source})
     return _with_soft_labels(path, result, released.soft_logits, order_N)
@@ -106,8 +100,8 @@ def _normalisation(reading: Reading, channels: int) -> Normalisation | None:
     if reading.mean is None or reading.std is None:
         raise UserError("--mean and --std belong together: pass both")
     mean, std = _numbers("--mean", reading.mean, channels), _numbers("--std", reading.std, channels)
-    if min(std) <= 0:
-        raise UserError(f"--std {reading.std}: expected numbers above 0")
+    if min(std) < LEAST_STD:
+        raise UserError(f"--std {reading.std}: expected numbers above 0, {LEAST_STD:g} or more")
     return Normalisation(mean=mean, std=std)
 
 
@@ -116,7 +110,7 @@ def _numbers(flag: str, text: str, count: int) -> tuple[float, ...]:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+    if len(numbers) != count or not all(0 <= number <= 1 for number in numbers):
         example = ",".join(["0.5"] * count)
         raise UserError(f"{flag} {text!r}: expected {count} comma-separated numbers in [0, 1], such as {example}")
     return numbers
@@ -210,13 +204,6 @@ def _as_converted(settings: Settings, real: RealData, reading: Reading, kind: st
         settings.distill, ipc=ipc, factor=factor, decode=reading.decode, decoded_budget=budget
     )
     return dataclasses.replace(settings, network=resolve_network(settings.network, real.size), distill=distill)
-
-
-def _clipping(unit_NCHW: np.ndarray) -> dict[str, float]:
-    """How many values lie outside [0, 1] by more than rounding to a byte mends, and by how much at most."""
-    outside_NCHW = np.maximum(-unit_NCHW, unit_NCHW - 1)
-    share = float((outside_NCHW > 0.5 / 255).mean())
-    return {"share": round(share, 6), "largest": round(max(0.0, float(outside_NCHW.max())), 6)}
 
 
 def _say(path: Path, released: Released, values: str, settings: Settings, clipped: dict[str, float]) -> None:

@@ -4,12 +4,15 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ncfmkit.errors import UserError
+
+LONGEST_NAME = 100  # characters of a name that is made of a text
 
 
 def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
@@ -39,6 +42,23 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
 
 def _amount(content: bytes | Iterable[bytes | memoryview]) -> str:
     return f"{len(content)} bytes" if isinstance(content, bytes) else "some space"
+
+
+def check_free(path: Path, flag: str = "--out") -> None:
+    """Whether something new can be written there.
+
+    Raises:
+        UserError: something is there already, or there is no folder to write it in.
+    """
+    if os.path.lexists(path):
+        raise UserError(f"{path} is there already: choose another {flag}")
+    if not path.parent.is_dir():
+        raise UserError(f"{flag} {path}: there is no folder {path.parent}: make it first")
+
+
+def safe_name(text: str) -> str:
+    """A plain file name made of any text: ASCII letters, digits, dots, hyphens and underscores."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:LONGEST_NAME].strip("-._") or "set"
 
 
 def sha256_of(path: Path) -> str:

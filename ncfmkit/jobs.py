@@ -21,7 +21,7 @@ from ncfmkit.augment import parse_strategy
 from ncfmkit.config import NetworkSettings, Settings, check, from_dict, load_recipe, override, to_dict
 from ncfmkit.distillation import Plan, Problem, State, StepLosses, distill_step, make_plan, make_problem, make_state
 from ncfmkit.errors import Interrupted, UserError
-from ncfmkit.files import write_atomic
+from ncfmkit.files import check_free, write_atomic
 from ncfmkit.formats import one_file, student_file
 from ncfmkit.formats.loading import load
 from ncfmkit.formats.manifest import DIGEST_KEY
@@ -384,9 +384,15 @@ def _loss_note(losses: StepLosses) -> str:
 
 
 def finished_set(settings: Settings, real: RealData, images: torch.Tensor) -> SyntheticSet:
-    """The set as it is stored: uint8, with everything but the score in its manifest."""
+    """The set as it is stored: uint8, with everything but the score in its manifest.
+
+    Args:
+        images: in [0, 1], which are rounded, or uint8, which are not.
+    """
     d = settings.distill
-    stored = images.detach().cpu().mul(255).round().to(torch.uint8)
+    stored = images.detach().cpu()
+    if stored.dtype != torch.uint8:
+        stored = stored.mul(255).round().to(torch.uint8)
     labels = torch.arange(len(real.classes)).repeat_interleave(d.ipc)
     kept = to_dict(settings)
     kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine
@@ -482,6 +488,8 @@ def evaluate(
     runtime = choose_runtime(settings.runtime)
     real = arguments.open(settings)
     _check_same(result, real)
+    if real.fingerprint != result.manifest["source"]["fingerprint"]:
+        notice(f"{real.name} is not byte for byte what the set was made from: other data, or read in another way")
     notice(f"device: {runtime.describe()}")
     settings = _resolved(settings, real)
 
@@ -493,9 +501,19 @@ def evaluate(
     return _scores(result, real, settings, baselines, herding, runtime)
 
 
-def scorer(arguments: DataArguments, overrides: dict[str, Any]) -> Callable[[SyntheticSet], dict[str, Any]]:
-    """Scores a set by its own recipe, overridden, as :func:`evaluate` does."""
-    return lambda result: evaluate(result, arguments, settings_for(result, overrides))
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How a set is scored: on what real data, by its own recipe with these settings changed."""
+
+    arguments: DataArguments
+    overrides: dict[str, Any]
+
+    def settings(self, result: SyntheticSet) -> Settings:
+        return settings_for(result, self.overrides)
+
+    def __call__(self, result: SyntheticSet) -> dict[str, Any]:
+        """As :func:`evaluate`."""
+        return evaluate(result, self.arguments, self.settings(result))
 
 
 def _check_same(result: SyntheticSet, real: RealData) -> None:
@@ -536,10 +554,7 @@ def train(
     Raises:
         UserError: `out` is there already, or the data do not fit the set.
     """
-    if out.exists():
-        raise UserError(f"{out} is there already: choose another --out")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}: make it first")
+    check_free(out)
     runtime = choose_runtime(settings.runtime)
     real = arguments.open(settings) if arguments else None
     if real is not None:

@@ -1,4 +1,4 @@
-"""The values of released images, brought to [0, 1]: what the user says they are is checked by their range.
+"""The values of released images, brought to bytes: what the user says they are is checked by their range.
 
 Axes: N images, C channels, H = W side, D = C * H * W values of an image.
 
@@ -15,8 +15,11 @@ inverse makes of them. Natural images have most of their contrast in few directi
 ones, whitened but taken for normalised, keep a quarter to a half of the contrast of the data (measured: digits 0.49,
 noise with the spectrum of photographs 0.36). The other way round contrast grows two- to sevenfold, and 12% to 53% of
 the values end up outside [-0.5, 1.5].
+
+Only a chunk of the images is in float64 at a time: a large release takes little more than its own bytes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,12 +32,13 @@ from ncfmkit.real import RealData
 Values = Literal["unit", "bytes", "normalized", "zca"]
 SLACK = 0.05  # of the range [0, 1], on both sides
 LARGEST_NORMALISED = 30.0
-FAR = (-0.5, 1.5)
+FAR = 0.5  # outside [0, 1]
 MOST_FAR = 0.1  # share of the values that may end up farther out
 LEAST_CONTRAST = 0.55  # of the data's, in what was normalised
 ZCA_EPSILON = 0.1  # added to the variances, as the code of trajectory matching (MTT) has it
 LONG_WHITENED = 1000  # D from which people are told to wait
 LARGEST_WHITENED = 12288  # D: a matrix D x D is taken apart; 64x64 RGB
+CHUNK_VALUES = 1 << 20  # in float64 at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +53,35 @@ class Normalisation:
         return images_NCHW * std_C11 + mean_C11
 
 
-def to_unit(images_NCHW: np.ndarray, values: Values, real: RealData, given: Normalisation | None) -> np.ndarray:
-    """The images in [0, 1], but for what lies outside; float64 `[N, C, H, W]`.
+class Spread:
+    """Where values lie that should be in [0, 1], gathered chunk by chunk."""
+
+    def __init__(self, channels: int):
+        self.values, self.outside, self.far, self.largest = 0, 0, 0, 0.0
+        self.sum_C, self.squares_C = np.zeros(channels), np.zeros(channels)
+
+    def add(self, unit_NCHW: np.ndarray) -> None:
+        outside_NCHW = np.maximum(-unit_NCHW, unit_NCHW - 1)
+        self.values += unit_NCHW.size
+        self.outside += int((outside_NCHW > 0.5 / 255).sum())  # by more than rounding to a byte mends
+        self.far += int((outside_NCHW > FAR).sum())
+        self.largest = max(self.largest, float(outside_NCHW.max()))
+        self.sum_C += unit_NCHW.sum(axis=(0, 2, 3))
+        self.squares_C += np.einsum("nchw,nchw->c", unit_NCHW, unit_NCHW)
+
+    def clipped(self) -> dict[str, float]:
+        """The share of the values that clipping to [0, 1] changes, and by how much at most."""
+        return {"share": round(self.outside / max(self.values, 1), 6), "largest": round(self.largest, 6)}
+
+    def std_C(self) -> np.ndarray:
+        count = self.values / len(self.sum_C)
+        return np.sqrt((self.squares_C / count - (self.sum_C / count) ** 2).clip(0))
+
+
+def to_bytes(
+    images_NCHW: np.ndarray, order_N: np.ndarray, values: Values, real: RealData, given: Normalisation | None
+) -> tuple[np.ndarray, dict[str, float]]:
+    """The images in the order of their places `order_N`, clipped to [0, 1] and rounded to bytes, uint8 `[N, C, H, W]`.
 
     Args:
         images_NCHW: uint8 or float32, as released.
@@ -58,22 +89,35 @@ def to_unit(images_NCHW: np.ndarray, values: Values, real: RealData, given: Norm
         given: of `normalized`: what they were normalised with, none: the data's; of `zca`: what the data were
             normalised with before the whitening was fitted, none: with nothing.
 
+    Returns:
+        The bytes; share and largest distance of what was clipped.
+
     Raises:
         UserError: by their range they are something else.
     """
     _check_range(images_NCHW, values)
-    if values == "unit":
-        return images_NCHW.astype(np.float64)
-    if values == "bytes":
-        return images_NCHW / 255.0
+    spread = Spread(images_NCHW.shape[1])
+    if images_NCHW.dtype == np.uint8:
+        return images_NCHW[order_N], spread.clipped()
+    to_unit = _inverse(values, real, given)
+    bytes_NCHW = np.empty(images_NCHW.shape, np.uint8)
+    step = max(1, CHUNK_VALUES // images_NCHW[0].size)
+    for start in range(0, len(order_N), step):
+        unit_NCHW = to_unit(images_NCHW[order_N[start : start + step]].astype(np.float64))
+        spread.add(unit_NCHW)
+        # a product in float32, as everywhere where a set is rounded
+        bytes_NCHW[start : start + step] = np.rint(unit_NCHW.clip(0, 1).astype(np.float32) * np.float32(255))
+    _check_spread(spread, values, real)
+    return bytes_NCHW, spread.clipped()
+
+
+def _inverse(values: Values, real: RealData, given: Normalisation | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Of float64 images to [0, 1], both `[N, C, H, W]`."""
+    if values == "zca":
+        return fitted_whitening(real, given).undone
     if values == "normalized":
-        unit_NCHW = (given or Normalisation(mean=real.mean, std=real.std)).undone(images_NCHW)
-        _check_near(unit_NCHW, values, "zca, or --mean and --std as they were normalised with")
-        _check_contrast(unit_NCHW, real)
-        return unit_NCHW
-    unit_NCHW = unwhitened(images_NCHW, real, given)
-    _check_near(unit_NCHW, values, "normalized")
-    return unit_NCHW
+        return (given or Normalisation(mean=real.mean, std=real.std)).undone
+    return lambda images_NCHW: images_NCHW / (255 if values == "bytes" else 1)
 
 
 # ---- checks -----------------------------------------------------------------------------------------------------
@@ -111,18 +155,19 @@ def _check_range(images_NCHW: np.ndarray, values: Values) -> None:
         )
 
 
-def _check_near(unit_NCHW: np.ndarray, values: Values, instead: str) -> None:
-    share = float(((unit_NCHW < FAR[0]) | (unit_NCHW > FAR[1])).mean())
+def _check_spread(spread: Spread, values: Values, real: RealData) -> None:
+    """Refuses what is normalised but taken for whitened, or the other way round."""
+    if values not in ("normalized", "zca"):
+        return
+    share = spread.far / spread.values
     if share > MOST_FAR:
+        instead = "normalized" if values == "zca" else "zca, or --mean and --std as they were normalised with"
         raise UserError(
-            f"--values {values}: taken so, {share:.0%} of the values lie outside [{FAR[0]}, {FAR[1]}], where images "
+            f"--values {values}: taken so, {share:.0%} of the values lie outside [{-FAR}, {1 + FAR}], where images "
             f"have theirs in [0, 1]: pass --values {instead}"
         )
-
-
-def _check_contrast(unit_NCHW: np.ndarray, real: RealData) -> None:
-    contrast = float(np.mean(unit_NCHW.std(axis=(0, 2, 3)) / np.maximum(real.std, 1e-6)))
-    if contrast < LEAST_CONTRAST:
+    contrast = float(np.mean(spread.std_C() / np.maximum(real.std, 1e-6)))
+    if values == "normalized" and contrast < LEAST_CONTRAST:
         raise UserError(
             f"--values normalized: taken so, the images have {contrast:.0%} of the contrast of {real.name}, which "
             "looks whitened: pass --values zca; if they are not, undo the normalisation and save [images, targets]"
@@ -132,16 +177,34 @@ def _check_contrast(unit_NCHW: np.ndarray, real: RealData) -> None:
 # ---- whitening --------------------------------------------------------------------------------------------------
 
 
-def unwhitened(images_NCHW: np.ndarray, real: RealData, given: Normalisation | None) -> np.ndarray:
-    """Undoes ZCA whitening, float64 `[N, C, H, W]`.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Whitening:
+    """ZCA: `W = U diag((s + 0.1)^(-1/2)) U^T` of the images' centred values.
 
-    The whitening is `W = U diag((s + 0.1)^(-1/2)) U^T` of the images' centred values, with s and U the eigenvalues and
-    -vectors of their unbiased covariance over the training images, in [0, 1] or normalised as `given`.
+    s and U are the eigenvalues and -vectors of their unbiased covariance over the training images, in [0, 1] or
+    normalised as `given`.
+    """
+
+    mean_D: np.ndarray  # float64, as the rest
+    root_D: np.ndarray  # of s + 0.1
+    basis_DD: np.ndarray  # U
+    given: Normalisation | None
+
+    def undone(self, images_NCHW: np.ndarray) -> np.ndarray:
+        """float64 `[N, C, H, W]`, in [0, 1] but for what lies outside."""
+        white_ND = images_NCHW.reshape(len(images_NCHW), -1).astype(np.float64)
+        flat_ND = (white_ND @ self.basis_DD * self.root_D) @ self.basis_DD.T + self.mean_D
+        unit_NCHW = flat_ND.reshape(images_NCHW.shape)
+        return self.given.undone(unit_NCHW) if self.given is not None else unit_NCHW
+
+
+def fitted_whitening(real: RealData, given: Normalisation | None) -> Whitening:
+    """The whitening of the training images.
 
     Raises:
         UserError: the images are too large.
     """
-    size = images_NCHW[0].size
+    size = real.channels * real.size**2
     if size > LARGEST_WHITENED:
         raise UserError(
             f"--values zca: images of {size} values need a matrix of {size} x {size}, the limit is "
@@ -156,9 +219,7 @@ def unwhitened(images_NCHW: np.ndarray, real: RealData, given: Normalisation | N
         notice(f"taking a matrix of {size} x {size} apart: this takes a while")
     variance_D, basis_DD = np.linalg.eigh(cov_DD)  # numpy's: about twice as fast as torch's on a CPU
     root_D = np.sqrt(variance_D.clip(0) + ZCA_EPSILON)
-    flat_ND = (images_NCHW.reshape(-1, size).astype(np.float64) @ basis_DD * root_D) @ basis_DD.T + mean_D
-    unit_NCHW = flat_ND.reshape(images_NCHW.shape)
-    return given.undone(unit_NCHW) if given is not None else unit_NCHW
+    return Whitening(mean_D=mean_D, root_D=root_D, basis_DD=basis_DD, given=given)
 
 
 def _moments(real: RealData, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:

@@ -1,24 +1,20 @@
 """The jobs of shipping a set: pack, unpack, verify."""
 
 import dataclasses
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ncfmkit import jobs
-from ncfmkit.config import check, from_dict
+from ncfmkit.config import check, from_dict, to_dict
 from ncfmkit.errors import CheckFailed, UserError
+from ncfmkit.files import check_free, safe_name
 from ncfmkit.formats import loading, one_file, package, pixels
 from ncfmkit.formats.manifest import DIGEST_KEY
 from ncfmkit.synthetic import SyntheticSet
 
 LONGEST_LICENSE = 200  # characters
-
-Score = Callable[[SyntheticSet], dict[str, Any]]  # scores of a set, as `jobs.evaluate` gives them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +34,7 @@ def pack(
     out: Path | None = None,
     license: str | None = None,
     quantising: Quantising | None = None,
-    score: Score | None = None,
+    score: jobs.Scoring | None = None,
 ) -> tuple[Path, SyntheticSet]:
     """Packs a set for other people's tools, in a new folder.
 
@@ -55,23 +51,31 @@ def pack(
     Raises:
         UserError: no set there, the folder is, or the layout needs a licence.
     """
-    result = loading.load(path)
-    if license is not None:
-        result = licensed(result, license)
-    if quantising is not None and quantising.bits != 8:
-        result = quantised(result, quantising)
-    out = out or Path(_folder_name(result, packing))
-    package.check_writable(result, out, packing)  # before the students are trained
-    if score is not None:
-        result = with_manifest(result, score=jobs.manifest_score(score(result)["rows"][0]))
-    return out, package.write(result, out, packing)
+    with loading.opened(path, beside=Path() if out is None else out.parent) as result:
+        if license is not None:
+            result = licensed(result, license)
+        if quantising is not None:
+            result = quantised(result, quantising)
+        out = out or Path(_folder_name(result, packing))
+        package.check_writable(result, out, packing)  # before the students are trained
+        if score is not None:
+            result = scored(result, score)
+        return out, package.write(result, out, packing)
+
+
+def scored(result: SyntheticSet, score: jobs.Scoring) -> SyntheticSet:
+    """The set with a measured score, and with the recipe that reached it where flags changed that."""
+    used = to_dict(score.settings(result))
+    recipe = {key: used[key] for key in ("student", "network", "seed")}
+    promised = jobs.manifest_score(score(result)["rows"][0])
+    return with_manifest(result, score=promised, settings=result.manifest["settings"] | recipe)
 
 
 def _folder_name(result: SyntheticSet, packing: package.Packing) -> str:
     how = result.manifest.get("pixels")
     parts = [result.manifest["name"], f"{how['bits']}bit" if how else "", packing.layout]
     parts.append("decoded" if packing.images == "decoded" else "")
-    return "-".join(jobs.slug(part) for part in parts if part)
+    return "-".join(safe_name(part) for part in parts if part)
 
 
 def with_manifest(result: SyntheticSet, **changes: Any) -> SyntheticSet:
@@ -96,9 +100,13 @@ def licensed(result: SyntheticSet, license: str) -> SyntheticSet:
 def quantised(result: SyntheticSet, how: Quantising) -> SyntheticSet:
     """The set with its pixels in fewer bits, without a score: the one it had is kept as that of the original.
 
+    8 bits are the set as it is.
+
     Raises:
         UserError: another number of bits than there is, or a set that is quantised already.
     """
+    if how.bits == 8 and result.levels is None:
+        return result
     if result.levels is not None:
         bits = result.manifest["pixels"]["bits"]
         raise UserError(f"--bits {how.bits}: the set is in {bits} bits already: start from the one it was made from")
@@ -127,34 +135,22 @@ def unpack(path: Path, out: Path | None = None) -> tuple[Path, SyntheticSet]:
     Raises:
         UserError: no set there, damaged, or the file is there already.
     """
-    beside = out.parent if out is not None else Path()
-    if not beside.is_dir():
-        raise UserError(f"--out {out}: there is no folder {beside}: make it first")
-    scratch = beside / f".unpack.{os.getpid()}.tmp"
+    if out is not None:
+        check_free(out)
     try:
-        out = _write_file(path, scratch, out)
+        with loading.opened(path, beside=Path() if out is None else out.parent) as result:
+            out = out or Path(f"{safe_name(result.manifest['name'])}.safetensors")
+            check_free(out)
+            one_file.save(result, out)
     except OSError as error:
         raise UserError(f"{path} was not unpacked: {error.strerror or error}") from None
-    finally:
-        scratch.unlink(missing_ok=True)
     return out, one_file.load(out)
-
-
-def _write_file(path: Path, scratch: Path, out: Path | None) -> Path:
-    """Unpacks pictures to `scratch`, and from there to the one file."""
-    allocate = lambda shape: np.memmap(scratch, np.uint8, "w+", shape=shape)  # noqa: E731
-    result = one_file.whole(path, *loading.read(path, allocate))
-    out = out or Path(f"{jobs.slug(result.manifest['name'])}.safetensors")
-    if os.path.lexists(out):
-        raise UserError(f"{out} is there already: choose another --out")
-    one_file.save(result, out)
-    return out
 
 
 # ---- verify -----------------------------------------------------------------------------------------------------
 
 
-def verify(path: Path, score: Score | None = None) -> dict[str, Any]:
+def verify(path: Path, score: jobs.Scoring | None = None) -> dict[str, Any]:
     """Checks everything that can be checked of a set: checksums, shapes, ranges, labels, its recipe, its score.
 
     Args:
@@ -178,20 +174,24 @@ def verify(path: Path, score: Score | None = None) -> dict[str, Any]:
         found |= _measured(result, score)
         problems += _score_problems(found["promised"], found["measured"])
     if problems:
-        lines = [f"{path}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", *(f"  {p}" for p in problems)]
-        raise CheckFailed("\n".join(lines), found)
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise CheckFailed(f"{path}: {count}\n{one_file.listed(problems)}", found)
     return found
 
 
 def _recipe_problems(result: SyntheticSet) -> list[str]:
     try:
-        check(from_dict(result.manifest["settings"]))
+        distill = check(from_dict(result.manifest["settings"])).distill
     except UserError as error:
         return [f"its settings are not a recipe that this ncfmkit can run: {error}"]
+    how, stored = result.manifest["decode"], result.ipc
+    said = (distill.ipc, distill.factor, distill.decode, distill.decoded_budget)
+    if said != (stored, how["factor"], how["kind"], how["budget"]):
+        return ["its settings speak of another number of images, or another decoding, than its manifest"]
     return []
 
 
-def _measured(result: SyntheticSet, score: Score) -> dict[str, Any]:
+def _measured(result: SyntheticSet, score: jobs.Scoring) -> dict[str, Any]:
     promised = result.manifest["score"]
     if promised is None:
         raise UserError("the set promises no score to check: `ncfmkit pack --score` measures and records one")

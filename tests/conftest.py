@@ -15,7 +15,7 @@ import torch
 
 from ncfmkit import networks
 from ncfmkit.cli import main
-from ncfmkit.config import NetworkSettings, Settings, StudentSettings, to_dict
+from ncfmkit.config import DistillSettings, NetworkSettings, Settings, StudentSettings, to_dict
 from ncfmkit.extractors import Pool, labelled, network_builder
 from ncfmkit.formats import pixels, student_file
 from ncfmkit.real import RealData, Split
@@ -146,6 +146,7 @@ def build_set(
         images, levels = pixels.quantise(images, bits=bits, scale=scale, dither=False)
         how = {"bits": bits, "scale": scale, "dither": False, "shape": [channels, size, size]}
         changes = {"pixels": how} | changes
+    distill = DistillSettings(ipc=ipc, factor=factor, decode=kind, decoded_budget=budget)
     logits = rng.normal(size=(len(classes) * decoded, len(classes))).astype(np.float16) if soft else None
     manifest = {
         "kind": "synthetic set",
@@ -159,7 +160,7 @@ def build_set(
         "std": [0.2, 0.25, 0.3][:channels],
         "value_range": [0, 255],
         "source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": None},
-        "settings": to_dict(Settings(network=TINY_NETWORK)),
+        "settings": to_dict(Settings(network=TINY_NETWORK, distill=distill)),
         "score": None,
     }
     return SyntheticSet(

@@ -277,6 +277,62 @@ def test_hostile_names_do_not_reach_the_code(name: str) -> None:
     assert len(code) == 3
 
 
+# ---- values of other types --------------------------------------------------------------------------------------
+
+ODD = ("x", None, True, [], {"a": [1]}, [[]], 10**400, -(10**20), 1e300, 0, "<b>*x*</b>")
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_settings_of_any_type_are_shown(odd: Any) -> None:
+    sections = {key: value for key, value in to_dict(Settings()).items() if isinstance(value, dict)}
+    for section, table in sections.items():
+        changed: Any = dict.fromkeys(table, odd)
+        assert "<b>" not in text_of(make(settings=to_dict(Settings()) | {section: changed}))
+        assert "<b>" not in text_of(make(settings={section: odd}))
+    assert "<b>" not in text_of(make(settings={"recipe": odd, "seed": odd}))
+
+
+def test_odd_settings_are_text_where_numbers_are_due() -> None:
+    settings = to_dict(Settings())
+    settings["distill"] |= {"steps": "many", "init": ["a"], "lr": "1e-3"}
+    settings["student"] |= {"milestones": "late", "cutmix": "some"}
+    text = text_of(make(settings=settings))
+    assert "many steps with adamw, lr 1e-3, up to 1,024 real images" in text
+    assert "Started from \\['a'\\]." in text
+    assert "(x 0.5 after late of the run)" in text
+    assert "CutMix in some of the batches" in text
+
+
+def test_settings_of_later_versions_are_passed_over() -> None:
+    settings = to_dict(Settings())
+    settings["distill"] |= {"steps": 123, "spin": 3}
+    making = text_of(make(settings=settings | {"orbit": {"radius": 1}, "mode": "fast"})).split("## ")[3]
+    assert making.startswith("How it was made")
+    assert making == text_of(make()).split("## ")[3].replace("20,000 steps", "123 steps")
+    settings["distill"] |= {"metric": "quantum"}
+    text = text_of(make(settings=settings))
+    assert "Matching by quantum, which this version of ncfmkit does not know." in text
+    assert "characteristic function" not in text
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_conversions_of_any_type_are_shown(odd: Any) -> None:
+    """The manifest's own checks are not relied on."""
+    facts: Any = dict.fromkeys(("file", "kind", "sha256", "values"), odd)
+    for converted in (odd, {"clipped": odd}, {"clipped": {"share": odd}}, facts):
+        result = make()
+        source = result.manifest["source"] | {"converted": converted}
+        result = dataclasses.replace(result, manifest=result.manifest | {"source": source})
+        assert "<b>" not in text_of(result)
+
+
+def test_a_share_that_is_no_number_is_text() -> None:
+    converted = {"file": "a.pt", "sha256": "cd" * 32, "kind": "dm", "values": "zca", "clipped": {"share": "x"}}
+    result = make()
+    manifest = result.manifest | {"source": SOURCE | {"converted": converted}}
+    assert "were clipped: x of them." in text_of(dataclasses.replace(result, manifest=manifest))
+
+
 def test_long_names_are_cut() -> None:
     text = text_of(make(name="x" * 5000))
     assert "# " + "x" * 200 + "...\n" in text

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,8 +246,12 @@ def test_whitening_is_undone(given: Normalisation | None) -> None:
     train_ND = real.train.images.reshape(len(real.train.images), -1) / 255
     prepared_ND = train_ND if given is None else (train_ND - 0.3) / 0.4
     white = whitened(prepared_ND[:50], prepared_ND).astype(np.float32).reshape(50, 1, 8, 8)
-    got = pixel_values.unwhitened(white, real, given)
+    got = pixel_values.fitted_whitening(real, given).undone(white)
     np.testing.assert_allclose(got.reshape(50, -1), train_ND[:50], atol=1e-5)
+
+
+def in_order(images: np.ndarray, values: Any, real: RealData) -> np.ndarray:
+    return pixel_values.to_bytes(images.astype(np.float32), np.arange(len(images)), values, real, None)[0]
 
 
 def test_kinds_that_are_taken_for_another_are_refused() -> None:
@@ -263,12 +268,10 @@ def test_kinds_that_are_taken_for_another_are_refused() -> None:
     for kind, form in forms.items():
         for values in forms:
             if kind == values:
-                np.testing.assert_allclose(
-                    pixel_values.to_unit(form.astype(np.float32), values, real, None), unit, atol=1e-5
-                )
+                np.testing.assert_array_equal(in_order(form, values, real), real.train.images[::13])
             else:
                 with pytest.raises(UserError, match=rf"^--values {values}: .*pass --values .*{kind}"):
-                    pixel_values.to_unit(form.astype(np.float32), values, real, None)
+                    in_order(form, values, real)
 
 
 RANGES: dict[str, tuple[str, float, float, str | None]] = {
@@ -292,10 +295,10 @@ RANGES: dict[str, tuple[str, float, float, str | None]] = {
 def test_ranges(real: RealData, values: Any, low: float, high: float, says: str | None) -> None:
     images = np.linspace(low, high, 6 * 3 * 64, dtype=np.float32).reshape(6, 3, 8, 8)
     if says is None:
-        assert pixel_values.to_unit(images, values, real, None).shape == images.shape
+        assert in_order(images, values, real).shape == images.shape
         return
     with pytest.raises(UserError, match=says):
-        pixel_values.to_unit(images, values, real, None)
+        in_order(images, values, real)
 
 
 def test_bytes_are_nothing_else(tmp_path: Path, real: RealData, images: torch.Tensor) -> None:
@@ -317,11 +320,61 @@ def test_values_outside_are_clipped_and_counted(
     assert "clipped to [0, 1]: 0.17% of the values, the farthest 0.04 outside" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("values", ["unit", "bytes", "normalized", "zca"])
+def test_images_are_read_in_chunks(monkeypatch: pytest.MonkeyPatch, values: Any) -> None:
+    """As all at once: the bytes, what is clipped, and the notion of what the values are."""
+    real = open_real("digits", DataSettings())
+    unit = real.train.images[:25].astype(np.float32) / 255
+    unit[[3, 24], 0, 0, :2] = [[1.04, -0.03], [-0.02, 0]]
+    mean, std = real.mean[0], real.std[0]
+    form = {"unit": unit, "bytes": unit * 255, "normalized": (unit - mean) / std, "zca": (unit - 0.2) * 2}[values]
+    order_N = np.random.default_rng(0).permutation(25)
+    whole = pixel_values.to_bytes(form, order_N, values, real, None)
+    monkeypatch.setattr(pixel_values, "CHUNK_VALUES", 8 * 64 + 63)
+    chunked = pixel_values.to_bytes(form, order_N, values, real, None)
+    np.testing.assert_array_equal(chunked[0], whole[0])
+    assert chunked[1] == whole[1]
+    if values != "zca":
+        np.testing.assert_array_equal(whole[0], np.rint(unit.clip(0, 1)[order_N] * 255))
+        assert whole[1] == {"share": round(3 / unit.size, 6), "largest": 0.04}
+
+
+def peak_of(work: Callable[[], Any]) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_bytes_are_converted_in_twice_their_memory(tmp_path: Path, make_real: Callable[..., RealData]) -> None:
+    """Counted where torch counts nothing: an array of the file, and one in the order of the classes."""
+    real = make_real((2, 2), test_counts=None, size=32)
+    images = torch.randint(0, 256, (600, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    path = saved([images, torch.arange(600) % 2], tmp_path / "a.pt")
+    convert(path, real, factor=1)  # what is imported late is
+    assert peak_of(lambda: convert(path, real, factor=1)) < 2.5 * images.nbytes
+
+
+@pytest.mark.parametrize("values", ["unit", "bytes", "normalized", "zca"])
+def test_floats_are_converted_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch, values: Any) -> None:
+    monkeypatch.setattr(pixel_values, "CHUNK_VALUES", 1 << 12)
+    real = open_real("digits", DataSettings())
+    unit = np.resize(real.train.images, (10_000, 1, 8, 8)).astype(np.float32) / 255
+    scale, shift = {"unit": (1, 0), "bytes": (255, 0), "normalized": (3, -0.9), "zca": (2, -0.4)}[values]
+    form, order_N = unit * np.float32(scale) + np.float32(shift), np.arange(len(unit))
+    fitted = pixel_values.fitted_whitening(real, None)
+    monkeypatch.setattr(pixel_values, "fitted_whitening", lambda *_: fitted)  # its matrices are not counted
+    peak = peak_of(lambda: pixel_values.to_bytes(form, order_N, values, real, None))
+    assert peak < 0.25 * form.nbytes + 10 * 8 * (1 << 12)  # the bytes, and a few arrays of a chunk
+
+
 def test_large_images_are_not_whitened_back(make_real: Callable[..., RealData]) -> None:
     real = make_real((2, 2), test_counts=None, size=72)
     says = "images of 15552 values need a matrix of 15552 x 15552, the limit is 12288"
     with pytest.raises(UserError, match=says):
-        pixel_values.unwhitened(np.zeros((1, 3, 72, 72), np.float32), real, None)
+        pixel_values.fitted_whitening(real, None)
 
 
 WRONG_NUMBERS: dict[str, tuple[dict[str, Any], str]] = {
@@ -331,6 +384,8 @@ WRONG_NUMBERS: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"mean": "1,a,1", "std": "1,1,1", "values": "zca"}, "--mean '1,a,1': expected 3"),
     "nan": ({"mean": "1,nan,1", "std": "1,1,1", "values": "zca"}, "--mean '1,nan,1': expected 3"),
     "zero": ({"mean": "1,1,1", "std": "1,0,1", "values": "normalized"}, "--std 1,0,1: expected numbers above 0"),
+    "tiny": ({"mean": "1,1,1", "std": "1,1e-300,1", "values": "zca"}, "--std 1,1e-300,1: expected numbers above 0"),
+    "of bytes": ({"mean": "124,116,104", "std": "1,1,1", "values": "zca"}, r"--mean '124,116,104': .* in \[0, 1\]"),
 }
 
 
@@ -362,6 +417,22 @@ def test_the_manifest_says_where_the_set_is_from(tmp_path: Path, real: RealData,
         },
     }
     assert (m["settings"]["distill"]["ipc"], m["settings"]["network"]["depth"]) == (2, 2)
+
+
+def test_one_of_several_experiments(
+    tmp_path: Path, real: RealData, images: torch.Tensor, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = {"data": [[images.flip(0), LABELS.flip(0)], [images, LABELS]], "accs_all_exps": {"ConvNet": [0.5]}}
+    path = saved(content, tmp_path / "res.pt")
+    got = convert(path, real, experiment=1)
+    assert "res.pt: experiment 1 is taken, of 2 that are counted from 0\n" in capfd.readouterr().err
+    assert torch.equal(got.images, as_bytes(images[[1, 3, 2, 5, 0, 4]]))
+    assert got.manifest["decode"]["factor"] == 1
+    converted = got.manifest["source"]["converted"]
+    assert (converted["kind"], converted["experiment"]) == ("experiments", 1)
+    first = convert(path, real)
+    assert torch.equal(first.images, as_bytes(images[[3, 1, 5, 2, 4, 0]]))
+    assert first.manifest["source"]["converted"]["experiment"] == 0
 
 
 def test_the_digest_of_several_files_is_that_of_their_sums(
@@ -402,6 +473,28 @@ def test_the_command(digits_file: Path) -> None:
     assert Path("digits-ipc1.safetensors").read_bytes() == before
 
 
+def test_links_are_not_followed(digits_file: Path) -> None:
+    """One that leads nowhere is something, too."""
+    for out in ([], ["--out", "digits-ipc1.safetensors"]):
+        Path("digits-ipc1.safetensors").unlink(missing_ok=True)
+        Path("digits-ipc1.safetensors").symlink_to("nowhere")
+        result = call("convert", digits_file, "--data", "digits", *out)
+        assert result.exit_code == 2
+        assert "digits-ipc1.safetensors is there already: choose another --out" in result.stderr
+        assert Path("digits-ipc1.safetensors").is_symlink()
+
+
+@pytest.mark.usefixtures("own_folder")
+def test_the_file_has_a_plain_name(tmp_path: Path, real: RealData, images: torch.Tensor) -> None:
+    """Whatever the data are called."""
+    path = saved([images, LABELS], tmp_path / "a.pt")
+    given = Given(data="tiny", real=dataclasses.replace(real, name="../my: data"))
+    out, result = conversion.convert_file(path, given, Settings(), Reading(), out=None)
+    assert (out.name, out.parent) == ("my-data-ipc2.safetensors", Path())
+    assert result.manifest["name"] == "../my: data-ipc2"
+    assert one_file.load(out).manifest == result.manifest
+
+
 def test_the_command_in_json_and_with_settings(digits_file: Path) -> None:
     flags = ["--out", "b.safetensors", "--set", "distill.factor=1", "--student-epochs", "7", "--seed", "3", "--json"]
     result = call("convert", digits_file, "--data", "digits", *flags)
@@ -421,6 +514,7 @@ WRONG_FLAGS: dict[str, tuple[list[str], str]] = {
     "--values": (["--values", "bytes"], "pass --values unit"),
     "--out": (["--out", "no/where.safetensors"], "there is no folder no: make it first"),
     "--labels": (["--labels", "x.pt"], "has its own labels: leave --labels out"),
+    "--experiment": (["--experiment", "0"], "a.pt holds one set: leave --experiment out"),
     "--data": (["--data", "digts"], "did you mean 'digits'"),
     "--classes": (["--classes", "0,1"], "labels from 0 to 9, digits has 2 classes, 0 to 1"),
 }

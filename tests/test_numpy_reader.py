@@ -20,6 +20,7 @@ from golden_sets import DATA, GOLDENS, Golden, container, naive_decoded, restore
 from hypothesis import HealthCheck, assume, given, settings
 from mutations import mutated, mutated_json
 
+from ncfmkit.errors import UserError
 from ncfmkit.formats import numpy_reader, one_file
 from ncfmkit.formats.numpy_reader import NumpySet, SetError, decoded, normalised, read
 from ncfmkit.synthetic import SyntheticSet
@@ -244,8 +245,10 @@ LENGTH = int.from_bytes(GOOD[:8], "little")
 
 
 def refused(folder: Path, content: bytes) -> str:
-    """What the reader says of a damaged file."""
+    """What the reader says of a damaged file, which ncfmkit does not take either."""
     file = written(folder, content)
+    with pytest.raises(UserError):
+        one_file.load(file)
     with pytest.raises(SetError) as error:
         read(file)
     start = f"{file} is no distilled set, or a damaged one: "
@@ -483,6 +486,120 @@ def test_manifests_are_strict_json(tmp_path: Path, text: str) -> None:
     assert refused(tmp_path, container(GRAY, {"ncfmkit": text})).startswith("its manifest is not")
 
 
+# ---- both readers -----------------------------------------------------------------------------------------------
+
+
+def with_keys(**keys: Any) -> bytes:
+    """The golden file with other values in its manifest, every digest right."""
+    return rebuilt("single-gray", keys)
+
+
+def with_text(old: str, new: str) -> bytes:
+    """The golden file with another text of its manifest, whose digest does not matter: it is refused before."""
+    text = sealed(GOLDENS["single-gray"]().manifest)["ncfmkit"]
+    assert old in text
+    return container(GRAY, {"ncfmkit": text.replace(old, new, 1)})
+
+
+def nested(depth: int) -> Any:
+    """Lists and objects inside each other."""
+    value: Any = 0
+    for i in range(depth):
+        value = [value] if i % 2 else {"a": value}
+    return value
+
+
+def in_header(old: str, new: str) -> bytes:
+    assert old in GOOD[8 : 8 + LENGTH].decode()
+    return with_header(lambda header: header.replace(old, new, 1))
+
+
+LABELS = '"labels":{"dtype":"I64","shape":[6],"data_offsets":[0,48]}'
+LARGEST = float(np.finfo(np.float32).max)
+BAD = {
+    "header: a tensor twice": in_header(LABELS, f"{LABELS},{LABELS}"),
+    "header: metadata twice": in_header('"__metadata__":', '"__metadata__":{},"__metadata__":'),
+    "header: a key of a tensor twice": in_header('"shape":[6]', '"shape":[6],"shape":[6]'),
+    "header: a key of a tensor more": in_header('"shape":[6]', '"shape":[6],"strides":[8]'),
+    "header: a key of a tensor less": in_header('"shape":[6],', ""),
+    "header: a tensor without any": in_header(LABELS, f'{LABELS},"more":{{}}'),
+    "header: a tensor that is null": in_header(LABELS, f'{LABELS},"more":null'),
+    "header: an empty tensor more": in_header(
+        LABELS, f'{LABELS},"more":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+    ),
+    "header: five axes": in_header('"shape":[6]', '"shape":[6,1,1,1,1]'),
+    "header: a size that is true": in_header('"shape":[6]', '"shape":[true]'),
+    "header: a size with a point": in_header('"shape":[6]', '"shape":[6.0]'),
+    "header: an offset with a point": in_header('"data_offsets":[0,48]', '"data_offsets":[0,48.0]'),
+    "header: NaN": in_header('"shape":[6]', '"shape":[NaN]'),
+    "header: other metadata that are no text": in_header('"__metadata__":{', '"__metadata__":{"more":1,'),
+    "header: metadata that are a list": in_header('"__metadata__":{', '"more":{'),
+    "header: a space before it": with_header(lambda header: " " + header),
+    "header: a byte order mark": with_header(lambda header: "\ufeff" + header),
+    "header: a zero after it": with_header(lambda header: header + "\0"),
+    "header: UTF-16": struct.pack("<Q", 2 * LENGTH) + GOOD[8 : 8 + LENGTH].decode().encode("utf-16-le"),
+    "header: not UTF-8": with_header(lambda header: header.replace("ncfmkit", "\udcff")),
+    "manifest: NaN": with_text("0.5", "NaN"),
+    "manifest: infinity": with_text("0.5", "-Infinity"),
+    "manifest: 1e999": with_text("0.5", "1e999"),
+    "manifest: a key twice": with_text('"kind": ', '"kind": "synthetic set", "kind": '),
+    "manifest: a key twice, deeper": with_text('"factor": ', '"factor": 2, "factor": '),
+    "manifest: more after it": container(
+        GRAY, {"ncfmkit": sealed(GOLDENS["single-gray"]().manifest)["ncfmkit"] + " x"}
+    ),
+    "manifest: a long number": with_text("255", "9" * 5000),
+    "manifest: nested 33 deep": with_keys(more=nested(32)),
+    "manifest: mean above float32": with_keys(mean=[1e39]),
+    "manifest: mean just above float32": with_keys(mean=[float(np.nextafter(LARGEST, 1e39))]),
+    "manifest: mean below float32": with_keys(mean=[-1e39]),
+    "manifest: mean of an integer": with_keys(mean=[10**39]),
+    "manifest: std above float32": with_keys(std=[1e39]),
+    "manifest: mean of text": with_keys(mean=["0.5"]),
+    "manifest: value range of other types": with_keys(value_range=[False, 255.0]),
+    "manifest: value range with a point": with_keys(value_range=[0, 255.0]),
+    "manifest: value range that is true": with_keys(value_range=True),
+    "manifest: format that is true": with_keys(format=True),
+    "manifest: format with a point": with_keys(format=1.0),
+    "manifest: a lone surrogate": with_keys(classes=["a", "b", "\ud800"]),
+    "manifest: surrogates in wrong order": with_keys(classes=["a", "b", "\udc00\ud800"]),
+    "manifest: a long name": with_keys(classes=["a", "b", "c" * 100_001]),
+    "manifest: counts with a point": with_keys(ipc={"stored": 2.0, "decoded": 8}),
+    "manifest: factor that is true": with_keys(
+        decode={"kind": "single", "factor": True, "budget": None}, ipc={"stored": 2, "decoded": 2}
+    ),
+    "manifest: a huge budget": with_keys(decode={"kind": "bound", "factor": 2, "budget": 2**53 + 1}),
+    "manifest: bytes with a point": with_keys(bytes={"labels": 48.0, "images": 216}),
+    "manifest: digests in capitals": with_keys(
+        sha256={name: hashlib.sha256(tensor.tobytes()).hexdigest().upper() for name, tensor in GRAY.items()}
+    ),
+    "manifest: null pixels": with_keys(pixels=None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_neither_reader_takes_a_bad_file(tmp_path: Path, case: str) -> None:
+    assert BAD[case] != GOOD
+    refused(tmp_path, BAD[case])
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"more": nested(31)},
+        {"mean": [LARGEST], "std": [LARGEST]},
+        {"mean": [-LARGEST], "std": [0]},
+        {"classes": ["", "\U0001f63a", "c" * 100_000]},
+        {"decode": {"kind": "bound", "factor": 2, "budget": 2**53}, "ipc": {"stored": 2, "decoded": 10}},
+    ],
+)
+def test_both_readers_take_what_is_just_right(tmp_path: Path, keys: dict[str, Any]) -> None:
+    file = written(tmp_path, with_keys(**keys))
+    ours, theirs = read(file), one_file.load(file)
+    assert ours.manifest == theirs.manifest
+    np.testing.assert_array_equal(decoded(ours)[0], theirs.decoded()[0])
+
+
 # ---- memory -----------------------------------------------------------------------------------------------------
 
 
@@ -577,6 +694,8 @@ def random_manifest_change(folder: Path, name: str, examples: int) -> None:
             got = read(written(folder, container(TENSORS[name], metadata)))
         except SetError as error:
             reached.add(str(error).split(": ", 1)[1][:20])
+            with pytest.raises(UserError):
+                one_file.load(folder / "set.safetensors")
             return
         check_same(got, NumpySet(**(vars(expected) | {"manifest": json.loads(metadata["ncfmkit"])})))
         images, labels = decoded(got)

@@ -25,6 +25,7 @@ LICENSED = {"source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 
 CLASSES = ("cat", "b/../a", "ünï | cödé")
 PER_CLASS = 4
 COUNT = len(CLASSES) * PER_CLASS
+SMALL = 2300  # bytes of a file of three records without soft labels
 PLAIN = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
 
 
@@ -98,13 +99,32 @@ def test_what_is_written_comes_back(tmp_path: Path, kind: str) -> None:
     assert_equal(read(written(tmp_path / "a", contents, records), contents), records)
 
 
-@pytest.mark.parametrize(("shard_bytes", "count"), [(1, 12), (400, 4), (1 << 20, 1)])
+@pytest.mark.parametrize(("shard_bytes", "count"), [(1, 12), (SMALL, 4), (1 << 20, 1)])
 def test_a_new_file_begins_where_one_is_full(tmp_path: Path, shard_bytes: int, count: int) -> None:
     contents, records = make(soft=None, shard_bytes=shard_bytes)
     folder = written(tmp_path / "a", contents, iter(records))
     assert list(files(folder)) == [f"train-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
     reader = dataclasses.replace(contents, shard_bytes=1 << 30)  # the one who reads does not know it
     assert_equal(read(folder, reader), records)
+
+
+@pytest.mark.parametrize("shard_bytes", [2_000, 2_500, 5_000, 10_000, 20_000, 100_000])
+@pytest.mark.parametrize("group_rows", [1, 2, 1000])
+@pytest.mark.parametrize("side", [5, 24])
+@pytest.mark.parametrize("kind", ["plain", "soft, uneven", "many logits", "decoded", "webp"])
+def test_files_stay_below_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, side: int, group_rows: int, shard_bytes: int
+) -> None:
+    monkeypatch.setattr(parquet_layout, "GROUP_ROWS", group_rows)
+    how = {"soft": (200, 0)} if kind == "many logits" else KINDS[kind]
+    contents, records = make(**how | {"shape": (3, side, side), "shard_bytes": shard_bytes})
+    folder = written(tmp_path / "a", contents, records)
+    paths = sorted((folder / "data").iterdir())
+    sizes = {path: (path.stat().st_size, pq.read_metadata(path).num_rows) for path in paths}
+    assert all(size <= shard_bytes or rows == 1 for size, rows in sizes.values())
+    if shard_bytes >= 20_000:  # files are not much smaller than they could be, either
+        assert len(sizes) <= 1 + 2 * sum(size for size, _ in sizes.values()) / shard_bytes
+    assert_equal(read(folder, contents), records)
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
@@ -155,7 +175,7 @@ def test_datasets_loads_a_whole_package(
     datasets = offline_datasets(tmp_path / "hub", monkeypatch)
     synthetic = build_set("bound", 2, 3, classes=CLASSES, channels=channels, soft=soft, **LICENSED)
     folder = tmp_path / "packed"
-    packing = package.Packing(layout="parquet", encoding=encoding, images=images, shard_bytes=600)
+    packing = package.Packing(layout="parquet", encoding=encoding, images=images, shard_bytes=3000)
     package.write(synthetic, folder, packing)
     beside = {"README.md", "preview.png", "ncfmkit.json", "SHA256SUMS", "synthetic.safetensors", "data"}
     assert {path.name for path in folder.iterdir()} == beside
@@ -225,12 +245,20 @@ FOLDERS = {
 
 @pytest.mark.parametrize("what", FOLDERS)
 def test_other_folders_are_refused(tmp_path: Path, what: str) -> None:
-    contents, records = make(soft=None, shard_bytes=400)
+    contents, records = make(soft=None, shard_bytes=SMALL)
     folder = written(tmp_path / "a", contents, records)
     change, message = FOLDERS[what]
     change(folder / "data")
     with pytest.raises(UserError, match=message):
         read(folder, contents)
+
+
+def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
+    contents, records = make(shard_bytes=SMALL)
+    folder = written(tmp_path / "a", contents, records)
+    (folder / "data/.DS_Store").write_bytes(b"Bud1")
+    (folder / "data/._train-00000-of-00004.parquet").write_bytes(b"of a Mac")
+    assert_equal(read(folder, contents), records)
 
 
 def test_no_data_folder_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from contextlib import suppress
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ncfmkit.errors import UserError
-from ncfmkit.formats.pictures import ENCODINGS, decode, encode, largest
+from ncfmkit.formats.pictures import ENCODINGS, MOST_PIXELS, check_size, decode, encode, largest
 
 SHAPE = (3, 5, 7)
 
@@ -37,6 +38,14 @@ def png(width=7, height=5, bits=8, color=2, methods=(0, 0, 0), pixels=b""):
     header = struct.pack(">II5B", width, height, bits, color, *methods)
     data = zlib.compress(pixels or bytes(height * (1 + 3 * width)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+ROWS = 5 * (1 + 3 * 7)  # bytes
+
+
+def with_rows(packed, *more):
+    """A PNG whose compressed rows are `packed`, in as many IDAT chunks as there are arguments."""
+    return png()[:33] + b"".join(chunk(b"IDAT", part) for part in (packed, *more)) + png()[-12:]
 
 
 def with_chunk(name, data):
@@ -79,6 +88,9 @@ def test_png_has_no_ancillary_chunks():
 
 def test_a_handmade_png_is_taken():
     assert not decode(png(), SHAPE, "it").any()  # so that its variants below are refused for what they vary
+    packed = zlib.compress(bytes(ROWS))
+    assert not decode(with_rows(packed), SHAPE, "it").any()
+    assert not decode(with_rows(packed[:3], packed[3:]), SHAPE, "it").any()
 
 
 @pytest.mark.parametrize(
@@ -104,8 +116,19 @@ def test_a_handmade_png_is_taken():
         (png() + b"more", "goes on after its end"),
         (png()[:-1], "cut off"),
         (png()[:-12], "cut off"),
-        (png()[:33] + png()[-12:], "cannot load"),  # no pixels
-        (png(pixels=bytes(50)), "truncated"),  # too few pixels
+        (png()[:33] + png()[-12:], "more or less than its 5 rows of 22 bytes"),  # no pixels
+        (png(pixels=bytes(50)), "more or less than its 5 rows"),
+        (png(pixels=bytes(ROWS // 2)), "more or less than its 5 rows"),
+        (png(pixels=bytes(ROWS - 1)), "more or less than its 5 rows"),
+        (png(pixels=bytes(ROWS + 1)), "more or less than its 5 rows"),
+        (png(pixels=bytes(100 * ROWS)), "more or less than its 5 rows"),
+        (with_rows(zlib.compress(bytes(ROWS)) + b"x"), "more or less than its 5 rows"),
+        (with_rows(zlib.compress(bytes(ROWS)), zlib.compress(b"more")), "more or less than its 5 rows"),
+        (with_rows(zlib.compress(bytes(ROWS))[:-4]), "more or less than its 5 rows"),  # no checksum
+        (with_rows(zlib.compress(bytes(ROWS))[:-1]), "more or less than its 5 rows"),
+        (with_rows(zlib.compress(bytes(ROWS))[:-4] + b"\0\0\0\0"), "cannot be inflated: .*incorrect data check"),
+        (with_rows(b"no zlib"), "cannot be inflated"),
+        (png(pixels=bytes(ROWS - 22) + b"\5" + bytes(21)), "row filter 5, there are 0 to 4"),
         (png()[:-12] + chunk(b"IEND", b"more"), "damaged start or end"),
         (saved(rgb(), "WEBP"), "lossy"),
         (saved(rgb(), "WEBP", lossless=True, icc_profile=b"\0" * 128), "metadata"),
@@ -161,7 +184,50 @@ def test_bombs_cost_nothing(monkeypatch):
             decode(content, SHAPE, "it")
 
 
-def test_more_pixels_than_pillow_takes(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 34)
-    with pytest.raises(UserError, match="35 pixels, the limit is 34"):
-        decode(png(), SHAPE, "it")
+def test_a_bomb_of_rows_is_not_inflated():
+    content = png(pixels=bytes(1 << 25))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="more or less than its 5 rows"):
+        decode(content, SHAPE, "it")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+# ---- large pictures ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [
+        ((3, 9459, 9459), ENCODINGS),
+        ((1, 9460, 9460), ()),
+        ((3, 16383, 4), ENCODINGS),
+        ((3, 4, 16384), ("png",)),
+        ((3, 5461, 16385), ("png",)),
+        ((3, 16385, 5462), ()),
+    ],
+)
+def test_images_that_are_too_large_for_pictures(shape, fits):
+    for encoding in set(ENCODINGS) - set(fits):
+        said = rf"^images of {shape[1]}x{shape[2]} are too large for pictures in a package: use --to safetensors$"
+        header = png(width=shape[2], height=shape[1], color=2 if shape[0] == 3 else 0)
+        with pytest.raises(UserError, match=said):
+            check_size(shape, encoding)
+        with pytest.raises(UserError, match=said):
+            encode(np.broadcast_to(np.uint8(0), shape), encoding)
+        if encoding == "png":
+            with pytest.raises(UserError, match=said):
+                decode(header, shape, "it", encoding)
+    for encoding in fits:
+        check_size(shape, encoding)
+
+
+def test_the_limit_is_the_one_of_pillow():
+    assert Image.MAX_IMAGE_PIXELS == MOST_PIXELS
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_long_picture_comes_back(encoding):
+    image = noise((1, 1, 16383))
+    assert np.array_equal(decode(encode(image, encoding), image.shape, "it"), image)

@@ -88,13 +88,23 @@ def test_packing_is_undone(bits: int) -> None:
     np.testing.assert_array_equal(pixels.unpack(packed, (3, 5, 5), bits), codes)
 
 
-def test_unpacking_refuses_other_sizes_and_bits_after_the_end() -> None:
-    packed = pixels.pack(np.zeros((1, 1, 1, 5), np.uint8), 3)
-    with pytest.raises(ValueError, match="expected 3 bytes per image, got 2"):
-        pixels.unpack(packed, (1, 2, 3), 3)
-    packed[0, -1] |= 1
-    with pytest.raises(ValueError, match="bits are set after the last code"):
-        pixels.unpack(packed, (1, 1, 5), 3)
+def test_bits_after_the_last_code_are_found() -> None:
+    packed = pixels.pack(np.full((2, 1, 1, 5), 7, np.uint8), 3)
+    assert not pixels.has_stray_bits(packed, (1, 1, 5), 3)
+    packed[1, -1] |= 1
+    assert pixels.has_stray_bits(packed, (1, 1, 5), 3)
+    assert not pixels.has_stray_bits(np.full((2, 3), 255, np.uint8), (1, 1, 6), 4)  # no bit is left over
+
+
+@pytest.mark.parametrize("scale", ["channel", "image"])
+def test_parts_do_not_show(scale: pixels.Scale, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 3, 5, 5), dtype=np.uint8)
+    whole, levels = pixels.quantise(images, bits=3, scale=scale, dither=False)
+    codes = pixels.pack(pixels.encode(whole, levels, 3), 3)
+    monkeypatch.setattr(pixels, "PART", 3)
+    np.testing.assert_array_equal(pixels.quantise(images, bits=3, scale=scale, dither=False)[0], whole)
+    np.testing.assert_array_equal(pixels.packed(whole, levels, 3), codes)
+    np.testing.assert_array_equal(pixels.restored(codes, levels, (3, 5, 5), 3), whole)
 
 
 def test_levels_leave_outliers_out_where_that_is_better(smooth: np.ndarray) -> None:

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,8 +25,8 @@ IMAGES = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 
 
-def read(path: Path, labels: Path | None = None, max_bytes: int = LIMIT) -> Released:
-    return released.read(path, labels=labels, max_bytes=max_bytes)
+def read(path: Path, labels: Path | None = None, experiment: int | None = None, max_bytes: int = LIMIT) -> Released:
+    return released.read(path, labels=labels, experiment=experiment, max_bytes=max_bytes)
 
 
 def saved(content: Any, path: Path, **how: Any) -> Path:
@@ -63,6 +64,9 @@ VARIANTS = {
     "double": IMAGES.double(),
     "transposed view": IMAGES.transpose(2, 3).contiguous().transpose(2, 3),
     "part of a larger one": torch.cat([torch.zeros(1, 3, 4, 4), IMAGES])[1:],
+    "negative of another": torch._neg_view(-IMAGES),
+    "imaginary part": torch.complex(IMAGES, -IMAGES).conj().imag,
+    "imaginary part, double": torch.complex(IMAGES, -IMAGES).to(torch.complex128).conj().imag,
 }
 
 
@@ -71,6 +75,21 @@ def test_tensors_of_all_makes(tmp_path: Path, images: torch.Tensor) -> None:
     got = read(saved([images, LABELS.to(torch.int32)], tmp_path / "data.pt"))
     np.testing.assert_array_equal(got.images, IMAGES.numpy())
     assert got.images.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_tensors_that_are_the_negative_of_others(tmp_path: Path, dtype: torch.dtype) -> None:
+    images, labels = IMAGES.mul(255).byte(), LABELS.to(dtype)
+    path = saved([torch._neg_view(-images), torch._neg_view(-labels)], tmp_path / "data.pt")
+    assert all(tensor.is_neg() for tensor in torch.load(path))
+    got = read(path)
+    np.testing.assert_array_equal(got.images, images.numpy())
+    assert got.labels is not None
+    assert got.labels.tolist() == LABELS.tolist()
+    soft = torch.eye(3)[LABELS] * 9
+    logits = read(saved([images, torch._neg_view(-soft)], path)).soft_logits
+    assert logits is not None
+    np.testing.assert_array_equal(logits, soft.numpy())
 
 
 def test_bytes_stay_bytes(tmp_path: Path) -> None:
@@ -114,6 +133,42 @@ def test_labels_that_are_not_asked_for_or_not_there(tmp_path: Path) -> None:
         read(tmp_path / "set.pt", labels=both)
 
 
+@pytest.mark.parametrize("box", [list, tuple])
+def test_one_of_several_experiments(tmp_path: Path, box: Callable[..., Any], capfd: pytest.CaptureFixture[str]) -> None:
+    sets = [box([IMAGES + number, LABELS.roll(number)]) for number in range(3)]
+    accuracies = {"ConvNet": [0.5, 0.25], "AlexNet": []}
+    path = saved({"data": box(sets), "accs_all_exps": accuracies, "args": None}, tmp_path / "res.pt")
+    for experiment, number in ((None, 0), (0, 0), (2, 2)):
+        got = read(path, experiment=experiment)
+        assert (got.kind, list(got.files)) == ("experiments", ["res.pt"])
+        np.testing.assert_array_equal(got.images, (IMAGES + number).numpy())
+        assert got.labels is not None
+        assert got.labels.tolist() == LABELS.roll(number).tolist()
+        assert capfd.readouterr().err == f"res.pt: experiment {number} is taken, of 3 that are counted from 0\n"
+    for wrong in (3, -1):
+        with pytest.raises(UserError, match=rf"^--experiment {wrong}: .*res\.pt holds 3: pass 0 to 2$"):
+            read(path, experiment=wrong)
+    with pytest.raises(UserError, match="has its own labels: leave --labels out"):
+        read(path, labels=path)
+
+
+def test_experiments_where_there_is_one_set(tmp_path: Path) -> None:
+    saved(LABELS, tmp_path / "labels.pt")
+    for path in (
+        saved([IMAGES, LABELS], tmp_path / "data.pt"),
+        saved(IMAGES, tmp_path / "images.pt"),
+        make_folder(tmp_path / "set", {"a": 1, "b": 1}),
+    ):
+        with pytest.raises(UserError, match=rf"^--experiment 0: .*{path.name} holds one set: leave --experiment out$"):
+            read(path, experiment=0)
+
+
+def test_experiments_with_numbers_of_numpy_are_not_loaded(tmp_path: Path) -> None:
+    path = saved({"data": [[IMAGES, LABELS]], "accs_all_exps": {"ConvNet": [np.float64(0.5)]}}, tmp_path / "res.pt")
+    with pytest.raises(UserError, match=r"not tensors \(numpy\..*scalar\) .*: have it saved again with torch\.save\("):
+        read(path)
+
+
 # ---- soft labels ------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +203,10 @@ def with_value(value: float) -> torch.Tensor:
 
 NO_SETS: dict[str, tuple[Any, str]] = {
     "dictionary": ({"data": [IMAGES, LABELS], "accuracy": 0.5}, r"a dictionary with 'data', 'accuracy': expected a"),
+    "no experiments": ({"data": []}, "holds a dictionary with 'data': expected a"),
+    "experiments of one": ({"data": [[IMAGES, LABELS], [IMAGES]]}, "holds a dictionary with 'data': expected a"),
+    "experiments of three": ({"data": [[IMAGES, LABELS, LABELS]]}, "holds a dictionary with 'data': expected a"),
+    "experiments by name": ({"data": {0: [IMAGES, LABELS]}}, "holds a dictionary with 'data': expected a"),
     "empty dictionary": (OrderedDict(), "holds a dictionary with"),
     "number": (3, "holds a int: expected a list"),
     "three": ([IMAGES, LABELS, LABELS], r"a list of 3 \(Tensor, Tensor, Tensor\): expected a list"),
@@ -268,6 +327,27 @@ def test_long_pickles_are_not_walked_through(tmp_path: Path) -> None:
     path = saved([IMAGES, LABELS], tmp_path / "data.pt")
     with pytest.raises(UserError, match=r"\(a data\.pkl above 1 MiB\): not loaded"):
         read(repacked(path, lambda n, c: b"N0" * 2**19 + c if "data.pkl" in n else c), max_bytes=2**22)
+
+
+def test_pickles_are_not_listed(tmp_path: Path) -> None:
+    """A million opcodes, each of which would be three objects."""
+    path = saved([IMAGES, LABELS], tmp_path / "data.pt")
+    code = b"\x80\x02" + b"N0" * (2**19 - 50) + b"cposix\nsystem\ncnext\n" + b"x" * 50 + b"\n."
+    repacked(path, lambda n, c: code if "data.pkl" in n else c)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"not tensors \(posix\.system\) and was not loaded"):
+            read(path, max_bytes=2**22)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_names_of_code_are_cut(tmp_path: Path) -> None:
+    path = saved([IMAGES, LABELS], tmp_path / "data.pt")
+    code = b"\x80\x02c" + b"x" * 100_000 + b"\nrun\n."
+    with pytest.raises(UserError, match=r"not tensors \(x{100}\) and was not loaded"):
+        read(repacked(path, lambda n, c: code if "data.pkl" in n else c))
 
 
 def test_tensors_larger_than_the_file_are_not_expanded(tmp_path: Path) -> None:

@@ -39,10 +39,19 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
-def scores(mean: float, std: float = 0.01) -> dict[str, Any]:
-    """What `jobs.evaluate` gives."""
-    row = PROMISED | {"last": {"mean": mean, "std": std, "values": []}}
-    return {"rows": [row]}
+class Scored:
+    """Stands for `jobs.Scoring`: says this accuracy, and remembers what it was asked to score."""
+
+    def __init__(self, mean: float, **overrides: Any):
+        self.mean, self.overrides = mean, overrides
+        self.seen: list[SyntheticSet] = []
+
+    def settings(self, result: SyntheticSet) -> Settings:
+        return jobs.settings_for(result, self.overrides)
+
+    def __call__(self, result: SyntheticSet) -> dict[str, Any]:
+        self.seen.append(result)
+        return {"rows": [PROMISED | {"last": {"mean": self.mean, "std": 0.01, "values": []}}]}
 
 
 # ---- pack -------------------------------------------------------------------------------------------------------
@@ -95,28 +104,25 @@ def test_eight_bits_are_the_set_as_it_is(small: Path) -> None:
 
 
 def test_a_measured_score_is_promised(small: Path) -> None:
-    seen: list[SyntheticSet] = []
-
-    def measure(result: SyntheticSet) -> dict[str, Any]:
-        seen.append(result)
-        return scores(0.55)
-
+    measure = Scored(0.55, **{"student.epochs": 7, "runtime.compile": "off"})
     how = shipping.Quantising(bits=2)
     out, _ = shipping.pack(small, packing=Packing(layout="png"), quantising=how, score=measure)
     got = loading.load(out)
     assert got.manifest["score"] == PROMISED | {"last": {"mean": 0.55, "std": 0.01}}
-    assert torch.equal(seen[0].images, got.images)  # measured as it is packed
+    assert torch.equal(measure.seen[0].images, got.images)  # measured as it is packed
+    before = loading.load(small).manifest["settings"]
+    recipe = before | {"student": before["student"] | {"epochs": 7}}
+    assert got.manifest["settings"] == recipe  # what reached the score, and nothing of this machine
 
 
 def test_bad_input_is_found_before_students_are_trained(small: Path) -> None:
-    def measure(result: SyntheticSet) -> dict[str, Any]:
-        raise AssertionError("trained")
-
+    measure = Scored(0.55)
     with pytest.raises(UserError, match="pass --license"):
         shipping.pack(small, packing=Packing(layout="parquet"), score=measure)
     Path("there").mkdir()
     with pytest.raises(UserError, match="there is there already"):
         shipping.pack(small, packing=Packing(layout="png"), out=Path("there"), score=measure)
+    assert not measure.seen
 
 
 # ---- unpack -----------------------------------------------------------------------------------------------------
@@ -168,7 +174,7 @@ def test_a_recipe_that_cannot_run_is_a_problem(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mean", "holds"), [(0.7, True), (0.551, True), (0.549, False), (0.1, False)])
 def test_the_promise_holds_within_its_deviation(small: Path, mean: float, holds: bool) -> None:
-    measure = lambda result: scores(mean)  # noqa: E731
+    measure = Scored(mean)
     if holds:
         found = shipping.verify(small, measure)
         assert found["promised"] == PROMISED
@@ -181,9 +187,7 @@ def test_the_promise_holds_within_its_deviation(small: Path, mean: float, holds:
 
 
 def test_there_must_be_a_promise(tmp_path: Path) -> None:
-    def measure(result: SyntheticSet) -> dict[str, Any]:
-        raise AssertionError("trained")
-
+    measure = Scored(0.55)
     path = tmp_path / "set.safetensors"
     one_file.save(build_set(), path)
     with pytest.raises(UserError, match="the set promises no score to check: `ncfmkit pack --score` measures"):
@@ -191,6 +195,7 @@ def test_there_must_be_a_promise(tmp_path: Path) -> None:
     one_file.save(build_set(score=PROMISED | {"n": 1}), path)
     with pytest.raises(UserError, match="of one student, which has no standard deviation"):
         shipping.verify(path, measure)
+    assert not measure.seen
 
 
 def test_the_score_is_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,11 +203,13 @@ def test_the_score_is_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     recipe = StudentSettings(epochs=3, repeats=2, batch=16, evaluations=1)
     settings = to_dict(dataclasses.replace(Settings(seed=7, runtime=RuntimeSettings(compile="off")), student=recipe))
     settings["network"] = {"name": "convnet", "width": 8, "depth": 2}
+    settings["distill"]["ipc"] = 2
     one_file.save(build_set(settings=settings, score=PROMISED | {"last": {"mean": 0, "std": 0}}), tmp_path / "set")
     monkeypatch.setattr(jobs.DataArguments, "open", lambda self, settings: build_real())
-    found = shipping.verify(tmp_path / "set", jobs.scorer(jobs.DataArguments(data="tiny"), {}))
+    arguments = jobs.DataArguments(data="tiny")
+    found = shipping.verify(tmp_path / "set", jobs.Scoring(arguments=arguments, overrides={}))
     assert (found["measured"]["epochs"], found["measured"]["n"]) == (3, 2)
-    other = shipping.verify(tmp_path / "set", jobs.scorer(jobs.DataArguments(data="tiny"), {"student.epochs": 1}))
+    other = shipping.verify(tmp_path / "set", jobs.Scoring(arguments=arguments, overrides={"student.epochs": 1}))
     assert other["measured"]["epochs"] == 1
 
 
@@ -258,9 +265,12 @@ def test_verify_lists_all_and_exits_with_1(small: Path) -> None:
         (["pack", "SET", "--to", "png", "--license", "a\nb"], "expected one line"),
         (["pack", "SET", "--to", "png", "--bits", "7"], "--bits 7: expected one of 8, 6, 5, 4, 3, 2"),
         (["pack", "SET", "--to", "png", "--bits", "4", "--scale", "pixel"], "--scale pixel: expected one of"),
-        (["pack", "SET", "--to", "png", "--dither"], "pass --bits, such as --bits 4"),
+        (["pack", "SET", "--to", "png", "--dither"], "pass --bits below 8"),
+        (["pack", "SET", "--to", "png", "--dither", "--bits", "8"], "pass --bits below 8"),
         (["pack", "SET", "--to", "png", "--encoding", "jpeg"], "encoding: expected one of png, webp, got 'jpeg'"),
-        (["pack", "SET", "--to", "safetensors", "--decoded"], "decoded images need a layout of pictures"),
+        (["pack", "SET", "--to", "safetensors", "--decoded"], "layout safetensors has no pictures: leave --decoded"),
+        (["pack", "SET", "--to", "safetensors", "--encoding", "png"], "has no pictures"),
+        (["pack", "SET", "--to", "png", "--shard-size", "1MiB"], "layout png has no shards: leave --shard-size out"),
         (["pack", "SET", "--to", "webdataset", "--shard-size", "many"], "--shard-size 'many' is not a size"),
         (["pack", "SET", "--to", "webdataset", "--shard-size", "0"], "shards of 0 bytes: expected 1 or more"),
         (["pack", "SET", "--to", "png", "--score"], "--score needs --data"),
@@ -270,7 +280,7 @@ def test_verify_lists_all_and_exits_with_1(small: Path) -> None:
         (["verify", "nowhere"], "nothing at nowhere"),
         (["verify", "."], "no synthetic set at ."),
         (["verify", "SET", "--score"], "--score needs --data"),
-        (["verify", "SET", "--repeats", "3"], "pass --score, or leave them out"),
+        (["verify", "SET", "--compile", "off"], "pass --score, or leave them out"),
         (["verify", "SET", "--score", "--data", "digits"], "the set has the classes class 0, class 1, class 2"),
     ],
 )

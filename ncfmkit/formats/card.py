@@ -1,8 +1,10 @@
 """The dataset card of a package, README.md: what the set is, how good, how it was made, how it is loaded.
 
-All names in a manifest are somebody's text: they are escaped, so that they are shown and nothing else.
+All names in a manifest are somebody's text: they are escaped, so that they are shown and nothing else. Its settings and
+what it tells of a conversion may be of any type: what is no number where one is due is shown as text.
 """
 
+import dataclasses
 import html
 import math
 import re
@@ -11,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ncfmkit.config import DistillSettings, Settings, StudentSettings, from_dict
+from ncfmkit.config import SECTIONS, DistillSettings, Settings, StudentSettings
 from ncfmkit.errors import UserError
 from ncfmkit.formats.manifest import DIGEST_KEY
 from ncfmkit.formats.snippets import FILE, facts_of, snippets
@@ -23,6 +25,7 @@ PREVIEW = "preview.png"
 PAPER = "[Wang et al., CVPR 2025](https://arxiv.org/abs/2502.20653)"
 MOST_CLASSES = 50  # names that are listed
 LONGEST = 200  # characters of a name
+LARGEST = 1e15  # of a number that is formatted
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 # what the Hub knows of data and code licences; others go by their name
 KNOWN_LICENSES = {
@@ -102,7 +105,7 @@ def card(result: SyntheticSet, *, layout: str, images: str, encoding: str, file_
             f"a dataset card states a licence, and {result.manifest['name']!r} has none: pass --license with that of "
             f"its source, {result.manifest['source']['name']!r}, such as --license mit"
         )
-    settings = from_dict(result.manifest["settings"])
+    settings = _known(result.manifest["settings"])
     sections = [
         _front_matter(result, layout, images),
         *_what(result),
@@ -127,6 +130,12 @@ def _text(value: Any) -> str:
     shown = html.escape(shown if len(shown) <= LONGEST else shown[:LONGEST] + "...", quote=False)
     shown = re.sub(r"([\\`*_\[\]{}()#!|~$@])", r"\\\1", shown).replace("://", r"\://")
     return re.sub(r"(?i)(www)\.", r"\1\\.", shown)
+
+
+def _number(value: Any, spec: str = "") -> str:
+    """As `spec` has it; text where a manifest holds no number, or a huge one."""
+    is_number = type(value) in (int, float) and abs(value) < LARGEST
+    return format(value, spec) if is_number else _text(value)
 
 
 def _percent(part: Mapping[str, float]) -> str:
@@ -252,6 +261,16 @@ def _making(result: SyntheticSet, settings: Settings) -> Iterator[str]:
     yield _list([*how, *_pixels(result.manifest), _decoding(result), _student(settings.student)])
 
 
+def _known(table: Mapping[str, Any]) -> Settings:
+    """The settings of a manifest that this version knows, of whatever types; those that are missing are the default."""
+    sections = {}
+    for section, kind in SECTIONS.items():
+        told, names = table.get(section), {field.name for field in dataclasses.fields(kind)}
+        if isinstance(told, Mapping):
+            sections[section] = kind(**{name: value for name, value in told.items() if name in names})
+    return Settings(**{key: table[key] for key in ("recipe", "seed") if key in table}, **sections)
+
+
 def _conversion(converted: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"Others made and released it, as {_text(converted.get('file'))} (sha256 {_text(converted.get('sha256'))}); "
@@ -260,36 +279,42 @@ def _conversion(converted: Mapping[str, Any]) -> Iterator[str]:
     )
     clipped = converted.get("clipped")
     if isinstance(clipped, Mapping) and clipped.get("share"):
-        yield f"Values outside [0, 1] were clipped: {clipped['share']:.2%} of them."
+        yield f"Values outside [0, 1] were clipped: {_number(clipped['share'], '.2%')} of them."
 
 
 def _distillation(settings: Settings) -> Iterator[str]:
     d, p = settings.distill, settings.pool
     yield _method(d)
-    yield f"{d.steps:,} steps with {d.optimizer}, lr {d.lr:g}, up to {d.real_batch:,} real images per class and step."
     yield (
-        f"Features: {p.members} networks ({_network(settings)}), trained on the real images for {p.epochs} epochs; "
-        "each step draws one and blends it with its own initial weights."
+        f"{_number(d.steps, ',')} steps with {_text(d.optimizer)}, lr {_number(d.lr, 'g')}, up to "
+        f"{_number(d.real_batch, ',')} real images per class and step."
     )
-    yield f"Started from {STARTS[d.init]}. Recipe {_text(settings.recipe)}, seed {settings.seed}."
+    yield (
+        f"Features: {_number(p.members)} networks ({_network(settings)}), trained on the real images for "
+        f"{_number(p.epochs)} epochs; each step draws one and blends it with its own initial weights."
+    )
+    start = STARTS.get(str(d.init), _text(d.init))
+    yield f"Started from {start}. Recipe {_text(settings.recipe)}, seed {_number(settings.seed)}."
 
 
 def _method(d: DistillSettings) -> str:
     if d.metric == "mean":
         return "Distribution matching: class by class, the mean features of synthetic and real images are made alike."
+    if d.metric != "ncfd":
+        return f"Matching by {_text(d.metric)}, which this version of ncfmkit does not know."
     drawn = "drawn by a network that learns where they differ most" if d.sampler == "learned" else "drawn at random"
     calibrated = ", and the images are kept recognisable to a trained network" if d.calibration_weight else ""
     return (
         f"Neural characteristic function matching ({PAPER}): class by class, the characteristic functions of the "
-        f"features of synthetic and real images are made alike at {d.frequencies:,} frequencies per step, {drawn}"
-        f"{calibrated}."
+        f"features of synthetic and real images are made alike at {_number(d.frequencies, ',')} frequencies per "
+        f"step, {drawn}{calibrated}."
     )
 
 
 def _network(settings: Settings) -> str:
     n = settings.network
-    depth = "" if n.depth is None else f"-{n.depth}"
-    return f"{_text(n.name)}{depth} width {n.width}"
+    depth = "" if n.depth is None else f"-{_number(n.depth)}"
+    return f"{_text(n.name)}{depth} width {_number(n.width)}"
 
 
 def _pixels(m: Mapping[str, Any]) -> Iterator[str]:
@@ -311,12 +336,14 @@ def _decoding(result: SyntheticSet) -> str:
 
 
 def _student(s: StudentSettings) -> str:
-    cutmix = f", CutMix in {s.cutmix:.0%} of the batches" if s.cutmix else ""
-    marks = ", ".join(f"{mark:.0%}" for mark in s.milestones)
-    steps = f" (x {s.gamma:g} after {marks} of the run)" if s.milestones else ""
+    cutmix = f", CutMix in {_number(s.cutmix, '.0%')} of the batches" if s.cutmix else ""
+    milestones = s.milestones if isinstance(s.milestones, list | tuple) else (s.milestones,)
+    marks = ", ".join(_number(mark, ".0%") for mark in milestones)
+    steps = f" (x {_number(s.gamma, 'g')} after {marks} of the run)" if s.milestones else ""
     return (
-        f"The training that goes with it: {s.epochs:,} epochs, batches of {s.batch:,}, {s.optimizer}, "
-        f"lr {s.lr:g}{steps}, weight decay {s.weight_decay:g}, augmentation {_text(s.augment)}{cutmix}."
+        f"The training that goes with it: {_number(s.epochs, ',')} epochs, batches of {_number(s.batch, ',')}, "
+        f"{_text(s.optimizer)}, lr {_number(s.lr, 'g')}{steps}, weight decay {_number(s.weight_decay, 'g')}, "
+        f"augmentation {_text(s.augment)}{cutmix}."
     )
 
 

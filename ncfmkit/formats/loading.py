@@ -5,8 +5,10 @@ against the manifest, as if the checksums were forged. Nothing outside the folde
 """
 
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,14 @@ from ncfmkit.formats.manifest import (
 from ncfmkit.formats.package import (
     KEY,
     MANIFEST,
+    MOST_EXPANSION,
     SUMS,
     Packing,
     check_decoded,
     contents_of,
     files_in,
     image_shape,
+    is_bomb,
     is_package,
     records_of,
 )
@@ -41,10 +45,6 @@ from ncfmkit.progress import track
 from ncfmkit.synthetic import SyntheticSet
 
 LARGEST_SUMS = 128 << 20  # bytes, of a million files or so
-# A package may need this many times its own size in memory, or this many bytes: more is a decompression bomb.
-MOST_EXPANSION, ALWAYS_ALLOWED = 200, 256 << 20
-
-Allocate = Callable[[tuple[int, ...]], np.ndarray]  # uint8 of that shape
 
 
 def load(path: str | Path) -> SyntheticSet:
@@ -56,24 +56,40 @@ def load(path: str | Path) -> SyntheticSet:
     return one_file.whole(Path(path), *read(Path(path)))
 
 
-def read(path: Path, allocate: Allocate | None = None) -> tuple[SyntheticSet | None, list[str]]:
+def read(path: Path, *, scratch: Path | None = None) -> tuple[SyntheticSet | None, list[str]]:
     """The set, and all that is wrong with it; none where anything is.
 
     Args:
-        allocate: gives the array for the stored images of a package; none: in memory.
+        scratch: a file that pictures may be unpacked to; then the images are mapped from there, or from the one file,
+            and not in memory. None: they are.
 
     Raises:
         UserError: nothing there, not a synthetic set, or one of a format that is not known here.
     """
     if path.is_dir() and is_package(path):
-        return _read_package(path, allocate or (lambda shape: np.empty(shape, np.uint8)))
-    return one_file.read(one_file.find(path))
+        return _read_package(path, scratch)
+    return one_file.read(one_file.find(path), mapped=scratch is not None)
+
+
+@contextmanager
+def opened(path: Path, beside: Path) -> Iterator[SyntheticSet]:
+    """As :func:`load`, for sets larger than memory: the images stay on the disk, at most in a file in `beside`.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    scratch = beside / f".unpacked.{os.getpid()}.tmp"
+    try:
+        yield one_file.whole(path, *read(path, scratch=scratch))
+    finally:
+        with suppress(OSError):  # Windows keeps a file that is still mapped
+            scratch.unlink(missing_ok=True)
 
 
 # ---- packages ---------------------------------------------------------------------------------------------------
 
 
-def _read_package(folder: Path, allocate: Allocate) -> tuple[SyntheticSet | None, list[str]]:
+def _read_package(folder: Path, scratch: Path | None) -> tuple[SyntheticSet | None, list[str]]:
     try:
         wrong = _sum_problems(folder)
         if wrong:
@@ -91,8 +107,8 @@ def _read_package(folder: Path, allocate: Allocate) -> tuple[SyntheticSet | None
     try:
         packing = _told(facts)
         if (folder / one_file.FILE_NAME).is_file():
-            return _from_file(folder, manifest, packing)
-        return _from_records(folder, manifest, packing, allocate)
+            return _from_file(folder, manifest, packing, mapped=scratch is not None)
+        return _from_records(folder, manifest, packing, scratch)
     except UserError as error:
         return None, [str(error)]
 
@@ -100,6 +116,8 @@ def _read_package(folder: Path, allocate: Allocate) -> tuple[SyntheticSet | None
 def _sum_problems(folder: Path) -> list[str]:
     """What is wrong with the files of a package by its `SHA256SUMS`: lines, missing, unlisted and changed files."""
     listed, problems = _read_sums(folder)
+    if problems:
+        return problems
     there = files_in(folder)
     problems += [f"{name} is missing" for name in sorted(listed.keys() - there)]
     problems += [f"{name} is not in {SUMS}" for name in sorted(there - listed.keys())]
@@ -141,12 +159,17 @@ def _told(facts: Any) -> Packing:
     """How the package was packed, as its manifest says."""
     if not isinstance(facts, dict) or not {"layout", "images"} <= facts.keys() <= {"layout", "images", "encoding"}:
         raise UserError(f"{MANIFEST}: its {KEY!r} does not say the layout and the images")
-    return Packing(**facts)
+    packing = Packing(**facts)
+    if packing.row.write is not None and packing.encoding is None:
+        raise UserError(f"{MANIFEST}: its {KEY!r} does not say the encoding of the pictures")
+    return packing
 
 
-def _from_file(folder: Path, manifest: dict[str, Any], packing: Packing) -> tuple[SyntheticSet | None, list[str]]:
+def _from_file(
+    folder: Path, manifest: dict[str, Any], packing: Packing, *, mapped: bool
+) -> tuple[SyntheticSet | None, list[str]]:
     """The set of the one file, held against the manifest and the layout's files."""
-    result, problems = one_file.read(folder / one_file.FILE_NAME)
+    result, problems = one_file.read(folder / one_file.FILE_NAME, mapped=mapped)
     if result is None:
         return None, [f"{one_file.FILE_NAME}: {problem}" for problem in problems]
     if result.manifest != manifest:
@@ -174,25 +197,42 @@ def _differences(folder: Path, result: SyntheticSet, packing: Packing) -> list[s
 
 
 def _from_records(
-    folder: Path, manifest: dict[str, Any], packing: Packing, allocate: Allocate
+    folder: Path, manifest: dict[str, Any], packing: Packing, scratch: Path | None
 ) -> tuple[SyntheticSet | None, list[str]]:
     if packing.row.read is None or packing.images == "decoded" or "pixels" in manifest:
         return None, [f"{one_file.FILE_NAME} is missing: this package cannot be without it"]
     shape = (len(manifest["classes"]) * manifest["ipc"]["stored"], *image_shape(manifest))
     _check_expansion(folder, shape)
     contents = contents_of(manifest, packing)
-    images_NCHW, soft = allocate(shape), []
-    with track("reading", len(images_NCHW)) as bar:
-        for number, record in enumerate(packing.row.read(folder, contents)):
-            images_NCHW[number] = record.image
-            soft += [] if record.soft is None else [record.soft]
+    soft: list[np.ndarray] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for record in records:
+            soft.extend([] if record.soft is None else [record.soft])
+            yield record.image
             bar.advance()
+
+    records = packing.row.read(folder, contents)
+    with track("reading", contents.count) as bar:
+        images_NCHW = _gathered(images(), shape, scratch)
     labels = np.repeat(np.arange(len(contents.classes)), contents.per_class)
     tensors = {"images": torch.from_numpy(images_NCHW), "labels": torch.from_numpy(labels)}
     tensors |= {"soft_labels": torch.from_numpy(np.concatenate(soft))} if soft else {}
-    described = {name: (one_file.DTYPES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
-    problems = shape_problems(manifest, described) or content_problems(manifest, tensors)
+    problems = shape_problems(manifest, one_file.described(tensors)) or content_problems(manifest, tensors)
     return (None, problems) if problems else (set_of(tensors, manifest), [])
+
+
+def _gathered(images: Iterator[np.ndarray], shape: tuple[int, ...], scratch: Path | None) -> np.ndarray:
+    """The images in one array of that shape: in memory, or mapped from `scratch`."""
+    if scratch is None:
+        images_NCHW = np.empty(shape, np.uint8)
+        for number, image in enumerate(images):
+            images_NCHW[number] = image
+        return images_NCHW
+    with open(scratch, "xb") as file:  # not mapped while it grows: a full disk would end the process
+        for image in images:
+            file.write(image.tobytes())
+    return np.memmap(scratch, np.uint8, "c", shape=shape)
 
 
 def _check_expansion(folder: Path, shape: tuple[int, ...]) -> None:
@@ -200,7 +240,7 @@ def _check_expansion(folder: Path, shape: tuple[int, ...]) -> None:
     there, needed = sum((folder / name).stat().st_size for name in files_in(folder)), math.prod(shape)
     if not min(shape) or shape[0] > there:
         raise UserError(f"its {there} bytes cannot hold images of shape {list(shape)}")
-    if needed > max(ALWAYS_ALLOWED, MOST_EXPANSION * there):
+    if is_bomb(folder, needed):
         raise UserError(
             f"its {there} bytes would unpack to {needed}, more than {MOST_EXPANSION} times as many: refused as a "
             "decompression bomb"

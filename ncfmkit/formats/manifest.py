@@ -21,10 +21,11 @@ KIND = "synthetic set"
 FORMATS = (1, 2)  # 2: quantised pixels or soft labels
 LARGEST_SIDE = 16384  # pixels
 DEEPEST = 32  # lists and objects in one another
-LARGEST_NUMBER = 1e30
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
 LARGEST_JSON = 16 << 20  # bytes of a manifest, or of the header that holds it
+SIZES_SHOWN = 8  # of a wrong shape in a message
 LONGEST_SHOWN = 100  # characters of a wrong value in a message
-LONGEST = 100_000  # bytes of a text: names, settings
+LONGEST = 100_000  # characters of a text
 
 
 def tensors_of(synthetic: SyntheticSet) -> dict[str, torch.Tensor]:
@@ -34,8 +35,7 @@ def tensors_of(synthetic: SyntheticSet) -> dict[str, torch.Tensor]:
         tensors["images"] = synthetic.images.contiguous()
     else:
         bits, levels_GC2 = synthetic.manifest["pixels"]["bits"], synthetic.levels.numpy()
-        codes_NCHW = pixels.encode(synthetic.images.numpy(), levels_GC2, bits)
-        tensors["pixels"] = torch.from_numpy(pixels.pack(codes_NCHW, bits))
+        tensors["pixels"] = torch.from_numpy(pixels.packed(synthetic.images.numpy(), levels_GC2, bits))
         tensors["levels"] = synthetic.levels.contiguous()
     if synthetic.soft_labels is not None:
         tensors["soft_labels"] = synthetic.soft_labels.contiguous()
@@ -49,8 +49,9 @@ def set_of(tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> Synthe
         images, levels = tensors["images"], None
     else:
         levels = tensors["levels"]
-        codes_NCHW = pixels.unpack(tensors["pixels"].numpy(), tuple(how["shape"]), how["bits"])
-        images = torch.from_numpy(pixels.restore(codes_NCHW, levels.numpy(), how["bits"]))
+        images = torch.from_numpy(
+            pixels.restored(tensors["pixels"].numpy(), levels.numpy(), tuple(how["shape"]), how["bits"])
+        )
     return SyntheticSet(
         images=images,
         labels=tensors["labels"],
@@ -77,17 +78,22 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
 
 
 def written(manifest: dict[str, Any]) -> str:
-    """The manifest as the file holds it."""
-    return json.dumps(manifest, sort_keys=True)
+    """The manifest as the file holds it.
+
+    Raises:
+        ValueError: it holds NaN or infinity, which JSON has not.
+    """
+    return json.dumps(manifest, sort_keys=True, allow_nan=False)
 
 
 def parsed(text: str | bytes) -> dict[str, Any]:
     """A manifest's JSON.
 
     Raises:
-        ValueError: not an object in strict JSON (no NaN, no key twice), or nested too deeply.
+        ValueError: not an object in strict JSON (UTF-8, no NaN, no key twice), or nested too deeply.
     """
     try:
+        text = text.decode() if isinstance(text, bytes) else text
         manifest = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_each_once)
         if not isinstance(manifest, dict):
             raise ValueError(f"expected a JSON object, got {type(manifest).__name__}")
@@ -138,7 +144,7 @@ def _is_count(value: Any, least: int = 1, most: int = 2**53) -> bool:
 
 
 def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
-    return type(value) in (int, float) and low <= value <= high and abs(value) < LARGEST_NUMBER
+    return type(value) in (int, float) and low <= value <= high and abs(value) <= LARGEST_NUMBER
 
 
 def _is_text(value: Any) -> bool:
@@ -187,8 +193,18 @@ def _is_source(value: Any) -> bool:
         and _is_text(value.get("name"))
         and _is_text(value.get("fingerprint"))
         and _is_count(value.get("train_images"), least=0)
-        and (value.get("license") is None or _is_text(value["license"]))
-        and isinstance(value.get("converted", {}), dict)
+        and "license" in value
+        and (value["license"] is None or _is_text(value["license"]))
+        and ("converted" not in value or _is_converted(value["converted"]))
+    )
+
+
+def _is_converted(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(_is_text(value.get(key)) for key in ("file", "sha256", "kind", "values"))
+        and isinstance(value.get("clipped"), dict)
+        and all(_is_number(value["clipped"].get(key), 0) for key in ("share", "largest"))
     )
 
 
@@ -218,7 +234,7 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "decode": (_is_decode, f"'kind' single, multi or bound, 'factor' 1 to {LARGEST_FACTOR}, 'budget' null or a count"),
     "mean": (_is_statistics, "1 or 3 finite numbers"),
     "std": (lambda v: _is_statistics(v) and min(v) >= 0, "1 or 3 finite numbers, 0 or more"),
-    "value_range": (lambda v: v == [0, 255], "[0, 255]"),
+    "value_range": (lambda v: repr(v) == "[0, 255]", "[0, 255]"),
     "source": (_is_source, "'name', 'fingerprint', 'train_images' and 'license' of the real data"),
     "settings": (lambda v: isinstance(v, dict), "the settings of the run"),
     "score": (_is_score, "null, or 'network', 'epochs', 'n', 'last' and 'best' with mean and std as fractions"),
@@ -268,6 +284,8 @@ def _contradictions(m: dict[str, Any]) -> Iterator[str]:
         yield f"its manifest speaks of {m['ipc']['decoded']} decoded images per class, its decoding gives {expected}"
     if len(m["mean"]) != len(m["std"]):
         yield f"its manifest has a mean of {len(m['mean'])} channels and a std of {len(m['std'])}"
+    if m["score"] and m["score"]["best"]["mean"] < m["score"]["last"]["mean"]:
+        yield "its manifest's score has a best epoch below the last one"
     if m["decode"]["kind"] != "bound" and m["decode"]["budget"] is not None:
         yield f"its manifest has a budget of decoded images, which decoding {m['decode']['kind']!r} has not"
     quantised = "pixels" in m
@@ -318,7 +336,7 @@ def shape_problems(manifest: dict[str, Any], stored: dict[str, tuple[str, tuple[
     found = _image_shape_problems(manifest, image_shape)
     expected = expected_shapes(manifest, image_shape)
     unknown = sorted(stored.keys() - expected.keys())
-    found += [f"it has a tensor {name!r} that its manifest does not speak of" for name in unknown]
+    found += [f"it has a tensor {_shortened(name)} that its manifest does not speak of" for name in unknown]
     for name, want in expected.items():
         if name not in stored:
             found.append(f"its tensor {name!r} is missing")
@@ -332,7 +350,7 @@ def shape_problems(manifest: dict[str, Any], stored: dict[str, tuple[str, tuple[
 
 
 def _said(tensor: tuple[str, tuple[int, ...]]) -> str:
-    return f"{tensor[0]} {list(tensor[1])}"
+    return f"{tensor[0]} {list(tensor[1][:SIZES_SHOWN])}"
 
 
 def _image_shape_problems(manifest: dict[str, Any], shape: tuple[int, ...]) -> list[str]:
@@ -343,7 +361,8 @@ def _image_shape_problems(manifest: dict[str, Any], shape: tuple[int, ...]) -> l
         or not 1 <= shape[1] <= LARGEST_SIDE
     ):
         channels = len(manifest["mean"])
-        return [f"its images are {list(shape)}, expected [{channels}, side, side], as many channels as its mean"]
+        got = _shortened(list(shape))
+        return [f"its images are {got}, expected [{channels}, side, side], as many channels as its mean"]
     if manifest["decode"]["factor"] > shape[1]:
         return [f"its manifest's decoding factor {manifest['decode']['factor']} is above the side {shape[1]}"]
     return []
@@ -358,8 +377,12 @@ def content_problems(manifest: dict[str, Any], tensors: dict[str, torch.Tensor])
             found.append(f"its manifest speaks of {said} bytes of {name!r}, it holds {tensor.nbytes}")
         if manifest["sha256"][name] != digest(tensor):
             found.append(f"the sha256 of {name!r} is not the manifest's")
-    if found:
-        return found
+    return found or value_problems(manifest, tensors)
+
+
+def value_problems(manifest: dict[str, Any], tensors: dict[str, torch.Tensor]) -> list[str]:
+    """What is wrong with the tensors' values; their digests are not looked at."""
+    found = []
     expected = np.repeat(np.arange(len(manifest["classes"])), manifest["ipc"]["stored"])
     if not np.array_equal(tensors["labels"].numpy(), expected):
         found.append(_label_problem(tensors["labels"].numpy(), manifest))
@@ -378,15 +401,13 @@ def _label_problem(labels: np.ndarray, manifest: dict[str, Any]) -> str:
     if (count == stored).all():
         return "its labels are not sorted"
     wrong = int(np.flatnonzero(count != stored)[0])
-    return f"it holds {count[wrong]} images of class {classes[wrong]!r}, its manifest speaks of {stored}"
+    return f"it holds {count[wrong]} images of class {_shortened(classes[wrong])}, its manifest speaks of {stored}"
 
 
 def _pixel_problems(how: dict[str, Any], tensors: dict[str, torch.Tensor]) -> list[str]:
     levels, found = tensors["levels"].numpy().astype(int), []
     if (levels[..., 1] - levels[..., 0] < (1 << how["bits"]) - 1).any():
         found.append(f"its levels lie too close for {how['bits']} bits")
-    try:
-        pixels.unpack(tensors["pixels"].numpy(), tuple(how["shape"]), how["bits"])
-    except ValueError as error:
-        found.append(f"its pixels cannot be unpacked: {error}")
+    if pixels.has_stray_bits(tensors["pixels"].numpy(), tuple(how["shape"]), how["bits"]):
+        found.append("bits are set in its pixels after the last code of an image")
     return found

@@ -33,6 +33,7 @@ PART = 1 << 15  # codes unpacked at once; a multiple of 8, so that parts begin w
 WIDTHS = {"U8": 1, "F16": 2, "I64": 8}  # bytes
 NUMPY_TYPES = {"U8": "u1", "F16": "<f2", "I64": "<i8"}
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
+LONGEST_TEXT = 100_000  # characters
 
 
 class SetError(ValueError):
@@ -100,7 +101,7 @@ def _need(holds: bool, otherwise: str) -> None:
         raise SetError(otherwise)
 
 
-def _is_count(value: Any, least: int = 1, most: int = 2**48) -> bool:
+def _is_count(value: Any, least: int = 1, most: int = 2**53) -> bool:
     return type(value) is int and least <= value <= most
 
 
@@ -203,7 +204,7 @@ def _manifest(metadata: Any) -> dict[str, Any]:
 def _check_manifest(m: dict[str, Any]) -> None:
     """What a reader relies on; who made the set, of what and how is not looked at."""
     _need(_is_names(m.get("classes")), "'classes' are not two or more different names")
-    _need(m.get("value_range") == [0, 255], "'value_range' is not [0, 255]")
+    _need(_is_value_range(m.get("value_range")), "'value_range' is not [0, 255]")
     _need(_is_statistics(m.get("mean")) and _is_statistics(m.get("std")), "'mean' or 'std' are not 1 or 3 numbers")
     _need(len(m["mean"]) == len(m["std"]) and min(m["std"]) >= 0, "'std' does not fit 'mean', or is negative")
     _need(_is_decode(m.get("decode")), "'decode' is not a kind, factor and budget that are known")
@@ -216,9 +217,15 @@ def _check_manifest(m: dict[str, Any]) -> None:
 
 
 def _is_names(value: Any) -> bool:
-    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(name, str) for name in value):
-        return False
-    return len(set(value)) == len(value) and not any(re.search("[\ud800-\udfff]", name) for name in value)
+    return isinstance(value, list) and len(value) >= 2 and all(map(_is_text, value)) and len(set(value)) == len(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT and not re.search("[\ud800-\udfff]", value)
+
+
+def _is_value_range(value: Any) -> bool:
+    return value == [0, 255] and all(type(end) is int for end in value)
 
 
 def _is_statistics(value: Any) -> bool:

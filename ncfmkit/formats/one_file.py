@@ -22,6 +22,7 @@ from ncfmkit.formats.manifest import (
     set_of,
     shape_problems,
     tensors_of,
+    value_problems,
     written,
 )
 from ncfmkit.synthetic import SyntheticSet
@@ -29,6 +30,8 @@ from ncfmkit.synthetic import SyntheticSet
 FILE_NAME = "synthetic.safetensors"
 DTYPES = {torch.uint8: "U8", torch.int64: "I64", torch.float16: "F16"}
 PART = 1 << 24  # bytes written at once
+MOST_SHOWN = 100  # problems in a message
+UNREADABLE = "it is not a readable safetensors file (damaged or truncated): {}"
 
 
 def save(synthetic: SyntheticSet, path: Path) -> dict[str, Any]:
@@ -40,12 +43,31 @@ def save(synthetic: SyntheticSet, path: Path) -> dict[str, Any]:
         UserError: the manifest lacks something or does not fit the tensors, or the file cannot be written.
     """
     tensors = tensors_of(synthetic)
-    manifest = sealed(synthetic.manifest, tensors)
-    problems = manifest_problems(manifest) or shape_problems(manifest, _described(tensors))
-    if problems:
-        raise UserError("\n".join([f"{path} was not written: this is not a whole set:", *problems]))
+    manifest = checked(synthetic.manifest, tensors, path)
     write_atomic(path, _parts(tensors, manifest))
     return manifest
+
+
+def checked(manifest: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
+    """The manifest with the digests of the tensors, which are a set as it says; `path` is for the message.
+
+    Raises:
+        UserError: they are not: what is written would not be read again.
+    """
+    try:
+        manifest = sealed(manifest, tensors)
+        problems = manifest_problems(manifest) or shape_problems(manifest, described(tensors))
+        problems = problems or value_problems(manifest, tensors)
+    except ValueError as error:  # NaN in the manifest
+        problems = [str(error)]
+    if problems:
+        raise UserError("\n".join([f"{path} was not written: this is not a whole set:", *problems]))
+    return manifest
+
+
+def described(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type, as safetensors writes it, and shape of every tensor."""
+    return {name: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
 
 
 def _parts(tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> Iterator[bytes | memoryview]:
@@ -100,46 +122,67 @@ def whole(path: Path, result: SyntheticSet | None, problems: list[str]) -> Synth
         return result
     if len(problems) == 1:
         raise UserError(f"{path} is damaged: {problems[0]}")
-    raise UserError("\n".join([f"{path} is damaged in {len(problems)} ways:", *(f"  {text}" for text in problems)]))
+    raise UserError(f"{path} is damaged in {len(problems)} ways:\n{listed(problems)}")
 
 
-def read(file: Path) -> tuple[SyntheticSet | None, list[str]]:
+def listed(problems: list[str]) -> str:
+    """Problems line by line, as many as people read."""
+    lines = [f"  {problem}" for problem in problems[:MOST_SHOWN]]
+    more = len(problems) - len(lines)
+    return "\n".join([*lines, f"  ... and {more:,} more"] if more else lines)
+
+
+def read(file: Path, *, mapped: bool = False) -> tuple[SyntheticSet | None, list[str]]:
     """The set, and all that is wrong with it; none where it is too broken to say what it holds.
+
+    Args:
+        mapped: leave the tensors on the disk, for sets larger than memory; whoever changes the file later changes them.
 
     Raises:
         UserError: a safetensors file that is not a set, or of a format that is not known here.
     """
     try:
-        with open(file, "rb") as start:
-            length = int.from_bytes(start.read(8), "little")
-        if length > LARGEST_JSON:
-            why = f"a header of {length} bytes, expected {LARGEST_JSON} at most"
-            return None, [f"it is not a readable safetensors file (damaged or truncated): {why}"]
+        manifest, problems = _read_manifest(file)
+        if problems:
+            return None, problems
         with safe_open(file, framework="pt") as stored:
-            text = (stored.metadata() or {}).get(METADATA_KEY)
-            if text is None:
-                raise UserError(
-                    f"{file} is a safetensors file without a {METADATA_KEY!r} manifest: not a synthetic set"
-                )
-            try:
-                manifest = parsed(text)
-            except ValueError as error:
-                return None, [f"its manifest is not readable: {error}"]
-            check_kind(manifest, str(file))
-            problems = manifest_problems(manifest) or shape_problems(manifest, _shapes(stored))
+            problems = shape_problems(manifest, _shapes(stored))
             if problems:
                 return None, problems
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+            if not mapped:  # copied before they are checked
+                tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except SafetensorError as error:
-        return None, [f"it is not a readable safetensors file (damaged or truncated): {error}"]
+        return None, [UNREADABLE.format(error)]
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
     problems = content_problems(manifest, tensors)
     return (None, problems) if problems else (set_of(tensors, manifest), [])
 
 
-def _described(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {name: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
+def _read_manifest(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """The manifest, and what is wrong with it or with the header around it."""
+    with open(file, "rb") as start:
+        length = int.from_bytes(start.read(8), "little")
+        if length > LARGEST_JSON:
+            return {}, [UNREADABLE.format(f"a header of {length} bytes, expected {LARGEST_JSON} at most")]
+        content = start.read(length)
+    try:
+        header = parsed(content)
+        metadata = header.pop("__metadata__", {})
+        if any(not isinstance(v, dict) or v.keys() != {"dtype", "shape", "data_offsets"} for v in header.values()):
+            raise ValueError("a tensor without type, shape and offsets, or with more")
+        text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    except ValueError as error:
+        return {}, [UNREADABLE.format(f"its header: {error}")]
+    if not isinstance(text, str):
+        raise UserError(f"{file} is a safetensors file without a {METADATA_KEY!r} manifest: not a synthetic set")
+    try:
+        manifest = parsed(text)
+    except ValueError as error:
+        return {}, [f"its manifest is not readable: {error}"]
+    check_kind(manifest, str(file))
+    return manifest, manifest_problems(manifest)
 
 
 def _shapes(stored: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -150,8 +193,7 @@ def _shapes(stored: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
 def digests(path: Path) -> dict[str, str] | None:
     """The digests that a set's manifest tells of its tensors; none for any other file. The tensors are not read."""
     try:
-        with safe_open(path, framework="pt") as stored:
-            manifest = json.loads((stored.metadata() or {})[METADATA_KEY])
-        return manifest["sha256"] if manifest.get("kind") == "synthetic set" else None
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RecursionError):
+        manifest, problems = _read_manifest(path)
+    except (OSError, UserError):
         return None
+    return None if problems else manifest["sha256"]

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from ncfmkit.errors import UserError
-from ncfmkit.files import sha256_of, write_atomic
+from ncfmkit.files import check_free, sha256_of, write_atomic
 from ncfmkit.formats import one_file
 from ncfmkit.formats.card import card
 from ncfmkit.formats.layouts import LAYOUTS, Layout
 from ncfmkit.formats.manifest import (
-    sealed,
     tensors_of,
 )
+from ncfmkit.formats.pictures import ENCODINGS, check_size
 from ncfmkit.formats.records import Contents, Record
 from ncfmkit.progress import track
 from ncfmkit.report import contact_sheet, png_bytes
@@ -35,7 +35,10 @@ SUMS = "SHA256SUMS"
 CARD, PREVIEW = "README.md", "preview.png"
 KEY = "package"  # of the manifest in a package: what is written below, not part of the set
 IMAGES = ("stored", "decoded")
-ENCODINGS = ("png", "webp")
+LARGEST_SHARD = 256 << 20  # bytes
+LONGEST_SHOWN = 100  # characters of a wrong value in a message
+# A package may need this many times its own size in memory, or this many bytes: more is a decompression bomb.
+MOST_EXPANSION, ALWAYS_ALLOWED = 200, 256 << 20
 MOST_DECODED = 1 << 26  # values that stored images are cut into at once: in float32, some 1 GiB while it is done
 
 
@@ -46,28 +49,36 @@ class Packing:
     Attributes:
         layout: a name of `LAYOUTS`.
         images: `stored`, or `decoded` for tools that cannot decode; the stored ones are added in their own file.
-        encoding: of pictures, `png` or lossless `webp`.
-        shard_bytes: the largest size of a shard, where the layout has some.
+        encoding: of pictures, `png` or lossless `webp`; none: png.
+        shard_bytes: the largest size of a shard, where the layout has some; none: 256 MiB.
     """
 
     layout: str
     images: str = "stored"
-    encoding: str = "png"
-    shard_bytes: int = 256 << 20
+    encoding: str | None = None
+    shard_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("layout", LAYOUTS), ("images", IMAGES), ("encoding", ENCODINGS)):
+        for name, choices in (("layout", LAYOUTS), ("images", IMAGES), ("encoding", (None, *ENCODINGS))):
             value = getattr(self, name)
-            if not isinstance(value, str) or value not in choices:
-                raise UserError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
-        if self.shard_bytes < 1:
+            if not isinstance(value, str | None) or value not in choices:
+                expected = ", ".join(filter(None, choices))
+                raise UserError(f"{name}: expected one of {expected}, got {repr(value)[:LONGEST_SHOWN]}")
+        if self.shard_bytes is not None and self.shard_bytes < 1:
             raise UserError(f"shards of {self.shard_bytes} bytes: expected 1 or more")
-        if self.row.write is None and self.images == "decoded":
-            raise UserError("decoded images need a layout of pictures: the one file holds the stored ones")
+        if self.shard_bytes is not None and not self.row.sharded:
+            raise UserError(f"layout {self.layout} has no shards: leave --shard-size out")
+        if self.row.write is None and (self.images == "decoded" or self.encoding is not None):
+            raise UserError(f"layout {self.layout} has no pictures: leave --decoded and --encoding out")
 
     @property
     def row(self) -> Layout:
         return LAYOUTS[self.layout]
+
+    @property
+    def pictures(self) -> str:
+        """The encoding, where there are pictures."""
+        return self.encoding or ENCODINGS[0]
 
 
 def is_package(path: Path) -> bool:
@@ -88,7 +99,8 @@ def write(synthetic: SyntheticSet, folder: Path, packing: Packing) -> SyntheticS
         UserError: as :func:`check_writable`, or the disk refuses.
     """
     check_writable(synthetic, folder, packing)
-    synthetic = dataclasses.replace(synthetic, manifest=sealed(synthetic.manifest, tensors_of(synthetic)))
+    manifest = one_file.checked(synthetic.manifest, tensors_of(synthetic), folder)
+    synthetic = dataclasses.replace(synthetic, manifest=manifest)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         partial.mkdir()
@@ -107,10 +119,10 @@ def check_writable(synthetic: SyntheticSet, folder: Path, packing: Packing) -> N
     Raises:
         UserError: the folder is there already or cannot be, the layout needs a licence, decoded images are too large.
     """
-    if os.path.lexists(folder):
-        raise UserError(f"{folder} is there already: choose another --out")
-    if not folder.parent.is_dir():
-        raise UserError(f"--out {folder}: there is no folder {folder.parent}: make it first")
+    check_free(folder)
+    if packing.row.write is not None:
+        channels, height, width = synthetic.images.shape[1:]
+        check_size((channels, height, width), packing.pictures)
     if packing.images == "decoded":
         check_decoded(synthetic)
     if packing.row.card and not _has_card(synthetic):
@@ -137,10 +149,10 @@ def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
 
             packing.row.write(folder, contents, counted())
     exact = packing.row.write is not None and packing.images == "stored" and synthetic.levels is None
-    if with_card or not exact:
+    if with_card or not exact or is_bomb(folder, synthetic.images.numel()):
         one_file.save(synthetic, folder / one_file.FILE_NAME)
     facts = {"layout": packing.layout, "images": packing.images}
-    facts |= {} if packing.row.write is None else {"encoding": packing.encoding}
+    facts |= {} if packing.row.write is None else {"encoding": packing.pictures}
     write_atomic(folder / MANIFEST, json.dumps(manifest | {KEY: facts}, indent=1, sort_keys=True).encode() + b"\n")
     if with_card:
         _write_card(synthetic, folder, packing)
@@ -156,7 +168,7 @@ def _write_card(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None
         synthetic,
         layout=packing.layout,
         images=packing.images,
-        encoding=packing.encoding,
+        encoding=packing.pictures,
         file_sizes=sizes,
     )
     write_atomic(folder / CARD, text.encode())
@@ -171,9 +183,9 @@ def contents_of(manifest: dict[str, Any], packing: Packing) -> Contents:
         shape=image_shape(manifest),
         per_class=per_class,
         soft_rows=_soft_rows(manifest, stored) if "soft_labels" in manifest["sha256"] else None,
-        encoding=packing.encoding,
+        encoding=packing.pictures,
         images=packing.images,
-        shard_bytes=packing.shard_bytes,
+        shard_bytes=packing.shard_bytes or LARGEST_SHARD,
     )
 
 
@@ -229,13 +241,18 @@ def check_decoded(synthetic: SyntheticSet) -> None:
         raise UserError(f"each image decodes to {values} values, decoded packages have {MOST_DECODED} at most")
 
 
+def is_bomb(folder: Path, needed: int) -> bool:
+    """Whether what is in the folder is far too small to be worth that many bytes of memory."""
+    there = sum((folder / name).stat().st_size for name in files_in(folder))
+    return needed > max(ALWAYS_ALLOWED, MOST_EXPANSION * there)
+
+
 def files_in(folder: Path) -> set[str]:
-    """Every file below the folder, relative to it; hidden ones in the folder itself do not count (`.gitattributes`)."""
+    """Every file below the folder, relative to it; hidden ones are other tools' own (`.gitattributes`, `.DS_Store`)."""
     found = set()
     for here, folders, files in os.walk(folder):
-        if Path(here) == folder:
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            files = [name for name in files if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files = [name for name in files if not name.startswith(".")]
         links = [name for name in folders if (Path(here) / name).is_symlink()]
         found |= {(Path(here) / name).relative_to(folder).as_posix() for name in [*files, *links]}
     return found - {SUMS}

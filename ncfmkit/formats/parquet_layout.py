@@ -9,7 +9,7 @@ R decoded images of one record, K classes.
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ GROUP_ROWS = 1000
 GROUP_BYTES = 1 << 26  # of pixels and soft labels: a row group of large pictures has fewer rows
 BATCH = 64  # rows that are decoded at once
 FOOTER_BYTES = 4096  # of metadata, for a file and for each row group; ours have about 500
+# what a file has at most beside pictures, logits and features: by itself, for a row group, a row and a logit
+FILE_BESIDE, GROUP_BESIDE, ROW_BESIDE, LOGIT_BESIDE = 512, 768, 96, 1
 
 
 # ---- what a file is ---------------------------------------------------------------------------------------------
@@ -77,17 +79,17 @@ def _picture_name(contents: Contents, record: int) -> str:
 def write(folder: Path, contents: Contents, records: Iterable[Record]) -> None:
     """Writes `data/train-*.parquet` into `folder`, one row group in memory; the same records give the same bytes.
 
-    A new file begins where one has reached `contents.shard_bytes`. How many there are is in their names, so that they
-    get them at the end.
+    A file is larger than `contents.shard_bytes` only where its one record is. How many files there are is in their
+    names, so that they get them at the end.
 
     Raises:
         UserError: the files cannot be written.
     """
-    home, schema, number = folder / FOLDER, _schema(contents), 0
+    home, schema, number, start = folder / FOLDER, _schema(contents), 0, 0
     try:
         home.mkdir()
-        for number, tables in groupby(_tables(schema, contents, records), itemgetter(0)):
-            _write_file(home / f"{number}.tmp", schema, (table for _, table in tables))
+        for number, rows in groupby(_numbered(schema, contents, records), itemgetter(0)):
+            start = _write_file(home / f"{number}.tmp", schema, contents, start, ((p, r) for _, p, r in rows))
         for file, name in enumerate(_names(number + 1)):
             (home / f"{file}.tmp").rename(home / name)
     except OSError as error:
@@ -98,29 +100,34 @@ def _names(files: int) -> list[str]:
     return [f"train-{file:05d}-of-{files:05d}.parquet" for file in range(files)]
 
 
-def _write_file(path: Path, schema: pa.Schema, tables: Iterator[pa.Table]) -> None:
-    plain: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    with pq.ParquetWriter(path, schema, store_schema=False, **plain) as writer:
-        for table in tables:
-            writer.write_table(table, row_group_size=len(table))
-        writer.add_key_value_metadata(schema.metadata)
-
-
-def _tables(schema: pa.Schema, contents: Contents, records: Iterable[Record]) -> Iterator[tuple[int, pa.Table]]:
-    """Row groups, each with the number of the file that it belongs to."""
-    most, file, filled = _group_rows(contents), 0, 0
-    rows: list[tuple[bytes, Record]] = []
-    start = 0
+def _numbered(schema: pa.Schema, contents: Contents, records: Iterable[Record]) -> Iterator[tuple[int, bytes, Record]]:
+    """The number of its file, picture and record of every row; sizes are counted generously."""
+    empty = FILE_BESIDE + sum(len(key) + len(value) for key, value in schema.metadata.items())
+    most, file, rows, size = _group_rows(contents), 0, 0, empty
     for record in records:
         picture = pictures.encode(record.image, contents.encoding)
-        filled += len(picture) + (0 if record.soft is None else record.soft.nbytes)
-        rows.append((picture, record))
-        if len(rows) == most or filled >= contents.shard_bytes:
-            yield file, _table(schema, contents, start, rows)
-            start, rows = start + len(rows), []
-            file, filled = (file + 1, 0) if filled >= contents.shard_bytes else (file, filled)
-    if rows:
-        yield file, _table(schema, contents, start, rows)
+        row = len(picture) + ROW_BESIDE
+        if record.soft is not None:
+            row += record.soft.nbytes + record.soft.size * LOGIT_BESIDE
+        if rows % most == 0:
+            size += GROUP_BESIDE
+        if rows and size + row > contents.shard_bytes:
+            file, rows, size = file + 1, 0, empty + GROUP_BESIDE
+        rows, size = rows + 1, size + row
+        yield file, picture, record
+
+
+def _write_file(
+    path: Path, schema: pa.Schema, contents: Contents, start: int, rows: Iterator[tuple[bytes, Record]]
+) -> int:
+    """Writes all rows, of which the first is record `start`; returns the first record of the next file."""
+    plain: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    with pq.ParquetWriter(path, schema, store_schema=False, **plain) as writer:
+        while group := list(islice(rows, _group_rows(contents))):
+            writer.write_table(_table(schema, contents, start, group), row_group_size=len(group))
+            start += len(group)
+        writer.add_key_value_metadata(schema.metadata)
+    return start
 
 
 def _table(schema: pa.Schema, contents: Contents, start: int, rows: list[tuple[bytes, Record]]) -> pa.Table:
@@ -171,11 +178,11 @@ def read(folder: Path, contents: Contents) -> Iterator[Record]:
 
 
 def _file_paths(folder: Path) -> list[Path]:
-    """The files in order; `data` holds them and nothing else."""
+    """The files in order; `data` holds them and nothing else but what is hidden, of other tools."""
     home = folder / FOLDER
     if home.is_symlink() or not home.is_dir():
         raise UserError(f"{folder}: expected a folder {FOLDER!r} with Parquet files: fetch the package again")
-    found = {path.name for path in home.iterdir()}
+    found = {path.name for path in home.iterdir() if not path.name.startswith(".")}
     names = _names(len(found))
     if found != set(names):
         wanted, got = min(set(names) - found), min(found - set(names))
@@ -274,7 +281,7 @@ def _check_pages(file: pa.NativeFile, group: Group, path: Path, contents: Conten
 def _batches(parquet: pq.ParquetFile, path: Path, group: int) -> Iterator[pa.RecordBatch]:
     try:
         yield from parquet.iter_batches(BATCH, row_groups=[group], use_threads=False)
-    except Exception as error:  # as in _open; what is done with a batch is not within this block
+    except Exception as error:  # as in _checked; what is done with a batch is not within this block
         raise _damaged(path, f"row group {group}: {error}") from error
 
 

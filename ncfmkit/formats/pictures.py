@@ -1,8 +1,9 @@
 """One image of a package as a PNG or lossless WebP file, and back.
 
-A reader here takes exactly what `encode` writes: a still picture of 8 bits, gray or RGB, and no metadata, since gamma,
-orientation, palettes or transparency would change what other readers see. Sides and channels are read from the
-header's bytes before anything is decompressed: a picture that claims to be huge costs nothing.
+A reader here takes only such pictures as `encode` writes: still, whole, of 8 bits, gray or RGB, without metadata, since
+gamma, orientation, palettes or transparency would change what other readers see. Sides and channels are read from the
+header's bytes before anything is decompressed, a PNG's rows are inflated and counted before Pillow sees them: a picture
+that claims or holds more than is due costs nothing.
 """
 
 import io
@@ -19,12 +20,27 @@ ENCODINGS = ("png", "webp")
 OVERHEAD = 65536  # bytes that a file may be larger than twice its pixels
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3}  # colour types: gray, RGB
+LARGEST_FILTER = 4  # first byte of a PNG's row
+MOST_PIXELS = 89_478_485  # of which Pillow and its users begin to take a picture for a bomb
+LONGEST_WEBP = 16383  # pixels of a side
 
 
 @dataclass(frozen=True)
 class Header:
     kind: str  # PNG or WEBP
     shape: tuple[int, int, int]  # (ch, H, W)
+    packed: bytes = b""  # a PNG's rows, compressed
+
+
+def check_size(shape: tuple[int, int, int], encoding: str) -> None:
+    """Whether images of this shape `(ch, H, W)` can be picture files, which others can open, too.
+
+    Raises:
+        UserError: they are too large for that.
+    """
+    _, height, width = shape
+    if height * width > MOST_PIXELS or (encoding == "webp" and max(height, width) > LONGEST_WEBP):
+        raise UserError(f"images of {height}x{width} are too large for pictures in a package: use --to safetensors")
 
 
 def encode(image_CHW: np.ndarray, encoding: str) -> bytes:
@@ -33,9 +49,14 @@ def encode(image_CHW: np.ndarray, encoding: str) -> bytes:
     Args:
         image_CHW: uint8 `[1 or 3, H, W]`. WebP has no gray: its three channels are equal.
         encoding: `png` or `webp`.
+
+    Raises:
+        UserError: the image is too large.
     """
     from PIL import Image
 
+    channels, height, width = image_CHW.shape
+    check_size((channels, height, width), encoding)
     pixels = image_CHW[0] if len(image_CHW) == 1 else image_CHW.transpose(1, 2, 0)
     picture, file = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
     if encoding == "png":
@@ -60,16 +81,19 @@ def decode(content: bytes, shape: tuple[int, int, int], where: str, encoding: st
         encoding: `png` or `webp`, where only one of them will do.
 
     Raises:
-        UserError: it is not what `encode` writes for an image of this shape.
+        UserError: it is not what `encode` writes for an image of this shape, or that shape is too large.
     """
     if len(content) > largest(shape):
         raise _refused(where, f"{len(content)} bytes, a picture of {_shown(shape)} has at most {largest(shape)}")
     header = _header(content, where)
     if encoding not in (None, header.kind.lower()):
         raise _refused(where, f"expected {encoding}, got {header.kind.lower()}")
+    check_size(shape, header.kind.lower())
     gray_webp = header.kind == "WEBP" and shape[0] == 1
     if header.shape != ((3, *shape[1:]) if gray_webp else shape):
         raise _refused(where, f"expected {_shown(shape)}, got {_shown(header.shape)}")
+    if header.kind == "PNG":
+        _check_rows(header, where)
     pixels_HWC = _pixels(content, header, where)
     if gray_webp:
         pixels_HWC = _gray(pixels_HWC, where)
@@ -94,7 +118,8 @@ def _header(content: bytes, where: str) -> Header:
 
 def _png_header(content: bytes, where: str) -> Header:
     """Sides and channels, once the file is known to be whole chunks: IHDR, one or more IDAT, IEND."""
-    names = _chunk_names(content, where)
+    chunks = _chunks(content, where)
+    names = [name for name, _ in chunks]
     if names[:1] != [b"IHDR"] or names[-1:] != [b"IEND"]:
         raise _refused(where, "a PNG that is cut off, or goes on after its end")
     others = set(names[1:-1]) - {b"IDAT"}
@@ -105,19 +130,35 @@ def _png_header(content: bytes, where: str) -> Header:
     width, height, bits, color, *methods = struct.unpack_from(">II5B", content, 16)
     if bits != 8 or color not in PNG_CHANNELS or any(methods):
         raise _refused(where, f"expected a plain PNG of 8 bits, gray or RGB, got {bits} bits, colour type {color}")
-    return Header("PNG", (PNG_CHANNELS[color], height, width))
+    packed = b"".join(data for name, data in chunks if name == b"IDAT")
+    return Header("PNG", (PNG_CHANNELS[color], height, width), packed)
 
 
-def _chunk_names(content: bytes, where: str) -> list[bytes]:
-    """Names of a PNG's chunks, their checksums checked: Pillow passes over those of the pixels."""
-    names, at = [], len(PNG_START)
+def _chunks(content: bytes, where: str) -> list[tuple[bytes, bytes]]:
+    """Names and data of a PNG's chunks, their checksums checked: Pillow passes over those of the pixels."""
+    chunks, at = [], len(PNG_START)
     while at < len(content):
         end = at + 8 + int.from_bytes(content[at : at + 4], "big")
         if int.from_bytes(content[end : end + 4], "big") != zlib.crc32(content[at + 4 : end]) or end + 4 > len(content):
             raise _refused(where, "a PNG that is damaged, cut off, or goes on after its end")
-        names.append(content[at + 4 : at + 8])
+        chunks.append((content[at + 4 : at + 8], content[at + 8 : end]))
         at = end + 4
-    return names
+    return chunks
+
+
+def _check_rows(header: Header, where: str) -> None:
+    """All rows of a PNG, and nothing after them: Pillow makes up what is missing and passes over what follows."""
+    channels, height, width = header.shape
+    row = 1 + width * channels
+    inflater = zlib.decompressobj()
+    try:
+        rows = inflater.decompress(header.packed, height * row + 1)
+    except zlib.error as error:
+        raise _refused(where, f"a PNG whose rows cannot be inflated: {error}") from None
+    if len(rows) != height * row or not inflater.eof or inflater.unused_data or inflater.unconsumed_tail:
+        raise _refused(where, f"a PNG with more or less than its {height} rows of {row} bytes")
+    if max(rows[::row]) > LARGEST_FILTER:
+        raise _refused(where, f"a PNG with row filter {max(rows[::row])}, there are 0 to {LARGEST_FILTER}")
 
 
 def _webp_header(content: bytes, where: str) -> Header:
@@ -138,8 +179,6 @@ def _pixels(content: bytes, header: Header, where: str) -> np.ndarray:
 
     channels, height, width = header.shape
     try:
-        if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
-            raise Image.DecompressionBombError(f"{height * width} pixels, the limit is {Image.MAX_IMAGE_PIXELS}")
         with Image.open(io.BytesIO(content), formats=(header.kind,)) as picture:
             return np.asarray(picture).reshape(height, width, channels)
     # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error and more for broken files

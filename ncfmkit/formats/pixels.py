@@ -6,6 +6,7 @@ again, so a quantised set lives in memory as 8-bit images and nothing is lost wh
 Shape letters: N images, C channels, H = W side, G = 1 or N rows of levels, V = C * H * W values of an image, Q bits.
 """
 
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from ncfmkit.errors import UserError
 
 Scale = Literal["channel", "image"]
 BITS = (8, 6, 5, 4, 3, 2)
+PART = 16  # images at once
 SHRINKS = 16  # ranges tried per channel, from the whole of it down to a half
 
 
@@ -34,8 +36,12 @@ def quantise(images_NCHW: np.ndarray, *, bits: int, scale: Scale, dither: bool) 
     if scale not in get_args(Scale):
         raise UserError(f"--scale {scale}: expected one of {', '.join(get_args(Scale))}")
     levels_GC2 = _levels(images_NCHW, bits, scale)
-    coded = _dithered(images_NCHW, levels_GC2, bits) if dither else encode(images_NCHW, levels_GC2, bits)
-    return restore(coded, levels_GC2, bits), levels_GC2
+    coded = _dithered if dither else encode
+    parts = [
+        restore(coded(images_NCHW[n], levels_GC2[g], bits), levels_GC2[g], bits)
+        for n, g in _parts(images_NCHW, levels_GC2)
+    ]
+    return np.concatenate(parts), levels_GC2
 
 
 def encode(images_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
@@ -58,6 +64,27 @@ def _low_and_span(levels_GC2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high - low
 
 
+def packed(images_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
+    """Quantised images as packed codes, uint8 `[N, bytes]`; in parts, for codes take several times their images."""
+    parts = [pack(encode(images_NCHW[n], levels_GC2[g], bits), bits) for n, g in _parts(images_NCHW, levels_GC2)]
+    return np.concatenate(parts)
+
+
+def restored(packed_NB: np.ndarray, levels_GC2: np.ndarray, shape: tuple[int, int, int], bits: int) -> np.ndarray:
+    """The images that packed codes stand for, uint8 `[N, C, H, W]`; in parts likewise."""
+    images_NCHW = np.empty((len(packed_NB), *shape), np.uint8)
+    for n, g in _parts(packed_NB, levels_GC2):
+        images_NCHW[n] = restore(unpack(packed_NB[n], shape, bits), levels_GC2[g], bits)
+    return images_NCHW
+
+
+def _parts(rows: np.ndarray, levels_GC2: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """Places of a few images at a time, and of the levels that belong to them."""
+    for start in range(0, len(rows), PART):
+        part = slice(start, start + PART)
+        yield part, part if len(levels_GC2) > 1 else slice(None)
+
+
 def pack(codes_NCHW: np.ndarray, bits: int) -> np.ndarray:
     """Codes as bits, the most significant first, every image filled up to a whole byte: uint8 `[N, bytes]`."""
     codes_NV = codes_NCHW.reshape(len(codes_NCHW), -1)
@@ -66,20 +93,17 @@ def pack(codes_NCHW: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack(packed_NB: np.ndarray, shape: tuple[int, int, int], bits: int) -> np.ndarray:
-    """What :func:`pack` was given, uint8 `[N, C, H, W]`.
-
-    Raises:
-        ValueError: other sizes, or bits that are set after an image's last code.
-    """
+    """What :func:`pack` was given, uint8 `[N, C, H, W]`."""
     values = int(np.prod(shape))
-    if packed_NB.shape[1] != packed_bytes(shape, bits):
-        raise ValueError(f"expected {packed_bytes(shape, bits)} bytes per image, got {packed_NB.shape[1]}")
-    bits_NB = np.unpackbits(packed_NB, axis=1)
-    if bits_NB[:, values * bits :].any():
-        raise ValueError("bits are set after the last code of an image")
-    bits_NVQ = bits_NB[:, : values * bits].reshape(-1, values, bits)
+    bits_NVQ = np.unpackbits(packed_NB, axis=1)[:, : values * bits].reshape(-1, values, bits)
     codes_NV = np.packbits(bits_NVQ, axis=2, bitorder="big") >> (8 - bits)
     return codes_NV.reshape(-1, *shape)
+
+
+def has_stray_bits(packed_NB: np.ndarray, shape: tuple[int, int, int], bits: int) -> bool:
+    """Whether bits are set after the last code of an image: they would be lost."""
+    unused = 8 * packed_NB.shape[1] - int(np.prod(shape)) * bits
+    return bool((packed_NB[:, -1] & ((1 << unused) - 1)).any())
 
 
 def packed_bytes(shape: tuple[int, int, int], bits: int) -> int:

@@ -96,6 +96,8 @@ def _write_records(folder: Path, contents: Contents, records: Iterable[Record], 
 def read(folder: Path, contents: Contents) -> Iterator[Record]:
     """The records of a package, one in memory, beside the file names of one class.
 
+    Names that begin with a dot are passed over: they are other tools' own, such as `.git` and `.DS_Store`.
+
     Raises:
         UserError: folders or files that are missing, more than are due, or not as :func:`write` makes them.
     """
@@ -113,11 +115,15 @@ def read(folder: Path, contents: Contents) -> Iterator[Record]:
 
 
 def _check_folders(folder: Path, names: tuple[str, ...]) -> None:
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]  # others' own, such as .git
+    entries = _entries(folder)
     for entry in entries:
         if entry.is_symlink():
             raise UserError(f"{entry}: expected no links in a package, got one: copy what it points to there")
     _check_names(folder, "folder", {e.name for e in entries if e.is_dir()}, set(names))
+
+
+def _entries(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
 
 
 def _check_names(folder: Path, what: str, found: set[str], expected: set[str]) -> None:
@@ -143,7 +149,7 @@ def _open_soft(folder: Path, contents: Contents, stack: ExitStack) -> BinaryIO |
 
 def _read_class(home: Path, label: int, contents: Contents, soft: BinaryIO | None) -> Iterator[Record]:
     files = [_file_name(contents, number) for number in range(contents.per_class)]
-    _check_names(home, "file", {entry.name for entry in home.iterdir()}, set(files))
+    _check_names(home, "file", {entry.name for entry in _entries(home)}, set(files))
     for number, name in enumerate(files):
         image = _read_picture(home / name, contents)
         logits_RK = None

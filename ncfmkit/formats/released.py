@@ -1,10 +1,10 @@
-"""Distilled sets as other projects release them: two tensors saved with torch, or a folder of pictures.
+"""Distilled sets as other projects release them: tensors saved with torch, or a folder of pictures.
 
 Axes: N images, C channels, H = W side, K classes. Nothing here knows the real data: what it reads is as in the file.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +20,13 @@ from ncfmkit.real.decode import BadImageError, open_picture
 from ncfmkit.real.folders import SUFFIXES
 from ncfmkit.sizes import format_bytes
 
-Kind = Literal["list", "pair", "folder"]
+Kind = Literal["list", "pair", "experiments", "folder"]
 MODES = {"L": 1, "RGB": 3}  # Pillow's names of the pictures that are taken, with their channels
 LEAST_PROBABILITY = 1e-8  # what 0 counts as where probabilities become logits
 EXPECTED = (
     "expected a list [images, targets] of two tensors, or a tensor of images [N, ch, H, W] with the labels in a file "
-    "beside it (images_best.pt, labels_best.pt), or a folder of class folders"
+    "beside it (images_best.pt, labels_best.pt), or a dictionary whose 'data' is a list of lists [images, targets], or "
+    "a folder of class folders"
 )
 
 
@@ -41,35 +42,53 @@ class Released:
     files: dict[str, Path]  # all that was read, by its name within the release
 
 
-def read(path: Path, *, labels: Path | None, max_bytes: int) -> Released:
+def read(path: Path, *, labels: Path | None, experiment: int | None = None, max_bytes: int) -> Released:
     """A released set from a file of `torch.save`, or from a folder of class folders.
 
     Args:
         labels: the file of the labels, where FILE holds images alone; none: beside it, named after it.
+        experiment: which set of a file with several, from 0; none: the first.
         max_bytes: what a file, or all pictures of a folder in memory, may have.
 
     Raises:
         UserError: no such file, too large, damaged, with code in it, or with other things than a set.
     """
     if path.is_dir():
-        _refuse_labels(path, labels)
+        _refuse("--labels", labels, f"{path} has its own labels")
+        _refuse("--experiment", experiment, f"{path} holds one set")
         return _read_folder(path, max_bytes)
     if not path.is_file():
         raise UserError(f"no released set at {path}: {EXPECTED}")
     content = torch_file.load(path, max_bytes)
     if isinstance(content, torch.Tensor):
+        _refuse("--experiment", experiment, f"{path} holds one set")
         return _read_pair(path, content, labels, max_bytes)
-    if isinstance(content, list | tuple) and [isinstance(c, torch.Tensor) for c in content] == [True, True]:
-        _refuse_labels(path, labels)
-        images = _images(content[0], path)
-        hard, soft = _labels(content[1], path, len(images))
-        return Released(kind="list", images=images, labels=hard, soft_logits=soft, folders=(), files={path.name: path})
+    if _is_set(content):
+        _refuse("--experiment", experiment, f"{path} holds one set")
+        return _read_list(path, content, labels, "list")
+    if isinstance(content, dict) and _are_sets(content.get("data")):
+        return _read_list(path, _chosen(path, content["data"], experiment or 0), labels, "experiments")
     raise UserError(f"{path} holds {_described(content)}: {EXPECTED}")
 
 
-def _refuse_labels(path: Path, labels: Path | None) -> None:
-    if labels is not None:
-        raise UserError(f"--labels {labels}: {path} has its own labels: leave --labels out")
+def _refuse(flag: str, value: Any, why: str) -> None:
+    if value is not None:
+        raise UserError(f"{flag} {value}: {why}: leave {flag} out")
+
+
+def _is_set(content: Any) -> bool:
+    return isinstance(content, list | tuple) and [isinstance(c, torch.Tensor) for c in content] == [True, True]
+
+
+def _are_sets(content: Any) -> bool:
+    return isinstance(content, list | tuple) and len(content) > 0 and all(map(_is_set, content))
+
+
+def _chosen(path: Path, sets: Sequence[Sequence[torch.Tensor]], experiment: int) -> Sequence[torch.Tensor]:
+    if not 0 <= experiment < len(sets):
+        raise UserError(f"--experiment {experiment}: {path} holds {len(sets)}: pass 0 to {len(sets) - 1}")
+    notice(f"{path.name}: experiment {experiment} is taken, of {len(sets)} that are counted from 0")
+    return sets[experiment]
 
 
 def _described(content: Any) -> str:
@@ -83,6 +102,13 @@ def _described(content: Any) -> str:
 
 
 # ---- tensors ----------------------------------------------------------------------------------------------------
+
+
+def _read_list(path: Path, content: Sequence[torch.Tensor], labels: Path | None, kind: Kind) -> Released:
+    _refuse("--labels", labels, f"{path} has its own labels")
+    images = _images(content[0], path)
+    hard, soft = _labels(content[1], path, len(images))
+    return Released(kind=kind, images=images, labels=hard, soft_logits=soft, folders=(), files={path.name: path})
 
 
 def _read_pair(path: Path, content: torch.Tensor, labels: Path | None, max_bytes: int) -> Released:
@@ -113,7 +139,7 @@ def _images(tensor: torch.Tensor, path: Path) -> np.ndarray:
             f"{path}: expected images of shape [N, 1 or 3, side, side], got a tensor of shape {list(shape)}: {EXPECTED}"
         )
     if tensor.dtype == torch.uint8:
-        return np.array(tensor.detach().numpy())
+        return np.array(tensor.detach().resolve_neg().numpy())
     if not tensor.is_floating_point():
         raise UserError(f"{path}: expected images of uint8 or floats, got {_name(tensor)}: convert them first")
     return _finite(tensor, path, "images")
@@ -132,7 +158,7 @@ def _labels(tensor: torch.Tensor, path: Path, count: int) -> tuple[np.ndarray | 
     if shape[0] != count:
         raise UserError(f"{path}: expected as many labels as images, {count}, got {shape[0]}")
     if whole:
-        return np.array(tensor.to(torch.int64).numpy()), None
+        return np.array(tensor.resolve_neg().to(torch.int64).numpy()), None
     return None, _logits(_finite(tensor, path, "labels"), path)
 
 
@@ -146,8 +172,8 @@ def _logits(soft_NK: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _finite(tensor: torch.Tensor, path: Path, what: str) -> np.ndarray:
-    values = np.array(tensor.detach().float().numpy())
-    if not np.isfinite(values).all():
+    values: np.ndarray = tensor.detach().resolve_neg().to(torch.float32, copy=True).numpy()
+    if not np.isfinite([values.min(), values.max()]).all():
         raise UserError(f"{path}: expected finite {what}, got NaN or infinity among them: get the file again")
     return values
 

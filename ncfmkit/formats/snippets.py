@@ -63,8 +63,8 @@ def facts_of(result: SyntheticSet) -> Facts:
         kept={f: k for f, k in kept.items() if k},
         bits=None if result.levels is None else result.manifest["pixels"]["bits"],
         soft=result.soft_labels is not None,
-        mean=result.manifest["mean"],
-        std=result.manifest["std"],
+        mean=[float(value) for value in result.manifest["mean"]],
+        std=[float(value) for value in result.manifest["std"]],
     )
 
 
@@ -227,7 +227,7 @@ def _torch_dataset(facts: Facts) -> list[str]:
     soft = ", soft_labels" if facts.soft else ""
     return [
         f"mean = torch.tensor({facts.mean}).view({c}, 1, 1)",
-        f"std = torch.tensor({facts.std}).view({c}, 1, 1)",
+        f"std = torch.tensor({facts.std}).clamp(min=1e-6).view({c}, 1, 1)",
         f"dataset = TensorDataset((images - mean) / std, labels{soft})",
         "loader = DataLoader(dataset, batch_size=128, shuffle=True)",
     ]

@@ -9,6 +9,7 @@ import re
 import struct
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ncfmkit.sizes import format_bytes
 ZIP_START = b"PK\x03\x04"
 MAX_MEMBERS = 100  # of the archive: a set has about ten
 END_BYTES = 98  # of an archive's end with 64-bit sizes, without a comment
+LONGEST_NAME = 100  # characters of a foreign object's that are shown
 MAX_PICKLE = 1 << 20  # bytes: that of two tensors has less than a thousand
 # without torch.storage's UntypedStorage and TypedStorage, which a pickle may call to allocate any number of bytes
 NAMES = re.compile(r"torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)|collections OrderedDict|torch \w+Storage")
@@ -108,17 +110,23 @@ def _damaged(archive: zipfile.ZipFile) -> list[str]:
 def _check_pickle(path: Path, content: bytes) -> None:
     """Refuses a pickle that names anything but tensors; it is read as text, nothing of it is run."""
     try:
-        operations = list(pickletools.genops(content))
+        foreign = next(_foreign(content), None)
     except ValueError as error:
         raise UserError(f"{path} is damaged: its data.pkl is no pickle ({error}): get it again") from None
-    named = [str(argument) for code, argument, _ in operations if code.name == "GLOBAL"]
-    foreign = [name.replace(" ", ".") for name in named if not NAMES.fullmatch(name)]
-    foreign += [f"by {code.name}" for code, _, _ in operations if code.name in BY_NAME]
-    if foreign:
+    if foreign is not None:
         raise UserError(
-            f"{path} holds code or objects that are not tensors ({', '.join(dict.fromkeys(foreign))}) and was not "
-            "loaded: have it saved again with torch.save([images, targets], file), two tensors and nothing else"
+            f"{path} holds code or objects that are not tensors ({foreign[:LONGEST_NAME]}) and was not loaded: have it "
+            "saved again with torch.save([images, targets], file), two tensors and nothing else"
         )
+
+
+def _foreign(content: bytes) -> Iterator[str]:
+    """What a pickle fetches that is not of a tensor; found while it is read, since a list of all opcodes is long."""
+    for code, argument, _ in pickletools.genops(content):
+        if code.name == "GLOBAL" and not NAMES.fullmatch(str(argument)):
+            yield str(argument).replace(" ", ".")
+        elif code.name in BY_NAME:
+            yield f"by {code.name}"
 
 
 def check_tensor(tensor: torch.Tensor, path: Path, what: str) -> None:

@@ -67,10 +67,7 @@ def _class_lines(contents: Contents) -> bytes | None:
     text = "".join(f"{name}\n" for name in contents.classes)
     if tuple(line.strip() for line in text.splitlines() if line.strip()) != contents.classes:
         return None
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can hold
-        return None
+    return text.encode()
 
 
 # ---- writing ----------------------------------------------------------------------------------------------------
@@ -174,7 +171,8 @@ def _check_classes(folder: Path, contents: Contents) -> None:
 
 def _shards(folder: Path, contents: Contents) -> list[Path]:
     """All shards in order; no other tar files may lie there."""
-    found = {path.name for path in folder.iterdir() if path.suffix.lower() == ".tar"}
+    tars = {path.name for path in folder.iterdir() if path.suffix.lower() == ".tar"}
+    found = {name for name in tars if not name.startswith(".")}  # others' own, such as ._name.tar
     paths = [folder / shard_name(contents.name, number) for number in range(len(found))]
     for path in paths:
         if path.name not in found:
