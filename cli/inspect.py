@@ -11,12 +11,15 @@ from ncfmkit.terminal import printable
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="a run directory, a synthetic set, a package, a student or an exported model")
+        Path,
+        typer.Argument(
+            metavar="PATH", help="a run directory, a synthetic set, a package, a student or an exported model"
+        ),
     ],
     *,
     json: o.Json = False,
 ) -> None:
-    """Shows what a file or a run directory is: its manifest, its score and its images."""
+    """Shows what a file, a run directory or a package is: its manifest, its score and its images."""
     from ncfmkit.describe import describe
 
     what = describe(path)

@@ -89,5 +89,5 @@ def pack(
         return
     print(f"{folder}: {to}, {len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}")
     if result.manifest["score"] is None and quantising is not None and quantising.bits < 8:
-        print("its score is unknown, since its pixels changed: --score --data DATA measures it")
+        print("its score is unknown, since its pixels changed: pack it anew with --score --data DATA to measure it")
     print(f"check it with `ncfmkit verify {folder}`, or with `sha256sum -c {SUMS}` inside")

@@ -11,7 +11,7 @@ from ncfmkit.terminal import printable
 
 @o.settings_flags("data", "runtime")
 def verify(
-    path: Annotated[Path, typer.Argument(help="a set's file, its run directory or a package")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a set's file, its run directory or a package")],
     *,
     score: Annotated[
         bool, typer.Option("--score", help="train students by the set's recipe: do they reach what it promises?")
@@ -31,6 +31,7 @@ def verify(
     """
     from ncfmkit import shipping
     from ncfmkit.errors import CheckFailed
+    from ncfmkit.formats.package import SUMS, is_package
 
     scoring = o.scoring(score, data, data_root, download, skip_bad, overrides)
     try:
@@ -43,7 +44,8 @@ def verify(
         o.print_json(found)
         return
     manifest = found["manifest"]
-    checked = ", ".join(["manifest", *sorted(manifest["sha256"]), "recipe"])
+    sums = [SUMS] if is_package(path) else []
+    checked = ", ".join([*sums, "manifest", *sorted(manifest["sha256"]), "recipe"])
     print(f"{path}: {printable(manifest['name'])} is intact; checked: {checked}")
     if "measured" in found:
         print(f"promised {shipping.figure(found['promised'])}, reached {shipping.figure(found['measured'])}")

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from ncfmkit.errors import UserError
 from ncfmkit.formats import one_file, student_file
-from ncfmkit.formats.loading import load
+from ncfmkit.formats.loading import load, packing_of
 from ncfmkit.formats.manifest import DIGEST_KEY, METADATA_KEY
 from ncfmkit.formats.package import is_package
 from ncfmkit.jobs import load_run
@@ -112,7 +112,12 @@ def _describe_set(path: Path) -> Description:
     }
     if "converted" in m["source"]:
         summary["converted from"] = m["source"]["converted"].get("file")
-    return Description(title=f"synthetic set {path}", summary=summary, content=m, images=result)
+    if not is_package(path):
+        return Description(title=f"synthetic set {path}", summary=summary, content=m, images=result)
+    packing = packing_of(path)
+    kept = f"{packing.layout}, {packing.images} images" + (f" as {packing.encoding}" if packing.encoding else "")
+    content = m | {"package": {k: getattr(packing, k) for k in ("layout", "images", "encoding")}}
+    return Description(title=f"package {path}", summary={"package": kept} | summary, content=content, images=result)
 
 
 def _quantising(manifest: dict[str, Any]) -> str:

@@ -50,10 +50,24 @@ def check_free(path: Path, flag: str = "--out") -> None:
     Raises:
         UserError: something is there already, or there is no folder to write it in.
     """
+    check_name(path)
     if os.path.lexists(path):
         raise UserError(f"{path} is there already: choose another {flag}")
     if not path.parent.is_dir():
         raise UserError(f"{flag} {path}: there is no folder {path.parent}: make it first")
+
+
+def check_name(path: Path) -> None:
+    """Whether a path is text: libraries take no other, and neither do manifests.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise UserError(f"{shown}: a name that is not valid UTF-8: rename that file or folder") from None
 
 
 def safe_name(text: str) -> str:

@@ -1,6 +1,8 @@
 """The jobs of shipping a set: pack, unpack, verify."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import torch
 
 from ncfmkit import jobs
 from ncfmkit.config import check, from_dict, to_dict
-from ncfmkit.errors import CheckFailed, UserError
+from ncfmkit.errors import CheckFailed, Interrupted, UserError
 from ncfmkit.files import check_free, safe_name
 from ncfmkit.formats import loading, one_file, package, pixels
 from ncfmkit.formats.manifest import DIGEST_KEY
@@ -27,6 +29,15 @@ class Quantising:
 # ---- pack -------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _all_or_nothing() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted: nothing was written") from None
+
+
+@_all_or_nothing()
 def pack(
     path: Path,
     *,
@@ -122,6 +133,7 @@ def quantised(result: SyntheticSet, how: Quantising) -> SyntheticSet:
 # ---- unpack -----------------------------------------------------------------------------------------------------
 
 
+@_all_or_nothing()
 def unpack(path: Path, out: Path | None = None) -> tuple[Path, SyntheticSet]:
     """Writes the set of a package as its one file; pictures are unpacked to disk one by one, not in memory.
 
@@ -164,14 +176,12 @@ def verify(path: Path, score: jobs.Scoring | None = None) -> dict[str, Any]:
         UserError: nothing there, not a set, or no score to check.
         CheckFailed: something is wrong; all of it is in the message, and `problems` in the result.
     """
-    if not path.exists():
-        raise UserError(f"nothing at {path}")
     result, problems = loading.read(path)
     found: dict[str, Any] = {"path": str(path), "problems": problems, "manifest": result and result.manifest}
     if result is not None:
         problems += _recipe_problems(result)
     if result is not None and score is not None and not problems:
-        found |= _measured(result, score)
+        found |= _measured(path, result, score)
         problems += _score_problems(found["promised"], found["measured"])
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
@@ -191,14 +201,18 @@ def _recipe_problems(result: SyntheticSet) -> list[str]:
     return []
 
 
-def _measured(result: SyntheticSet, score: jobs.Scoring) -> dict[str, Any]:
+def _promise(path: Path) -> str:
+    return f"`ncfmkit pack {path} --to safetensors --score --data DATA --repeats 5 --out NEW`"
+
+
+def _measured(path: Path, result: SyntheticSet, score: jobs.Scoring) -> dict[str, Any]:
     promised = result.manifest["score"]
     if promised is None:
-        raise UserError("the set promises no score to check: `ncfmkit pack --score` measures and records one")
+        raise UserError(f"{path} promises no score to check: {_promise(path)} measures and records one")
     if promised["n"] < 2:
         raise UserError(
-            "the set's score is of one student, which has no standard deviation to check within: "
-            "`ncfmkit pack --score --repeats 5` measures and records a better one"
+            f"the score of {path} is of one student, which has no standard deviation to check within: {_promise(path)} "
+            "measures and records a better one"
         )
     return {"promised": promised, "measured": jobs.manifest_score(score(result)["rows"][0])}
 
@@ -214,5 +228,6 @@ def _score_problems(promised: dict[str, Any], measured: dict[str, Any]) -> list[
 
 
 def figure(score: dict[str, Any]) -> str:
-    """`61.9% +- 0.7% (n = 3)`."""
-    return f"{score['last']['mean']:.1%} +- {score['last']['std']:.1%} (n = {score['n']})"
+    """`61.9% +- 0.7% (n = 3)`; one student has no deviation."""
+    deviation = f" +- {score['last']['std']:.1%}" if score["n"] > 1 else ""
+    return f"{score['last']['mean']:.1%}{deviation} (n = {score['n']})"

@@ -18,7 +18,7 @@ import ncfmkit
 from ncfmkit.errors import UserError
 from ncfmkit.formats import loading, one_file, package
 from ncfmkit.formats.layouts import LAYOUTS
-from ncfmkit.formats.manifest import DIGEST_KEY, manifest_digest, sealed, tensors_of
+from ncfmkit.formats.manifest import DIGEST_KEY, sealed, tensors_of
 from ncfmkit.formats.package import MANIFEST, SUMS, Packing
 from ncfmkit.synthetic import SyntheticSet
 
@@ -106,11 +106,11 @@ def test_decoded_pictures_are_the_images_to_train_on(tmp_path: Path, layout: str
 @pytest.mark.parametrize("how", [{}, {"images": "decoded", "encoding": "webp"}, {"shard_bytes": 6000}])
 def test_the_same_set_gives_the_same_bytes(tmp_path: Path, layout: str, how: dict[str, Any]) -> None:
     if how.get("shard_bytes") and not LAYOUTS[layout].sharded:
-        with pytest.raises(UserError, match=f"layout {layout} has no shards"):
+        with pytest.raises(UserError, match=f"--to {layout} has no shards"):
             Packing(layout=layout, **how)
         return
     if layout == "safetensors" and how.get("images"):
-        with pytest.raises(UserError, match="layout safetensors has no pictures"):
+        with pytest.raises(UserError, match="--to safetensors has no pictures"):
             Packing(layout=layout, **how)
         return
     result = build_set(soft=True, **LICENSED)
@@ -218,14 +218,14 @@ def test_devices_are_not_read(folder: Path) -> None:
 
 def test_sums_that_are_not_there(folder: Path) -> None:
     (folder / SUMS).unlink()
-    assert problems_of(folder)[0] == "SHA256SUMS is missing, or not such a file"
+    assert problems_of(folder) == ["SHA256SUMS is missing, or not such a file"]
 
 
 def change(folder: Path, **changes: Any) -> None:
     told = json.loads((folder / MANIFEST).read_text()) | changes
     facts = told.pop("package", None)
-    told = sealed(told, {}) | {k: told[k] for k in ("format", "bytes", "sha256")}
-    told[DIGEST_KEY] = manifest_digest(told)
+    rest = {k: v for k, v in told.items() if k != DIGEST_KEY}  # a forger's may hold what JSON has not
+    told[DIGEST_KEY] = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
     (folder / MANIFEST).write_text(json.dumps(told | {"package": facts}))
     reseal(folder)
 
@@ -234,8 +234,8 @@ def change(folder: Path, **changes: Any) -> None:
     ("changes", "says"),
     [
         ({"package": None}, "its 'package' does not say the layout"),
-        ({"package": {"layout": "zip", "images": "stored"}}, "layout: expected one of .*, got 'zip'"),
-        ({"package": {"layout": ["png"], "images": "stored"}}, "layout: expected one of"),
+        ({"package": {"layout": "zip", "images": "stored"}}, "--to zip: expected one of"),
+        ({"package": {"layout": ["png"], "images": "stored"}}, "--to .*png.*: expected one of"),
         ({"package": {"layout": "webdataset", "images": "stored", "more": 1}}, "its 'package' does not say"),
         ({"package": {"layout": "webdataset", "images": "decoded", "encoding": "png"}}, "synthetic.safetensors is mis"),
         ({"package": {"layout": "safetensors", "images": "stored"}}, "synthetic.safetensors is missing"),
@@ -269,7 +269,9 @@ def test_the_one_file_beside_must_be_the_same(tmp_path: Path) -> None:
     }
     (folder / MANIFEST).write_text(json.dumps(told))
     reseal(folder)
-    assert problems_of(folder) == ["image 0 of the png files is not the one in synthetic.safetensors"]
+    assert problems_of(folder) == [
+        f"image {i} of the png files is not the one in synthetic.safetensors" for i in range(6)
+    ]
 
 
 def test_soft_labels_beside_must_be_the_same(tmp_path: Path) -> None:
@@ -279,7 +281,21 @@ def test_soft_labels_beside_must_be_the_same(tmp_path: Path) -> None:
     logits[3, 1] += 1
     np.save(folder / "soft_labels.npy", logits)
     reseal(folder)
-    assert problems_of(folder) == ["the soft labels 3 of the png files are not those in synthetic.safetensors"]
+    assert problems_of(folder) == ["soft labels 3 of the png files are not those in synthetic.safetensors"]
+
+
+def test_a_manifest_that_is_gone(tmp_path: Path) -> None:
+    """The one file beside it does not make a whole package of the folder."""
+    folder = pack(build_set(**LICENSED), tmp_path / "packed", "png")
+    (folder / MANIFEST).unlink()
+    assert problems_of(folder) == ["ncfmkit.json is missing"]
+    reseal(folder)
+    assert problems_of(folder) == ["ncfmkit.json is missing, and not listed in SHA256SUMS"]
+
+
+def test_a_file_of_a_package_is_not_a_set(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"ncfmkit.json is a part of a package: pass the folder .*packed$"):
+        loading.load(folder / MANIFEST)
 
 
 def test_what_is_not_a_package(tmp_path: Path) -> None:

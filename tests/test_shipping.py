@@ -14,7 +14,7 @@ from test_cli import call, refused, succeeds
 from ncfmkit import jobs, shipping
 from ncfmkit.config import RuntimeSettings, Settings, StudentSettings, to_dict
 from ncfmkit.errors import CheckFailed, UserError
-from ncfmkit.formats import loading, one_file, pixels
+from ncfmkit.formats import loading, one_file, package, pixels
 from ncfmkit.formats.package import Packing
 from ncfmkit.synthetic import SyntheticSet
 
@@ -190,7 +190,10 @@ def test_there_must_be_a_promise(tmp_path: Path) -> None:
     measure = Scored(0.55)
     path = tmp_path / "set.safetensors"
     one_file.save(build_set(), path)
-    with pytest.raises(UserError, match="the set promises no score to check: `ncfmkit pack --score` measures"):
+    with pytest.raises(
+        UserError,
+        match=r"promises no score to check: `ncfmkit pack .* --score --data DATA",
+    ):
         shipping.verify(path, measure)
     one_file.save(build_set(score=PROMISED | {"n": 1}), path)
     with pytest.raises(UserError, match="of one student, which has no standard deviation"):
@@ -220,7 +223,7 @@ def test_pack_verify_unpack_by_command(small: Path, tmp_path: Path) -> None:
     said = succeeds("pack", small, "--to", "parquet", "--license", "mit", "--out", "shipped").stdout
     assert re.match(r"shipped: parquet, 6 files, [\d.]+ KiB\ncheck it with `ncfmkit verify shipped`, or with", said)
     assert succeeds("verify", "shipped").stdout == (
-        "shipped: tiny-ipc2 is intact; checked: manifest, images, labels, recipe\n"
+        "shipped: tiny-ipc2 is intact; checked: SHA256SUMS, manifest, images, labels, recipe\n"
     )
     assert "tiny-ipc2" in succeeds("inspect", "shipped").stdout
     said = succeeds("unpack", "shipped").stdout
@@ -234,8 +237,27 @@ def test_pack_verify_unpack_by_command(small: Path, tmp_path: Path) -> None:
 
 def test_pack_in_bits_says_that_the_score_is_gone(small: Path) -> None:
     said = succeeds("pack", small, "--to", "safetensors", "--bits", "3", "--dither").stdout
-    assert "its score is unknown, since its pixels changed: --score --data DATA measures it" in said
-    assert "3 bits, a range per image, dithered" in succeeds("inspect", "tiny-ipc2-3bit-safetensors").stdout
+    assert "its score is unknown, since its pixels changed: pack it anew with --score --data DATA" in said
+    told = succeeds("inspect", "tiny-ipc2-3bit-safetensors").stdout
+    assert "package tiny-ipc2-3bit-safetensors" in told
+    assert "safetensors, stored images" in told
+    assert "3 bits, a range per image, dithered" in told
+    said = json.loads(succeeds("inspect", "tiny-ipc2-3bit-safetensors", "--json").stdout)
+    assert said["package"] == {"layout": "safetensors", "images": "stored", "encoding": None}
+
+
+@pytest.mark.parametrize("command", ["pack", "unpack"])
+def test_an_interruption_leaves_nothing(small: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    succeeds("pack", small, "--to", "png", "--out", "shipped")
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = sorted(p.name for p in Path().iterdir())
+    monkeypatch.setattr(one_file if command == "unpack" else package, "write_atomic", interrupted)
+    arguments = ["pack", small, "--to", "webdataset"] if command == "pack" else ["unpack", "shipped"]
+    refused(*arguments, says="interrupted: nothing was written", code=130)
+    assert sorted(p.name for p in Path().iterdir()) == before
 
 
 def test_verify_lists_all_and_exits_with_1(small: Path) -> None:
@@ -259,7 +281,7 @@ def test_verify_lists_all_and_exits_with_1(small: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["pack", "SET", "--to", "zip"], "layout: expected one of safetensors, webdataset, parquet, png, got 'zip'"),
+        (["pack", "SET", "--to", "zip"], "--to zip: expected one of safetensors, webdataset, parquet, png"),
         (["pack", "SET", "--to", "parquet"], "pass --license, such as --license mit"),
         (["pack", "SET", "--to", "png", "--license", " "], "--license ''"),
         (["pack", "SET", "--to", "png", "--license", "a\nb"], "expected one line"),
@@ -267,17 +289,17 @@ def test_verify_lists_all_and_exits_with_1(small: Path) -> None:
         (["pack", "SET", "--to", "png", "--bits", "4", "--scale", "pixel"], "--scale pixel: expected one of"),
         (["pack", "SET", "--to", "png", "--dither"], "pass --bits below 8"),
         (["pack", "SET", "--to", "png", "--dither", "--bits", "8"], "pass --bits below 8"),
-        (["pack", "SET", "--to", "png", "--encoding", "jpeg"], "encoding: expected one of png, webp, got 'jpeg'"),
-        (["pack", "SET", "--to", "safetensors", "--decoded"], "layout safetensors has no pictures: leave --decoded"),
+        (["pack", "SET", "--to", "png", "--encoding", "jpeg"], "--encoding jpeg: expected one of png, webp"),
+        (["pack", "SET", "--to", "safetensors", "--decoded"], "--to safetensors has no pictures: leave --decoded"),
         (["pack", "SET", "--to", "safetensors", "--encoding", "png"], "has no pictures"),
-        (["pack", "SET", "--to", "png", "--shard-size", "1MiB"], "layout png has no shards: leave --shard-size out"),
+        (["pack", "SET", "--to", "png", "--shard-size", "1MiB"], "--to png has no shards: leave --shard-size out"),
         (["pack", "SET", "--to", "webdataset", "--shard-size", "many"], "--shard-size 'many' is not a size"),
-        (["pack", "SET", "--to", "webdataset", "--shard-size", "0"], "shards of 0 bytes: expected 1 or more"),
+        (["pack", "SET", "--to", "webdataset", "--shard-size", "0"], "--shard-size 0: expected 1 byte or more"),
         (["pack", "SET", "--to", "png", "--score"], "--score needs --data"),
         (["pack", "SET", "--to", "png", "--data", "digits"], "pass --score, or leave them out"),
         (["pack", "nowhere", "--to", "png"], "no synthetic set at nowhere"),
         (["unpack", "nowhere"], "no synthetic set at nowhere"),
-        (["verify", "nowhere"], "nothing at nowhere"),
+        (["verify", "nowhere"], "no synthetic set at nowhere"),
         (["verify", "."], "no synthetic set at ."),
         (["verify", "SET", "--score"], "--score needs --data"),
         (["verify", "SET", "--compile", "off"], "pass --score, or leave them out"),

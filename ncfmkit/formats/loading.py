@@ -94,6 +94,8 @@ def _read_package(folder: Path, scratch: Path | None) -> tuple[SyntheticSet | No
         wrong = _sum_problems(folder)
         if wrong:
             return None, wrong
+        if not (folder / MANIFEST).is_file():
+            return None, [f"{MANIFEST} is missing, and not listed in {SUMS}"]
         manifest = _read_manifest(folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror or error}") from None
@@ -155,8 +157,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return parsed(path.read_bytes())
 
 
+def packing_of(folder: Path) -> Packing:
+    """How a whole package was packed."""
+    return _told(_read_manifest(folder).get(KEY))
+
+
 def _told(facts: Any) -> Packing:
-    """How the package was packed, as its manifest says."""
+    """How a package was packed, as its manifest says."""
     if not isinstance(facts, dict) or not {"layout", "images"} <= facts.keys() <= {"layout", "images", "encoding"}:
         raise UserError(f"{MANIFEST}: its {KEY!r} does not say the layout and the images")
     packing = Packing(**facts)
@@ -188,12 +195,13 @@ def _differences(folder: Path, result: SyntheticSet, packing: Packing) -> list[s
         _check_expansion(folder, (contents.count, *contents.shape))
         check_decoded(result)
     pairs = zip(records_of(result, packing.images), packing.row.read(folder, contents), strict=True)
+    found = []
     for number, (expected, got) in enumerate(pairs):
         if np.abs(expected.image.astype(np.int16) - got.image).max() > tolerance:
-            return [f"image {number} of the {packing.layout} files is not the one in {one_file.FILE_NAME}"]
+            found.append(f"image {number} of the {packing.layout} files is not the one in {one_file.FILE_NAME}")
         if expected.soft is not None and (got.soft is None or not np.array_equal(expected.soft, got.soft)):
-            return [f"the soft labels {number} of the {packing.layout} files are not those in {one_file.FILE_NAME}"]
-    return []
+            found.append(f"soft labels {number} of the {packing.layout} files are not those in {one_file.FILE_NAME}")
+    return found
 
 
 def _from_records(

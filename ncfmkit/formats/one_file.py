@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ncfmkit.errors import UserError
-from ncfmkit.files import write_atomic
+from ncfmkit.files import check_name, write_atomic
 from ncfmkit.formats.manifest import (
     LARGEST_JSON,
     METADATA_KEY,
@@ -93,6 +93,9 @@ def find(path: str | Path) -> Path:
         UserError: there is none.
     """
     path = Path(path)
+    check_name(path)
+    if path.is_file() and path.suffix != ".safetensors" and (path.parent / "ncfmkit.json").is_file():
+        raise UserError(f"{path} is a part of a package: pass the folder {path.parent}")
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         raise UserError(
@@ -164,9 +167,11 @@ def _read_manifest(file: Path) -> tuple[dict[str, Any], list[str]]:
     """The manifest, and what is wrong with it or with the header around it."""
     with open(file, "rb") as start:
         length = int.from_bytes(start.read(8), "little")
+        if start.read(1) != b"{":
+            return {}, [UNREADABLE.format("it does not begin as one")]
         if length > LARGEST_JSON:
             return {}, [UNREADABLE.format(f"a header of {length} bytes, expected {LARGEST_JSON} at most")]
-        content = start.read(length)
+        content = b"{" + start.read(length - 1)
     try:
         header = parsed(content)
         metadata = header.pop("__metadata__", {})

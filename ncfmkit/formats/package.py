@@ -59,17 +59,20 @@ class Packing:
     shard_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("layout", LAYOUTS), ("images", IMAGES), ("encoding", (None, *ENCODINGS))):
-            value = getattr(self, name)
-            if not isinstance(value, str | None) or value not in choices:
-                expected = ", ".join(filter(None, choices))
-                raise UserError(f"{name}: expected one of {expected}, got {repr(value)[:LONGEST_SHOWN]}")
+        for flag, value, choices in (
+            ("--to", self.layout, LAYOUTS),
+            ("--images", self.images, IMAGES),
+            ("--encoding", self.pictures, ENCODINGS),
+        ):
+            if not isinstance(value, str) or value not in choices:
+                shown = str(value)[:LONGEST_SHOWN]
+                raise UserError(f"{flag} {shown}: expected one of {', '.join(choices)}")
         if self.shard_bytes is not None and self.shard_bytes < 1:
-            raise UserError(f"shards of {self.shard_bytes} bytes: expected 1 or more")
+            raise UserError(f"--shard-size {self.shard_bytes}: expected 1 byte or more")
         if self.shard_bytes is not None and not self.row.sharded:
-            raise UserError(f"layout {self.layout} has no shards: leave --shard-size out")
+            raise UserError(f"--to {self.layout} has no shards: leave --shard-size out")
         if self.row.write is None and (self.images == "decoded" or self.encoding is not None):
-            raise UserError(f"layout {self.layout} has no pictures: leave --decoded and --encoding out")
+            raise UserError(f"--to {self.layout} has no pictures: leave --decoded and --encoding out")
 
     @property
     def row(self) -> Layout:
@@ -78,11 +81,12 @@ class Packing:
     @property
     def pictures(self) -> str:
         """The encoding, where there are pictures."""
-        return self.encoding or ENCODINGS[0]
+        return ENCODINGS[0] if self.encoding is None else self.encoding
 
 
 def is_package(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
+    """Whether it is a package, be it damaged."""
+    return any(os.path.lexists(path / name) for name in (MANIFEST, SUMS))
 
 
 # ---- writing ----------------------------------------------------------------------------------------------------
