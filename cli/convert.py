@@ -46,7 +46,7 @@ Experiment = Annotated[
     int | None,
     typer.Option(
         "--experiment",
-        help="of a file with several sets ({'data': [[images, labels], ...]}): which, from 0; default: 0",
+        help="of a file with several sets, a dictionary with a list of them as 'data': which, from 0; default: 0",
         rich_help_panel="Released set",
     ),
 ]
@@ -54,7 +54,7 @@ Factor = Annotated[
     int | None,
     typer.Option(
         "--factor",
-        help="a stored image is a factor x factor mosaic; default: 2 for a list [images, targets], else 1",
+        help="a stored image is a factor x factor mosaic; default: 2 for a list of images and targets, else 1",
         rich_help_panel="Released set",
     ),
 ]

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -457,6 +458,12 @@ def digits_file(tmp_path: Path, own_folder: None) -> Path:
     real = open_real("digits", DataSettings())
     images = torch.from_numpy(real.train.images[real.train.offsets[:-1]]).float() / 255
     return saved([images, torch.arange(10)], tmp_path / "a.pt")
+
+
+def test_the_help_is_whole() -> None:
+    """What stands in square brackets would be taken for markup."""
+    text = " ".join(re.sub(r"[│\s]+", " ", call("convert", "--help").stdout).split())
+    assert "list of images and targets, else 1" in text
 
 
 def test_the_command(digits_file: Path) -> None:

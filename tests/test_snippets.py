@@ -32,7 +32,7 @@ SETS: dict[str, dict[str, Any]] = {
     "5 bits, multi, soft": {"bits": 5, "scale": "channel", "kind": "multi", "soft": True},
 }
 PICTURES = [name for name, row in LAYOUTS.items() if row.write is not None]
-FORMS = [("safetensors", "stored", "png"), *itertools.product(PICTURES, ("stored", "decoded"), ("png", "webp"))]
+FORMS = [("safetensors", "stored", None), *itertools.product(PICTURES, ("stored", "decoded"), ("png", "webp"))]
 
 
 def blocks(card: str) -> list[str]:
@@ -60,7 +60,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(("layout", "images", "encoding"), FORMS)
 @pytest.mark.parametrize("which", SETS)
 def test_every_snippet_gives_the_images_to_train_on(
-    tmp_path: Path, run: Any, which: str, layout: str, encoding: str, images: str
+    tmp_path: Path, run: Any, which: str, layout: str, encoding: str | None, images: str
 ) -> None:
     synthetic = build_set(**SETS[which], **LICENSED)
     expected_images, expected_labels = synthetic.decoded()
