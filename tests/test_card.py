@@ -102,6 +102,7 @@ def test_only_parquet_has_configs(layout: str) -> None:
     ("stated", "front"),
     [
         ("CC-BY-4.0", {"license": "cc-by-4.0"}),
+        ("CC BY 4.0", {"license": "cc-by-4.0"}),
         ("Made by me, ask", {"license": "other", "license_name": "made-by-me-ask"}),
         ("§", {"license": "other", "license_name": "other"}),
     ],
@@ -110,6 +111,19 @@ def test_licences_that_the_hub_does_not_know_are_others(stated: str, front: dict
     text = text_of(make({"license": stated}))
     assert {key: value for key, value in parts(text)[0].items() if key.startswith("license")} == front
     assert f"\n{stated}: the licence of the source, tiny" in text
+
+
+def test_one_student_has_no_deviation() -> None:
+    text = text_of(make(score=SCORE | {"n": 1}))
+    assert "One student, trained on this set alone" in text
+    assert "±" not in text
+
+
+def test_the_score_of_the_original_is_told_of_fewer_bits() -> None:
+    result = make(bits=3)
+    original = {"manifest_sha256": "0" * 64, "score": SCORE}
+    result.manifest["pixels"]["original"] = original
+    assert "Not scored in so few bits. The set in 8 bits that it was made from reached 61.9% ± 0.7." in text_of(result)
 
 
 def test_no_card_without_a_licence() -> None:
@@ -159,7 +173,7 @@ def test_the_last_epoch_is_the_figure_and_the_best_is_labelled() -> None:
 
 def test_without_a_score_it_says_how_to_measure_one() -> None:
     text = text_of(make())
-    assert "Not scored. To measure it, with the real images at hand: `ncfmkit evaluate . --data DATA`" in text
+    assert "Not scored.\n\nTo measure it, with the real images at hand: `ncfmkit evaluate . --data DATA`" in text
     assert "Nobody has measured here" in text
     assert "best epoch" not in text
 
@@ -193,7 +207,8 @@ def test_a_converted_set_does_not_claim_our_method() -> None:
     assert "1.23% of them" in text
     assert "characteristic function" not in text
     assert "frequencies" not in text
-    assert "The training that goes with it" in text
+    assert "ncfmkit's own training for it: 2,000 epochs" in text
+    assert "| converted by |" in text
 
 
 def test_where_it_comes_from_and_how_large_it_is() -> None:

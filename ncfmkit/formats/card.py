@@ -108,7 +108,7 @@ def card(result: SyntheticSet, *, layout: str, images: str, encoding: str, file_
     settings = _known(result.manifest["settings"])
     sections = [
         _front_matter(result, layout, images),
-        *_what(result),
+        *_what(result, images),
         *_score(result.manifest),
         *_loading(result, layout, images),
         *_making(result, settings),
@@ -138,8 +138,10 @@ def _number(value: Any, spec: str = "") -> str:
     return format(value, spec) if is_number else _text(value)
 
 
-def _percent(part: Mapping[str, float]) -> str:
-    return f"{part['mean']:.1%} ± {part['std'] * 100:.1f}"
+def _percent(score: Mapping[str, Any], epoch: str) -> str:
+    """`61.9% ± 0.7`; one student has no deviation."""
+    deviation = f" ± {score[epoch]['std'] * 100:.1f}" if score["n"] > 1 else ""
+    return f"{score[epoch]['mean']:.1%}{deviation}"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -157,12 +159,9 @@ def _list(items: Iterable[str]) -> str:
 def _front_matter(result: SyntheticSet, layout: str, images: str) -> str:
     m = result.manifest
     rows = len(result.images) if images == "stored" else len(result.classes) * m["ipc"]["decoded"]
-    known = m["source"]["license"].lower()
+    slug = re.sub(r"[^a-z0-9.]+", "-", m["source"]["license"].lower()).strip("-")
     facts: dict[str, Any] = {"pretty_name": printable(m["name"])}
-    if known in KNOWN_LICENSES:
-        facts |= {"license": known}
-    else:
-        facts |= {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", known).strip("-") or "other"}
+    facts |= {"license": slug} if slug in KNOWN_LICENSES else {"license": "other", "license_name": slug or "other"}
     facts |= {
         "task_categories": ["image-classification"],
         "size_categories": [next((name for most, name in SIZES if rows < most), "n>10M")],
@@ -174,7 +173,7 @@ def _front_matter(result: SyntheticSet, layout: str, images: str) -> str:
     return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---"
 
 
-def _what(result: SyntheticSet) -> Iterator[str]:
+def _what(result: SyntheticSet, images: str) -> Iterator[str]:
     m, source = result.manifest, result.manifest["source"]
     count, channels, height, width = result.images.shape
     mosaics = facts_of(result).mosaics
@@ -184,19 +183,24 @@ def _what(result: SyntheticSet) -> Iterator[str]:
         f"{'gray' if channels == 1 else 'colour'}, which stand for the {source['train_images']:,} training images of "
         f"{_text(source['name'])}: made by dataset distillation, so that a classifier trained on them alone comes as "
         "close as it can to one trained on the real images. They are for training, not for looking at."
-        + (f" {_mosaic_text(result)}" if mosaics else "")
+        + (f" {_mosaic_text(result, images)}" if mosaics else "")
         + (" Every image to train on comes with logits to train on instead of its label." if _is_soft(result) else "")
     )
     yield f"![preview]({PREVIEW})"
     yield f"Classes, in label order: {_class_list(result.classes)}."
 
 
-def _mosaic_text(result: SyntheticSet) -> str:
+def _mosaic_text(result: SyntheticSet, images: str) -> str:
     ipc, factors = result.manifest["ipc"], facts_of(result).kept
     cuts = " and ".join(f"{f} x {f}" for f in factors)
     return (
         f"The stored images are mosaics: {ipc['stored']:,} per class are cut {cuts} and enlarged to "
-        f"{ipc['decoded']:,} per class to train on. Do not train on the mosaics as they are."
+        f"{ipc['decoded']:,} per class to train on. "
+        + (
+            "Do not train on the mosaics as they are."
+            if images == "stored"
+            else f"The pictures in this folder are those images; the mosaics are in `{FILE}`."
+        )
     )
 
 
@@ -214,19 +218,28 @@ def _score(m: Mapping[str, Any]) -> Iterator[str]:
     yield "## How good it is"
     score = m["score"]
     if score is None:
+        original = m.get("pixels", {}).get("original", {}).get("score")
+        if original:
+            reached = _percent(original, "last")
+            yield f"Not scored in so few bits. The set in 8 bits that it was made from reached {reached}."
+        else:
+            yield "Not scored."
         yield (
-            "Not scored. To measure it, with the real images at hand: `ncfmkit evaluate . --data DATA` trains students "
-            "on the set and tests them on the real test images."
+            "To measure it, with the real images at hand: `ncfmkit evaluate . --data DATA` trains students on the set "
+            "and tests them on the real test images."
         )
         return
     head = ("test accuracy, last epoch", "best epoch", "students", "network", "epochs")
-    row = (_percent(score["last"]), _percent(score["best"]), str(score["n"]), _text(score["network"]))
+    row = (_percent(score, "last"), _percent(score, "best"), str(score["n"]), _text(score["network"]))
     yield _table(head, [(*row, f"{score['epochs']:,}")])
     yield (
-        f"Mean ± standard deviation over {score['n']} students, trained on this set alone, tested on real images. "
-        "The last epoch is the figure. The best epoch is picked by looking at the test set; it stands here because "
-        "published tables often have it."
+        f"{_students(score['n'])}, trained on this set alone, tested on real images. The last epoch is the figure. The "
+        "best epoch is picked by looking at the test set; it stands here because published tables often have it."
     )
+
+
+def _students(n: int) -> str:
+    return f"Mean ± standard deviation over {n} students" if n > 1 else "One student"
 
 
 # ---- how to use it ----------------------------------------------------------------------------------------------
@@ -258,7 +271,8 @@ def _making(result: SyntheticSet, settings: Settings) -> Iterator[str]:
     converted = result.manifest["source"].get("converted")
     yield "## How it was made"
     how = _conversion(converted) if isinstance(converted, Mapping) else _distillation(settings)
-    yield _list([*how, *_pixels(result.manifest), _decoding(result), _student(settings.student)])
+    recipe = "ncfmkit's own training for it" if isinstance(converted, Mapping) else "The training that goes with it"
+    yield _list([*how, *_pixels(result.manifest), _decoding(result), f"{recipe}: {_student(settings.student)}"])
 
 
 def _known(table: Mapping[str, Any]) -> Settings:
@@ -341,7 +355,7 @@ def _student(s: StudentSettings) -> str:
     marks = ", ".join(_number(mark, ".0%") for mark in milestones)
     steps = f" (x {_number(s.gamma, 'g')} after {marks} of the run)" if s.milestones else ""
     return (
-        f"The training that goes with it: {_number(s.epochs, ',')} epochs, batches of {_number(s.batch, ',')}, "
+        f"{_number(s.epochs, ',')} epochs, batches of {_number(s.batch, ',')}, "
         f"{_text(s.optimizer)}, lr {_number(s.lr, 'g')}{steps}, weight decay {_number(s.weight_decay, 'g')}, "
         f"augmentation {_text(s.augment)}{cutmix}."
     )
@@ -354,7 +368,7 @@ def _provenance(m: Mapping[str, Any]) -> Iterator[str]:
         ("source", _text(source["name"])),
         ("training images", f"{source['train_images']:,}"),
         ("fingerprint of the source", _text(source["fingerprint"])),
-        ("made by", _text(m["tool"])),
+        ("converted by" if "converted" in source else "made by", _text(m["tool"])),
         ("sha256 of the manifest", _text(m[DIGEST_KEY])),
     ]
     yield _table(("", ""), rows)
@@ -377,7 +391,9 @@ def _sizes(result: SyntheticSet) -> Iterator[str]:
 
 def _files(layout: str, images: str, encoding: str, file_sizes: Mapping[str, int]) -> Iterator[str]:
     yield "## What is in this folder"
-    rows = [(f"`{name}`", text, format_bytes(file_sizes[name])) for name, text in FILES.items() if name in file_sizes]
+    later = ("README.md", "SHA256SUMS")  # this page, and what is written after it
+    there = [name for name in FILES if name in file_sizes or name in later]
+    rows = [(f"`{name}`", FILES[name], format_bytes(file_sizes[name]) if name in file_sizes else "") for name in there]
     others = [size for name, size in file_sizes.items() if name not in FILES]
     if others:
         what = f"{'images to train on' if images == 'decoded' else 'stored images'} as {encoding}"

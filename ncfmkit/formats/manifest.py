@@ -181,10 +181,15 @@ def _is_pixels(value: Any) -> bool:
         and _is_count(value.get("bits"), least=2, most=8)
         and value.get("scale") in ("channel", "image")
         and type(value.get("dither")) is bool
+        and ("original" not in value or _is_original(value["original"]))
         and isinstance(value.get("shape"), list)
         and len(value["shape"]) == 3
         and all(_is_count(side, most=LARGEST_SIDE) for side in value["shape"])
     )
+
+
+def _is_original(value: Any) -> bool:
+    return isinstance(value, dict) and _is_score(value.get("score"))
 
 
 def _is_source(value: Any) -> bool:

@@ -116,7 +116,8 @@ def _check_pickle(path: Path, content: bytes) -> None:
     if foreign is not None:
         raise UserError(
             f"{path} holds code or objects that are not tensors ({foreign[:LONGEST_NAME]}) and was not loaded: have it "
-            "saved again with torch.save([images, targets], file), two tensors and nothing else"
+            "saved again with torch.save([images, targets], file), two tensors and nothing else (with --factor 1 for "
+            "plain images)"
         )
 
 
