@@ -6,6 +6,9 @@ import json
 import os
 import re
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import torch
 from conftest import build_set
 
 import ncfmkit
+from ncfmkit import shipping
 from ncfmkit.errors import UserError
 from ncfmkit.formats import loading, one_file, package
 from ncfmkit.formats.layouts import LAYOUTS
@@ -332,3 +336,45 @@ def test_only_the_set_decides_the_bytes(tmp_path: Path) -> None:
     images = result.images.transpose(2, 3).contiguous().transpose(2, 3)
     other = dataclasses.replace(result, images=images, manifest=dict(reversed(result.manifest.items())))
     assert contents(pack(result, tmp_path / "a", "png")) == contents(pack(other, tmp_path / "b", "png"))
+
+
+# ---- sets larger than memory ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def anonymous_memory() -> Iterator[list[int]]:
+    """Bytes of the process's own memory, not of files that are mapped, watched while the body runs."""
+
+    def resident() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    seen, done = [resident()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            seen.append(resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield seen
+    done.set()
+    watcher.join()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of the process's memory")
+@pytest.mark.parametrize("layout", ["safetensors", "webdataset", "png"])
+def test_packing_and_unpacking_stream(tmp_path: Path, layout: str) -> None:
+    """The images take 96 MiB; less than a quarter of that may come and go."""
+    path = tmp_path / "large.safetensors"
+    one_file.save(build_set(ipc=233, size=220), path)
+    size = path.stat().st_size
+    shipping.pack(path, packing=Packing(layout="webdataset"), out=tmp_path / "warm")  # imports, buffers
+    with anonymous_memory() as seen:
+        shipping.pack(path, packing=Packing(layout=layout), out=tmp_path / "packed")
+        with loading.opened(tmp_path / "packed", beside=tmp_path) as result:
+            one_file.save(result, tmp_path / "again.safetensors")
+            del result
+    assert max(seen) - seen[0] < size / 4
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
