@@ -62,6 +62,8 @@ def pack(
     Raises:
         UserError: no set there, the folder is, or the layout needs a licence.
     """
+    if out is not None:
+        check_free(out)
     with loading.opened(path, beside=Path() if out is None else out.parent) as result:
         if license is not None:
             result = licensed(result, license)
@@ -149,13 +151,10 @@ def unpack(path: Path, out: Path | None = None) -> tuple[Path, SyntheticSet]:
     """
     if out is not None:
         check_free(out)
-    try:
-        with loading.opened(path, beside=Path() if out is None else out.parent) as result:
-            out = out or Path(f"{safe_name(result.manifest['name'])}.safetensors")
-            check_free(out)
-            one_file.save(result, out)
-    except OSError as error:
-        raise UserError(f"{path} was not unpacked: {error.strerror or error}") from None
+    with loading.opened(path, beside=Path() if out is None else out.parent) as result:
+        out = out or Path(f"{safe_name(result.manifest['name'])}.safetensors")
+        check_free(out)
+        one_file.save(result, out)
     return out, one_file.load(out)
 
 
@@ -163,7 +162,7 @@ def unpack(path: Path, out: Path | None = None) -> tuple[Path, SyntheticSet]:
 
 
 def verify(path: Path, score: jobs.Scoring | None = None) -> dict[str, Any]:
-    """Checks everything that can be checked of a set: checksums, shapes, ranges, labels, its recipe, its score.
+    """Checks what can be checked of a set: checksums, shapes, ranges, labels, its recipe, its score.
 
     Args:
         path: a set's file, run directory or package.

@@ -1,6 +1,7 @@
 """The jobs and commands of shipping: pack, unpack, verify."""
 
 import dataclasses
+import errno
 import json
 import re
 from pathlib import Path
@@ -311,3 +312,25 @@ def test_bad_input(small: Path, arguments: list[str], says: str) -> None:
     message = refused(*[small if a == "SET" else a for a in arguments], says=re.escape(says))
     assert message.count("\n") == 1
     assert sorted(p for p in Path().iterdir() if p.name != "cache") == [p for p in before if p.name != "cache"]
+
+
+def test_a_full_disk_while_unpacking(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, _ = shipping.pack(small, packing=Packing(layout="png"))
+    before = {p.name for p in tmp_path.iterdir()}
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loading, "_gathered", full)
+    with pytest.raises(UserError, match="tiny-ipc2-png cannot be unpacked in .: No space left on device"):
+        shipping.unpack(out)
+    assert {p.name for p in tmp_path.iterdir()} == before
+
+
+def test_a_loaded_set_does_not_change_with_its_file(small: Path) -> None:
+    """A file that is mapped and gets shorter would end the process."""
+    result = loading.load(small)
+    images = result.images.clone()
+    with open(small, "r+b") as file:
+        file.truncate(100)
+    assert torch.equal(result.images, images)

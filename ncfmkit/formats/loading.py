@@ -80,7 +80,11 @@ def opened(path: Path, beside: Path) -> Iterator[SyntheticSet]:
     """
     scratch = beside / f".unpacked.{os.getpid()}.tmp"
     try:
-        yield one_file.whole(path, *read(path, scratch=scratch))
+        try:
+            found = read(path, scratch=scratch)
+        except OSError as error:
+            raise UserError(f"{path} cannot be unpacked in {beside}: {error.strerror or error}") from None
+        yield one_file.whole(path, *found)
     finally:
         with suppress(OSError):  # Windows keeps a file that is still mapped
             scratch.unlink(missing_ok=True)
