@@ -322,7 +322,7 @@ def test_a_full_disk_while_unpacking(small: Path, tmp_path: Path, monkeypatch: p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(loading, "_gathered", full)
-    with pytest.raises(UserError, match="tiny-ipc2-png cannot be unpacked in .: No space left on device"):
+    with pytest.raises(UserError, match=r"tiny-ipc2-png cannot be unpacked in \.: No space left on device"):
         shipping.unpack(out)
     assert {p.name for p in tmp_path.iterdir()} == before
 
