@@ -380,3 +380,9 @@ def test_another_kind_is_an_error(stored: Path) -> None:
     rewrite(stored, kind="label file")
     with pytest.raises(UserError, match=r"holds a label file, not a synthetic set"):
         one_file.load(stored)
+
+
+def test_a_header_of_no_length_is_not_read(stored: Path) -> None:
+    stored.write_bytes(bytes(8) + stored.read_bytes()[8:])
+    with pytest.raises(UserError, match="a header of 0 bytes, expected 1 to 16777216"):
+        one_file.load(stored)

@@ -17,6 +17,7 @@ from ncfmkit.synthetic import SyntheticSet, decode_factors
 
 METADATA_KEY = "ncfmkit"
 DIGEST_KEY = "manifest_sha256"
+PACKAGE_FILE = "ncfmkit.json"  # the manifest beside the files of a package
 KIND = "synthetic set"
 FORMATS = (1, 2)  # 2: quantised pixels or soft labels
 LARGEST_SIDE = 16384  # pixels

@@ -13,6 +13,7 @@ from ncfmkit.files import check_name, write_atomic
 from ncfmkit.formats.manifest import (
     LARGEST_JSON,
     METADATA_KEY,
+    PACKAGE_FILE,
     check_kind,
     content_problems,
     manifest_problems,
@@ -94,7 +95,7 @@ def find(path: str | Path) -> Path:
     """
     path = Path(path)
     check_name(path)
-    if path.is_file() and path.suffix != ".safetensors" and (path.parent / "ncfmkit.json").is_file():
+    if path.is_file() and path.suffix != ".safetensors" and (path.parent / PACKAGE_FILE).is_file():
         raise UserError(f"{path} is a part of a package: pass the folder {path.parent}")
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
@@ -169,8 +170,8 @@ def _read_manifest(file: Path) -> tuple[dict[str, Any], list[str]]:
         length = int.from_bytes(start.read(8), "little")
         if start.read(1) != b"{":
             return {}, [UNREADABLE.format("it does not begin as one")]
-        if length > LARGEST_JSON:
-            return {}, [UNREADABLE.format(f"a header of {length} bytes, expected {LARGEST_JSON} at most")]
+        if not 1 <= length <= LARGEST_JSON:
+            return {}, [UNREADABLE.format(f"a header of {length} bytes, expected 1 to {LARGEST_JSON}")]
         content = b"{" + start.read(length - 1)
     try:
         header = parsed(content)

@@ -19,9 +19,10 @@ import torch
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free, sha256_of, write_atomic
 from ncfmkit.formats import one_file
-from ncfmkit.formats.card import card
+from ncfmkit.formats.card import PREVIEW, card
 from ncfmkit.formats.layouts import LAYOUTS, Layout
 from ncfmkit.formats.manifest import (
+    PACKAGE_FILE,
     tensors_of,
 )
 from ncfmkit.formats.pictures import ENCODINGS, check_size
@@ -30,9 +31,7 @@ from ncfmkit.progress import track
 from ncfmkit.report import contact_sheet, png_bytes
 from ncfmkit.synthetic import SyntheticSet, decode_factors, decoded_rows
 
-MANIFEST = "ncfmkit.json"
-SUMS = "SHA256SUMS"
-CARD, PREVIEW = "README.md", "preview.png"
+MANIFEST, SUMS, CARD = PACKAGE_FILE, "SHA256SUMS", "README.md"
 KEY = "package"  # of the manifest in a package: what is written below, not part of the set
 IMAGES = ("stored", "decoded")
 LARGEST_SHARD = 256 << 20  # bytes
