@@ -21,9 +21,10 @@ def unpack(
     from ncfmkit import shipping
     from ncfmkit.sizes import format_bytes
 
-    file, result = shipping.unpack(path, out)
+    file, manifest = shipping.unpack(path, out)
     if json:
-        o.print_json({"set": str(file), "manifest": result.manifest})
+        o.print_json({"set": str(file), "manifest": manifest})
         return
-    name, size = printable(result.manifest["name"]), format_bytes(file.stat().st_size)
-    print(f"{file}: {name}, {len(result.images):,} images, {size}")
+    name, size = printable(manifest["name"]), format_bytes(file.stat().st_size)
+    count = len(manifest["classes"]) * manifest["ipc"]["stored"]
+    print(f"{file}: {name}, {count:,} images, {size}")

@@ -136,7 +136,7 @@ def quantised(result: SyntheticSet, how: Quantising) -> SyntheticSet:
 
 
 @_all_or_nothing()
-def unpack(path: Path, out: Path | None = None) -> tuple[Path, SyntheticSet]:
+def unpack(path: Path, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
     """Writes the set of a package as its one file; pictures are unpacked to disk one by one, not in memory.
 
     Args:
@@ -144,7 +144,7 @@ def unpack(path: Path, out: Path | None = None) -> tuple[Path, SyntheticSet]:
         out: the file; none: named after the set, in the working directory.
 
     Returns:
-        The file, and the set in it.
+        The file, and the manifest in it.
 
     Raises:
         UserError: no set there, damaged, or the file is there already.
@@ -154,8 +154,7 @@ def unpack(path: Path, out: Path | None = None) -> tuple[Path, SyntheticSet]:
     with loading.opened(path, beside=Path() if out is None else out.parent) as result:
         out = out or Path(f"{safe_name(result.manifest['name'])}.safetensors")
         check_free(out)
-        one_file.save(result, out)
-    return out, one_file.load(out)
+        return out, one_file.save(result, out)
 
 
 # ---- verify -----------------------------------------------------------------------------------------------------

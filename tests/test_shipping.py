@@ -135,10 +135,10 @@ def test_unpack_gives_the_same_file(tmp_path: Path, layout: str, kind: dict[str,
     path = tmp_path / "small.safetensors"
     one_file.save(build_set(score=PROMISED, **kind), path)
     out, _ = shipping.pack(path, packing=Packing(layout=layout))
-    file, got = shipping.unpack(out)
+    file, manifest = shipping.unpack(out)
     assert file == Path("tiny-ipc2.safetensors")
     assert file.read_bytes() == path.read_bytes()
-    assert got.manifest == loading.load(path).manifest
+    assert manifest == loading.load(path).manifest
     assert {p.name for p in tmp_path.iterdir()} == {"small.safetensors", out.name, "tiny-ipc2.safetensors"}
 
 
