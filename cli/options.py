@@ -81,6 +81,9 @@ Download = Annotated[bool, typer.Option("--download", help="let torchvision down
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="pass over unreadable images, and count them", rich_help_panel="Data")
 ]
+ScoreData = Annotated[
+    str | None, typer.Option("--data", help="the real data that --score tests on", rich_help_panel="Data")
+]
 Recipe = Annotated[str | None, typer.Option("--recipe", help="a recipe's name or a .toml file")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any other setting, such as distill.patience=200")

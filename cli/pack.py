@@ -48,9 +48,7 @@ def pack(
         bool,
         typer.Option("--score", help="measure the set as it is packed, and promise that score", rich_help_panel=SCORE),
     ] = False,
-    data: Annotated[
-        str | None, typer.Option("--data", help="the real data that --score tests on", rich_help_panel="Data")
-    ] = None,
+    data: o.ScoreData = None,
     data_root: o.DataRoot = None,
     download: o.Download = False,
     skip_bad: o.SkipBad = False,

@@ -16,9 +16,7 @@ def verify(
     score: Annotated[
         bool, typer.Option("--score", help="train students by the set's recipe: do they reach what it promises?")
     ] = False,
-    data: Annotated[
-        str | None, typer.Option("--data", help="the real data that --score tests on", rich_help_panel="Data")
-    ] = None,
+    data: o.ScoreData = None,
     data_root: o.DataRoot = None,
     download: o.Download = False,
     skip_bad: o.SkipBad = False,

@@ -57,7 +57,7 @@ def check_free(path: Path, flag: str = "--out") -> None:
         raise UserError(f"{flag} {path}: there is no folder {path.parent}: make it first")
 
 
-def check_name(path: Path) -> None:
+def check_name(path: str | Path) -> None:
     """Whether a path is text: libraries take no other, and neither do manifests.
 
     Raises:

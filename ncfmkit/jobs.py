@@ -146,7 +146,7 @@ def distill_run(
     data = arguments.data
     settings = make_settings(data, recipe, overrides)
     baselines = students.parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
-    folder = Path(out) if out else next_free(Path("runs"), f"{slug(data)}-ipc{settings.distill.ipc}")
+    folder = Path(out) if out else next_free(Path("runs"), f"{_slug(data)}-ipc{settings.distill.ipc}")
     RunDirectory.free(folder)
     runtime = choose_runtime(settings.runtime)
     real = arguments.open(settings)
@@ -190,8 +190,7 @@ def resume(path: str | Path) -> SyntheticSet:
     return load(run.path)
 
 
-def slug(data: str) -> str:
-    """A name for files: of data that the user named, or of a set."""
+def _slug(data: str) -> str:
     return Path(data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
 
 

@@ -16,7 +16,8 @@ import yaml
 from ncfmkit.config import SECTIONS, DistillSettings, Settings, StudentSettings
 from ncfmkit.errors import UserError
 from ncfmkit.formats.manifest import DIGEST_KEY
-from ncfmkit.formats.snippets import FILE, facts_of, snippets
+from ncfmkit.formats.one_file import FILE_NAME
+from ncfmkit.formats.snippets import facts_of, snippets
 from ncfmkit.sizes import format_bytes
 from ncfmkit.synthetic import SyntheticSet
 from ncfmkit.terminal import printable
@@ -81,7 +82,7 @@ FILES = {
     "SHA256SUMS": "checksums of all files",
     "README.md": "this page",
     PREVIEW: "the first images of every class",
-    FILE: "the set in one file",
+    FILE_NAME: "the set in one file",
     "classes.txt": "class names, in label order",
     "soft_labels.npy": "logits of every image to train on",
 }
@@ -199,7 +200,7 @@ def _mosaic_text(result: SyntheticSet, images: str) -> str:
         + (
             "Do not train on the mosaics as they are."
             if images == "stored"
-            else f"The pictures in this folder are those images; the mosaics are in `{FILE}`."
+            else f"The pictures in this folder are those images; the mosaics are in `{FILE_NAME}`."
         )
     )
 

@@ -22,6 +22,7 @@ from ncfmkit.formats import one_file
 from ncfmkit.formats.card import PREVIEW, card
 from ncfmkit.formats.layouts import LAYOUTS, Layout
 from ncfmkit.formats.manifest import (
+    LONGEST_SHOWN,
     PACKAGE_FILE,
     tensors_of,
 )
@@ -35,7 +36,6 @@ MANIFEST, SUMS, CARD = PACKAGE_FILE, "SHA256SUMS", "README.md"
 KEY = "package"  # of the manifest in a package: what is written below, not part of the set
 IMAGES = ("stored", "decoded")
 LARGEST_SHARD = 256 << 20  # bytes
-LONGEST_SHOWN = 100  # characters of a wrong value in a message
 # A package may need this many times its own size in memory, or this many bytes: more is a decompression bomb.
 MOST_EXPANSION, ALWAYS_ALLOWED = 200, 256 << 20
 MOST_DECODED = 1 << 26  # values that stored images are cut into at once: in float32, some 1 GiB while it is done

@@ -6,9 +6,8 @@ Each snippet leaves `images` float32 `[D, ch, H, W]` in [0, 1] and `labels` int6
 
 from dataclasses import dataclass
 
+from ncfmkit.formats.one_file import FILE_NAME
 from ncfmkit.synthetic import SyntheticSet, decode_factors
-
-FILE = "synthetic.safetensors"
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _numpy(facts: Facts) -> list[str]:
         "",
         "import numpy as np",
         "",
-        f'with open("{FILE}", "rb") as file:',
+        f'with open("{FILE_NAME}", "rb") as file:',
         '    header = json.loads(file.read(int.from_bytes(file.read(8), "little")))',
         "    data = file.read()",
         'digests = json.loads(header["__metadata__"]["ncfmkit"])["sha256"]',
@@ -197,7 +196,7 @@ def _torch(facts: Facts) -> list[str]:
         "from safetensors.torch import load_file",
         "from torch.utils.data import DataLoader, TensorDataset",
         "",
-        f'tensors = load_file("{FILE}")',
+        f'tensors = load_file("{FILE_NAME}")',
         'labels = tensors["labels"]',
         *(['soft_labels = tensors["soft_labels"].float()  # logits, to train on as softmax'] if facts.soft else []),
         *_torch_pixels(facts),

@@ -1,13 +1,13 @@
 """The one table of sources of real images: adding a source is adding a row and a file."""
 
 import difflib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ncfmkit.errors import UserError
+from ncfmkit.files import check_name
 from ncfmkit.real.arrays import READERS, open_digits, open_torchvision
 from ncfmkit.real.folders import open_folder
 from ncfmkit.real.listing import Request, Source
@@ -75,11 +75,7 @@ def find_source(request: Request) -> Source:
 def _check_names(source: Source) -> None:
     """Names go into stores, manifests and reports, all of them UTF-8; Python keeps other bytes as lone surrogates."""
     for name in (str(source.root), *source.files):
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            shown = os.fsencode(name).decode(errors="backslashreplace")
-            raise UserError(f"{shown}: a name that is not valid UTF-8: rename that file or folder") from None
+        check_name(name)
 
 
 def _unknown(data: str) -> str:
