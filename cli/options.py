@@ -53,7 +53,7 @@ FLAGS: dict[str, dict[str, str]] = {
         "runtime.device": "auto, cpu, cuda, cuda:N or mps",
         "runtime.precision": "of the networks",
         "runtime.compile": "torch.compile",
-        "runtime.memory_budget": "working memory of a step, such as 2GiB",
+        "runtime.memory_budget": "memory for all of a step, such as 512MiB",
         "runtime.gradient_checkpointing": "recompute the extractor's blocks in the backward pass",
         "runtime.checkpoint_every": "steps between saved states",
         "seed": "of every random draw",

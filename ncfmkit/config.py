@@ -102,7 +102,7 @@ class RuntimeSettings:
     device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the networks; the discrepancy is always float32
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile
-    memory_budget: str | None = None  # such as "2GiB", for the working memory of a step; none: chosen per device
+    memory_budget: str | None = None  # such as "2GiB", for all that a step has on the device; none: chosen per device
     gradient_checkpointing: bool = False  # recompute the extractor's blocks in the backward pass
     stack: int | None = None  # classes stacked into one batch; none: as memory allows
     checkpoint_every: int = 500  # steps between saved states

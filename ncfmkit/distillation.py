@@ -31,8 +31,10 @@ from ncfmkit.sizes import format_bytes
 from ncfmkit.synthetic import decode, decode_factors, decode_mask
 from ncfmkit.training import channel_tensors, gather, normalise
 
-# Decoded images per chunk that a device handles best; measured on a CPU (docs/experiments.md), not yet on a GPU.
-PREFERRED_CHUNK = {"cpu": 128, "cuda": 2048, "mps": 256}
+# Bytes of a chunk's graph that a device handles best; measured on a CPU (docs/experiments.md), not yet on a GPU.
+PREFERRED_CHUNK = {"cpu": 64 * 2**20, "cuda": 2 * 2**30, "mps": 256 * 2**20}
+DEFAULT_WORKING = 256 * 2**20  # bytes that a step works with on a CPU, beyond what it keeps
+LARGEST_CHUNK = 2048  # images
 
 
 @dataclass(kw_only=True)
@@ -88,6 +90,7 @@ class Problem:
     logits: Network  # of the calibrator
     feature_dim: int  # D
     mask_MP: np.ndarray
+    train_images: np.ndarray | torch.Tensor  # uint8 [N, ch, H, W], as `real` has them or on the device
     chunks: dict[tuple, list[Chunk]] = field(default_factory=dict)  # they are the same at every step
 
     @property
@@ -141,9 +144,13 @@ def make_problem(
     pool: Pool,
     build: Callable[[], Classifier],
     runtime: Runtime,
+    budget: int | None = None,
     gradient_checkpointing: bool = False,
 ) -> Problem:
     """Checks the settings against the data and prepares the two networks.
+
+    Args:
+        budget: as of :func:`make_plan`; real images that take at most a quarter of it are kept on a GPU.
 
     Raises:
         UserError: the factor is above the side, or the network cannot be checkpointed.
@@ -166,7 +173,15 @@ def make_problem(
         logits=Network(calibrator, real, settings.augment, runtime),
         feature_dim=matcher.features(probe).shape[1],
         mask_MP=decode_mask(settings.decode, settings.factor, settings.ipc, settings.decoded_budget),
+        train_images=_train_images(real, runtime, budget),
     )
+
+
+def _train_images(real: RealData, runtime: Runtime, budget: int | None) -> np.ndarray | torch.Tensor:
+    images = real.train.images
+    if runtime.device.type != "cuda" or images.nbytes > (budget or _default_budget(runtime)) // 4:
+        return images
+    return torch.from_numpy(images).to(runtime.device)
 
 
 def checkpointed_features(network: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -258,11 +273,11 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
     _check_finite(problem, state, "matching", matching_C, lambda: match(1)[0])
     _image_step(state)
     if state.psi_optimizer is not None:
-        state.psi_optimizer.zero_grad()
         assert freq_TD is not None
         assert freq_grad is not None
         freq_TD.backward(freq_grad / problem.classes)
         state.psi_optimizer.step()
+        state.psi_optimizer.zero_grad()  # frees the gradients
 
     loss = matching = s.matching_weight * float(matching_C.mean())
     calibration = None
@@ -344,7 +359,7 @@ def _real_extractor(problem: Problem, draws: list[ClassDraws], group: range) -> 
 
     def extract(chunk: Chunk) -> torch.Tensor:
         rows = chunk.index_N.numpy()
-        x_NCHW = gather(problem.real.train.images, index_N[rows], problem.runtime.device)
+        x_NCHW = gather(problem.train_images, index_N[rows], problem.runtime.device)
         return problem.features(x_NCHW, u_NP[rows])
 
     return extract
@@ -482,37 +497,56 @@ def _within_memory(plan: Plan, problem: Problem, state: State, phase: Callable[[
 
 
 def make_plan(problem: Problem, state: State, *, budget: int | None, stack: int | None = None) -> Plan:
-    """Chunk, slots and stack that keep the working memory of a step within `budget` bytes.
+    """Chunk, slots and stack that keep what a step has on the device within `budget` bytes.
 
     Args:
-        budget: for what a step needs beyond the stored images, their optimiser state and the pool; none: 1 GiB on a
-            CPU, half of the free memory on a GPU.
+        budget: for the stored images with gradient and optimiser state, networks, psi, real images on the device, and
+            what a step works with; not for torch itself. None: no bound, and 256 MiB to work with on a CPU, half of
+            the free memory on a GPU.
         stack: classes handled together; none: as memory allows.
 
     Raises:
         UserError: the budget is below what one stored image needs.
     """
     s, device = problem.settings, problem.runtime.device
-    if budget is None:
-        budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**30
     decoded = problem.mask_MP.shape[1]
     per_image = _bytes_per_image(problem, state)
-    phi = 4 * 2 * problem.classes * s.frequencies * 4 if problem.metric.uses_frequencies else 0
-    fixed = phi + s.frequencies * problem.feature_dim * 4 * (3 if s.sampler == "learned" else 1)
     kept_per_real = (problem.feature_dim + 2 * s.frequencies) * 4 if s.sampler == "learned" else 0
-    least = fixed + per_image * decoded + s.real_batch * kept_per_real
-    if budget < least:
+    kept_per_class = s.real_batch * kept_per_real
+    fixed, least = _fixed_bytes(problem, state), per_image * decoded + kept_per_class
+    if budget is not None and budget < fixed + least:
         raise UserError(
             f"--memory-budget {format_bytes(budget)} is below what one stored image needs: "
-            f"at least {math.ceil(least / 2**20)}MiB"
+            f"at least {math.ceil((fixed + least) / 2**20)}MiB"
         )
-    kept_per_class = s.real_batch * kept_per_real
+    working = max(least, _default_budget(problem.runtime)) if budget is None else budget - fixed
     if stack is None:
-        stack = problem.classes if not kept_per_class else (budget - fixed) // 2 // kept_per_class
+        stack = problem.classes if not kept_per_class else working // 2 // kept_per_class
     stack = max(1, min(stack, problem.classes))
-    graphs = max(per_image * decoded, budget - fixed - stack * kept_per_class)
-    chunk = max(decoded, min(PREFERRED_CHUNK[device.type], graphs // per_image))
+    graphs = max(per_image * decoded, working - stack * kept_per_class)
+    best = min(LARGEST_CHUNK, PREFERRED_CHUNK[device.type] // per_image)
+    chunk = max(decoded, min(best, graphs // per_image))
     return Plan(chunk=chunk, slots=max(1, graphs // (per_image * chunk)), stack=stack)
+
+
+def _default_budget(runtime: Runtime) -> int:
+    """Bytes for a step to work with where nothing is said: half of a GPU's free memory, 256 MiB on a CPU."""
+    return torch.cuda.mem_get_info(runtime.device)[0] // 2 if runtime.device.type == "cuda" else DEFAULT_WORKING
+
+
+def _fixed_bytes(problem: Problem, state: State) -> int:
+    """Bytes on the device that no chunking changes: images, networks, psi, frequencies, characteristic functions."""
+    s = problem.settings
+    fixed = state.images.nbytes * (4 if s.optimizer == "adamw" else 3)  # with gradient and moments
+    fixed += sum(p.nbytes for network in (problem.matcher, problem.calibrator) for p in network.parameters())
+    if isinstance(problem.train_images, torch.Tensor):
+        fixed += problem.train_images.nbytes
+    if problem.metric.uses_frequencies:
+        fixed += 4 * 2 * problem.classes * s.frequencies * 4
+        fixed += s.frequencies * problem.feature_dim * 4 * (3 if s.sampler == "learned" else 1)
+    if state.psi is not None:
+        fixed += 3 * sum(p.nbytes for p in state.psi.parameters())  # with gradient and momentum
+    return fixed
 
 
 def _bytes_per_image(problem: Problem, state: State) -> int:

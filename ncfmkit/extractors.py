@@ -38,7 +38,7 @@ POOL_FORMAT = 1  # raised when training changes in a way that the settings do no
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The weights of every member, on the device, at initialisation and at the end of training."""
+    """The weights of every member, in main memory, at initialisation and at the end of training."""
 
     key: str
     initial: list[State]
@@ -52,8 +52,11 @@ class Pool:
     @torch.no_grad()
     def blend(self, network: nn.Module, member: int, beta: float) -> None:
         """Sets `network` to `beta * initial + (1 - beta) * final` of a member, in place."""
+        initial, final = self.initial[member], self.final[member]
         for name, parameter in network.named_parameters():
-            torch.lerp(self.final[member][name], self.initial[member][name], beta, out=parameter.data)
+            parameter.copy_(final[name], non_blocking=True)
+            if beta > 0:
+                parameter.lerp_(initial[name].to(parameter.device, non_blocking=True), beta)
 
     def load_final(self, network: nn.Module, member: int) -> None:
         """Sets `network` to a member's weights at the end of training, in place."""
@@ -96,7 +99,7 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
     """The pool from the cache; members that are missing or damaged are trained first, under a lock.
 
     Returns:
-        The pool, with its weights on the runtime's device.
+        The pool, its weights in main memory.
 
     Raises:
         UserError: the cache folder cannot be used, or its disk is full.
@@ -107,12 +110,12 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
     files = [folder / f"member-{m:03d}.safetensors" for m in range(pool.members)]
     start = time.monotonic()
     with FileLock(folder / "lock"):
-        kept = [_kept_member(file, runtime.device) for file in files]
+        kept = [_kept_member(file) for file in files]
         missing = [m for m, member in enumerate(kept) if member is None]
         if missing:
             notice(f"extractor pool: training {len(missing)} of {pool.members} members, {pool.epochs} epochs each")
             _train_members(missing, files, real, network, pool, seed, runtime)
-        members = [member or _read_member(file, runtime.device) for member, file in zip(kept, files, strict=True)]
+        members = [member or _read_member(file) for member, file in zip(kept, files, strict=True)]
     return Pool(
         key=key,
         initial=[m[0] for m in members],
@@ -154,18 +157,18 @@ def _write_member(file: Path, initial: State, final: State, score: float | None)
         raise UserError(f"{error}, {MOVE}") from None
 
 
-def _kept_member(file: Path, device: torch.device) -> Member | None:
+def _kept_member(file: Path) -> Member | None:
     """A member from the cache, or None where it is missing or damaged; a damaged one is named in a notice."""
     if not file.is_file():
         return None
     try:
-        return _read_member(file, device)
+        return _read_member(file)
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         notice(f"extractor pool: {file} is damaged ({error}): training this member again")
         return None
 
 
-def _read_member(file: Path, device: torch.device) -> Member:
+def _read_member(file: Path) -> Member:
     with safe_open(file, framework="pt") as stored:
         facts = json.loads((stored.metadata() or {}).get(METADATA_KEY, "{}"))
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
@@ -175,7 +178,7 @@ def _read_member(file: Path, device: torch.device) -> Member:
     sides: dict[str, State] = {"initial": {}, "final": {}}
     for name, tensor in tensors.items():
         side, parameter = name.split("/", 1)
-        sides[side][parameter] = tensor.to(device, copy=True)  # off the mapped file, which may change under us
+        sides[side][parameter] = tensor.clone()  # off the mapped file, which may change under us
     return sides["initial"], sides["final"], score
 
 

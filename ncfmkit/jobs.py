@@ -229,6 +229,7 @@ def _problem(settings: Settings, real: RealData, runtime: Runtime, pool: extract
         pool=pool,
         build=extractors.network_builder(settings.network, real),
         runtime=runtime,
+        budget=_budget(settings),
         gradient_checkpointing=settings.runtime.gradient_checkpointing,
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ncfmkit.cache import cache_dir
 from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import UserError
 
@@ -95,6 +96,8 @@ def choose_runtime(settings: RuntimeSettings) -> Runtime:
     if settings.compile == "on" and missing:
         raise UserError(f"--compile on: {missing}; install it, or pass --compile off")
     compile_ = settings.compile != "off" and not missing
+    if compile_:  # torch's own default is a folder for temporary files, which may not outlive a reboot
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
     why = [f"compile {settings.compile}" + (f": {missing}" if missing and settings.compile == "auto" else "")]
     precision: str = settings.precision
     if precision == "auto":

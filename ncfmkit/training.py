@@ -52,7 +52,8 @@ def gather(images: np.ndarray | torch.Tensor, index: np.ndarray, device: torch.d
     """Images at those positions on the device, in their own dtype."""
     if isinstance(images, torch.Tensor):
         return images[torch.from_numpy(index).to(images.device)].to(device)
-    return torch.from_numpy(images[index]).to(device, non_blocking=True)
+    rows = torch.from_numpy(images[index])
+    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
 
 
 def channel_tensors(

@@ -3,7 +3,9 @@
 And a tiny student, which knows that data, with what it exports to.
 """
 
+import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,9 @@ from ncfmkit.runtime import Runtime
 from ncfmkit.students import train_student
 from ncfmkit.synthetic import SyntheticSet, decode_mask
 from ncfmkit.training import fresh_state
+
+# compiled code is kept between tests and between runs, as torch keeps it
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "ncfmkit-tests-compiled"))
 
 TINY_NETWORK = NetworkSettings(name="convnet", width=8, depth=2)
 

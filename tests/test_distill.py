@@ -1,6 +1,5 @@
-"""`distill_step` against a naive, class-by-class loop written from METHOD section 5, and what must not change it."""
+"""`distill_step` against the plain, class-by-class reference of the benchmarks, and what must not change it."""
 
-import copy
 import dataclasses
 import io
 import math
@@ -9,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
+from benchmarks.reference import Reference
 from ncfmkit import augment as A
 from ncfmkit.config import DistillSettings, NetworkSettings
 from ncfmkit.distillation import (
@@ -24,7 +23,6 @@ from ncfmkit.distillation import (
     make_problem,
     make_state,
 )
-from ncfmkit.draws import keyed_rng, torch_generator
 from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.runtime import Runtime, saved_bytes
 
@@ -77,139 +75,7 @@ def same_images(got: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e
     torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
 
 
-# ---- the naive loop ---------------------------------------------------------------------------------------------
-
-
-def naive_augment(x: torch.Tensor, u: np.ndarray) -> torch.Tensor:
-    """color_crop_cutout with one draw for the batch."""
-    u, side = [float(v) for v in u], x.shape[-1]
-    x = x + (u[A.BRIGHTNESS] - 0.5)
-    gray = x.mean(1, keepdim=True)
-    x = (x - gray) * (2 * u[A.SATURATION]) + gray
-    mean = x.mean((1, 2, 3), keepdim=True)
-    x = (x - mean) * (u[A.CONTRAST] + 0.5) + mean
-    pad = side // 8
-    top, left = (math.floor(u[k] * (2 * pad + 1)) for k in (A.MOVE_Y, A.MOVE_X))
-    x = F.pad(x, (pad, pad, pad, pad))[:, :, top : top + side, left : left + side]
-    top, left = (math.floor(u[k] * side) - side // 4 for k in (A.CUT_Y, A.CUT_X))
-    keep = torch.ones(side, side)
-    keep[max(0, top) : max(0, top + side // 2), max(0, left) : max(0, left + side // 2)] = 0
-    return x * keep
-
-
-def naive_decode(images: torch.Tensor, factors: tuple[int, ...]) -> list[torch.Tensor]:
-    side = images.shape[-1]
-    decoded = []
-    for image in images:
-        for factor in factors:
-            cell = side // factor
-            for r in range(factor):
-                for c in range(factor):
-                    part = image[None, :, r * cell : (r + 1) * cell, c * cell : (c + 1) * cell]
-                    decoded.append(F.interpolate(part, size=side, mode="bilinear", align_corners=False))
-    return decoded
-
-
-def naive_psi(parameters: list[torch.Tensor], eps: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    x = eps
-    for layer in range(3):
-        weight, bias, gain, offset = parameters[4 * layer : 4 * layer + 4]
-        x = x @ weight.T + bias
-        x = (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt() * gain + offset
-        x = x.tanh() if layer == 2 else torch.where(x > 0, x, 0.2 * x)
-    return torch.stack([x[t // 16] * z[t] for t in range(len(z))])
-
-
-def naive_ncfd(real: torch.Tensor, syn: torch.Tensor, freq: torch.Tensor, alpha: float) -> torch.Tensor:
-    real_T, syn_T = (
-        torch.exp(1j * (f / f.norm(dim=1, keepdim=True).clamp(min=1e-12)) @ freq.T.to(torch.complex64)).mean(0)
-        for f in (real, syn)
-    )
-    a, b, p = real_T.abs(), syn_T.abs(), (real_T * syn_T.conj()).real
-    return (alpha * (a - b) ** 2 + (1 - alpha) * 2 * (a * b - p)).clamp(min=1e-14).sqrt().mean()
-
-
-class Naive:
-    """Every class has images, an optimiser and a loop of its own."""
-
-    def __init__(self, problem: Problem, state: State):
-        self.problem, s = problem, problem.settings
-        self.images = [x.clone().requires_grad_() for x in state.images.detach().split(s.ipc)]
-        if s.optimizer == "adamw":
-            make = lambda x: torch.optim.AdamW([x], lr=s.lr, weight_decay=s.weight_decay)  # noqa: E731
-        else:
-            make = lambda x: torch.optim.SGD([x], lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)  # noqa: E731
-        self.optimizers = [make(x) for x in self.images]
-        self.psi = self.psi_optimizer = None
-        if state.psi is not None:
-            self.psi = [p.detach().clone().requires_grad_() for p in state.psi.parameters()]
-            self.psi_optimizer = torch.optim.SGD(self.psi, lr=s.sampler_lr, momentum=s.sampler_momentum)
-        self.matcher, self.final = copy.deepcopy(problem.matcher), copy.deepcopy(problem.matcher)
-
-    def frequencies(self, step: int) -> torch.Tensor:
-        s, dim = self.problem.settings, self.problem.feature_dim
-        generator = torch_generator("cpu", SEED, "frequencies", step)
-        if self.psi is None:
-            return torch.randn(s.frequencies, dim, generator=generator)
-        eps = torch.randn(s.frequencies // 16, dim, generator=generator)
-        return naive_psi(self.psi, eps, torch.randn(s.frequencies, dim, generator=generator))
-
-    def decoded(self, label: int, u: np.ndarray) -> torch.Tensor:
-        problem, s = self.problem, self.problem.settings
-        factors = {"single": [s.factor], "multi": range(1, s.factor + 1), "bound": range(s.factor, 0, -1)}[s.decode]
-        parts = naive_decode(self.images[label], tuple(factors))
-        kept = [x for x, keep in zip(parts, problem.mask_MP.ravel(), strict=True) if keep]
-        return naive_augment(self.normalised(torch.cat(kept)), u)
-
-    def normalised(self, x: torch.Tensor) -> torch.Tensor:
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.problem.real.mean, self.problem.real.std))
-        return (x - mean) / std
-
-    def set_networks(self, step: int) -> None:
-        pool, rng = self.problem.pool, keyed_rng(SEED, "step", step)
-        member, final = (int(m) for m in rng.integers(len(pool), size=2))
-        beta = float(rng.random())
-        with torch.no_grad():
-            for name, parameter in self.matcher.named_parameters():
-                parameter.copy_(beta * pool.initial[member][name] + (1 - beta) * pool.final[member][name])
-            for name, parameter in self.final.named_parameters():
-                parameter.copy_(pool.final[final][name])
-
-    def update(self, label: int, loss: torch.Tensor) -> None:
-        (self.images[label].grad,) = torch.autograd.grad(loss, self.images[label], retain_graph=True)
-        self.optimizers[label].step()
-        with torch.no_grad():
-            self.images[label].clamp_(0, 1)
-
-    def step(self, step: int) -> tuple[float, float | None]:
-        problem, s = self.problem, self.problem.settings
-        self.set_networks(step)
-        freq = self.frequencies(step) if s.metric == "ncfd" else None
-        draws = [draw_class(problem, step, c) for c in range(problem.classes)]
-        matching, psi_losses, calibration = [], [], []
-        for c, draw in enumerate(draws):
-            real = torch.from_numpy(problem.real.train.images[draw.real_index]) / 255
-            real_feat = self.matcher.features(naive_augment(self.normalised(real), draw.matching_P))
-            syn_feat = self.matcher.features(self.decoded(c, draw.matching_P))
-            if s.metric == "mean":
-                loss = ((real_feat.mean(0) - syn_feat.mean(0)) ** 2).sum()
-            else:
-                loss = naive_ncfd(real_feat, syn_feat, freq.detach(), s.alpha)
-                psi_losses.append(naive_ncfd(real_feat, syn_feat.detach(), freq, s.alpha))
-            matching.append(s.matching_weight * loss.item())
-            self.update(c, s.matching_weight * loss)
-        if self.psi is not None:
-            grads = torch.autograd.grad(sum(psi_losses) / len(psi_losses), self.psi)
-            for parameter, grad in zip(self.psi, grads, strict=True):
-                parameter.grad = -grad  # ascent
-            self.psi_optimizer.step()
-        for c, draw in enumerate(draws):
-            if s.calibration_weight > 0:
-                logits = self.final(self.decoded(c, draw.calibration_P))
-                loss = F.cross_entropy(logits, torch.full((len(logits),), c))
-                calibration.append(loss.item())
-                self.update(c, s.calibration_weight * loss)
-        return float(np.mean(matching)), float(np.mean(calibration)) if calibration else None
+# ---- against the plain reference ------------------------------------------------------------------------------------
 
 
 CASES = {
@@ -230,27 +96,46 @@ CASES = {
 
 @pytest.mark.parametrize("plan", [{}, {"chunk": 5, "slots": 2, "stack": 2}], ids=["whole", "cut"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_equals_the_naive_loop_over_classes(setting, case: str, plan: dict) -> None:
+def test_a_step_equals_the_reference(setting, case: str, plan: dict) -> None:
     problem, state = setting(**CASES[case])
-    naive, before = Naive(problem, state), state.images.detach().clone()
+    before = state.images.detach().clone()
+    reference = Reference(problem, before, list(state.psi.parameters()) if state.psi else None)
     psi_before = [p.detach().clone() for p in state.psi.parameters()] if state.psi else []
     for step in range(3):
         losses = distill_step(problem, state, whole(problem, **plan))
-        matching, calibration = naive.step(step)
+        matching, calibration = reference.step(step)
         assert losses.matching == pytest.approx(matching, rel=1e-4)
         assert losses.calibration == (None if calibration is None else pytest.approx(calibration, rel=1e-4))
         # AdamW divides by the gradient's size, which enlarges the rounding where the gradient is small
-        difference = (state.images.detach() - torch.cat(naive.images).detach()).abs()
+        difference = (state.images.detach() - torch.cat(reference.images).detach()).abs()
         assert difference.max() < 1e-4
         assert (difference < 1e-5).double().mean() > 0.98
         if state.psi is not None:
-            for got, expected in zip(state.psi.parameters(), naive.psi, strict=True):
+            for got, expected in zip(state.psi.parameters(), reference.psi, strict=True):
                 torch.testing.assert_close(got.detach(), expected.detach(), rtol=1e-4, atol=1e-5)
     assert (state.images.detach() - before).abs().max() > 1e-3
     assert state.step == 3
     if state.psi is not None:
         moved = [(a - b).abs().max() for a, b in zip(psi_before, state.psi.parameters(), strict=True)]
         assert max(moved) > 1e-3
+
+
+def test_twenty_steps_end_near_the_reference(setting) -> None:
+    problem, state = setting(ipc=3, real_batch=9, frequencies=64)
+    reference = Reference(problem, state.images.detach())
+    for step in range(20):
+        distill_step(problem, state, whole(problem, chunk=8, slots=2))
+        reference.step(step)
+    assert (state.images.detach() - torch.cat(reference.images).detach()).abs().max() < 1e-4
+
+
+def test_real_images_as_a_tensor_on_the_device_change_nothing(setting) -> None:
+    problem, state = setting()
+    kept = dataclasses.replace(problem, train_images=torch.from_numpy(problem.real.train.images))
+    expected = run(setting, 2)
+    for _ in range(2):
+        distill_step(kept, state, whole(problem))
+    assert torch.equal(state.images.detach(), expected)
 
 
 # ---- what must not change a result ------------------------------------------------------------------------------
