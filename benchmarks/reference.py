@@ -16,7 +16,6 @@ from ncfmkit import augment as a
 from ncfmkit.config import DistillSettings
 from ncfmkit.distillation import Problem, draw_class
 from ncfmkit.draws import keyed_rng, torch_generator
-from ncfmkit.training import channel_tensors
 
 
 def augment(x_NCHW: torch.Tensor, u_P: np.ndarray) -> torch.Tensor:
@@ -147,7 +146,7 @@ class Reference:
             both = (torch.cat([real, self._decoded(c)]) - self.mean) / self.std
             both = augment(both, draw.matching_P)
             with torch.no_grad():
-                real_ND = self.matcher.features(both[: len(real)])
+                real_ND = self.matcher.features(both[: len(real)].detach())
             syn_ND = self.matcher.features(both[len(real) :])
             loss = s.matching_weight * self._discrepancy(real_ND, syn_ND, None if freq_TD is None else freq_TD.detach())
             if self.psi is not None:

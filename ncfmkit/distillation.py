@@ -181,7 +181,7 @@ def _train_images(real: RealData, runtime: Runtime, budget: int | None) -> np.nd
     images = real.train.images
     if runtime.device.type != "cuda" or images.nbytes > (budget or _default_budget(runtime)) // 4:
         return images
-    return torch.from_numpy(images).to(runtime.device)
+    return torch.tensor(images, device=runtime.device)  # torch.from_numpy warns of what is read-only
 
 
 def checkpointed_features(network: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:

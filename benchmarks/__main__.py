@@ -1,0 +1,250 @@
+"""Measures ncfmkit against a plain reference and against the machine, in one run.
+
+    python -m benchmarks                        # everything; on 4 CPU cores about half an hour
+    python -m benchmarks --only step --match "IPC 10" --memory-budget 512MiB
+    python -m benchmarks --device cuda --json benchmarks/results/DATE-cuda.json --plot growth.png
+    python -m benchmarks.page                   # docs/performance.md from benchmarks/results/
+
+Contenders of a row take turns, each in a process of its own. What does not fit the machine is said in its row.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import floor, page
+from benchmarks.race import TRIM, DoesNotFit, Process, race, spread, turns
+from benchmarks.settings import AXES, STEPS, Setting, along
+from ncfmkit.config import RuntimeSettings, StudentSettings
+from ncfmkit.errors import UserError
+from ncfmkit.progress import notice, track
+from ncfmkit.runtime import choose_runtime, device_name, versions
+from ncfmkit.sizes import parse_bytes
+
+KINDS = ("step", "growth", "pool", "students", "agreement")
+CIFAR10 = Setting(name="CIFAR-10, IPC 10")
+GROWTH_PLAN = {"chunk": 40, "slots": 1, "stack": 10_000}  # what IPC 1 decodes to, so that every setting fills it
+AGREEMENT_STEPS = 20
+
+
+class Bench:
+    """Everything that is measured in one run."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path):
+        self.options, self.folder = options, folder
+        self.runtime = {"device": options.device, "precision": options.precision, "compile": options.compile}
+        if options.memory_budget:
+            self.runtime["memory_budget"] = options.memory_budget
+        chosen = choose_runtime(RuntimeSettings(**{k: v for k, v in self.runtime.items() if k != "memory_budget"}))
+        self.device = chosen.device
+        self.rates: dict[str, Any] = floor.measure_rates(chosen.device, (chosen.precision,))
+        self.plain = {"device": options.device, "precision": "fp32", "compile": "off"}
+
+    def _job(self, setting: Setting, **job: Any) -> dict[str, Any]:
+        data = self.folder / f"{setting.side}-{setting.classes}-{setting.per_class}.npy"
+        return {"setting": asdict(setting), "data": str(data), "runtime": self.runtime, "contender": "ncfmkit"} | job
+
+    def steps(self) -> list[dict[str, Any]]:
+        settings = [s for s in STEPS if self.options.match in s.name]
+        rows = []
+        with track("steps", len(settings)) as bar:
+            for setting in settings:
+                rows.append(
+                    race(
+                        setting,
+                        folder=self.folder,
+                        runtime=self.runtime,
+                        rates=self.rates,
+                        rounds=self.options.rounds,
+                        limit=self.options.limit,
+                    )
+                )
+                bar.advance(note=page.step_line(rows[-1]))
+        return rows
+
+    def growth(self) -> dict[str, Any]:
+        """Time at the default plan; memory at one chunk in float32, uncompiled, with freed blocks given back."""
+        found: dict[str, Any] = {}
+        with track("growth", sum(map(len, AXES.values()))) as bar:
+            for axis in AXES:
+                rows = []
+                for setting in along(axis):
+                    rows.append(self._point(setting, getattr(setting, axis)))
+                    bar.advance(note=f"{axis} {rows[-1]['value']}")
+                done = [r for r in rows if "seconds" in r]
+                found[axis] = {
+                    "rows": rows,
+                    "exponents": {
+                        key: page.exponent([r["value"] for r in done], [r[key] for r in done])
+                        for key in ("seconds", "working_bytes", "held_bytes", "file_bytes")
+                    },
+                }
+        return found
+
+    def _point(self, setting: Setting, value: int) -> dict[str, Any]:
+        row: dict[str, Any] = {"value": value, "setting": asdict(setting)}
+        try:
+            with Process(self._job(setting)) as timed:
+                timed.ask("step")
+                row["seconds"] = spread([timed.ask("step")["seconds"] for _ in range(3)])["median"]
+                row["file_bytes"] = timed.ask("file")["bytes"]
+            with Process(self._job(setting, runtime=self.plain, plan=GROWTH_PLAN), environment=TRIM) as watched:
+                watched.ask("step")
+                working = watched.ask("working")
+                row |= {"working_bytes": working["bytes"], "stored_bytes": working["stored"]}
+                row["held_bytes"] = watched.ask("held")["bytes"]
+        except DoesNotFit as error:
+            row.pop("seconds", None)
+            row["note"] = f"does not fit: {error}"
+        return row
+
+    def _training(self, kind: str, contenders: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Turns of contenders of `benchmarks.training`."""
+        processes: dict[str, Process] = {}
+        found: dict[str, Any] = {}
+        try:
+            for name, job in contenders.items():
+                job = {"kind": kind, "setting": asdict(CIFAR10), "together": False, "runtime": self.runtime} | job
+                processes[name] = Process(job, module="benchmarks.training")
+                found[name] = processes[name].ask("about")
+                processes[name].ask("step")
+            for name, seconds in turns(processes, rounds=self.options.rounds, limit=3 * self.options.limit).items():
+                found[name] |= {"seconds": spread(seconds), "memory": processes[name].ask("memory")}
+                if kind == "students":
+                    found[name]["test_seconds"] = processes[name].ask("test_seconds")["seconds"]
+        except DoesNotFit as error:
+            found["note"] = f"does not fit: {error}"
+        finally:
+            for process in processes.values():
+                process.close()
+        return found
+
+    def pool(self) -> dict[str, Any]:
+        from benchmarks.training import POOL_IMAGES
+
+        found = self._training("pool", {"plain": {"runtime": self.plain}, "ncfmkit": {}})
+        for row in found.values():
+            if "seconds" in row:
+                row["images_per_second"] = POOL_IMAGES / row["seconds"]["median"]
+        return found
+
+    def students(self) -> dict[str, Any]:
+        """10 repeats of 2000 epochs, from a few epochs and one test."""
+        from benchmarks.training import EPOCHS
+
+        found = self._training(
+            "students",
+            {
+                "plain, one after another": {"runtime": self.plain},
+                "ncfmkit, one after another": {},
+                "ncfmkit": {"together": True},
+            },
+        )
+        s = StudentSettings()
+        for row in found.values():
+            if "seconds" in row:
+                epochs = s.epochs / EPOCHS * row["seconds"]["median"]
+                row["ten_repeats_seconds"] = s.repeats * (epochs + s.evaluations * row["test_seconds"])
+        return found
+
+    def agreement(self) -> dict[str, Any]:
+        """The largest difference of the images after 20 steps, float32, ncfmkit as it runs against the reference."""
+        setting = dataclasses.replace(CIFAR10, real_batch=64)
+        exact = self.runtime | {"precision": "fp32"}
+        with (
+            Process(self._job(setting, runtime=exact)) as ours,
+            Process(self._job(setting, runtime=self.plain, contender="plain")) as plain,
+        ):
+            about = ours.ask("about")
+            for _ in track_range("agreement", AGREEMENT_STEPS):
+                ours.ask("step")
+                plain.ask("step")
+            a, b = (np.array(p.ask("images")["values"]) for p in (ours, plain))
+        difference = np.abs(a - b)
+        return about | {
+            "steps": AGREEMENT_STEPS,
+            "setting": asdict(setting),
+            "largest": float(difference.max()),
+            "mean": float(difference.mean()),
+        }
+
+
+def track_range(title: str, count: int):
+    """`range(count)` with progress."""
+    with track(title, count) as bar:
+        for i in range(count):
+            yield i
+            bar.advance()
+
+
+def about(device: torch.device) -> dict[str, Any]:
+    """Machine, versions and commit."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit.stdout.strip() or None,
+        "device": device_name(device),
+        "versions": versions(),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default=",".join(KINDS), help="what to measure, of " + ",".join(KINDS))
+    parser.add_argument("--match", default="", help="only step settings with this in their name")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
+    parser.add_argument("--memory-budget", help="of ncfmkit's steps, such as 512MiB")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
+    parser.add_argument("--limit", type=float, default=60, help="seconds for the turns of a row, and for one step")
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--plot", type=Path, help="where to draw growth and speed, a .png")
+    options = parser.parse_args()
+    kinds = options.only.split(",")
+    try:
+        if unknown := [k for k in kinds if k not in KINDS]:
+            raise UserError(f"--only {unknown[0]!r}: expected some of {','.join(KINDS)}")
+        if options.rounds < 2:
+            raise UserError(f"--rounds {options.rounds}: expected 2 or more")
+        if options.memory_budget:
+            parse_bytes(options.memory_budget)
+        if options.json and not options.json.parent.is_dir():
+            raise UserError(f"--json {options.json}: there is no folder {options.json.parent}")
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(options, Path(folder))
+            result: dict[str, Any] = {"about": about(bench.device), "rates": bench.rates, "options": _said(options)}
+            for kind in kinds:
+                result[kind] = bench.steps() if kind == "step" else getattr(bench, kind)()
+                if options.json:  # after every kind, so that an interruption loses little
+                    options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    except UserError as error:
+        notice(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        notice("interrupted" + (f": {options.json} has what was measured so far" if options.json else ""))
+        return 130
+    print(page.tables(result))
+    if options.plot:
+        page.draw(result, options.plot)
+    return 0
+
+
+def _said(options: argparse.Namespace) -> dict[str, Any]:
+    return {k: v for k, v in vars(options).items() if k not in ("json", "plot")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

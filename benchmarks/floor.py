@@ -1,0 +1,102 @@
+"""What a step must do at the least, and how fast this machine does such things.
+
+The floor of a step is the longer of two times: its floating-point operations at the rate of large matrix products, and
+the bytes that it must move at the rate of a large copy. Both rates are measured, in the precision that is used.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.settings import Setting
+from ncfmkit import networks
+from ncfmkit.runtime import DTYPES
+
+Network = Callable[[], networks.Classifier]
+
+
+def build(setting: Setting) -> networks.Classifier:
+    """The setting's extractor."""
+    return networks.build("convnet", channels=3, classes=setting.classes, size=setting.side, width=setting.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one step of a setting must do."""
+
+    network_flops: float  # in the networks' precision
+    phase_flops: float  # in float32
+    values: float  # numbers that pass in and out of the networks' convolutions, in the networks' precision
+    bytes: float  # of everything else: features, frequencies, images and moments
+
+    @property
+    def flops(self) -> float:
+        return self.network_flops + self.phase_flops
+
+    def seconds(self, precision: str, rates: dict[str, Any]) -> float:
+        """The floor, from rates as :func:`measure_rates` gives them."""
+        computing = self.network_flops / rates[precision]["flops"] + self.phase_flops / rates["fp32"]["flops"]
+        moved = self.values * DTYPES[precision].itemsize + self.bytes
+        return max(computing, moved / rates[precision]["copy_bytes"])
+
+
+def work(setting: Setting) -> Work:
+    """Counts the work of a step: matching with one pass over real images, forward and back over the synthetic ones,
+    and the calibration's forward and back. Backward passes go to the images alone, for the networks are frozen.
+    """
+    with torch.device("meta"):
+        network, image = build(setting), torch.empty(1, 3, setting.side, setting.side)
+    values = 0
+
+    def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal values
+        values += inputs[0].numel() + output.numel()
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(count)
+    with FlopCounterMode(display=False) as counter:
+        features = network.features(image)
+    passes = setting.real_images + 4 * setting.decoded_images
+    dim = features.shape[1]
+    classifier = 2 * 2 * dim * setting.classes * setting.decoded_images
+    moments = 4 * setting.classes * setting.ipc * 3 * setting.side**2 * 7  # two steps would be twice that at most
+    return Work(
+        network_flops=counter.get_total_flops() * passes + classifier,
+        phase_flops=2 * dim * setting.frequencies * (setting.real_images + 2 * setting.decoded_images),
+        values=values * passes,
+        bytes=4 * dim * (setting.real_images + setting.decoded_images + setting.frequencies) + moments,
+    )
+
+
+# ---- the machine ------------------------------------------------------------------------------------------------
+
+
+def measure_rates(device: torch.device, precisions: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Operations per second of a large square matrix product, bytes per second (read and written) of a large copy."""
+    side, count = (8192, 2**28) if device.type == "cuda" else (3072, 2**26)
+    rates = {}
+    for precision in dict.fromkeys(("fp32", *precisions)):
+        a = torch.randn(side, side, device=device).to(DTYPES[precision])
+        source = torch.zeros(count, dtype=DTYPES[precision], device=device)
+        target = torch.empty_like(source)
+        product = _median_seconds(lambda a=a: a @ a, device)
+        copy = _median_seconds(lambda s=source, t=target: t.copy_(s), device)
+        rates[precision] = {"flops": 2 * side**3 / product, "copy_bytes": 2 * source.nbytes / copy}
+    return rates
+
+
+def _median_seconds(run: Callable[[], Any], device: torch.device) -> float:
+    seconds = []
+    for _ in range(9):
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])
