@@ -164,11 +164,13 @@ class Bench:
         with (
             Process(self._job(setting, runtime=exact)) as ours,
             Process(self._job(setting, runtime=self.plain, contender="plain")) as plain,
+            track("agreement", AGREEMENT_STEPS) as bar,
         ):
             about = ours.ask("about")
-            for _ in track_range("agreement", AGREEMENT_STEPS):
+            for _ in range(AGREEMENT_STEPS):
                 ours.ask("step")
                 plain.ask("step")
+                bar.advance()
             a, b = (np.array(p.ask("images")["values"]) for p in (ours, plain))
         difference = np.abs(a - b)
         return about | {
@@ -177,14 +179,6 @@ class Bench:
             "largest": float(difference.max()),
             "mean": float(difference.mean()),
         }
-
-
-def track_range(title: str, count: int):
-    """`range(count)` with progress."""
-    with track(title, count) as bar:
-        for i in range(count):
-            yield i
-            bar.advance()
 
 
 def about(device: torch.device) -> dict[str, Any]:
@@ -230,7 +224,7 @@ def main() -> int:
                 result[kind] = bench.steps() if kind == "step" else getattr(bench, kind)()
                 if options.json:  # after every kind, so that an interruption loses little
                     options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    except UserError as error:
+    except (UserError, DoesNotFit) as error:
         notice(f"error: {error}")
         return 2
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ by one line of JSON on stdout.
 """
 
 import json
+import os
 import sys
 import tempfile
 import threading
@@ -71,7 +72,9 @@ def random_data(setting: Setting, file: Path) -> RealData:
     """Random pixels of the setting's shape, memory-mapped as a store is; written to `file` where it is not there."""
     shape = (setting.classes * setting.per_class, 3, setting.side, setting.side)
     if not file.exists():
-        np.save(file, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+        mine = file.with_name(f"{os.getpid()}.npy")  # another contender may be at it as well
+        np.save(mine, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+        mine.replace(file)
     offsets = np.arange(setting.classes + 1) * setting.per_class
     return RealData(
         name="random pixels",
