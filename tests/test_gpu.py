@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from ncfmkit import distillation, frequencies, jobs
-from ncfmkit.config import DistillSettings
+from ncfmkit.config import DistillSettings, NetworkSettings
 from ncfmkit.distillation import distill_step, make_plan, make_problem, make_state
 from ncfmkit.draws import torch_generator
-from ncfmkit.extractors import Pool
 from ncfmkit.runtime import Runtime
 from ncfmkit.synthetic import initialise
 
@@ -38,9 +37,6 @@ def images_after(make_real, make_pool, monkeypatch: pytest.MonkeyPatch):
     def run(runtime: Runtime, steps: int = 5, **settings) -> torch.Tensor:
         real = make_real((40, 30, 20))
         pool, build = make_pool(real)
-        device = runtime.device
-        move = [[{k: v.to(device) for k, v in s.items()} for s in side] for side in (pool.initial, pool.final)]
-        pool = Pool(key="", initial=move[0], final=move[1], accuracies=pool.accuracies, seconds=0.0)
         chosen = DistillSettings(ipc=2, frequencies=64, real_batch=16, **settings)
         problem = make_problem(real, chosen, seed=0, pool=pool, build=build, runtime=runtime)
         state = make_state(problem, initialise("mix", real, ipc=2, factor=2, seed=0))
@@ -78,6 +74,23 @@ def test_compiled_is_near(images_after) -> None:
 def test_the_same_bytes_twice(images_after, precision: str) -> None:
     runs = [images_after(on("cuda", precision)) for _ in range(2)]
     assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+@pytest.mark.parametrize("budget", [192 * 2**20, 2**30])
+def test_a_step_keeps_to_its_memory_budget(make_real, make_pool, budget: int, sampler: str) -> None:
+    real = make_real((600,) * 10, size=32)
+    pool, build = make_pool(real, network=NetworkSettings(width=64))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    chosen = DistillSettings(ipc=10, real_batch=512, sampler=sampler)
+    problem = make_problem(real, chosen, seed=0, pool=pool, build=build, runtime=on("cuda", "bf16"), budget=budget)
+    state = make_state(problem, initialise("mix", real, ipc=10, factor=2, seed=0))
+    plan = make_plan(problem, state, budget=budget)
+    for _ in range(3):
+        distill_step(problem, state, plan)
+    assert isinstance(problem.train_images, torch.Tensor) == (real.train.images.nbytes <= budget // 4)
+    assert torch.cuda.max_memory_allocated() - before <= budget
 
 
 def test_the_main_job_on_digits(tmp_path) -> None:

@@ -4,45 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.held import Held
 from ncfmkit.config import DistillSettings, NetworkSettings
 from ncfmkit.distillation import Plan, distill_step, make_problem, make_state
 from ncfmkit.ncfd import characteristic_function
 from ncfmkit.runtime import saved_bytes
 
 FEATURES, FREQUENCIES = 8 * 4 * 4, 32  # of the network and the settings below
-
-
-class Held:
-    """The bytes of the storages that autograd holds now, and the most that it has held."""
-
-    def __init__(self) -> None:
-        self.now = self.peak = 0
-        self.references: dict[int, int] = {}
-
-    def take(self, storage: torch.UntypedStorage) -> None:
-        address = storage.data_ptr()
-        self.references[address] = self.references.get(address, 0) + 1
-        if self.references[address] == 1:
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-
-    def drop(self, storage: torch.UntypedStorage) -> None:
-        address = storage.data_ptr()
-        self.references[address] -= 1
-        if not self.references[address]:
-            del self.references[address]
-            self.now -= storage.nbytes()
-
-
-class Saved:
-    """A saved tensor, which is counted for as long as autograd keeps it."""
-
-    def __init__(self, tensor: torch.Tensor, held: Held):
-        self.tensor, self.held = tensor, held
-        held.take(tensor.untyped_storage())
-
-    def __del__(self) -> None:
-        self.held.drop(self.tensor.untyped_storage())
 
 
 @pytest.fixture
@@ -65,9 +33,8 @@ def peak(make_real, make_pool, runtime):
             gradient_checkpointing=checkpointing,
         )
         images = np.random.default_rng(0).random((len(counts) * problem.settings.ipc, 3, 16, 16), dtype=np.float32)
-        state, held = make_state(problem, torch.from_numpy(images)), Held()
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: Saved(t, held), lambda saved: saved.tensor):
-            distill_step(problem, state, plan)
+        state = make_state(problem, torch.from_numpy(images))
+        held = Held().watch(lambda: distill_step(problem, state, plan))
         assert held.now == 0  # nothing outlives the step
         return held.peak
 
