@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ import numpy as np
 import torch
 
 from benchmarks import floor, page
-from benchmarks.race import TRIM, DoesNotFit, Process, race, spread, turns
+from benchmarks.race import ROOT, TRIM, Ended, Process, race, spread, turns
 from benchmarks.settings import AXES, STEPS, Setting, along
+from benchmarks.training import EPOCHS, POOL_IMAGES
 from ncfmkit.config import RuntimeSettings, StudentSettings
 from ncfmkit.errors import UserError
 from ncfmkit.progress import notice, track
@@ -43,33 +45,36 @@ class Bench:
     def __init__(self, options: argparse.Namespace, folder: Path):
         self.options, self.folder = options, folder
         self.runtime = {"device": options.device, "precision": options.precision, "compile": options.compile}
-        if options.memory_budget:
-            self.runtime["memory_budget"] = options.memory_budget
-        chosen = choose_runtime(RuntimeSettings(**{k: v for k, v in self.runtime.items() if k != "memory_budget"}))
+        self.runtime["memory_budget"] = options.memory_budget
+        chosen = choose_runtime(RuntimeSettings(**self.runtime))
         self.device = chosen.device
         self.rates: dict[str, Any] = floor.measure_rates(chosen.device, (chosen.precision,))
         self.plain = {"device": options.device, "precision": "fp32", "compile": "off"}
 
     def _job(self, setting: Setting, **job: Any) -> dict[str, Any]:
-        data = self.folder / f"{setting.side}-{setting.classes}-{setting.per_class}.npy"
-        return {"setting": asdict(setting), "data": str(data), "runtime": self.runtime, "contender": "ncfmkit"} | job
+        data = str(setting.pixels(self.folder))
+        return {"setting": asdict(setting), "data": data, "runtime": self.runtime, "contender": "ncfmkit"} | job
 
-    def steps(self) -> list[dict[str, Any]]:
+    def step(self) -> list[dict[str, Any]]:
+        """Every setting: the plain reference against ncfmkit."""
         settings = [s for s in STEPS if self.options.match in s.name]
-        rows = []
+        rows: list[dict[str, Any]] = []
+        plain_rate = None
         with track("steps", len(settings)) as bar:
             for setting in settings:
-                rows.append(
-                    race(
-                        setting,
-                        folder=self.folder,
-                        runtime=self.runtime,
-                        rates=self.rates,
-                        rounds=self.options.rounds,
-                        limit=self.options.limit,
-                    )
+                row = race(
+                    setting,
+                    folder=self.folder,
+                    runtimes={"plain": self.plain, "ncfmkit": self.runtime},
+                    rates=self.rates,
+                    plain_rate=plain_rate,
+                    rounds=self.options.rounds,
+                    limit=self.options.limit,
                 )
-                bar.advance(note=page.step_line(rows[-1]))
+                if seconds := row["contenders"].get("plain", {}).get("seconds"):
+                    plain_rate = row["flops"] / seconds["median"]
+                rows.append(row)
+                bar.advance(note=page.step_line(row))
         return rows
 
     def growth(self) -> dict[str, Any]:
@@ -103,55 +108,58 @@ class Bench:
                 working = watched.ask("working")
                 row |= {"working_bytes": working["bytes"], "stored_bytes": working["stored"]}
                 row["held_bytes"] = watched.ask("held")["bytes"]
-        except DoesNotFit as error:
+        except Ended as error:
             row.pop("seconds", None)
-            row["note"] = f"does not fit: {error}"
+            row["note"] = str(error)
         return row
 
     def _training(self, kind: str, contenders: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """Turns of contenders of `benchmarks.training`."""
+        """Turns of contenders of `benchmarks.training`: `rows` by name, and `notes`."""
         processes: dict[str, Process] = {}
-        found: dict[str, Any] = {}
-        try:
+        rows: dict[str, Any] = {}
+        notes = []
+        with ExitStack() as running, track(kind, len(contenders) + 1) as bar:
             for name, job in contenders.items():
                 job = {"kind": kind, "setting": asdict(CIFAR10), "together": False, "runtime": self.runtime} | job
-                processes[name] = Process(job, module="benchmarks.training")
-                found[name] = processes[name].ask("about")
-                processes[name].ask("step")
-            for name, seconds in turns(processes, rounds=self.options.rounds, limit=3 * self.options.limit).items():
-                found[name] |= {"seconds": spread(seconds), "memory": processes[name].ask("memory")}
-                if kind == "students":
-                    found[name]["test_seconds"] = processes[name].ask("test_seconds")["seconds"]
-        except DoesNotFit as error:
-            found["note"] = f"does not fit: {error}"
-        finally:
-            for process in processes.values():
-                process.close()
-        return found
+                process = running.enter_context(Process(job, module="benchmarks.training"))
+                try:
+                    about = process.ask("about")
+                    if about["together"] == 1 and job["together"]:
+                        notes.append("on this device students of this size are trained one after another")
+                        continue
+                    process.ask("step")
+                    processes[name], rows[name] = process, about
+                except Ended as error:
+                    notes.append(f"{name} {error}")
+                bar.advance()
+            seconds, ended = turns(processes, rounds=self.options.rounds, limit=3 * self.options.limit)
+            notes += ended
+            for name, values in seconds.items():
+                rows[name] |= {"seconds": spread(values), "memory": processes[name].ask("memory")}
+                rows[name]["test_seconds"] = processes[name].ask("test_seconds")["seconds"]
+            bar.advance()
+        return {"rows": rows, "notes": notes}
 
     def pool(self) -> dict[str, Any]:
-        from benchmarks.training import POOL_IMAGES
-
-        found = self._training("pool", {"plain": {"runtime": self.plain}, "ncfmkit": {}})
-        for row in found.values():
+        """Training a pool member."""
+        found = self._training("pool", {"eager float32": {"runtime": self.plain}, "ncfmkit": {}})
+        for row in found["rows"].values():
             if "seconds" in row:
                 row["images_per_second"] = POOL_IMAGES / row["seconds"]["median"]
         return found
 
     def students(self) -> dict[str, Any]:
         """10 repeats of 2000 epochs, from a few epochs and one test."""
-        from benchmarks.training import EPOCHS
-
         found = self._training(
             "students",
             {
-                "plain, one after another": {"runtime": self.plain},
+                "eager float32, one after another": {"runtime": self.plain},
                 "ncfmkit, one after another": {},
-                "ncfmkit": {"together": True},
+                "ncfmkit, together": {"together": True},
             },
         )
         s = StudentSettings()
-        for row in found.values():
+        for row in found["rows"].values():
             if "seconds" in row:
                 epochs = s.epochs / EPOCHS * row["seconds"]["median"]
                 row["ten_repeats_seconds"] = s.repeats * (epochs + s.evaluations * row["test_seconds"])
@@ -178,15 +186,20 @@ class Bench:
             "setting": asdict(setting),
             "largest": float(difference.max()),
             "mean": float(difference.mean()),
+            "share_above": float((difference > 1e-4).mean()),
         }
 
 
 def about(device: torch.device) -> dict[str, Any]:
     """Machine, versions and commit."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    commit = None
+    with suppress(OSError):  # no git
+        command = ["git", "describe", "--always", "--dirty"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        commit = done.stdout.strip() or None
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit,
         "device": device_name(device),
         "versions": versions(),
     }
@@ -198,7 +211,7 @@ def main() -> int:
     )
     parser.add_argument("--only", default=",".join(KINDS), help="what to measure, of " + ",".join(KINDS))
     parser.add_argument("--match", default="", help="only step settings with this in their name")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
     parser.add_argument("--memory-budget", help="of ncfmkit's steps, such as 512MiB")
@@ -211,20 +224,30 @@ def main() -> int:
     try:
         if unknown := [k for k in kinds if k not in KINDS]:
             raise UserError(f"--only {unknown[0]!r}: expected some of {','.join(KINDS)}")
+        if options.device.startswith("mps"):
+            raise UserError("--device mps: the benchmark measures cpu and cuda alone")
         if options.rounds < 2:
             raise UserError(f"--rounds {options.rounds}: expected 2 or more")
         if options.memory_budget:
             parse_bytes(options.memory_budget)
-        if options.json and not options.json.parent.is_dir():
-            raise UserError(f"--json {options.json}: there is no folder {options.json.parent}")
+        for flag, path in (("--json", options.json), ("--plot", options.plot)):
+            if path and not path.parent.is_dir():
+                raise UserError(f"{flag} {path}: there is no folder {path.parent}")
+        if options.plot and "growth" not in kinds:
+            raise UserError("--plot draws the growth: add growth to --only")
+        if "step" in kinds and not any(options.match in s.name for s in STEPS):
+            raise UserError(f"--match {options.match!r}: no setting has it in its name")
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(options, Path(folder))
             result: dict[str, Any] = {"about": about(bench.device), "rates": bench.rates, "options": _said(options)}
             for kind in kinds:
-                result[kind] = bench.steps() if kind == "step" else getattr(bench, kind)()
+                try:
+                    result[kind] = getattr(bench, kind)()
+                except Ended as error:
+                    notice(f"{kind}: {error}")
                 if options.json:  # after every kind, so that an interruption loses little
                     options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    except (UserError, DoesNotFit) as error:
+    except UserError as error:
         notice(f"error: {error}")
         return 2
     except KeyboardInterrupt:

@@ -1,7 +1,8 @@
-"""What a step must do at the least, and how fast this machine does such things.
+"""What a step has to do, and how fast this machine does such things.
 
-The floor of a step is the longer of two times: its floating-point operations at the rate of large matrix products, and
-the bytes that it must move at the rate of a large copy. Both rates are measured, in the precision that is used.
+The floor of a step is the longer of two times: its floating-point operations at the rate of a large matrix product, and
+its bytes at the rate of a large copy. Operations are counted as direct convolutions, bytes as if what goes in and out
+of every convolution passed through main memory once. Both rates are measured, in the precision that is used.
 """
 
 import statistics
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.settings import Setting
 from ncfmkit import networks
+from ncfmkit.frequencies import PER_COMPONENT
 from ncfmkit.runtime import DTYPES
 
 Network = Callable[[], networks.Classifier]
@@ -27,7 +29,7 @@ def build(setting: Setting) -> networks.Classifier:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one step of a setting must do."""
+    """What one step of a setting has to do."""
 
     network_flops: float  # in the networks' precision
     phase_flops: float  # in float32
@@ -65,12 +67,19 @@ def work(setting: Setting) -> Work:
     passes = setting.real_images + 4 * setting.decoded_images
     dim = features.shape[1]
     classifier = 2 * 2 * dim * setting.classes * setting.decoded_images
-    moments = 4 * setting.classes * setting.ipc * 3 * setting.side**2 * 7  # two steps would be twice that at most
+    pixels = setting.classes * setting.ipc * 3 * setting.side**2
+    adamw = 2 * 7 * 4 * pixels  # two image steps: image, gradient and two moments are read, all but one written
+    phases = 2 * dim * setting.frequencies  # of one image
+    phase_passes = setting.real_images + 2 * setting.decoded_images
+    psi = 0
+    if setting.sampler == "learned":  # gradients to the frequencies, and psi's three layers forward and back
+        phase_passes += setting.real_images + setting.decoded_images
+        psi = 2 * dim**2 * (setting.frequencies // PER_COMPONENT) * (3 + 3 + 2)  # its input needs no gradient
     return Work(
         network_flops=counter.get_total_flops() * passes + classifier,
-        phase_flops=2 * dim * setting.frequencies * (setting.real_images + 2 * setting.decoded_images),
+        phase_flops=phases * phase_passes + psi,
         values=values * passes,
-        bytes=4 * dim * (setting.real_images + setting.decoded_images + setting.frequencies) + moments,
+        bytes=4 * dim * (setting.real_images + setting.decoded_images + setting.frequencies) + adamw,
     )
 
 
@@ -88,6 +97,9 @@ def measure_rates(device: torch.device, precisions: tuple[str, ...]) -> dict[str
         product = _median_seconds(lambda a=a: a @ a, device)
         copy = _median_seconds(lambda s=source, t=target: t.copy_(s), device)
         rates[precision] = {"flops": 2 * side**3 / product, "copy_bytes": 2 * source.nbytes / copy}
+        del a, source, target
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # contenders need the room
     return rates
 
 

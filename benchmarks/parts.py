@@ -52,11 +52,13 @@ class Clock:
             self._running.pop()
 
     def switch(self, name: str) -> None:
-        """From here on the innermost part is another: a backward pass goes from one to the next."""
+        """Time goes to another part from now on: a backward pass walks from one part into the next."""
         self._charge()
         self._running[-1] = name
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, its time charged to a part."""
+
         def run(*args: Any, **kwargs: Any) -> Any:
             with self.part(name):
                 return function(*args, **kwargs)
@@ -76,7 +78,7 @@ class Clock:
 
 
 def split(problem: Problem, state: State, plan: Plan) -> dict[str, float]:
-    """Seconds of one step by part, `PARTS`; what is in none of them is the rest."""
+    """Seconds of one step by part, `PARTS`; the rest is drawing frequencies, psi, normalising features, bookkeeping."""
     clock = Clock(problem.runtime.device)
     real_side = False
 

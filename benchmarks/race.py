@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ TRIM = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 EXPECTED_SPEEDUP = 4  # to tell beforehand what would take too long
+ROOT = Path(__file__).resolve().parent.parent
 
 
-class DoesNotFit(Exception):
-    """A contender that ended instead of answering: what it said last."""
+class Ended(Exception):
+    """A contender ended instead of answering: why, in one line without paths."""
 
 
 class Process:
@@ -40,6 +42,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self._said,
             text=True,
+            cwd=ROOT,
             env=os.environ | (environment or {}),
         )
 
@@ -47,7 +50,7 @@ class Process:
         """The answer to an order.
 
         Raises:
-            DoesNotFit: the process ended.
+            Ended: there is none, because the process ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -59,9 +62,7 @@ class Process:
         code = self._process.wait()
         self._said.seek(0)
         lines = [line.strip() for line in self._said if line.strip()]
-        if code == -9:
-            raise DoesNotFit("killed, probably for its memory")
-        raise DoesNotFit(lines[-1] if lines else f"exit code {code}")
+        raise Ended(why(code, lines[-1] if lines else ""))
 
     def close(self) -> None:
         self._process.kill()
@@ -75,27 +76,51 @@ class Process:
         self.close()
 
 
+def why(code: int, last_line: str) -> str:
+    """Why a process ended, from its exit code and the last line that it wrote."""
+    text = re.sub(r"(/[\w.+-]+){2,}", "...", re.sub(r"^[\w.]+(Error|Exception): ", "", last_line))
+    if code == -9:
+        return "does not fit: killed, probably for its memory"
+    if "memory" in text.lower():
+        return f"does not fit: {text}"
+    return f"failed: {text or f'exit code {code}'}"
+
+
 def spread(seconds: Sequence[float]) -> dict[str, Any]:
     """Median and range."""
     return {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds), "values": list(seconds)}
 
 
-def turns(contenders: dict[str, Process], *, rounds: int, limit: float) -> dict[str, list[float]]:
-    """Seconds of the steps of contenders that take turns: `rounds` each, fewer (two at least) after `limit` seconds."""
+def turns(contenders: dict[str, Process], *, rounds: int, limit: float) -> tuple[dict[str, list[float]], list[str]]:
+    """Seconds of the steps of contenders that take turns, and notes of those that ended, which are left out.
+
+    Args:
+        contenders: by name.
+        rounds: steps of each.
+        limit: seconds after which two rounds must do.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    notes = []
     start = time.monotonic()
-    while len(done := next(iter(seconds.values()))) < rounds and (len(done) < 2 or time.monotonic() - start < limit):
-        for name, contender in contenders.items():
-            seconds[name].append(contender.ask("step")["seconds"])
-    return seconds
+    for done in range(rounds):
+        if done >= 2 and time.monotonic() - start > limit:
+            break
+        for name in list(seconds):
+            try:
+                seconds[name].append(contenders[name].ask("step")["seconds"])
+            except Ended as error:
+                notes.append(f"{name} {error}")
+                del seconds[name]
+    return seconds, notes
 
 
 def race(
     setting: Setting,
     *,
     folder: Path,
-    runtime: dict[str, Any],
+    runtimes: dict[str, dict[str, Any]],
     rates: dict[str, Any],
+    plain_rate: float | None,
     rounds: int,
     limit: float,
 ) -> dict[str, Any]:
@@ -103,60 +128,57 @@ def race(
 
     Args:
         folder: where random pixels are kept for all rows.
-        runtime: settings of ncfmkit's runtime.
-        rates: of the machine, as `floor.measure_rates` gives them; `plain` is that of the reference, once known.
+        runtimes: runtime settings of `plain` and of `ncfmkit`.
+        rates: of the machine, as `floor.measure_rates` gives them.
+        plain_rate: operations per second of the reference, once known, to tell what would take too long.
         rounds, limit: of :func:`turns`; a step that would take longer than `limit` by estimate is not run.
     """
     row: dict[str, Any] = {"setting": asdict(setting), "contenders": {}, "notes": []}
     work = floor.work(setting)
-    expected = work.flops / rates.get("plain", rates["fp32"]["flops"] / 2)
-    data = folder / f"{setting.side}-{setting.classes}-{setting.per_class}.npy"
-    jobs = {
-        "plain": {"contender": "plain", "runtime": {**runtime, "precision": "fp32", "compile": "off"}},
-        "ncfmkit": {"contender": "ncfmkit", "runtime": runtime},
-    }
-    for name, seconds in (("plain", expected), ("ncfmkit", expected / EXPECTED_SPEEDUP)):
-        if seconds > limit:
-            row["notes"].append(f"{name} would take about {seconds:.0f} s a step, above --limit {limit:.0f}: not run")
-            del jobs[name]
-    contenders: dict[str, Process] = {}
-    try:
-        for name, job in jobs.items():
-            process = Process({**job, "setting": asdict(setting), "data": str(data)})
-            try:
-                row["contenders"][name] = process.ask("about") | {"first_seconds": process.ask("step")["seconds"]}
-                contenders[name] = process
-            except DoesNotFit as error:
-                process.close()
-                row["notes"].append(f"{name} does not fit: {error}")
-        try:
-            _measure(row, contenders, rounds, limit)
-        except DoesNotFit as error:
-            row["notes"].append(f"does not fit: {error}")
-    finally:
-        for process in contenders.values():
-            process.close()
-    ours = row["contenders"].get("ncfmkit", {})
-    if "seconds" in ours:
-        row["floor_seconds"] = work.seconds(ours["precision"], rates)
-        row["times_floor"] = ours["seconds"]["median"] / row["floor_seconds"]
-        row["flops"] = work.flops
-    plain = row["contenders"].get("plain", {})
-    if "seconds" in plain:
-        rates.setdefault("plain", work.flops / plain["seconds"]["median"])
-        if "seconds" in ours:
-            pairs = zip(plain["seconds"]["values"], ours["seconds"]["values"], strict=True)
-            row["speedup"] = spread([a / b for a, b in pairs])
+    row["flops"] = work.flops
+    expected = work.flops / (plain_rate or rates["fp32"]["flops"] / 2)
+    with ExitStack() as running:
+        contenders: dict[str, Process] = {}
+        for name, seconds in (("plain", expected), ("ncfmkit", expected / EXPECTED_SPEEDUP)):
+            if seconds > limit:
+                row["notes"].append(
+                    f"{name} not run: a step would take about {seconds:.0f} s, above --limit {limit:.0f}"
+                )
+                continue
+            data = str(setting.pixels(folder))
+            job = {"setting": asdict(setting), "data": data, "contender": name, "runtime": runtimes[name]}
+            contenders[name] = running.enter_context(Process(job))
+        _measure(row, contenders, rounds, limit)
+    plain, ours = (row["contenders"].get(name, {}).get("seconds") for name in ("plain", "ncfmkit"))
+    if ours:
+        row["floor_seconds"] = work.seconds(row["contenders"]["ncfmkit"]["precision"], rates)
+        row["times_floor"] = ours["median"] / row["floor_seconds"]
+    if plain and ours:
+        row["speedup"] = spread([a / b for a, b in zip(plain["values"], ours["values"], strict=True)])
     return row
 
 
 def _measure(row: dict[str, Any], contenders: dict[str, Process], rounds: int, limit: float) -> None:
-    if not contenders:
-        return
-    for name, seconds in turns(contenders, rounds=rounds, limit=limit).items():
-        row["contenders"][name]["seconds"] = spread(seconds)
-    for name, process in contenders.items():
-        row["contenders"][name]["memory"] = process.ask("memory")
-        if name == "ncfmkit":
-            row["contenders"][name]["parts"] = process.ask("parts")
-        row["contenders"][name]["held_bytes"] = process.ask("held")["bytes"]
+    """Fills in what each contender has to say, for as long as it goes on."""
+    found = row["contenders"]
+
+    def ask(name: str, order: str) -> Any:
+        try:
+            return contenders[name].ask(order)
+        except Ended as error:
+            row["notes"].append(f"{name} {error}")
+            del contenders[name]
+            return None
+
+    for name in list(contenders):
+        about = ask(name, "about")
+        first = about and ask(name, "step")
+        if first:
+            found[name] = about | {"first_seconds": first["seconds"]}
+    seconds, notes = turns(contenders, rounds=rounds, limit=limit)
+    row["notes"] += notes
+    for name, values in seconds.items():
+        found[name]["seconds"] = spread(values)
+        for order in ("memory", "parts", "held"):
+            if name in contenders and (order != "parts" or name == "ncfmkit"):
+                found[name][order] = ask(name, order)

@@ -135,7 +135,7 @@ class Reference:
             self.images[label].clamp_(0, 1)
 
     def step(self, step: int) -> tuple[float, float | None]:
-        """Matching loss and cross-entropy, means over classes."""
+        """One step of every class; the weighted matching loss and the cross-entropy, means over classes."""
         problem, s = self.problem, self.problem.settings
         self._draw_networks(step)
         freq_TD = self._draw_frequencies(step)

@@ -2,6 +2,9 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +20,18 @@ class Setting:
     frequencies: int = 1024
     sampler: str = "gaussian"
     width: int = 128
+
+    def pixels(self, folder: Path) -> Path:
+        """A file of random real images, uint8 `[C * per_class, 3, H, W]` as a store has them, written once a folder."""
+        file = folder / f"{self.side}-{self.classes}-{self.per_class}.npy"
+        if not file.exists():
+            shape = (self.classes, self.per_class, 3, self.side, self.side)
+            flat = (self.classes * self.per_class, *shape[2:])
+            images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=flat)
+            for label, rows in enumerate(images.reshape(shape)):  # class by class, to take little memory
+                rows[:] = np.random.default_rng(label).integers(0, 256, rows.shape, dtype=np.uint8)
+            images.flush()
+        return file
 
     @property
     def real_images(self) -> int:

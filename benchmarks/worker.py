@@ -1,9 +1,10 @@
-"""One contender in a process of its own, which does what it is told line by line: `step`, `parts`, `held`, `memory`.
+"""One contender in a process of its own, which does what it is told line by line: a line names a method.
 
 Started by :mod:`benchmarks.race` as `python -m benchmarks.worker JOB`, JOB being JSON. Each order on stdin is answered
 by one line of JSON on stdout.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -31,22 +32,25 @@ from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.sizes import parse_bytes
 from ncfmkit.synthetic import initialise
 
-PLAIN = RuntimeSettings(precision="fp32", compile="off")
+LINUX = sys.platform == "linux"
 
 
 def process_bytes(field: str) -> int:
-    """A field of this process's status on Linux, such as `VmHWM` (the most that was resident) or `RssAnon`."""
+    """A field of this process's status, such as `VmHWM` (the most that was resident) or `RssAnon`; on Linux alone."""
     text = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(text.split(f"{field}:")[1].split()[0]) * 1024
 
 
 def memory(device: torch.device) -> dict[str, int | None]:
-    """The most that this process has taken: resident on a CPU, allocated and reserved by torch on a GPU."""
+    """Bytes, the most that this process has taken: resident on a CPU, allocated and reserved by torch on a GPU.
+
+    Of what is resident, `mapped` are files (libraries, real images), which the system takes back when it needs to.
+    """
     if device.type == "cuda":
         allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-        return {"resident": None, "allocated": allocated, "reserved": reserved}
-    resident = process_bytes("VmHWM") if sys.platform == "linux" else None
-    return {"resident": resident, "allocated": None, "reserved": None}
+        return {"resident": None, "mapped": None, "allocated": allocated, "reserved": reserved}
+    resident, mapped = (process_bytes(f) if LINUX else None for f in ("VmHWM", "RssFile"))
+    return {"resident": resident, "mapped": mapped, "allocated": None, "reserved": None}
 
 
 class Peak(threading.Thread):
@@ -69,12 +73,7 @@ class Peak(threading.Thread):
 
 
 def random_data(setting: Setting, file: Path) -> RealData:
-    """Random pixels of the setting's shape, memory-mapped as a store is; written to `file` where it is not there."""
-    shape = (setting.classes * setting.per_class, 3, setting.side, setting.side)
-    if not file.exists():
-        mine = file.with_name(f"{os.getpid()}.npy")  # another contender may be at it as well
-        np.save(mine, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
-        mine.replace(file)
+    """The pixels that `Setting.pixels` wrote, memory-mapped as a store is."""
     offsets = np.arange(setting.classes + 1) * setting.per_class
     return RealData(
         name="random pixels",
@@ -106,7 +105,7 @@ class Contender:
         self.setting = Setting(**job["setting"])
         wanted = RuntimeSettings(**job["runtime"])
         self.runtime: Runtime = choose_runtime(wanted)
-        self.budget = parse_bytes(wanted.memory_budget) if wanted.memory_budget else None
+        budget = parse_bytes(wanted.memory_budget) if wanted.memory_budget else None
         real = random_data(self.setting, Path(job["data"]))
         settings = DistillSettings(
             ipc=self.setting.ipc,
@@ -121,27 +120,28 @@ class Contender:
             pool=random_pool(self.setting),
             build=lambda: floor.build(self.setting),
             runtime=self.runtime,
-            budget=self.budget,
+            budget=budget,
         )
         images = initialise("mix", real, ipc=settings.ipc, factor=settings.factor, seed=0)
-        self.state = make_state(self.problem, images)
+        self.steps = 0
         self.reference: Reference | None = None
         self.plan: Plan | None = None
+        state = make_state(self.problem, images)
         if job["contender"] == "plain":
-            psi = list(self.state.psi.parameters()) if self.state.psi else None
-            self.reference = Reference(self.problem, images, psi)
-        elif job.get("plan"):
-            self.plan = Plan(**job["plan"])
+            # it reads real images where they are, and has images and psi of its own: nothing else is kept
+            self.problem = dataclasses.replace(self.problem, train_images=real.train.images)
+            self.reference = Reference(self.problem, images, list(state.psi.parameters()) if state.psi else None)
         else:
-            self.plan = make_plan(self.problem, self.state, budget=self.budget)
+            self.state = state
+            self.plan = Plan(**job["plan"]) if "plan" in job else make_plan(self.problem, state, budget=budget)
 
     def _one_step(self) -> None:
         if self.reference is not None:
-            self.reference.step(self.state.step)
-            self.state.step += 1
+            self.reference.step(self.steps)
         else:
             assert self.plan is not None
             distill_step(self.problem, self.state, self.plan)
+        self.steps += 1
         if self.runtime.device.type == "cuda":
             torch.cuda.synchronize(self.runtime.device)
 
@@ -152,17 +152,15 @@ class Contender:
         return {"seconds": time.perf_counter() - start}
 
     def about(self) -> dict[str, Any]:
+        """How it runs."""
         return {
             "precision": self.runtime.precision,
             "compiled": self.runtime.compile and self.reference is None,
             "plan": vars(self.plan) if self.plan else None,
         }
 
-    def rates(self) -> dict[str, Any]:
-        """What the machine does, in this contender's precision."""
-        return floor.measure_rates(self.runtime.device, (self.runtime.precision,))
-
     def parts(self) -> dict[str, float]:
+        """Seconds of one step by part; of ncfmkit alone."""
         assert self.plan is not None
         return parts.split(self.problem, self.state, self.plan)
 
@@ -173,14 +171,16 @@ class Contender:
     def memory(self) -> dict[str, int | None]:
         return memory(self.runtime.device)
 
-    def working(self) -> dict[str, int]:
-        """What a step takes beyond what stays between steps, and what stays of the images."""
+    def working(self) -> dict[str, int | None]:
+        """Bytes that a step takes beyond what stays between steps, and what stays of the images; of ncfmkit alone."""
         stored = 4 * self.state.images.nbytes  # with gradient and two moments
         if self.runtime.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.runtime.device)
             before = torch.cuda.memory_allocated(self.runtime.device)
             self._one_step()
             return {"bytes": torch.cuda.max_memory_allocated(self.runtime.device) - before, "stored": stored}
+        if not LINUX:
+            return {"bytes": None, "stored": stored}
         before = process_bytes("RssAnon")
         peak = Peak()
         peak.start()
@@ -203,7 +203,8 @@ class Contender:
 
 def serve(make: Callable[[dict[str, Any]], Any]) -> None:
     """Makes what the job says, then calls its methods as the lines on stdin name them."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed must not be taken for an answer
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed, by libraries and their processes too, must not be taken for an answer
     contender = make(json.loads(sys.argv[1]))
     for line in sys.stdin:
         print(json.dumps(getattr(contender, line.strip())()), file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""Where ncfmkit keeps what it can make again: stores of real images, extractor pools."""
+"""Where ncfmkit keeps what it can make again: stores of real images, extractor pools, compiled code."""
 
 import os
 import tempfile

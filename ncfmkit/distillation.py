@@ -179,7 +179,8 @@ def make_problem(
 
 def _train_images(real: RealData, runtime: Runtime, budget: int | None) -> np.ndarray | torch.Tensor:
     images = real.train.images
-    if runtime.device.type != "cuda" or images.nbytes > (budget or _default_budget(runtime)) // 4:
+    allowed = _default_budget(runtime) if budget is None else budget
+    if runtime.device.type != "cuda" or images.nbytes > allowed // 4:
         return images
     return torch.tensor(images, device=runtime.device)  # torch.from_numpy warns of what is read-only
 
@@ -478,6 +479,7 @@ def cut(label_N: np.ndarray, weight_NP: np.ndarray, size: int, device: torch.dev
 def _within_memory(plan: Plan, problem: Problem, state: State, phase: Callable[[], Any]) -> Any:
     """Runs a phase; where the device runs out of memory, halves the chunk and runs it again: the result is the same."""
     while True:
+        state.images.grad = None  # before another is made
         state.images.grad = torch.zeros_like(state.images)
         try:
             return phase()
@@ -503,7 +505,7 @@ def make_plan(problem: Problem, state: State, *, budget: int | None, stack: int 
         budget: for the stored images with gradient and optimiser state, networks, psi, real images on the device, and
             what a step works with; not for torch itself. None: no bound, and 256 MiB to work with on a CPU, half of
             the free memory on a GPU.
-        stack: classes handled together; none: as memory allows.
+        stack: classes handled together, at most; none: as memory allows.
 
     Raises:
         UserError: the budget is below what one stored image needs.
@@ -513,16 +515,17 @@ def make_plan(problem: Problem, state: State, *, budget: int | None, stack: int 
     per_image = _bytes_per_image(problem, state)
     kept_per_real = (problem.feature_dim + 2 * s.frequencies) * 4 if s.sampler == "learned" else 0
     kept_per_class = s.real_batch * kept_per_real
-    fixed, least = _fixed_bytes(problem, state), per_image * decoded + kept_per_class
+    fixed = _fixed_bytes(problem, state)
+    # one stored image on its way, or what an optimiser's step needs beside images, gradient and moments
+    least = max(per_image * decoded + kept_per_class, 2 * state.images.nbytes)
     if budget is not None and budget < fixed + least:
         raise UserError(
             f"--memory-budget {format_bytes(budget)} is below what one stored image needs: "
             f"at least {math.ceil((fixed + least) / 2**20)}MiB"
         )
     working = max(least, _default_budget(problem.runtime)) if budget is None else budget - fixed
-    if stack is None:
-        stack = problem.classes if not kept_per_class else working // 2 // kept_per_class
-    stack = max(1, min(stack, problem.classes))
+    fitting = problem.classes if not kept_per_class else working // 2 // kept_per_class
+    stack = max(1, min(problem.classes if stack is None else stack, fitting, problem.classes))
     graphs = max(per_image * decoded, working - stack * kept_per_class)
     best = min(LARGEST_CHUNK, PREFERRED_CHUNK[device.type] // per_image)
     chunk = max(decoded, min(best, graphs // per_image))
@@ -543,7 +546,8 @@ def _fixed_bytes(problem: Problem, state: State) -> int:
         fixed += problem.train_images.nbytes
     if problem.metric.uses_frequencies:
         fixed += 4 * 2 * problem.classes * s.frequencies * 4
-        fixed += s.frequencies * problem.feature_dim * 4 * (3 if s.sampler == "learned" else 1)
+        # learned: frequencies, their normal draws, scales, gradient, and another of each chunk before it is added
+        fixed += s.frequencies * problem.feature_dim * 4 * (6 if s.sampler == "learned" else 1)
     if state.psi is not None:
         fixed += 3 * sum(p.nbytes for p in state.psi.parameters())  # with gradient and momentum
     return fixed

@@ -343,6 +343,7 @@ def _run_steps(run: RunDirectory, settings: Settings, problem: Problem, state: S
     stored = run.load_checkpoint(problem.runtime.device)
     if stored is not None:
         state.load_state_dict(stored)
+        del stored
         notice(f"resuming after step {state.step} of {steps}")
     logged = run.cut_metrics(state.step)
     seconds = logged[-1]["seconds"] if logged else 0.0

@@ -146,11 +146,11 @@ class Chunk:
 Extract = Callable[[Chunk], torch.Tensor]  # the extractor's features of a chunk's images, in the order of weight_CN
 
 
-def _total(parts: list[torch.Tensor], chunks: list[Chunk]) -> torch.Tensor:
-    """The statistic of a stack `[S, C, T]` from those of its chunks, without a graph."""
-    total = parts[0].new_zeros(parts[0].shape[0], chunks[-1].classes.stop, parts[0].shape[-1])
-    for part, chunk in zip(parts, chunks, strict=True):
-        total[:, chunk.classes] += part.detach()
+def _added(total: torch.Tensor | None, part: torch.Tensor, chunk: Chunk, chunks: list[Chunk]) -> torch.Tensor:
+    """The statistic of a stack `[S, C, T]`, without a graph, with that of one more of its chunks."""
+    if total is None:
+        total = part.new_zeros(part.shape[0], chunks[-1].classes.stop, part.shape[-1])
+    total[:, chunk.classes] += part.detach()
     return total
 
 
@@ -163,12 +163,16 @@ def streamed_statistic(
         The statistic `[S, C, T]`, detached, and each chunk's part of it, with a graph to the frequencies if these
         require a gradient (their features and phases are then kept, the extractor's graph never is).
     """
-    parts = []
+    keep = freq_TD is not None and freq_TD.requires_grad
+    total, parts = None, []
     for chunk in chunks:
         with torch.no_grad():
             feat_ND = metric.features(extract(chunk))
-        parts.append(metric.statistic(feat_ND, freq_TD, chunk.weight_CN))
-    return _total(parts, chunks), parts
+        part = metric.statistic(feat_ND, freq_TD, chunk.weight_CN)
+        total = _added(total, part, chunk, chunks)
+        parts += [part] if keep else []
+    assert total is not None
+    return total, parts
 
 
 def streamed_backward(
@@ -199,16 +203,18 @@ def streamed_backward(
     Returns:
         The discrepancy of each class `[C]`, detached, and the gradient with respect to `real_stat`.
     """
-    parts = []
+    total, parts = None, []
     for i, chunk in enumerate(chunks):
         with torch.set_grad_enabled(i < retain):
-            parts.append(metric.statistic(metric.features(extract(chunk)), freq_TD, chunk.weight_CN))
-    leaf, real_leaf = _total(parts, chunks).requires_grad_(), real_stat.clone().requires_grad_()
+            part = metric.statistic(metric.features(extract(chunk)), freq_TD, chunk.weight_CN)
+        total = _added(total, part, chunk, chunks)
+        parts += [part] if i < retain else []
+    assert total is not None
+    leaf, real_leaf = total.requires_grad_(), real_stat.clone().requires_grad_()
     loss_C = metric.discrepancy(real_leaf, leaf)
     grad, real_grad = torch.autograd.grad(loss_C.sum() * weight, (leaf, real_leaf))
     for i, chunk in enumerate(chunks):
-        part = parts[i]
-        if i >= retain:
-            part = metric.statistic(metric.features(extract(chunk)), freq_TD, chunk.weight_CN)
+        again = i >= retain
+        part = metric.statistic(metric.features(extract(chunk)), freq_TD, chunk.weight_CN) if again else parts[i]
         part.backward(grad[:, chunk.classes])
     return loss_C.detach(), real_grad

@@ -7,7 +7,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ncfmkit.cache import cache_dir
+from ncfmkit.cache import cache_dir, writable
 from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import UserError
 
@@ -96,8 +96,8 @@ def choose_runtime(settings: RuntimeSettings) -> Runtime:
     if settings.compile == "on" and missing:
         raise UserError(f"--compile on: {missing}; install it, or pass --compile off")
     compile_ = settings.compile != "off" and not missing
-    if compile_:  # torch's own default is a folder for temporary files, which may not outlive a reboot
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+    if compile_:
+        _keep_compiled_code()
     why = [f"compile {settings.compile}" + (f": {missing}" if missing and settings.compile == "auto" else "")]
     precision: str = settings.precision
     if precision == "auto":
@@ -108,6 +108,13 @@ def choose_runtime(settings: RuntimeSettings) -> Runtime:
     elif precision != "fp32" and device.type == "mps":
         raise UserError("--precision: only fp32 is supported on mps")
     return Runtime(device=device, precision=precision, compile=compile_, why="; ".join(why))
+
+
+def _keep_compiled_code() -> None:
+    """In our cache, where it can be written: torch's own default is among temporary files, lost with a reboot."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        with suppress(UserError):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(writable(cache_dir() / "compiled"))
 
 
 def _choose_device(name: str) -> torch.device:

@@ -3,6 +3,7 @@
 And a tiny student, which knows that data, with what it exports to.
 """
 
+import getpass
 import os
 import signal
 import tempfile
@@ -26,8 +27,9 @@ from ncfmkit.students import train_student
 from ncfmkit.synthetic import SyntheticSet, decode_mask
 from ncfmkit.training import fresh_state
 
-# compiled code is kept between tests and between runs, as torch keeps it
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "ncfmkit-tests-compiled"))
+# compiled code is kept between tests and between runs: else every test would compile anew
+COMPILED = Path(tempfile.gettempdir()) / f"ncfmkit-tests-compiled-{getpass.getuser()}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(COMPILED))
 
 TINY_NETWORK = NetworkSettings(name="convnet", width=8, depth=2)
 

@@ -14,6 +14,19 @@ def default_depth(size: int) -> int:
     return 2 if size < 28 else 3 if size < 64 else 4 if size < 128 else 5
 
 
+class AveragePool(nn.AvgPool2d):
+    """The mean of every 2 x 2 pixels. Compiled, it is written as such, which fuses with what is around it."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = x_NCHW.shape
+        if not torch.compiler.is_compiling() or torch.compiler.is_exporting() or h % 2 or w % 2:
+            return super().forward(x_NCHW)
+        return x_NCHW.view(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
+
+
 class ConvNet(nn.Module):
     """`depth` blocks of conv 3x3, instance norm with affine, ReLU, average pool 2; then a linear classifier.
 
@@ -35,7 +48,7 @@ class ConvNet(nn.Module):
                 nn.Conv2d(channels if i == 0 else width, width, 3, padding=1),
                 nn.GroupNorm(width, width),
                 nn.ReLU(),
-                nn.AvgPool2d(2),
+                AveragePool(),
             ]
         self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(width * (side >> depth) ** 2, classes)
