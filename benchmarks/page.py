@@ -195,7 +195,7 @@ def tables(result: dict[str, Any]) -> str:
         parts += [
             "### Growth",
             "10 classes, IPC 10, real batch 256, T 1024, 32 pixels, one of them varied; with the side the network gets "
-            "deeper (2, 3, 4 and 5 blocks). Time at the default plan. "
+            "deeper (2, 3 and 4 blocks). Time at the default plan. "
             "Memory in float32, eager, at one chunk of 40 images, with freed blocks given back at once: working "
             "memory is what a step adds to what stays: the stored images with gradient and moments (their column).",
             _growth(result["growth"]),

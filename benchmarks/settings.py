@@ -61,10 +61,10 @@ STEPS = _steps()
 BASE = Setting(name="growth")
 AXES: dict[str, tuple[int, ...]] = {
     "ipc": (1, 10, 50),
-    "classes": (5, 10, 20, 40),
+    "classes": (5, 10, 20),
     "real_batch": (64, 256, 1024),
     "frequencies": (256, 1024, 4096),
-    "side": (16, 32, 64, 128),
+    "side": (16, 32, 64),
 }
 
 
