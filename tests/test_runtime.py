@@ -1,5 +1,8 @@
 """The runtime: devices, precision, compilation, sizes, and counting what autograd keeps."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -219,3 +222,19 @@ def test_saved_bytes_counts_graphs_that_have_been_dropped() -> None:
 )
 def test_is_out_of_memory(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+def test_compiled_code_is_kept_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    settings = RuntimeSettings(device="cpu", compile="auto")
+    if R.compiler_missing(torch.device("cpu")):
+        pytest.skip("no compiler here")
+    monkeypatch.setenv("NCFMKIT_CACHE", "/proc/none")  # where nothing can be made: torch's own place will do
+    choose_runtime(settings)
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path))
+    choose_runtime(settings)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
+    monkeypatch.setenv("NCFMKIT_CACHE", "elsewhere")
+    choose_runtime(settings)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")  # what is set stays
