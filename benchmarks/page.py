@@ -219,6 +219,7 @@ def tables(result: dict[str, Any]) -> str:
 def draw(result: dict[str, Any], path: Path) -> None:
     """Growth of time and memory by axis."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     found = result.get("growth")
     if not found:
@@ -237,6 +238,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
             plot.set_title(f"grows as x^{fitted:.2f}" if fitted is not None else "", fontsize=10)
             plot.set_xticks(values, [str(v) for v in values])
             plot.minorticks_off()
+            plot.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            plot.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             plot.grid(alpha=0.3)
         bottom.set_xlabel(AXIS_NAMES[axis])
     axes[0][0].set_ylabel("seconds a step")
