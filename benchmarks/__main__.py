@@ -1,6 +1,6 @@
 """Measures ncfmkit against a plain reference and against the machine, in one run.
 
-    python -m benchmarks                        # everything; on 4 CPU cores about half an hour
+    python -m benchmarks                        # everything; 40 minutes on 4 CPU cores
     python -m benchmarks --only step --match "IPC 10" --memory-budget 512MiB
     python -m benchmarks --device cuda --json benchmarks/results/DATE-cuda.json --plot growth.png
     python -m benchmarks.page                   # docs/performance.md from benchmarks/results/
@@ -216,7 +216,7 @@ def main() -> int:
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
     parser.add_argument("--memory-budget", help="of ncfmkit's steps, such as 512MiB")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
-    parser.add_argument("--limit", type=float, default=60, help="seconds for the turns of a row, and for one step")
+    parser.add_argument("--limit", type=float, default=25, help="seconds for the turns of a row, and for one step")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--plot", type=Path, help="where to draw growth and speed, a .png")
     options = parser.parse_args()
