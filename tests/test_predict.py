@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +402,15 @@ def test_a_reader_that_leaves_early(model: Path) -> None:
     assert [line for line in errors.splitlines() if "linear.onnx" not in line and "assumed" not in line] == []
 
 
+@pytest.fixture
+def heard_interrupts() -> Iterator[None]:
+    """A shell has what runs in its background ignore interrupts, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_interrupts")
 def test_interruption_exits_130(model: Path) -> None:
     picture = write("x.png", noise(SIZE, SIZE, 3))
     with launch(str(model), *[picture] * 2000, "--batch", "8") as process:  # it waits: nobody empties the pipe
