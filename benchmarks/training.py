@@ -1,6 +1,6 @@
 """One contender of classifier training in a process of its own: a pool member, or students of one score.
 
-Started by :mod:`benchmarks.race` as `python -m benchmarks.training JOB`; answers `about`, `step` and `memory`.
+Started by :mod:`benchmarks.race` as `python -m benchmarks.training JOB`; a line names a method.
 """
 
 import time
