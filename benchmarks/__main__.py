@@ -29,9 +29,9 @@ from benchmarks.settings import AXES, STEPS, Setting, along
 from benchmarks.training import EPOCHS, POOL_IMAGES
 from ncfmkit.config import RuntimeSettings, StudentSettings
 from ncfmkit.errors import UserError
+from ncfmkit.files import parse_bytes
 from ncfmkit.progress import notice, track
 from ncfmkit.runtime import choose_runtime, device_name, versions
-from ncfmkit.sizes import parse_bytes
 
 KINDS = ("step", "growth", "pool", "students", "agreement")
 CIFAR10 = Setting(name="CIFAR-10, IPC 10")

@@ -2,7 +2,7 @@
 
     python benchmarks/exported_models.py STUDENT --data DATA --calibration SET [--provider cpu] [--json FILE]
 
-All contenders take turns (`ncfmkit.exporters.speed`), with as many CPU threads as torch takes (OMP_NUM_THREADS). The
+All contenders take turns (`ncfmkit.exporters.timing`), with as many CPU threads as torch takes (OMP_NUM_THREADS). The
 student in torch is float32. Accuracy and agreement are of the whole test split, on the CPU provider or the one named.
 """
 
@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from ncfmkit.config import Settings
-from ncfmkit.exporters import accuracy, export, speed, validation
-from ncfmkit.exporters.fitting import test_split
-from ncfmkit.exporters.providers import PROVIDERS, open_session
+from ncfmkit.exporters import accuracy, export, timing, validate
+from ncfmkit.exporters.matching_data import test_split
+from ncfmkit.exporters.sessions import PROVIDERS, open_session
 from ncfmkit.exporters.table import EXPORTERS
-from ncfmkit.formats import student_file
-from ncfmkit.jobs import DataArguments
+from ncfmkit.real.arguments import DataArguments
 from ncfmkit.runtime import device_name, versions
+from ncfmkit.scoring import student_file
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
         sizes = {name: path.stat().st_size for name, path in files.items()}
         threads = torch.get_num_threads()
         sessions = {name: open_session(path, arguments.provider, threads=threads) for name, path in files.items()}
-    student = validation.load_student(arguments.student, sessions["fp32"].contract)
+    student = validate.load_student(arguments.student, sessions["fp32"].contract)
     reference = accuracy.score(_scores(student.deployed), test.images, title="torch")
     accuracies = {"torch": accuracy.tally(reference, test.labels)["accuracy"]}
     agreements = {}
@@ -52,9 +52,9 @@ def main() -> None:
         scores = accuracy.score(session, test.images, title=name)
         accuracies[name] = accuracy.tally(scores, test.labels)["accuracy"]
         agreements[name] = accuracy.agreement(scores, reference)
-    effort = speed.Effort(batches=speed.parse_batches(arguments.batches))
+    effort = timing.Effort(batches=timing.parse_batches(arguments.batches))
     device = PROVIDERS[arguments.provider].device
-    timed = speed.time_device(device, sessions, student.deployed, test.images, effort)
+    timed = timing.time_device(device, sessions, student.deployed, test.images, effort)
     result = {
         "device": device_name(torch.device(device)),
         "provider": arguments.provider,
@@ -92,7 +92,7 @@ def _show(result: dict) -> None:
             figure = f"{batch['p50_ms']:.3f}" if batch["batch"] == 1 else f"{batch['images_per_second']:,.0f}"
             cells += [
                 figure,
-                *(f"{batch['times'][t]:.2f}" if batch["times"] else "" for t in (speed.EAGER, speed.COMPILED)),
+                *(f"{batch['times'][t]:.2f}" if batch["times"] else "" for t in (timing.EAGER, timing.COMPILED)),
             ]
         print("| " + " | ".join(cells) + " |")
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.settings import Setting
 from ncfmkit import networks
-from ncfmkit.frequencies import PER_COMPONENT
+from ncfmkit.distillation.frequencies import PER_COMPONENT
 from ncfmkit.runtime import DTYPES
 
 Network = Callable[[], networks.Classifier]
@@ -81,9 +81,6 @@ def work(setting: Setting) -> Work:
         values=values * passes,
         bytes=4 * dim * (setting.real_images + setting.decoded_images + setting.frequencies) + adamw,
     )
-
-
-# ---- the machine ------------------------------------------------------------------------------------------------
 
 
 def measure_rates(device: torch.device, precisions: tuple[str, ...]) -> dict[str, dict[str, float]]:

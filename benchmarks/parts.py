@@ -9,9 +9,10 @@ from unittest import mock
 
 import torch
 
-from ncfmkit import distillation, ncfd
-from ncfmkit.distillation import Plan, Problem, State
-from ncfmkit.extractors import Pool
+from ncfmkit.distillation import ncfd, step
+from ncfmkit.distillation.memory import Plan
+from ncfmkit.distillation.pool import Pool
+from ncfmkit.distillation.problem import Problem, State
 
 PARTS = (
     "real features",
@@ -103,11 +104,11 @@ def split(problem: Problem, state: State, plan: Plan) -> dict[str, float]:
     problem = dataclasses.replace(problem, metric=metric)
     backward = ncfd._CharacteristicFunction.backward
     patches: list[tuple[Any, str, Any]] = [
-        (distillation, "gather", clock.timed("data", distillation.gather)),
-        (distillation, "draw_class", clock.timed("data", distillation.draw_class)),
+        (step, "gather", clock.timed("data", step.gather)),
+        (step, "draw_class", clock.timed("data", step.draw_class)),
         (Pool, "blend", clock.timed("data", Pool.blend)),
-        (distillation, "decode", clock.passed("augmentation", distillation.decode)),
-        (distillation, "_image_step", clock.timed("optimiser", distillation._image_step)),
+        (step, "decode", clock.passed("augmentation", step.decode)),
+        (step, "_image_step", clock.timed("optimiser", step._image_step)),
         (ncfd, "streamed_statistic", statistic_of(ncfd.streamed_statistic)),
         (ncfd._CharacteristicFunction, "backward", staticmethod(clock.timed("characteristic functions", backward))),
         (torch.Tensor, "backward", clock.timed("rest", torch.Tensor.backward)),
@@ -121,5 +122,5 @@ def split(problem: Problem, state: State, plan: Plan) -> dict[str, float]:
         for target, name, value in patches:
             patched.enter_context(mock.patch.object(target, name, value))
         with clock.part("rest"):
-            distillation.distill_step(problem, state, plan)
+            step.distill_step(problem, state, plan)
     return clock.seconds

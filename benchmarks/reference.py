@@ -14,8 +14,9 @@ import torch.nn.functional as F
 
 from ncfmkit import augment as a
 from ncfmkit.config import DistillSettings
-from ncfmkit.distillation import Problem, draw_class
-from ncfmkit.draws import keyed_rng, torch_generator
+from ncfmkit.distillation.problem import Problem
+from ncfmkit.distillation.step import draw_class
+from ncfmkit.rng import keyed_rng, torch_generator
 
 
 def augment(x_NCHW: torch.Tensor, u_P: np.ndarray) -> torch.Tensor:

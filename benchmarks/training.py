@@ -12,10 +12,11 @@ from benchmarks import floor
 from benchmarks.settings import Setting
 from benchmarks.worker import memory, serve
 from ncfmkit.config import PoolSettings, RuntimeSettings, StudentSettings, TrainSettings
+from ncfmkit.images import LabelledImages
 from ncfmkit.progress import track
 from ncfmkit.runtime import choose_runtime
-from ncfmkit.students import side_by_side
-from ncfmkit.training import Crew, LabelledImages, accuracy, fresh_state, train
+from ncfmkit.scoring.students import side_by_side
+from ncfmkit.training import Crew, accuracy, fresh_state, train
 
 POOL_IMAGES = 2560  # an epoch of the pool's row: 20 batches of 128
 EPOCHS = 2  # of students in one step: 8 batches of 100

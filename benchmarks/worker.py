@@ -23,14 +23,16 @@ from benchmarks.held import Held
 from benchmarks.reference import Reference
 from benchmarks.settings import Setting
 from ncfmkit.config import DistillSettings, RuntimeSettings, Settings
-from ncfmkit.distillation import Plan, distill_step, make_plan, make_problem, make_state
-from ncfmkit.extractors import Pool
-from ncfmkit.formats import one_file
-from ncfmkit.jobs import finished_set
-from ncfmkit.real import RealData, Split
+from ncfmkit.distillation.initial import initialise
+from ncfmkit.distillation.memory import Plan, make_plan
+from ncfmkit.distillation.pool import Pool
+from ncfmkit.distillation.problem import make_problem, make_state
+from ncfmkit.distillation.step import distill_step
+from ncfmkit.files import parse_bytes
+from ncfmkit.real.store import RealData, Split
 from ncfmkit.runtime import Runtime, choose_runtime
-from ncfmkit.sizes import parse_bytes
-from ncfmkit.synthetic import initialise
+from ncfmkit.sets import set_file
+from ncfmkit.sets.manifest import finished_set
 
 LINUX = sys.platform == "linux"
 
@@ -191,8 +193,8 @@ class Contender:
         """Bytes of the set as it is shipped."""
         settings = Settings(distill=self.problem.settings)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / one_file.FILE_NAME
-            one_file.save(finished_set(settings, self.problem.real, self.state.images), path)
+            path = Path(folder) / set_file.FILE_NAME
+            set_file.save(finished_set(settings, self.problem.real, self.state.images), path)
             return {"bytes": path.stat().st_size}
 
     def images(self) -> dict[str, list[float]]:

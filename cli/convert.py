@@ -104,13 +104,14 @@ def convert(
     overrides: dict[str, Any],
 ) -> None:
     """Reads a set that another project released (DM, MTT, DATM, ...) and writes it as an ordinary one."""
-    from ncfmkit import jobs
-    from ncfmkit.conversion import Reading, convert_file
-    from ncfmkit.sizes import format_bytes, parse_bytes
+    from ncfmkit.files import format_bytes, parse_bytes
+    from ncfmkit.jobs import setup
+    from ncfmkit.jobs.convert import Reading, convert_file
+    from ncfmkit.real.arguments import DataArguments
 
     overrides |= {k: v for k, v in {"distill.factor": factor, "distill.decode": decode}.items() if v is not None}
-    settings = jobs.make_settings(data, recipe, overrides)
-    arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    settings = setup.make_settings(data, recipe, overrides)
+    arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
     reading = Reading(
         labels=labels,
         labels_by_position=labels_by_position,

@@ -27,22 +27,24 @@ def distill(
     overrides: dict[str, Any],
 ) -> None:
     """Makes a small synthetic set from a labelled image set, and scores it."""
-    from ncfmkit import jobs
-    from ncfmkit.students import parse_baselines
+    from ncfmkit.jobs import distill as job
+    from ncfmkit.real.arguments import DataArguments
+    from ncfmkit.run import load_run
+    from ncfmkit.scoring.baselines import parse_baselines
 
     names = parse_baselines(baselines)
     if resume is not None:
         if data is not None or overrides or recipe or out or data_root or download or skip_bad or names != ("random",):
             raise UserError("--resume goes on with the run's own settings: pass nothing else with it")
         folder = Path(resume)
-        jobs.resume(folder)
+        job.resume(folder)
     elif data is None:
         raise UserError("say what to distill: `ncfmkit distill digits`, a path, or --resume DIR")
     else:
-        arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-        folder = jobs.distill_run(arguments, recipe=recipe, out=out, baselines=names, overrides=overrides)
+        arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+        folder = job.distill_run(arguments, recipe=recipe, out=out, baselines=names, overrides=overrides)
     if json:
-        o.print_json({"run": str(folder), **jobs.load_run(folder)})
+        o.print_json({"run": str(folder), **load_run(folder)})
     else:
         _show(folder)
 
@@ -52,12 +54,14 @@ def _show(folder: Path) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from ncfmkit import jobs
-    from ncfmkit.report import score_table
+    from ncfmkit.jobs import distill as job
+    from ncfmkit.reports.scores import score_table
 
     console = Console(highlight=False)
-    run = jobs.load_run(folder)
-    for name, what in jobs.ARTEFACTS.items():
+    from ncfmkit.run import load_run
+
+    run = load_run(folder)
+    for name, what in job.ARTEFACTS.items():
         if (folder / name).exists():
             console.print(f"{escape(str(folder / name))}  [dim]{what}[/dim]", soft_wrap=True)
     if "scores" in run:

@@ -5,7 +5,7 @@ from ncfmkit.cli import options as o
 
 def doctor(*, json: o.Json = False) -> None:
     """Says what this machine offers: device, precision, compilation, caches, versions of what matters."""
-    from ncfmkit.doctor import examine
+    from ncfmkit.jobs.doctor import examine
 
     findings = examine()
     if json:

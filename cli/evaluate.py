@@ -27,15 +27,16 @@ def evaluate(
     """Scores a set: trains fresh students on it and tests them on the real test split."""
     from rich.console import Console
 
-    from ncfmkit import jobs
-    from ncfmkit.formats.loading import load
-    from ncfmkit.report import score_table
-    from ncfmkit.students import parse_baselines
+    from ncfmkit.jobs import evaluate as job
+    from ncfmkit.real.arguments import DataArguments
+    from ncfmkit.reports.scores import score_table
+    from ncfmkit.scoring.baselines import parse_baselines
+    from ncfmkit.sets.loading import load
 
     result = load(path)
-    settings = jobs.settings_for(result, overrides)
-    arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    scores = jobs.evaluate(result, arguments, settings, baselines=parse_baselines(baselines))
+    settings = job.settings_for(result, overrides)
+    arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    scores = job.evaluate(result, arguments, settings, baselines=parse_baselines(baselines))
     if json:
         o.print_json(scores)
         return

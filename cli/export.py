@@ -70,7 +70,8 @@ def export(
     from ncfmkit.errors import CheckFailed, UserError
     from ncfmkit.exporters import export as exporting
     from ncfmkit.exporters.calibration import is_set
-    from ncfmkit.jobs import DataArguments, make_settings
+    from ncfmkit.jobs.setup import make_settings
+    from ncfmkit.real.arguments import DataArguments
 
     def arguments(name: str | None) -> DataArguments | None:
         if name is None:
@@ -112,7 +113,7 @@ def _show(result: dict[str, Any], json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ncfmkit.sizes import format_bytes
+    from ncfmkit.files import format_bytes
 
     tolerance = result["tolerance"]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)

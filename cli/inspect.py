@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ncfmkit.cli import options as o
-from ncfmkit.terminal import printable
+from ncfmkit.progress import printable
 
 
 def inspect(
@@ -20,7 +20,7 @@ def inspect(
     json: o.Json = False,
 ) -> None:
     """Shows what a file, a run directory or a package is: its manifest, its score and its images."""
-    from ncfmkit.describe import describe
+    from ncfmkit.jobs.inspect import describe
 
     what = describe(path)
     if json:
@@ -31,7 +31,8 @@ def inspect(
     from rich.markup import escape
     from rich.table import Table
 
-    from ncfmkit.report import score_table, terminal_preview
+    from ncfmkit.reports.contact_sheet import terminal_preview
+    from ncfmkit.reports.scores import score_table
 
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, title=escape(what.title), title_justify="left", show_header=False)

@@ -25,7 +25,7 @@ from ncfmkit.cli.unpack import unpack
 from ncfmkit.cli.validate import validate
 from ncfmkit.cli.verify import verify
 from ncfmkit.errors import CheckFailed, Interrupted, NonFiniteLossError, UserError
-from ncfmkit.terminal import printable
+from ncfmkit.progress import printable
 
 app = typer.Typer(
     name="ncfmkit", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich"

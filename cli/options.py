@@ -156,7 +156,8 @@ def scoring(
     Raises:
         UserError: `--score` without `--data`, or flags of either without `--score`.
     """
-    from ncfmkit.jobs import DataArguments, Scoring
+    from ncfmkit.jobs.evaluate import Scoring
+    from ncfmkit.real.arguments import DataArguments
 
     if score and data is None:
         raise UserError("--score needs --data: the real data that the students are tested on")

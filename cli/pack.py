@@ -57,16 +57,16 @@ def pack(
     overrides: dict[str, Any],
 ) -> None:
     """Packs a set for other people's tools: a folder with the set, its manifest, checksums and a dataset card."""
-    from ncfmkit import shipping
     from ncfmkit.errors import UserError
-    from ncfmkit.formats.package import SUMS, Packing
-    from ncfmkit.sizes import format_bytes, parse_bytes
+    from ncfmkit.files import format_bytes, parse_bytes
+    from ncfmkit.jobs import pack as job
+    from ncfmkit.sets.package import SUMS, Packing
 
     if bits in (None, 8) and (dither or scale != "image"):
         raise UserError("--scale and --dither say how pixels are stored in fewer bits: pass --bits below 8")
-    quantising = None if bits is None else shipping.Quantising(bits=bits, scale=scale, dither=dither)  # type: ignore[arg-type]
+    quantising = None if bits is None else job.Quantising(bits=bits, scale=scale, dither=dither)  # type: ignore[arg-type]
     scoring = o.scoring(score, data, data_root, download, skip_bad, overrides)
-    folder, result = shipping.pack(
+    folder, result = job.pack(
         Path(path),
         packing=Packing(
             layout=to,

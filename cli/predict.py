@@ -29,11 +29,11 @@ def predict(
     """
     from PIL import Image
 
-    from ncfmkit.exporters import prediction
+    from ncfmkit.exporters import predict as job
 
     out = sys.stdout  # kept: while a live bar is drawn, it stands in for sys.stdout and would print on stderr
     live = not out.isatty()
-    batches = prediction.predict(model, paths, provider=provider, topk=topk, batch=batch, live=live)
+    batches = job.predict(model, paths, provider=provider, topk=topk, batch=batch, live=live)
     with closing(batches), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such a picture's own line says as much
         for answers in batches:

@@ -18,11 +18,14 @@ def pretrain(
     overrides: dict[str, Any],
 ) -> None:
     """Trains the extractor pool alone; `distill` with the same settings then finds it in the cache."""
-    from ncfmkit import jobs
+    from ncfmkit.distillation.pool import pool_line
+    from ncfmkit.jobs import pretrain as job
+    from ncfmkit.jobs import setup
+    from ncfmkit.real.arguments import DataArguments
 
-    arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    pool = jobs.pretrain(arguments, jobs.make_settings(data, recipe, overrides))
+    arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    pool = job.pretrain(arguments, setup.make_settings(data, recipe, overrides))
     if json:
         o.print_json({"key": pool.key, "accuracies": pool.accuracies, "seconds": pool.seconds})
     else:
-        print(jobs.pool_line(pool))
+        print(pool_line(pool))

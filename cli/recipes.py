@@ -26,7 +26,7 @@ def recipes(
         return
     title, rows = "recipe", {r: config.recipe_description(r) for r in config.recipe_names()}
     if data:
-        from ncfmkit.real import SOURCES
+        from ncfmkit.real.sources import SOURCES
 
         title, rows = "data", {s.name: s.summary for s in SOURCES}
     if networks:

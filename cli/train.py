@@ -26,16 +26,18 @@ def train(
     overrides: dict[str, Any],
 ) -> None:
     """Trains one student on a set and keeps it, with network, sizes, normalisation and class names in its metadata."""
-    from ncfmkit import jobs
-    from ncfmkit.formats.loading import load
+    from ncfmkit.jobs import train as job
+    from ncfmkit.jobs.evaluate import settings_for
+    from ncfmkit.real.arguments import DataArguments
+    from ncfmkit.sets.loading import load
 
     result = load(path)
     arguments = None
     if data is not None:
-        arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+        arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
     elif data_root or download or skip_bad or any(key.startswith("data.") for key in overrides):
         raise UserError("flags of the real data need --data: it says what to test the student on")
-    metadata = jobs.train(result, jobs.settings_for(result, overrides), out=out, arguments=arguments)
+    metadata = job.train(result, settings_for(result, overrides), out=out, arguments=arguments)
     if json:
         o.print_json({"student": str(out), **metadata})
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ncfmkit.cli import options as o
-from ncfmkit.terminal import printable
+from ncfmkit.progress import printable
 
 
 def unpack(
@@ -18,10 +18,10 @@ def unpack(
     json: o.Json = False,
 ) -> None:
     """Writes the set of a package as its one file, equal to the one that was packed."""
-    from ncfmkit import shipping
-    from ncfmkit.sizes import format_bytes
+    from ncfmkit.files import format_bytes
+    from ncfmkit.jobs import unpack as job
 
-    file, manifest = shipping.unpack(path, out)
+    file, manifest = job.unpack(path, out)
     if json:
         o.print_json({"set": str(file), "manifest": manifest})
         return

@@ -59,13 +59,14 @@ def validate(
 
     Exit code 1 if its accuracy dropped by more than --max-accuracy-drop, or its scores are not finite.
     """
-    from ncfmkit import jobs
     from ncfmkit.errors import CheckFailed
-    from ncfmkit.exporters import validation
-    from ncfmkit.exporters.speed import Effort, parse_batches
+    from ncfmkit.exporters import validate as job
+    from ncfmkit.exporters.timing import Effort, parse_batches
+    from ncfmkit.jobs import setup
+    from ncfmkit.real.arguments import DataArguments
 
     told = {key: value for key, value in (("layout", layout), ("output", output)) if value is not None}
-    asked = validation.Validation(
+    asked = job.Validation(
         model=model,
         out=out or Path(f"validation-{model.stem}"),
         provider=provider,
@@ -75,8 +76,8 @@ def validate(
         threads=threads,
         effort=None if no_speed else Effort(batches=parse_batches(batches)),
     )
-    arguments = jobs.DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    result = validation.validate(asked, arguments, jobs.make_settings(data, None, overrides))
+    arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    result = job.validate(asked, arguments, setup.make_settings(data, None, overrides))
     if json:
         o.print_json(result)
     else:
@@ -88,7 +89,7 @@ def validate(
 def _show(result: dict[str, Any], out: Path) -> None:
     from rich.console import Console
 
-    from ncfmkit.exporters.validation_report import tables
+    from ncfmkit.exporters.report import tables
 
     Console(highlight=False).print(tables(result))
     print(f"\n{out}/report.html  all of it on one page\n{out}/validation.json  the same for machines")

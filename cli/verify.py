@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ncfmkit.cli import options as o
-from ncfmkit.terminal import printable
+from ncfmkit.progress import printable
 
 
 @o.settings_flags("data", "runtime")
@@ -27,13 +27,14 @@ def verify(
 
     Exit code 1 and a list of all that is wrong.
     """
-    from ncfmkit import shipping
     from ncfmkit.errors import CheckFailed
-    from ncfmkit.formats.package import SUMS, is_package
+    from ncfmkit.jobs import verify as job
+    from ncfmkit.sets.manifest import figure
+    from ncfmkit.sets.package import SUMS, is_package
 
     scoring = o.scoring(score, data, data_root, download, skip_bad, overrides)
     try:
-        found = shipping.verify(path, scoring)
+        found = job.verify(path, scoring)
     except CheckFailed as error:
         if json:
             o.print_json(error.result)
@@ -46,4 +47,4 @@ def verify(
     checked = ", ".join([*sums, "manifest", *sorted(manifest["sha256"]), "recipe"])
     print(f"{path}: {printable(manifest['name'])} is intact; checked: {checked}")
     if "measured" in found:
-        print(f"promised {shipping.figure(found['promised'])}, reached {shipping.figure(found['measured'])}")
+        print(f"promised {figure(found['promised'])}, reached {figure(found['measured'])}")

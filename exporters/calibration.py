@@ -9,12 +9,12 @@ import torch
 
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
-from ncfmkit.formats import one_file
-from ncfmkit.formats.loading import load
-from ncfmkit.formats.manifest import DIGEST_KEY
-from ncfmkit.formats.package import is_package
-from ncfmkit.jobs import DataArguments
 from ncfmkit.progress import notice
+from ncfmkit.real.arguments import DataArguments
+from ncfmkit.sets import set_file
+from ncfmkit.sets.loading import load
+from ncfmkit.sets.manifest import DIGEST_KEY
+from ncfmkit.sets.package import is_package
 
 MOST_REAL = 1000  # images of real data; distilled sets are taken whole
 FEWEST = 10
@@ -29,7 +29,7 @@ class Calibration:
 
 def is_set(text: str) -> bool:
     """Whether `--calibration` names a synthetic set's file, run directory or package; else it names real data."""
-    return Path(text).suffix == ".safetensors" or is_package(Path(text)) or (Path(text) / one_file.FILE_NAME).is_file()
+    return Path(text).suffix == ".safetensors" or is_package(Path(text)) or (Path(text) / set_file.FILE_NAME).is_file()
 
 
 def calibration_images(
@@ -74,7 +74,7 @@ def _by(shape: tuple[int, ...]) -> str:
 
 def _set_beside(student: Path, trained_on: dict[str, Any]) -> Path:
     for path in sorted(student.parent.glob("*.safetensors")):
-        if path != student and one_file.digests(path) == trained_on["sha256"]:
+        if path != student and set_file.digests(path) == trained_on["sha256"]:
             return path
     raise UserError(
         "--precision int8 needs images to calibrate with: pass --calibration and the distilled set "

@@ -17,20 +17,21 @@ import torch
 from ncfmkit._version import __version__
 from ncfmkit.config import Settings
 from ncfmkit.errors import CheckFailed, UserError
-from ncfmkit.exporters import onnx_export, parity, quantise
+from ncfmkit.exporters import onnx as onnx_export
+from ncfmkit.exporters import parity, quantize
 from ncfmkit.exporters.accuracy import score, tally
 from ncfmkit.exporters.calibration import Calibration, calibration_images, spread
 from ncfmkit.exporters.contract import INPUT_NAME, LAYOUTS, OUTPUTS, Layout
-from ncfmkit.exporters.fitting import Taker, open_fitting, test_split
-from ncfmkit.exporters.providers import open_session
+from ncfmkit.exporters.matching_data import Taker, open_fitting, test_split
+from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.table import EXPORTERS, Exporter
 from ncfmkit.files import sha256_of
-from ncfmkit.formats import student_file
-from ncfmkit.formats.manifest import DIGEST_KEY
-from ncfmkit.jobs import DataArguments
+from ncfmkit.images import channel_tensors, normalise
 from ncfmkit.progress import notice
-from ncfmkit.real import RealData, Split
-from ncfmkit.training import channel_tensors, normalise
+from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.store import RealData, Split
+from ncfmkit.scoring import student_file
+from ncfmkit.sets.manifest import DIGEST_KEY
 
 REAL_IMAGES = 512  # at most, for parity
 
@@ -251,9 +252,6 @@ def _about(source: Student, layout: str, output: str, precision: str, opset: int
     }
 
 
-# ---- images -----------------------------------------------------------------------------------------------------
-
-
 def _taker(source: Student) -> Taker:
     channels, size, _ = source.shape
     classes = tuple(source.metadata["classes"])
@@ -271,26 +269,23 @@ def _parity_images(source: Student, real: RealData | None, calibrate: Calibratio
     return images
 
 
-# ---- int8 -------------------------------------------------------------------------------------------------------
-
-
 class _Int8:
     """The int8 version of a float32 file, and the choice of the layers that stay float32."""
 
     def __init__(self, float_file: Path, images_NCHW: np.ndarray, layout: Layout):
         self.float_file, self.images, self.layout = float_file, images_NCHW, layout
-        self.layers = quantise.layers(onnx_export.load(float_file))
+        self.layers = quantize.layers(onnx_export.load(float_file))
 
     def quantised(self, keep: Sequence[str]) -> Path:
         """The file with all but those layers quantised."""
         target = self.float_file.with_name("quantised.onnx")
         nodes = [self.layers[name] for name in keep]
-        quantise.quantise(self.float_file, target, self.images, self.layout, nodes)
+        quantize.quantise(self.float_file, target, self.images, self.layout, nodes)
         return target
 
     def layers_to_keep(self, skip: Sequence[str], real: RealData | None, drop: float | None) -> list[str]:
         """The layers that stay float32: those asked for, and those that the search for accuracy finds."""
-        asked = quantise.chosen(skip, self.layers)
+        asked = quantize.chosen(skip, self.layers)
         if drop is None or real is None:
             return asked
         test, probe = test_split(real), spread(self.images, REAL_IMAGES)
@@ -298,16 +293,13 @@ class _Int8:
         def measured(path: Path) -> float:
             return _accuracy(open_session(path), test, f"accuracy on {real.name}")
 
-        return quantise.search(self.quantised, self.layers, asked, probe, self.float_file, measured, drop / 100)
+        return quantize.search(self.quantised, self.layers, asked, probe, self.float_file, measured, drop / 100)
 
     def write(self, keep: Sequence[str], about: dict[str, Any]) -> Path:
         """The int8 file with its metadata."""
         path = self.quantised(keep)
         onnx_export.save(onnx_export.load(path), about, path)
         return path
-
-
-# ---- what is compared -------------------------------------------------------------------------------------------
 
 
 def _reference(source: Student, output: str) -> parity.Scores:

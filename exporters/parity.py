@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ncfmkit.draws import keyed_rng
 from ncfmkit.progress import Tracker, track
+from ncfmkit.rng import keyed_rng
 
 BATCHES = (1, 2, 7, 128)  # one, two, odd, large
 SMALLEST_PROBABILITY = 1e-30  # where a probability's logarithm stops

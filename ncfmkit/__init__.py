@@ -13,17 +13,17 @@ from ncfmkit._version import __version__
 
 if TYPE_CHECKING:
     from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
-    from ncfmkit.formats.loading import load
-    from ncfmkit.formats.one_file import save
-    from ncfmkit.jobs import distill, resume
-    from ncfmkit.synthetic import SyntheticSet
+    from ncfmkit.jobs.distill import distill, resume
+    from ncfmkit.sets.loading import load
+    from ncfmkit.sets.set_file import save
+    from ncfmkit.sets.synthetic import SyntheticSet
 
 _HOMES = {
-    "distill": "ncfmkit.jobs",
-    "resume": "ncfmkit.jobs",
-    "load": "ncfmkit.formats.loading",
-    "save": "ncfmkit.formats.one_file",
-    "SyntheticSet": "ncfmkit.synthetic",
+    "distill": "ncfmkit.jobs.distill",
+    "resume": "ncfmkit.jobs.distill",
+    "load": "ncfmkit.sets.loading",
+    "save": "ncfmkit.sets.set_file",
+    "SyntheticSet": "ncfmkit.sets.synthetic",
     "UserError": "ncfmkit.errors",
     "NonFiniteLossError": "ncfmkit.errors",
     "Interrupted": "ncfmkit.errors",

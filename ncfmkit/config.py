@@ -128,9 +128,6 @@ SECTIONS: dict[str, type] = {
 }
 
 
-# ---- keys -------------------------------------------------------------------------------------------------------
-
-
 def setting_keys() -> dict[str, Any]:
     """Every setting as `section.field` (or `seed`), with its type."""
     keys: dict[str, Any] = {"seed": int}
@@ -206,9 +203,6 @@ def override(settings: Settings, values: dict[str, Any]) -> Settings:
     return settings
 
 
-# ---- recipes ----------------------------------------------------------------------------------------------------
-
-
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package."""
     folder = resources.files("ncfmkit.recipes")
@@ -280,9 +274,6 @@ def load_recipe(recipe: str) -> Settings:
 def recipe_description(recipe: str) -> str:
     """The one-line description that a recipe gives of itself."""
     return _recipe_table(recipe).get("description", "")
-
-
-# ---- checks -----------------------------------------------------------------------------------------------------
 
 
 def check(settings: Settings) -> Settings:
@@ -388,9 +379,6 @@ def check(settings: Settings) -> Settings:
     if broken:
         raise UserError("\n".join(broken))
     return settings
-
-
-# ---- saving -----------------------------------------------------------------------------------------------------
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

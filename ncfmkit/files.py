@@ -1,17 +1,26 @@
-"""Writing files so that they appear whole or not at all."""
+"""Files: written whole or not at all, names, digests, sizes, and the cache folder for what can be made again."""
 
 import errno
 import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
 
 from ncfmkit.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
+METADATA_KEY = "ncfmkit"  # the one key of ours in the metadata of a safetensors or ONNX file
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+MOVE = "or move the cache with the environment variable NCFMKIT_CACHE"
 LONGEST_NAME = 100  # characters of a name that is made of a text
 
 
@@ -83,3 +92,56 @@ def sha256_of(path: Path) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def cache_dir() -> Path:
+    """The folder named by the environment variable NCFMKIT_CACHE, else the user's cache folder. May not exist yet."""
+    return Path(os.environ.get("NCFMKIT_CACHE") or platformdirs.user_cache_dir("ncfmkit"))
+
+
+def writable(folder: Path) -> Path:
+    """A folder of the cache, made where it is not there yet.
+
+    Raises:
+        UserError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # modes alone do not tell: the file system may be read-only or full
+            return folder
+    except OSError as error:
+        raise UserError(
+            f"the cache folder {folder} cannot be used ({error.strerror}): make it writable, {MOVE}"
+        ) from None
+
+
+def tensor_bytes(tensor: "torch.Tensor") -> memoryview:
+    """A tensor's bytes (little-endian, row-major), not copied where they lie in order."""
+    import torch
+
+    return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def digest(tensor: "torch.Tensor") -> str:
+    """sha256 of a tensor's bytes (little-endian, row-major)."""
+    return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
+
+
+def parse_bytes(text: str, what: str = "memory budget") -> int:
+    """Bytes of a size such as `2GiB`, `512 MiB` or `800MB`; `what` it is the size of, for the message.
+
+    Raises:
+        UserError: not a size.
+    """
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z]*)\s*", text)
+    if not found or found.group(2).upper() not in UNITS:
+        raise UserError(f"{what} {text!r} is not a size: expected a number and a unit, such as 2GiB or 512MiB")
+    return int(float(found.group(1)) * UNITS[found.group(2).upper()])
+
+
+def format_bytes(count: float) -> str:
+    """`1.5 GiB`, `312 MiB` or `20 KiB`."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:{'.0f' if count / size >= 100 else '.3g'}} {unit}"
+    return f"{count:.0f} B"

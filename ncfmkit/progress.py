@@ -4,13 +4,11 @@ On a terminal a live bar; elsewhere (a log file, CI) one line every half minute 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from ncfmkit.terminal import printable
 
 console = Console(stderr=True, highlight=False, emoji=False)
 
@@ -72,3 +70,13 @@ def track(description: str, total: int) -> Iterator[Tracker]:
     )
     with Progress(*columns, console=console) as live:
         yield Tracker(description, total, live)
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of them, and how many there are."""
+    return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
+
+
+def printable(text: str) -> str:
+    """`text` with what is not printable escaped: control sequences, broken encodings."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

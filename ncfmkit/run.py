@@ -10,14 +10,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic, write_json
 from ncfmkit.progress import notice
+
+if TYPE_CHECKING:
+    import torch
 
 KEPT_CHECKPOINTS = 2
 REQUIRED_INFO = {"arguments", "baselines", "compile", "data", "device", "precision", "seed", "settings", "status"}
@@ -110,7 +112,7 @@ class RunDirectory:
             raise UserError(f"cannot write {self.metrics_file}: {error.strerror}") from None
 
     def metrics(self) -> list[dict[str, Any]]:
-        from ncfmkit.report import read_metrics
+        from ncfmkit.run import read_metrics
 
         return read_metrics(self.metrics_file) if self.metrics_file.exists() else []
 
@@ -127,6 +129,8 @@ class RunDirectory:
 
         Those of later steps were damaged, else the run would have gone on from there: they go.
         """
+        import torch
+
         self.checkpoints.mkdir(exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -137,8 +141,10 @@ class RunDirectory:
         for path in set(self._saved()) - set(kept):
             path.unlink()
 
-    def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
+    def load_checkpoint(self, device: "torch.device") -> dict[str, Any] | None:
         """The newest checkpoint that its checksum confirms, or None; damaged ones are named in a notice."""
+        import torch
+
         for path in reversed(self._saved()):
             content = path.read_bytes()
             body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
@@ -186,3 +192,35 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def load_run(path: Path) -> dict[str, Any]:
+    """`run.json` and, where there is one, `scores.json` of a run directory."""
+    run = RunDirectory.open(path)
+    scores = path / "scores.json"
+    return run.info() | ({"scores": json.loads(scores.read_text(encoding="utf-8"))} if scores.exists() else {})
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl`; a last line cut short by a crash is passed over, no file means no rows.
+
+    Raises:
+        UserError: a line before the last is not a JSON object.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("not an object")
+        except ValueError:
+            if number == len(lines):
+                break
+            raise UserError(
+                f"{path} line {number}: expected a JSON object, got {line[:60]!r}: mend or delete it"
+            ) from None
+        rows.append(row)
+    return rows

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from ncfmkit.cache import cache_dir, writable
 from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import UserError
+from ncfmkit.files import cache_dir, writable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -163,9 +163,6 @@ def compiler_missing(device: torch.device) -> str:
     if device.type == "cuda" and find_spec("triton") is None:
         return "triton is not installed"
     return ""
-
-
-# ---- memory -----------------------------------------------------------------------------------------------------
 
 
 def saved_bytes(run: Callable[[], Any]) -> int:

@@ -5,7 +5,6 @@ Axes: R networks trained side by side, B batch, C channels, H = W side, K labels
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,60 +13,13 @@ from torch import nn
 
 from ncfmkit.augment import DRAWS, PICK, augment, cutmix
 from ncfmkit.config import TrainSettings
-from ncfmkit.draws import keyed_rng
 from ncfmkit.errors import NonFiniteLossError
+from ncfmkit.images import LabelledImages
 from ncfmkit.progress import Tracker
+from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
 
 State = dict[str, torch.Tensor]  # the parameters of one network by name
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledImages:
-    """Images to train or test on: uint8 (an array, memory-mapped or not) or float in [0, 1], with their labels."""
-
-    images: np.ndarray | torch.Tensor  # [N, C, H, W]
-    labels: torch.Tensor  # int64 [N]
-    mean: tuple[float, ...]  # per channel, in [0, 1]
-    std: tuple[float, ...]
-    classes: int  # K
-    soft_labels: torch.Tensor | None = None  # logits [N, K], to train on instead of the labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def normalised(self, index: np.ndarray, device: torch.device) -> torch.Tensor:
-        """The images at those positions as normalised float32 on the device, `[len(index), C, H, W]`."""
-        return normalise(gather(self.images, index, device), *channel_tensors(self.mean, self.std, device))
-
-    def targets(self, index: np.ndarray, device: torch.device) -> torch.Tensor:
-        """Label probabilities at those positions on the device, float32 `[len(index), K]`."""
-        rows = torch.from_numpy(index)
-        if self.soft_labels is not None:
-            return self.soft_labels[rows].float().softmax(1).to(device)
-        return F.one_hot(self.labels[rows], self.classes).float().to(device)
-
-
-def gather(images: np.ndarray | torch.Tensor, index: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Images at those positions on the device, in their own dtype."""
-    if isinstance(images, torch.Tensor):
-        return images[torch.from_numpy(index).to(images.device)].to(device)
-    rows = torch.from_numpy(images[index])
-    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
-
-
-def channel_tensors(
-    mean: Sequence[float], std: Sequence[float], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation per channel, shaped to broadcast over `[N, C, H, W]`; a constant one becomes 0."""
-    mean_C, std_C = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in (mean, std))
-    return mean_C, std_C.clamp(min=1e-6)
-
-
-def normalise(x_NCHW: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """`(x - mean) / std` per channel, in float32, of uint8 images or floats in [0, 1]."""
-    x_NCHW = x_NCHW.float() / 255 if x_NCHW.dtype == torch.uint8 else x_NCHW
-    return (x_NCHW - mean) / std
 
 
 class Crew:

@@ -19,12 +19,16 @@ import torch
 from ncfmkit import networks
 from ncfmkit.cli import main
 from ncfmkit.config import DistillSettings, NetworkSettings, Settings, StudentSettings, to_dict
-from ncfmkit.extractors import Pool, labelled, network_builder
-from ncfmkit.formats import pixels, student_file
-from ncfmkit.real import RealData, Split
+from ncfmkit.distillation.pool import Pool
+from ncfmkit.images import labelled
+from ncfmkit.mosaic import decode_mask
+from ncfmkit.networks import network_builder
+from ncfmkit.real.store import RealData, Split
 from ncfmkit.runtime import Runtime
-from ncfmkit.students import train_student
-from ncfmkit.synthetic import SyntheticSet, decode_mask
+from ncfmkit.scoring import student_file
+from ncfmkit.scoring.students import train_student
+from ncfmkit.sets import quantize
+from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
 
 # compiled code is kept between tests and between runs: else every test would compile anew
@@ -126,9 +130,6 @@ def make_pool() -> Callable[..., tuple[Pool, Callable[[], torch.nn.Module]]]:
     return build_pool
 
 
-# ---- a set ------------------------------------------------------------------------------------------------------
-
-
 def build_set(
     kind: str = "single",
     factor: int = 2,
@@ -140,7 +141,7 @@ def build_set(
     channels: int = 3,
     soft: bool = False,
     bits: int | None = None,
-    scale: pixels.Scale = "image",
+    scale: quantize.Scale = "image",
     seed: int = 0,
     **changes: Any,
 ) -> SyntheticSet:
@@ -150,7 +151,7 @@ def build_set(
     images = rng.integers(0, 256, (count, channels, size, size), dtype=np.uint8)
     levels = None
     if bits is not None:
-        images, levels = pixels.quantise(images, bits=bits, scale=scale, dither=False)
+        images, levels = quantize.quantise(images, bits=bits, scale=scale, dither=False)
         how = {"bits": bits, "scale": scale, "dither": False, "shape": [channels, size, size]}
         changes = {"pixels": how} | changes
     distill = DistillSettings(ipc=ipc, factor=factor, decode=kind, decoded_budget=budget)
@@ -177,9 +178,6 @@ def build_set(
         soft_labels=None if logits is None else torch.from_numpy(logits),
         levels=None if levels is None else torch.from_numpy(levels),
     )
-
-
-# ---- a student and its export -----------------------------------------------------------------------------------
 
 
 def write_student(path: Path, real: RealData, network: NetworkSettings = TINY_NETWORK, *, epochs: int = 20) -> Path:

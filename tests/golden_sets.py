@@ -15,8 +15,6 @@ import numpy as np
 DATA = Path(__file__).resolve().parent / "data"
 DTYPES = {"uint8": "U8", "float16": "F16", "int64": "I64"}
 
-# ---- the reference ----------------------------------------------------------------------------------------------
-
 
 def container(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     """A safetensors file: the widest numbers first, then by name."""
@@ -105,9 +103,6 @@ def naive_decoded(images_NCHW: np.ndarray, labels_N: np.ndarray, manifest: dict[
         taken = set(order[: how["budget"] or stored * rho**2])
     kept = [(n, cell) for n in range(len(images_NCHW)) for cell in cells if (n % stored, cell) in taken]
     return np.array([cut_out(images_NCHW[n], *cell) for n, cell in kept]), [int(labels_N[n]) for n, _ in kept]
-
-
-# ---- the files --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,9 +59,6 @@ def mutated_json(draw: DrawFn, value: Any, *, most: int = 3) -> Any:
     return value
 
 
-# ---- bytes ------------------------------------------------------------------------------------------------------
-
-
 def _range(draw: DrawFn, content: bytes) -> tuple[int, int]:
     start = draw(st.integers(0, len(content)))
     return start, draw(st.integers(start, len(content)))
@@ -131,7 +128,6 @@ CHANGES = (
     *(_swap, _copy_over, _zero, _truncate, _change_digit),
 )
 
-# ---- JSON -------------------------------------------------------------------------------------------------------
 
 Place = tuple[Any, Any]  # a dict or list, and a key or index in it
 
@@ -180,8 +176,6 @@ def _copy_value(draw: DrawFn, places: list[Place]) -> None:
 
 JSON_CHANGES = (_replace, _nudge, _delete, _rename, _copy_value)
 
-# ---- lists ------------------------------------------------------------------------------------------------------
-
 
 def _shuffle(draw: DrawFn, items: list[Any]) -> None:
     """An element goes, comes twice, or changes places with another."""
@@ -195,9 +189,6 @@ def _shuffle(draw: DrawFn, items: list[Any]) -> None:
             items.insert(other, copy.copy(items[one]))
         case _:
             items[one], items[other] = items[other], items[one]
-
-
-# ---- folders ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -243,9 +234,6 @@ def _sibling(draw: DrawFn, name: str) -> str:
     stem, _, suffix = rest.rpartition(".")
     names = (f"{stem}2.{suffix}", f"{rest}.tmp", f".{rest}", rest.upper(), "synthetic.safetensors", "new\nline", "a\\b")
     return _one_of(draw, (*(start + n for n in names), f"extra/{rest}", "data/train-00000-of-00002.parquet"))
-
-
-# ---- files from within ------------------------------------------------------------------------------------------
 
 
 @st.composite

@@ -260,9 +260,6 @@ def test_an_unknown_operation_is_named() -> None:
     )
 
 
-# ---- CutMix -----------------------------------------------------------------------------------------------------
-
-
 def coded(count: int, side: int) -> torch.Tensor:
     """Channel 0 holds the image's number, channel 1 the pixel's place."""
     number = torch.arange(count, dtype=torch.float32).view(-1, 1, 1, 1).expand(count, 1, side, side)

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from ncfmkit import distillation, frequencies, jobs
 from ncfmkit.config import DistillSettings, NetworkSettings
-from ncfmkit.distillation import distill_step, make_plan, make_problem, make_state
-from ncfmkit.draws import torch_generator
+from ncfmkit.distillation import frequencies, step
+from ncfmkit.distillation.initial import initialise
+from ncfmkit.distillation.memory import make_plan
+from ncfmkit.distillation.problem import make_problem, make_state
+from ncfmkit.distillation.step import distill_step
+from ncfmkit.jobs.distill import distill
+from ncfmkit.real import arguments
+from ncfmkit.rng import torch_generator
 from ncfmkit.runtime import Runtime
-from ncfmkit.synthetic import initialise
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,7 +36,7 @@ def images_after(make_real, make_pool, monkeypatch: pytest.MonkeyPatch):
         generator = torch_generator("cpu", problem.seed, "frequencies", state.step)
         return frequencies.gaussian(problem.settings.frequencies, problem.feature_dim, generator).to(state.images)
 
-    monkeypatch.setattr(distillation, "_draw_frequencies", draw)
+    monkeypatch.setattr(step, "_draw_frequencies", draw)
 
     def run(runtime: Runtime, steps: int = 5, **settings) -> torch.Tensor:
         real = make_real((40, 30, 20))
@@ -95,7 +99,7 @@ def test_a_step_keeps_to_its_memory_budget(make_real, make_pool, budget: int, sa
 
 def test_the_main_job_on_digits(tmp_path) -> None:
     settings = {"device": "cuda", "steps": 100, "pool.members": 2, "repeats": 3, "student.epochs": 150}
-    jobs.distill("digits", out=tmp_path / "run", baselines=["random"], **settings)
+    distill("digits", out=tmp_path / "run", baselines=["random"], **settings)
     distilled, chance = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
     assert distilled["last"]["mean"] > chance["last"]["mean"] + 0.05
 
@@ -105,9 +109,9 @@ def test_the_main_job_on_digits(tmp_path) -> None:
 def test_providers_equal_the_cpu(provider: str, precision: str, student_path: Path, tmp_path: Path) -> None:
     """Skips what is not installed: onnxruntime-gpu, TensorRT."""
     pytest.importorskip("onnxruntime")
-    from ncfmkit.exporters import export, parity, providers
+    from ncfmkit.exporters import export, parity, sessions
 
-    if lacking := providers.missing(provider):
+    if lacking := sessions.missing(provider):
         pytest.skip(lacking)
     calibration = None
     if precision == "int8":
@@ -116,7 +120,7 @@ def test_providers_equal_the_cpu(provider: str, precision: str, student_path: Pa
     path = tmp_path / "s.onnx"
     export.export(student_path, out=path, precision=precision, calibration=calibration)
     images = parity.random_images(300, 3, 8)
-    expected, session = providers.open_session(path)(images), providers.open_session(path, provider)
+    expected, session = sessions.open_session(path)(images), sessions.open_session(path, provider)
     scale = np.abs(expected).max()
     assert np.abs(session(images) - expected).max() < {"fp32": 5e-3, "fp16": 2e-2, "int8": 0.1}[precision] * scale
     session.bound(images)()
@@ -135,17 +139,17 @@ def _write_class_folders(root: Path) -> None:
 def test_validate_on_cuda(student_path: Path, onnx_path: Path, tmp_path: Path, make_real, monkeypatch) -> None:
     pytest.importorskip("onnxruntime")
     from ncfmkit.config import Settings
-    from ncfmkit.exporters import providers, validation
-    from ncfmkit.exporters.speed import Effort
+    from ncfmkit.exporters import sessions, validate
+    from ncfmkit.exporters.timing import Effort
 
-    if lacking := providers.missing("cuda"):
+    if lacking := sessions.missing("cuda"):
         pytest.skip(lacking)
-    monkeypatch.setattr(jobs.DataArguments, "open", lambda self, settings: make_real((40, 40, 40)))
-    asked = validation.Validation(
+    monkeypatch.setattr(arguments.DataArguments, "open", lambda self, settings: make_real((40, 40, 40)))
+    asked = validate.Validation(
         model=onnx_path, out=tmp_path / "v", provider="cuda", against=student_path, effort=Effort(batches=(1, 64))
     )
-    data = jobs.DataArguments(data="tiny", data_root=None, download=False, skip_bad=False)
-    result = validation.validate(asked, data, Settings())
+    data = arguments.DataArguments(data="tiny", data_root=None, download=False, skip_bad=False)
+    result = validate.validate(asked, data, Settings())
     assert result["failures"] == []
     assert result["providers"][0]["agreement"] == 1.0
     assert [row["name"] for row in result["speed"][0]["rows"]][:2] == ["ONNX Runtime cuda", "torch eager"]

@@ -35,9 +35,6 @@ def names(run: RunDirectory) -> list[str]:
     return sorted(p.name for p in run.checkpoints.iterdir())
 
 
-# ---- checkpoints ------------------------------------------------------------------------------------------------
-
-
 def test_newest_two_checkpoints_are_kept(run: RunDirectory) -> None:
     for step in (5, 10, 15, 20):
         run.save_checkpoint(state(step))
@@ -107,9 +104,6 @@ def test_other_files_beside_checkpoints_stay(run: RunDirectory) -> None:
     assert run.load_checkpoint(CPU)["step"] == 3
 
 
-# ---- metrics ----------------------------------------------------------------------------------------------------
-
-
 def test_cut_metrics(run: RunDirectory) -> None:
     rows = [{"step": step, "matching": 1.0 / step} for step in range(1, 8)]
     for row in rows:
@@ -134,9 +128,6 @@ def test_metrics_that_cannot_be_written(run: RunDirectory) -> None:
     run.metrics_file.mkdir()
     with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl"):
         run.append_metrics({"step": 1})
-
-
-# ---- the directory ----------------------------------------------------------------------------------------------
 
 
 def test_free(tmp_path: Path) -> None:
@@ -240,9 +231,6 @@ def test_next_free(tmp_path: Path) -> None:
     assert next_free(tmp_path, "a") == tmp_path / "a-3"
 
 
-# ---- files ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     path = tmp_path / "set.bin"
@@ -278,9 +266,6 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
         write_atomic(tmp_path / "file" / "set.bin", b"new")
-
-
-# ---- signals ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

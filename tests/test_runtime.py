@@ -9,8 +9,8 @@ import torch
 from ncfmkit import runtime as R
 from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import UserError
+from ncfmkit.files import format_bytes, parse_bytes
 from ncfmkit.runtime import Runtime, choose_runtime, is_out_of_memory, saved_bytes
-from ncfmkit.sizes import format_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,6 @@ def test_parse_bytes_refuses_what_is_no_size(text: str) -> None:
 )
 def test_format_bytes(count: float, text: str) -> None:
     assert format_bytes(count) == text
-
-
-# ---- the choice -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -176,9 +173,6 @@ def test_describe_says_everything(runtime: Runtime) -> None:
 
 def test_uncompiled_is_the_function_itself(runtime: Runtime) -> None:
     assert runtime.compiled(format_bytes) is format_bytes
-
-
-# ---- memory -----------------------------------------------------------------------------------------------------
 
 
 def test_saved_bytes_counts_a_known_graph() -> None:

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from ncfmkit import networks, training
 from ncfmkit.config import TrainSettings
 from ncfmkit.errors import NonFiniteLossError
-from ncfmkit.extractors import labelled
+from ncfmkit.images import LabelledImages, labelled
 from ncfmkit.progress import Tracker
-from ncfmkit.training import Crew, LabelledImages, accuracy, batch_plan, fresh_state, train
+from ncfmkit.training import Crew, accuracy, batch_plan, fresh_state, train
 
 PLAIN = {"epochs": 3, "batch": 8, "augment": "none", "cutmix": 0.0, "milestones": ()}
 
@@ -49,9 +49,6 @@ def trained(real, runtime, settings: TrainSettings, keys=(0,), data=None, seed: 
 def largest_difference(a: dict, b: dict) -> float:
     assert a.keys() == b.keys()
     return max(float((a[k] - b[k]).abs().max()) for k in a)
-
-
-# ---- batches ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -91,9 +88,6 @@ def test_every_image_is_used_in_every_epoch(real, runtime, monkeypatch) -> None:
         assert counts.sum() == steps * size
         assert counts.max() <= 2
     assert not np.array_equal(orders[0], orders[1])
-
-
-# ---- against naive loops ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -203,9 +197,6 @@ def test_accuracy_counts_no_padding(runtime, real) -> None:
     assert accuracy(crew, data, batch=3) == [pytest.approx(0.2)]
 
 
-# ---- crews ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_crew_of_three_equals_three_crews_of_one(make_real, runtime, optimizer: str) -> None:
     real = make_real()
@@ -244,9 +235,6 @@ def test_logits_are_float32_whatever_the_precision(real, make_real) -> None:
             logits = crew.logits(torch.rand(size, 4, 3, 8, 8))
             assert logits.shape == (size, 4, 3)
             assert logits.dtype == torch.float32
-
-
-# ---- schedule, learning, failing --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -300,9 +288,6 @@ def test_a_non_finite_loss_names_the_epoch(real, runtime) -> None:
     message = r"the training loss became non-finite in epoch [23]: lower the learning rate"
     with pytest.raises(NonFiniteLossError, match=message):
         trained(real, runtime, settings)
-
-
-# ---- random numbers ---------------------------------------------------------------------------------------------
 
 
 def test_fresh_state_is_keyed_and_leaves_the_global_generator_alone(real) -> None:

@@ -1,14 +1,19 @@
 """The networks, extractors and students alike, in one table. Every one is built by :func:`build`."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from ncfmkit import networks
+from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
 from ncfmkit.networks.convnet import ConvNet
 from ncfmkit.networks.densenet import densenet121
 from ncfmkit.networks.plain import BodyNet, alexnet, vgg11
 from ncfmkit.networks.resnet import resnet18, resnetap10
+from ncfmkit.real.store import RealData
 
 DEFAULT_WIDTH = 128
 
@@ -71,3 +76,23 @@ def build(
         if value != default:
             raise UserError(f"network {name} has a fixed {key}: leave out network.{key}, got {value}")
     return row.build(channels=channels, classes=classes, size=size)
+
+
+def network_builder(settings: NetworkSettings, real: RealData) -> Callable[[], networks.Classifier]:
+    """A function that builds the network for the data's channels, size and classes."""
+    return partial(
+        networks.build,
+        settings.name,
+        channels=real.channels,
+        classes=len(real.classes),
+        size=real.size,
+        width=settings.width,
+        depth=settings.depth,
+    )
+
+
+def resolve_network(network: NetworkSettings, size: int) -> NetworkSettings:
+    """The network with its depth said, where the size of the images decides it."""
+    if network.name == "convnet" and network.depth is None:
+        return dataclasses.replace(network, depth=networks.convnet.default_depth(size))
+    return network

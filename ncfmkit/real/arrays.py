@@ -18,9 +18,6 @@ def array_rows(name: str, images: np.ndarray, labels: np.ndarray) -> Rows:
     return Rows(np.asarray(labels, np.int64), lambda rows: (images[r] for r in rows), lambda row: f"{name} row {row}")
 
 
-# ---- digits -----------------------------------------------------------------------------------------------------
-
-
 def open_digits(request: Request) -> Source:
     """scikit-learn's embedded digits: no files, so its fingerprint is that of its name and its split."""
     return Source("digits, split 1", "digits", Path(), (), _load_digits)
@@ -39,9 +36,6 @@ def _load_digits() -> Listing:
         array_rows("digits train", images[train], digits.target[train]),
         array_rows("digits test", images[test], digits.target[test]),
     )
-
-
-# ---- torchvision ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,6 @@ def _offsets(
     return [0, *np.cumsum(counts).tolist()]
 
 
-# ---- decoding ---------------------------------------------------------------------------------------------------
-
-
 def _fill(
     writer: SplitWriter, title: str, rows: Rows, in_class_order: np.ndarray, frame: Frame, skip_bad: bool
 ) -> None:

@@ -5,9 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ncfmkit.cache import cache_dir, writable
 from ncfmkit.config import DataSettings
-from ncfmkit.files import write_atomic
+from ncfmkit.files import cache_dir, writable, write_atomic
 from ncfmkit.progress import notice
 from ncfmkit.real.building import build_store
 from ncfmkit.real.fingerprint import fingerprint, stat_key

@@ -42,9 +42,6 @@ def _open(root: Path, file: str) -> pq.ParquetFile:
         raise UserError(f"{file} is not a whole Parquet file ({error}): fetch it again") from error
 
 
-# ---- columns ----------------------------------------------------------------------------------------------------
-
-
 def _image_column(file: str, schema: pa.Schema) -> str:
     for name in ("image", "img"):
         if name in schema.names:
@@ -89,9 +86,6 @@ def _same_layout(
     names = _class_names(schema, label)
     if names and classes and names != classes:
         raise UserError(f"{file}: its {len(names)} class names differ from the {len(classes)} of the first file")
-
-
-# ---- rows -------------------------------------------------------------------------------------------------------
 
 
 def _rows(root: Path, files: list[str], image: str, label: str) -> Rows:

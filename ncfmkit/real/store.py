@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ncfmkit.cache import MOVE, writable
 from ncfmkit.errors import UserError
-from ncfmkit.sizes import format_bytes
+from ncfmkit.files import MOVE, format_bytes, writable
 
 VERSION = 1  # of the layout; part of the fingerprint, so that older stores are not found
 
@@ -58,9 +57,6 @@ class RealData:
     skipped: int  # unreadable images passed over
 
 
-# ---- reading ----------------------------------------------------------------------------------------------------
-
-
 def read_store(folder: Path, name: str) -> RealData | None:
     """The data in a store, or none where it is missing or damaged. Reads no image."""
     try:
@@ -88,9 +84,6 @@ def _read_split(path: Path, offsets: list[int]) -> Split:
     if not whole or path.stat().st_size != images.offset + images.nbytes:
         raise ValueError(f"{path.name} is damaged")
     return Split(images, np.array(offsets, np.int64))
-
-
-# ---- writing ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager

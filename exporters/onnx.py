@@ -1,0 +1,206 @@
+"""A student as an ONNX file, through torch's exporter; static int8 of it is in quantise.py."""
+
+import importlib
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ncfmkit._version import __version__
+from ncfmkit.errors import UserError
+from ncfmkit.exporters.contract import INPUT_NAME, LAYOUTS, METADATA_KEY
+from ncfmkit.exporters.preprocessing import Deployed
+from ncfmkit.exporters.sessions import onnxruntime, probe_model
+
+OLDEST_OPSET = 18  # what torch's exporter writes; older ones it would have to convert down to
+LARGEST_EMBEDDED = 1_900_000_000  # bytes; an ONNX file ends at 2 GiB, so larger models keep their weights beside it
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+TRACED_BATCH = 2  # with 1, the exporter would take the batch for a constant
+
+
+def require_packages() -> None:
+    """Raises UserError naming the extra if a package of the ONNX export is not installed."""
+    lacking = [name for name in NEEDED if find_spec(name) is None]
+    if lacking:
+        raise UserError(
+            f"exporting needs {', '.join(lacking)}: pip install 'ncfmkit[cpu]', or 'ncfmkit[gpu]' on Linux with CUDA"
+        )
+
+
+def choose_opset(asked: int | None) -> int:
+    """The opset to export with: the one asked for, or the newest that this torch writes and ONNX Runtime runs.
+
+    Raises:
+        UserError: it is not between `OLDEST_OPSET` and the newest.
+    """
+    import onnx
+    from torch.onnx._constants import ONNX_MAX_OPSET
+
+    newest = min(ONNX_MAX_OPSET, onnx.defs.onnx_opset_version())
+    while newest > OLDEST_OPSET and not _runs(newest):
+        newest -= 1
+    if asked is not None and not OLDEST_OPSET <= asked <= newest:
+        import onnxruntime as ort
+
+        raise UserError(
+            f"--opset {asked}: expected {OLDEST_OPSET} to {newest}, the newest that torch {torch.__version__} exports "
+            f"and onnxruntime {ort.__version__} runs"
+        )
+    return newest if asked is None else asked
+
+
+def _runs(opset: int) -> bool:
+    """Whether the installed ONNX Runtime opens a model of that opset."""
+    try:
+        onnxruntime().InferenceSession(probe_model(opset), providers=["CPUExecutionProvider"])
+    except Exception:  # ONNX Runtime's have no common class
+        return False
+    return True
+
+
+def to_onnx(
+    network: torch.nn.Module, student: dict[str, Any], *, layout: str, output: str, half: bool, opset: int
+) -> Any:
+    """The student as an ONNX model (a ModelProto): pixels in, scores out, dynamic batch, no trace of this machine.
+
+    Nodes are named after the layers that they come from (`blocks.0/Conv`).
+
+    Args:
+        network: in eval mode, on the CPU.
+        student: its metadata, as `student_file.load` gives it.
+        layout: a row of `LAYOUTS`.
+        output: logits or probabilities.
+        half: float16 but for the norms, see :class:`Deployed`.
+        opset: as :func:`choose_opset` gives it.
+    """
+    deployed = Deployed(
+        network,
+        mean=student["mean"],
+        std=student["std"],
+        layout=layout,
+        output=output,
+        half=half,
+        lower_norms=True,
+    )
+    row = LAYOUTS[layout]
+    dtype = torch.uint8 if layout.startswith("uint8") else torch.float32
+    images = torch.zeros(TRACED_BATCH, *row.shape(student["channels"], student["size"]), dtype=dtype)
+    importlib.import_module("torch._dynamo")  # an interruption of the exporter's own late import loses its name
+    with _quiet():
+        program = torch.onnx.export(
+            deployed,
+            (images,),
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=({0: "batch"},),
+            input_names=[INPUT_NAME],
+            output_names=[output],
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _name_nodes(model)
+    _forget_machine(model)
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes to developers: deprecations inside torch, and what it logs of its stages."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _name_nodes(model: Any) -> None:
+    """Names each node by its layer and operator; what lies outside the network's layers has the operator alone."""
+    seen: Counter[str] = Counter()
+    for node in model.graph.node:
+        scopes = {p.key: p.value for p in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "[]")
+        path = json.loads(
+            scopes.replace("'", '"')
+        )  # a Python list of names: '', 'network', 'network.blocks.0', 'conv2d'
+        layer = path[-2].removeprefix("network").strip(".") if len(path) > 1 else ""
+        name = f"{layer}/{node.op_type}" if layer else node.op_type
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
+def _forget_machine(model: Any) -> None:
+    """Removes stack traces with local paths and other notes of the exporter."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        for field in ("metadata_props", "doc_string"):
+            part.ClearField(field)
+
+
+def save(model: Any, metadata: dict[str, Any], path: Path) -> None:
+    """Writes a model with our metadata in it; from `LARGEST_EMBEDDED` on, its weights go to `path` + `.data`."""
+    import onnx
+
+    model.producer_name, model.producer_version = "ncfmkit", __version__
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    _write(model, path, large=model.ByteSize() > LARGEST_EMBEDDED)
+
+
+def load(path: Path) -> Any:
+    """The whole model, weights that lie beside it too."""
+    import onnx
+
+    return onnx.load_model(path)
+
+
+def graph_facts(path: Path) -> dict[str, Any]:
+    """Opset, nodes by operator, producer and bytes (with weights that lie beside it) of an ONNX file."""
+    import onnx
+
+    model = onnx.load_model(path, load_external_data=False)
+    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
+    beside = {path.parent / entry.value for entry in entries if entry.key == "location"}
+    return {
+        "opset": next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None),
+        "nodes": dict(Counter(node.op_type for node in model.graph.node)),
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "bytes": sum(part.stat().st_size for part in (path, *beside)),
+    }
+
+
+def publish(written: Path, target: Path) -> list[Path]:
+    """Gives a finished model, and the weights beside it, the names by which they are found; returns those."""
+    beside, target_beside = _weights_beside(written), _weights_beside(target)
+    if not beside.exists():
+        os.replace(written, target)
+        return [target]
+    with tempfile.TemporaryDirectory(dir=written.parent) as folder:  # the model names its weights' file: written anew
+        renamed = Path(folder) / target.name
+        _write(load(written), renamed, large=True)
+        os.replace(_weights_beside(renamed), target_beside)
+        os.replace(renamed, target)
+    return [target, target_beside]
+
+
+def _write(model: Any, path: Path, *, large: bool) -> None:
+    import onnx
+
+    location = _weights_beside(path).name if large else None
+    onnx.save_model(model, path, save_as_external_data=large, location=location, size_threshold=1024)
+
+
+def _weights_beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")

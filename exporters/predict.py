@@ -1,0 +1,201 @@
+"""Classes and probabilities of picture files by an exported classifier, batch by batch.
+
+Shapes: N images, C channels, H = W side, K classes.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from ncfmkit.errors import CheckFailed, UserError
+from ncfmkit.exporters.contract import LAYOUTS, Contract
+from ncfmkit.exporters.sessions import PROVIDERS, Session, open_session
+from ncfmkit.progress import Tracker, notice, printable, track
+from ncfmkit.real.decode import COLORS, FORMATS, BadImageError, Frame, fit, open_picture
+from ncfmkit.real.folders import SUFFIXES
+
+TOPK = 5  # where the user leaves it open and the model has that many classes
+THREADS = min(4, os.cpu_count() or 1)  # that decode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A file as the model takes it, or the reason why it cannot be read."""
+
+    file: str
+    image_CHW: np.ndarray | None = None  # uint8; None: unreadable
+    unreadable: str = ""  # file and reason
+    resized: bool = False
+    converted: bool = False  # of another colour mode
+
+
+def predict(
+    model: Path,
+    paths: Sequence[str],
+    *,
+    provider: str = "cpu",
+    topk: int | None = None,
+    batch: int = 64,
+    live: bool = True,
+) -> Generator[list[dict[str, Any]]]:
+    """Answers in the order of the pictures, a batch at a time; no more than a few batches are in memory.
+
+    Pictures of another size or colour are brought to the model's as `--resize crop --convert-color` does for a store.
+    Notices say what runs, which pictures cannot be read and how many were changed.
+
+    Args:
+        model: an ONNX file.
+        paths: picture files, and folders to be searched for them.
+        provider: a row of `PROVIDERS`.
+        topk: classes in an answer; none: 5, or all where there are fewer.
+        batch: pictures that the model is given at once.
+        live: a bar may be drawn; not where the answers go to the same terminal.
+
+    Yields:
+        One dictionary per readable picture of a batch: `file`; `class` (None in a model without names), `label` and
+        `probability` of the likeliest class; `topk`, the same three of the likeliest classes.
+
+    Raises:
+        UserError: before the first answer: a wrong path, model, provider or number.
+        CheckFailed: after the last answer: pictures that cannot be read; or in between: scores that are not finite.
+    """
+    if batch < 1:
+        raise UserError(f"--batch: expected 1 or more pictures, got {batch}")
+    if provider not in PROVIDERS:
+        raise UserError(f"unknown provider {provider!r}: expected one of {', '.join(PROVIDERS)}")
+    files = find_pictures(paths)
+    session = open_session(model, provider)
+    contract = session.contract
+    count = _checked_topk(topk, contract.class_count)
+    notice(_headline(session, len(files)))
+    tally: Counter[str] = Counter()
+    with track("predicting", len(files)) if live else nullcontext(Tracker("predicting", len(files), None)) as bar:
+        for pictures in read_batches(files, contract, batch):
+            yield _answers(session, [p for p in pictures if not p.unreadable], count)
+            for picture in pictures:
+                tally["unreadable"] += bool(picture.unreadable)
+                tally["resized"] += picture.resized
+                tally["converted"] += picture.converted
+                if picture.unreadable:
+                    notice(f"ncfmkit: {picture.unreadable}")
+            bar.advance(len(pictures))
+    _report(tally, len(files), contract)
+
+
+def find_pictures(paths: Sequence[str]) -> list[str]:
+    """The files in the order given; a folder's in sorted order, its own before those of its subfolders.
+
+    Raises:
+        UserError: a path that does not exist, or a folder without pictures.
+    """
+    lacking = [p for p in paths if not os.path.exists(p)]
+    if lacking:
+        more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+        raise UserError(f"no such file or folder: {printable(lacking[0]) or repr('')}{more}")
+    return [file for path in paths for file in (_pictures_in(path) if os.path.isdir(path) else [path])]
+
+
+def _pictures_in(root: str) -> list[str]:
+    found: list[str] = []
+    for folder, subfolders, files in os.walk(root, onerror=_unlistable):
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        found += [os.path.join(folder, f) for f in sorted(files) if f.lower().endswith(SUFFIXES) and f[0] != "."]
+    if not found:
+        raise UserError(f"{printable(root)}: no pictures in the folder: expected {', '.join(SUFFIXES)} files")
+    return found
+
+
+def _unlistable(error: OSError) -> None:
+    raise UserError(f"{printable(error.filename)}: the folder cannot be listed: {error.strerror}")
+
+
+def _checked_topk(topk: int | None, classes: int) -> int:
+    if topk is None:
+        return min(TOPK, classes)
+    if not 1 <= topk <= classes:
+        raise UserError(f"--topk: expected 1 to {classes}, the model's classes, got {topk}")
+    return topk
+
+
+def _headline(session: Session, total: int) -> str:
+    contract = session.contract
+    shape = f"{contract.channels}x{contract.size}x{contract.size}"
+    text = f"{session.path}: {shape} images, {contract.class_count} classes, on {session.provider}; {total} pictures"
+    if contract.metadata:
+        return text
+    return f"{text}\nthe model does not say it, so assumed: {LAYOUTS[contract.layout].summary}; {contract.output}"
+
+
+def read_batches(files: Sequence[str], contract: Contract, batch: int) -> Iterator[list[Picture]]:
+    """The files' pictures in order, `batch` at a time; threads read ahead by as many."""
+    color = next(name for name, channels in COLORS.items() if channels == contract.channels)
+    frame = Frame(size=contract.size, color=color, crop=True, convert=True)
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        ahead = [pool.submit(_read, file, frame) for file in files[:batch]]
+        for start in range(0, len(files), batch):
+            coming = files[start + batch : start + 2 * batch]
+            now, ahead = ahead, [pool.submit(_read, file, frame) for file in coming]
+            yield [future.result() for future in now]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(file: str, frame: Frame) -> Picture:
+    where = printable(file)
+    try:
+        picture = open_picture(Path(file), where)
+        image = fit(picture, frame, where)
+    except BadImageError as error:
+        return Picture(file=file, unreadable=f"{where}: {_reason(error.__cause__)}")
+    except UserError as error:
+        return Picture(file=file, unreadable=str(error))
+    other_mode = picture.mode != ("L" if frame.channels == 1 else "RGB")
+    return Picture(file=file, image_CHW=image, resized=picture.size != (frame.size,) * 2, converted=other_mode)
+
+
+def _reason(error: BaseException | None) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a picture of a known format ({', '.join(FORMATS)})"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _answers(session: Session, pictures: Sequence[Picture], topk: int) -> list[dict[str, Any]]:
+    if not pictures:
+        return []
+    scores_NK = session(np.stack([p.image_CHW for p in pictures if p.image_CHW is not None]))
+    for picture, finite in zip(pictures, np.isfinite(scores_NK).all(axis=1), strict=True):
+        if not finite:
+            raise CheckFailed(f"{session.path} gives scores that are not finite for {printable(picture.file)}")
+    probabilities_NK = session.contract.probabilities(scores_NK)
+    order_NK = np.argsort(-probabilities_NK, axis=1, kind="stable")[:, :topk]
+    names = session.contract.classes
+    answers = []
+    for picture, probabilities, order in zip(pictures, probabilities_NK, order_NK.tolist(), strict=True):
+        top = [
+            {"class": names[k] if names else None, "label": k, "probability": round(float(probabilities[k]), 6)}
+            for k in order
+        ]
+        answers.append({"file": picture.file, **top[0], "topk": top})
+    return answers
+
+
+def _report(tally: Counter[str], total: int, contract: Contract) -> None:
+    size, color = contract.size, "gray" if contract.channels == 1 else "RGB"
+    changes = {
+        "resized": f"resized to {size}x{size} (short side, centre crop)",
+        "converted": f"converted to {color}",
+    }
+    for change, text in changes.items():
+        if tally[change]:
+            notice(f"{tally[change]} of {total} pictures {'was' if tally[change] == 1 else 'were'} {text}")
+    if tally["unreadable"]:
+        raise CheckFailed(f"{tally['unreadable']} of {total} pictures could not be read")

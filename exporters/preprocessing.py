@@ -1,0 +1,86 @@
+"""The network as it is shipped: pixels in, scores out, with scaling and normalisation inside.
+
+Shapes: N images, C channels, H = W side, K classes.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from ncfmkit.exporters.contract import LAYOUTS
+from ncfmkit.images import channel_tensors, normalise
+
+
+class Deployed(nn.Module):
+    """Images as a row of `LAYOUTS` has them -> float32 logits or probabilities `[N, K]`; in eval mode.
+
+    The network itself is not changed: this holds a copy.
+
+    Args:
+        network: on normalised float32 images `[N, C, H, W]`, gives logits.
+        mean, std: per channel, of images in [0, 1].
+        layout: a row of `LAYOUTS`.
+        output: logits or probabilities.
+        half: run the network in float16, but for its norms (their sums overflow and lose digits); pixels are still
+            normalised, and probabilities still computed, in float32.
+        lower_norms: write each GroupNorm of one channel per group as what it is, instance normalisation: exporters
+            know that as one operator, and leave no reshaping around it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        layout: str = "uint8-nchw",
+        output: str = "logits",
+        half: bool = False,
+        lower_norms: bool = False,
+    ):
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        self.layout, self.output, self.half_ = LAYOUTS[layout], output, half
+        for name, value in zip(("mean", "std"), channel_tensors(mean, std, torch.device("cpu")), strict=True):
+            self.register_buffer(name, value)
+        if lower_norms:
+            _replace(self.network, _as_instance_norm)
+        if half:
+            self.network.half()
+            _replace(self.network, _NormInFloat32)
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Scores, float32 `[N, K]`."""
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images  # first: few operators take uint8
+        x_NCHW = pixels.permute(0, 3, 1, 2) if self.layout.channels_last else pixels
+        x_NCHW = normalise(x_NCHW, self.get_buffer("mean"), self.get_buffer("std"))
+        logits_NK = self.network(x_NCHW.half() if self.half_ else x_NCHW).float()
+        return logits_NK.softmax(1) if self.output == "probabilities" else logits_NK
+
+
+class _NormInFloat32(nn.Module):
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.norm = norm.float()
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        return self.norm(x_NCHW.float()).to(x_NCHW.dtype)
+
+
+def _as_instance_norm(norm: nn.Module) -> nn.Module:
+    if not isinstance(norm, nn.GroupNorm) or norm.num_groups != norm.num_channels:
+        return norm
+    lowered = nn.InstanceNorm2d(norm.num_channels, eps=norm.eps, affine=True)
+    lowered.weight, lowered.bias = norm.weight, norm.bias
+    return lowered
+
+
+def _replace(network: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
+    """Puts `change(norm)` in the place of every norm of the network."""
+    norms = [name for name, module in network.named_modules() if isinstance(module, nn.GroupNorm | nn.InstanceNorm2d)]
+    for name in norms:
+        parent, _, own = name.rpartition(".")
+        setattr(network.get_submodule(parent), own, change(network.get_submodule(name)))

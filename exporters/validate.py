@@ -1,0 +1,428 @@
+"""`validate`: is an exported model as accurate as the trained student, and how fast is it, on this machine.
+
+Shapes: N images, C channels, H = W side, K classes.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ncfmkit.config import NetworkSettings, Settings
+from ncfmkit.errors import UserError
+from ncfmkit.exporters import timing
+from ncfmkit.exporters.accuracy import BATCH, agreement, by_class, score, tally
+from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract
+from ncfmkit.exporters.matching_data import Taker, check_classes, open_fitting, test_split
+from ncfmkit.exporters.onnx import graph_facts
+from ncfmkit.exporters.preprocessing import Deployed
+from ncfmkit.exporters.report import write_report
+from ncfmkit.exporters.sessions import PROVIDERS, engine_folder, missing, onnxruntime
+from ncfmkit.exporters.timing import ENGINE_SUFFIX, Effort, Runner, open_model
+from ncfmkit.files import sha256_of, write_json
+from ncfmkit.progress import notice
+from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.store import RealData, Split
+from ncfmkit.runtime import cpu_threads, device_name, versions
+from ncfmkit.scoring import student_file
+from ncfmkit.scoring.students import describe_network
+
+RESULT_FILE, REPORT_FILE = "validation.json", "report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What to validate, and how."""
+
+    model: Path  # an ONNX file, or a TensorRT engine
+    out: Path  # the folder to make for the results
+    provider: str | None = None  # rows of PROVIDERS joined by commas, or all; none: cpu, or what the engine needs
+    against: Path | None = None  # the student
+    max_accuracy_drop: float | None = None  # percentage points
+    told: dict[str, str] = field(default_factory=dict)  # `layout`, `output` of a model that does not say them itself
+    threads: int | None = None  # of the CPU, ONNX Runtime's and torch's alike; none: torch's choice
+    effort: Effort | None = None  # none: no timing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    path: Path
+    metadata: dict[str, Any]
+    ends: dict[str, str]  # `layout` and `output`, the model's
+    deployed: Deployed  # takes and gives what the model does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A model on one provider."""
+
+    provider: str
+    runner: Runner
+    built: bool | None  # whether opening it built its engine; None: this provider builds none
+
+    @property
+    def device(self) -> str:
+        return PROVIDERS[self.provider].device
+
+
+def validate(asked: Validation, data: DataArguments, settings: Settings) -> dict[str, Any]:
+    """Runs a model on the whole test split and times it; writes the results and a report to a new folder.
+
+    Args:
+        asked: the model, and what to do with it.
+        data: real data of the model's classes and sizes.
+        settings: how they are read, see `Settings.data`.
+
+    Returns:
+        What `validation.json` holds. What did not hold is in `failures`; see :func:`accuracy_failures`.
+
+    Raises:
+        UserError: anything that the user can mend; nothing is left behind.
+    """
+    check_request(asked)
+    with new_folder(asked.out), cpu_threads(asked.threads or torch.get_num_threads()):
+        models, left_out = open_models(asked)
+        contract = models[0].runner.contract
+        _say_assumptions(asked, contract)
+        student = load_student(asked.against, contract) if asked.against else None
+        known = None if student else _recorded_accuracy(asked, contract)
+        real = open_fitting(data, settings, _taker(asked.model, contract))
+        test = test_split(real)
+        reference = None
+        if student is not None:
+            check_classes(f"--against {student.path}", student.metadata["classes"], real.name, real.classes)
+            reference = _run_student(student, test, models)
+            known = {"accuracy": reference["accuracy"], "what": "the student's in this run"}
+        rows = [_run_model(asked.model, model, test, reference, known, real.classes) for model in models]
+        result: dict[str, Any] = {
+            "model": _about_model(asked.model, contract),
+            "data": _about_data(real, test),
+            "student": reference and {k: v for k, v in reference.items() if k != "scores"},
+            "reference": known,
+            "providers": rows,
+            "left_out": left_out,
+            "max_accuracy_drop": asked.max_accuracy_drop,
+            "conditions": _conditions(),
+            "speed": None,
+            "complete": asked.effort is None,
+        }
+        result["failures"] = accuracy_failures(result)
+        _write(asked.out, result)
+        if asked.effort is not None:  # timing takes minutes: what is known is written, and outlives a Ctrl-C
+            result |= {"speed": _speed(asked, asked.effort, models, student, test), "complete": True}
+            _write(asked.out, result)
+    return result
+
+
+def _write(folder: Path, result: dict[str, Any]) -> None:
+    write_json(folder / RESULT_FILE, result)
+    write_report(folder / REPORT_FILE, result)
+
+
+def check_request(asked: Validation) -> None:
+    """Raises UserError for values that no model and data could make sense of."""
+    limit = asked.max_accuracy_drop
+    if limit is not None and not 0 <= limit <= 100:
+        raise UserError(f"--max-accuracy-drop: expected 0 to 100 percentage points, got {limit:g}")
+    if asked.threads is not None and asked.threads < 1:
+        raise UserError(f"--threads: expected 1 or more, got {asked.threads}")
+    for flag, key, known in (("--input", "layout", tuple(LAYOUTS)), ("--output", "output", OUTPUTS)):
+        if asked.told.get(key, known[0]) not in known:
+            raise UserError(f"{flag}: expected one of {', '.join(known)}, got {asked.told[key]!r}")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Makes the folder at once, so that work is not done in vain; if anything is raised, it goes again while empty.
+
+    Raises:
+        UserError: it is there already, or cannot be made.
+    """
+    if path.exists():
+        raise UserError(f"{path} is there already: choose another --out")
+    try:
+        path.mkdir()
+    except FileNotFoundError:
+        raise UserError(f"--out {path}: there is no folder {path.parent}: make it first") from None
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path} ({error.strerror}): choose another --out") from None
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+        raise
+
+
+def open_models(asked: Validation) -> tuple[list[Opened], dict[str, str]]:
+    """The model on every provider asked for, and by name why others were left out, which only `all` allows.
+
+    Raises:
+        UserError: not a model, or a provider asked for by name does not load.
+    """
+    names, lenient = _provider_names(asked)
+    models, left_out = [], {}
+    for name in names:
+        excusable = lenient and name != "cpu"
+        lacking = missing(name) if excusable else ""
+        if not lacking:
+            try:
+                models.append(_open(asked, name))
+                continue
+            except UserError as error:
+                if not excusable:
+                    raise
+                lacking = str(error)
+        left_out[name] = lacking
+        notice(f"provider {name} is left out: {lacking}")
+    return models, left_out
+
+
+def _provider_names(asked: Validation) -> tuple[list[str], bool]:
+    """The providers, and whether those that do not load may be left out."""
+    if asked.model.suffix == ENGINE_SUFFIX:
+        if asked.provider not in (None, "all", "tensorrt"):
+            raise UserError(
+                f"--provider {asked.provider}: {asked.model} is a TensorRT engine, which only tensorrt runs"
+            )
+        return ["tensorrt"], False
+    if asked.provider == "all":
+        return list(PROVIDERS), True
+    given = "cpu" if asked.provider is None else asked.provider
+    names = list(dict.fromkeys(name.strip() for name in given.split(",")))
+    unknown = [name for name in names if name not in PROVIDERS]
+    if unknown:
+        known = ", ".join(PROVIDERS)
+        raise UserError(f"unknown provider {unknown[0]!r}: expected some of {known}, by comma, or all alone")
+    return names, False
+
+
+def _open(asked: Validation, provider: str) -> Opened:
+    builds = PROVIDERS[provider].caches and asked.model.suffix != ENGINE_SUFFIX
+    cached = builds and any(engine_folder(asked.model).glob("*.engine"))
+    runner = open_model(asked.model, provider, threads=asked.threads or torch.get_num_threads(), told=asked.told)
+    return Opened(provider=provider, runner=runner, built=not cached if builds else None)
+
+
+def _say_assumptions(asked: Validation, contract: Contract) -> None:
+    if contract.metadata:
+        return
+    notice(
+        f"{asked.model} does not say what it takes and gives: its input is {_source(asked.told, 'layout')} "
+        f"{LAYOUTS[contract.layout].summary} (--input), its output {_source(asked.told, 'output')} {contract.output} "
+        "(--output), and its classes to be the data's, in the data's order"
+    )
+
+
+def _source(told: dict[str, str], key: str) -> str:
+    return "said to be" if key in told else "taken to be"
+
+
+def _taker(model: Path, contract: Contract) -> Taker:
+    c = contract
+    return Taker(name=str(model), channels=c.channels, size=c.size, classes=c.classes, class_count=c.class_count)
+
+
+def load_student(path: Path, contract: Contract) -> Student:
+    """The student as it would be deployed in the model's place.
+
+    Raises:
+        UserError: not a student, or not one of the model's size and number of classes.
+    """
+    network, metadata = student_file.load(path)
+    wanted = (contract.channels, contract.size, contract.class_count)
+    found = (metadata["channels"], metadata["size"], len(metadata["classes"]))
+    if found != wanted:
+        ours, theirs = (f"{c}x{s}x{s} images and has {k} classes" for c, s, k in (wanted, found))
+        raise UserError(
+            f"--against {path}: the student takes {theirs}, the model {ours}: pass the student that the model was "
+            "exported from"
+        )
+    made_from = (contract.metadata.get("student") or {}).get("sha256")
+    if made_from is not None and made_from != sha256_of(path):
+        notice(f"{path} is not the student that the model was exported from: its sha256 is not the recorded one")
+    deployed = Deployed(
+        network, mean=metadata["mean"], std=metadata["std"], layout=contract.layout, output=contract.output
+    )
+    ends = {"layout": contract.layout, "output": contract.output}
+    return Student(path=path, metadata=metadata, ends=ends, deployed=deployed)
+
+
+def _run_student(student: Student, test: Split, models: Sequence[Opened]) -> dict[str, Any]:
+    """The student's results in float32 (no TensorFloat-32), with its scores, on a GPU if the model is run on one."""
+    device = torch.device("cuda" if any(m.device == "cuda" for m in models) else "cpu")
+    deployed, feed = student.deployed.to(device), models[0].runner.contract.feed
+
+    @torch.inference_mode()
+    def answer(images_NCHW: np.ndarray) -> np.ndarray:
+        return deployed(torch.from_numpy(feed(images_NCHW)).to(device)).cpu().numpy()
+
+    with timing.exact_float32(device.type):
+        scores_NK = score(answer, test.images, title=f"student on {device.type}")
+    return {
+        "name": "torch student, float32",
+        "path": str(student.path),
+        "device": device_name(device),
+        "network": describe_network(NetworkSettings(**student.metadata["network"])),
+        "recorded_accuracy": student.metadata.get("test_accuracy"),
+        **tally(scores_NK, test.labels),
+        "scores": scores_NK,
+    }
+
+
+def _run_model(
+    path: Path,
+    model: Opened,
+    test: Split,
+    reference: dict[str, Any] | None,
+    known: dict[str, Any] | None,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    scores_NK = score(model.runner, test.images, title=f"accuracy on {model.provider}")
+    counted = tally(scores_NK, test.labels)
+    row = {
+        "name": timing.runner_name(path, model.provider),
+        "provider": model.provider,
+        "device": device_name(torch.device(model.device)),
+        "placement": {where: dict(operators) for where, operators in model.runner.placement.items()},
+        **counted,
+        "classes": by_class(counted["confusion"], test.counts().tolist(), classes),
+        "accuracy_drop": None if known is None else 100 * (known["accuracy"] - counted["accuracy"]),
+    }
+    return row | (agreement(scores_NK, reference["scores"]) if reference else {})
+
+
+def _recorded_accuracy(asked: Validation, contract: Contract) -> dict[str, Any] | None:
+    """What the accuracy is compared with where no student is given: `accuracy` and, in words, `what`; None: nothing.
+
+    Raises:
+        UserError: a gate is asked for and nothing is recorded.
+    """
+    recorded = (contract.metadata.get("student") or {}).get("test_accuracy")
+    if recorded is not None:
+        what = "the student's as recorded in the model, which does not say on which images"
+        notice(f"without --against, accuracy is compared with {recorded:.2%}: {what}")
+        return {"accuracy": recorded, "what": what}
+    if asked.max_accuracy_drop is not None:
+        raise UserError(
+            f"--max-accuracy-drop: {asked.model} does not record its student's accuracy: pass --against STUDENT"
+        )
+    return None
+
+
+def accuracy_failures(result: dict[str, Any]) -> list[str]:
+    """What did not hold, one line each: scores that are not finite, and accuracy that dropped by more than allowed."""
+    failures = []
+    student, limit = result["student"], result["max_accuracy_drop"]
+    if student is not None and student["non_finite"]:
+        failures.append(_not_finite("the student", student))
+    for row in result["providers"]:
+        if row["non_finite"]:
+            failures.append(_not_finite(row["provider"], row))
+        if limit is not None and not row["accuracy_drop"] <= limit + 1e-9:
+            failures.append(
+                f"{row['provider']}: accuracy {row['accuracy']:.2%} is {row['accuracy_drop']:.2f} points below "
+                f"{result['reference']['accuracy']:.2%}, {result['reference']['what']}: allowed are {limit:g}"
+            )
+    return failures
+
+
+def _not_finite(who: str, row: dict[str, Any]) -> str:
+    return f"{who}: the scores of {row['non_finite']:,} of {row['images']:,} images are not finite"
+
+
+def _speed(
+    asked: Validation, effort: Effort, models: list[Opened], student: Student | None, test: Split
+) -> list[dict[str, Any]]:
+    """Timings, cold starts and memory, per device."""
+    sections = []
+    for device in dict.fromkeys(m.device for m in models):
+        here = {timing.runner_name(asked.model, m.provider): m for m in models if m.device == device}
+        timed = timing.time_device(
+            device,
+            {name: m.runner for name, m in here.items()},
+            student and student.deployed,
+            test.images,
+            effort,
+        )
+        for row in timed["rows"]:
+            _add_footprint(row, asked, effort, here.get(row["name"]), student, device)
+        about = {"device": device_name(torch.device(device))}
+        how = {"memory_is": timing.MEMORY_IS[device], "largest_batch": effort.batches[-1]}
+        sections.append(about | how | timed)
+    return sections
+
+
+def _add_footprint(
+    row: dict[str, Any], asked: Validation, effort: Effort, model: Opened | None, student: Student | None, device: str
+) -> None:
+    """Cold start and memory of a row, but for compiled torch."""
+    job = {"device": device, "batch": effort.batches[-1], "threads": torch.get_num_threads()}
+    if model is not None:
+        notice(f"cold start and memory of {row['name']}, in a process of its own")
+        row |= timing.footprint(job | {"path": str(asked.model), "provider": model.provider, "told": asked.told})
+        row["engine_build_seconds"] = _build_seconds(asked.model, model, row["cold_start_seconds"])
+    elif student is not None and row["name"] == timing.EAGER:
+        notice(f"cold start and memory of {row['name']}, in a process of its own")
+        row |= timing.footprint(job | {"path": str(student.path), "ends": student.ends})
+
+
+def _build_seconds(path: Path, model: Opened, cold_start: float | None) -> float | None:
+    """Of an engine, as recorded when it was built; of ONNX Runtime's TensorRT, the first opening, which built the
+    engine, less a later one that found it in the cache; None: nothing was built now."""
+    if path.suffix == ENGINE_SUFFIX:
+        from ncfmkit.exporters.tensorrt import sidecar_path
+
+        return json.loads(sidecar_path(path).read_bytes()).get("seconds")
+    if not model.built or cold_start is None:
+        return None
+    return max(0.0, model.runner.seconds - cold_start)
+
+
+def _about_model(path: Path, contract: Contract) -> dict[str, Any]:
+    facts = _graph_facts(path)
+    return {
+        "path": str(path),
+        "bytes": facts["bytes"],
+        "sha256": sha256_of(path),
+        "opset": facts["opset"],
+        "layout": contract.layout,
+        "channels": contract.channels,
+        "size": contract.size,
+        "output": contract.output,
+        "classes": contract.class_count,
+        "metadata": contract.metadata,
+    }
+
+
+def _graph_facts(path: Path) -> dict[str, Any]:
+    """Opset and bytes; an engine has no opset, and without the onnx package there is nothing to tell it."""
+    if path.suffix == ENGINE_SUFFIX or find_spec("onnx") is None:
+        return {"opset": None, "bytes": path.stat().st_size}
+    return graph_facts(path)
+
+
+def _about_data(real: RealData, test: Split) -> dict[str, Any]:
+    return {
+        "name": real.name,
+        "fingerprint": real.fingerprint,
+        "images": len(test.images),
+        "classes": list(real.classes),
+        "size": real.size,
+        "channels": real.channels,
+        "skipped": real.skipped,
+    }
+
+
+def _conditions() -> dict[str, Any]:
+    found = versions()
+    with contextlib.suppress(UserError):
+        found["onnxruntime"] = onnxruntime().__version__
+    return {"threads": torch.get_num_threads(), "versions": found, "batch": BATCH}

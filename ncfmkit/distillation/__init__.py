@@ -1,0 +1,1 @@
+"""The method: neural characteristic function matching, from pool to loop."""

@@ -1,0 +1,172 @@
+"""The extractor pool: networks trained on the real data, kept at initialisation and at the end (METHOD section 3).
+
+A pool lives in the cache under a key of everything that decides its weights; members are files of their own, so a pool
+that was interrupted goes on where it stopped, and a larger pool keeps the members of a smaller one.
+"""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from ncfmkit.config import NetworkSettings, PoolSettings, to_dict
+from ncfmkit.errors import UserError
+from ncfmkit.files import METADATA_KEY, MOVE, cache_dir, digest, writable, write_atomic
+from ncfmkit.images import labelled
+from ncfmkit.networks import network_builder
+from ncfmkit.progress import notice, track
+from ncfmkit.real.store import RealData
+from ncfmkit.runtime import Runtime
+from ncfmkit.training import Crew, State, accuracy, fresh_state, train
+
+Member = tuple[State, State, float | None]  # initial, final, test accuracy
+POOL_FORMAT = 1  # raised when training changes in a way that the settings do not show
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The weights of every member, in main memory, at initialisation and at the end of training."""
+
+    key: str
+    initial: list[State]
+    final: list[State]
+    accuracies: list[float | None]  # on the test split, fractions; None where the source has no test split
+    seconds: float  # spent training in this run; 0 where all came from the cache
+
+    def __len__(self) -> int:
+        return len(self.final)
+
+    @torch.no_grad()
+    def blend(self, network: nn.Module, member: int, beta: float) -> None:
+        """Sets `network` to `beta * initial + (1 - beta) * final` of a member, in place."""
+        initial, final = self.initial[member], self.final[member]
+        for name, parameter in network.named_parameters():
+            parameter.copy_(final[name], non_blocking=True)
+            if beta > 0:
+                parameter.lerp_(initial[name].to(parameter.device, non_blocking=True), beta)
+
+    def load_final(self, network: nn.Module, member: int) -> None:
+        """Sets `network` to a member's weights at the end of training, in place."""
+        self.blend(network, member, 0.0)
+
+
+def pool_key(real: RealData, network: NetworkSettings, pool: PoolSettings, seed: int, runtime: Runtime) -> str:
+    """A digest of what decides the members' weights; the number of members is not part of it."""
+    content: dict[str, Any] = {
+        "format": POOL_FORMAT,
+        "data": real.fingerprint,
+        "network": to_dict(network),
+        "pool": {k: v for k, v in to_dict(pool).items() if k != "members"},
+        "seed": seed,
+        "runtime": [runtime.device.type, runtime.precision, runtime.compile],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, seed: int, runtime: Runtime) -> Pool:
+    """The pool from the cache; members that are missing or damaged are trained first, under a lock.
+
+    Returns:
+        The pool, its weights in main memory.
+
+    Raises:
+        UserError: the cache folder cannot be used, or its disk is full.
+        NonFiniteLossError: of the training.
+    """
+    key = pool_key(real, network, pool, seed, runtime)
+    folder = writable(cache_dir() / "pools" / key)
+    files = [folder / f"member-{m:03d}.safetensors" for m in range(pool.members)]
+    start = time.monotonic()
+    with FileLock(folder / "lock"):
+        kept = [_kept_member(file) for file in files]
+        missing = [m for m, member in enumerate(kept) if member is None]
+        if missing:
+            notice(f"extractor pool: training {len(missing)} of {pool.members} members, {pool.epochs} epochs each")
+            _train_members(missing, files, real, network, pool, seed, runtime)
+        members = [member or _read_member(file) for member, file in zip(kept, files, strict=True)]
+    return Pool(
+        key=key,
+        initial=[m[0] for m in members],
+        final=[m[1] for m in members],
+        accuracies=[m[2] for m in members],
+        seconds=time.monotonic() - start if missing else 0.0,
+    )
+
+
+def _train_members(
+    missing: list[int],
+    files: list[Path],
+    real: RealData,
+    network: NetworkSettings,
+    pool: PoolSettings,
+    seed: int,
+    runtime: Runtime,
+) -> None:
+    build = network_builder(network, real)
+    crew = Crew(build, 1, runtime)
+    data = labelled(real, real.train)
+    with track("extractor pool", len(missing) * pool.epochs) as bar:
+        for member in missing:
+            initial = fresh_state(build, seed, "extractor", member)
+            crew.load([initial])
+            train(crew, [data], pool, seed=seed, keys=[member], bar=bar)
+            score = accuracy(crew, labelled(real, real.test))[0] if real.test else None
+            _write_member(files[member], initial, crew.states()[0], score)
+            bar.advance(0, note="" if score is None else f"member {member}: test accuracy {score:.1%}")
+
+
+def _write_member(file: Path, initial: State, final: State, score: float | None) -> None:
+    tensors = {f"{side}/{k}": v for side, state in (("initial", initial), ("final", final)) for k, v in state.items()}
+    facts = {"test_accuracy": score, "sha256": _checksum(tensors, score)}
+    content = to_bytes(tensors, metadata={METADATA_KEY: json.dumps(facts)})  # one key: more come in a random order
+    try:
+        write_atomic(file, content)
+    except UserError as error:
+        raise UserError(f"{error}, {MOVE}") from None
+
+
+def _kept_member(file: Path) -> Member | None:
+    """A member from the cache, or None where it is missing or damaged; a damaged one is named in a notice."""
+    if not file.is_file():
+        return None
+    try:
+        return _read_member(file)
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        notice(f"extractor pool: {file} is damaged ({error}): training this member again")
+        return None
+
+
+def _read_member(file: Path) -> Member:
+    with safe_open(file, framework="pt") as stored:
+        facts = json.loads((stored.metadata() or {}).get(METADATA_KEY, "{}"))
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+    score = facts.get("test_accuracy")
+    if facts.get("sha256") != _checksum(tensors, score):
+        raise ValueError("its checksum is wrong")
+    sides: dict[str, State] = {"initial": {}, "final": {}}
+    for name, tensor in tensors.items():
+        side, parameter = name.split("/", 1)
+        sides[side][parameter] = tensor.clone()  # off the mapped file, which may change under us
+    return sides["initial"], sides["final"], score
+
+
+def _checksum(tensors: State, score: float | None) -> str:
+    """sha256 of all that a member's file holds."""
+    content = [[name, str(v.dtype), list(v.shape), digest(v)] for name, v in sorted(tensors.items())]
+    return hashlib.sha256(json.dumps([score, content]).encode()).hexdigest()
+
+
+def pool_line(pool: Pool) -> str:
+    """One line that says where the pool came from and how good its members are."""
+    made = f"trained in {pool.seconds:.0f} s" if pool.seconds else "from the cache"
+    known = [a for a in pool.accuracies if a is not None]
+    accuracy = f", test accuracy {min(known):.1%} to {max(known):.1%}" if known else ", no test split"
+    return f"extractor pool: {len(pool)} members, {made}{accuracy}"

@@ -1,0 +1,237 @@
+"""Released sets into ordinary ones: which image is of which class, what the values are, what the manifest says.
+
+Axes: N stored images, C channels, H = W side, K classes, D decoded images.
+"""
+
+import dataclasses
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ncfmkit.config import Settings
+from ncfmkit.errors import UserError
+from ncfmkit.files import check_free, safe_name, sha256_of
+from ncfmkit.networks import resolve_network
+from ncfmkit.progress import few, notice
+from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.store import RealData
+from ncfmkit.sets import manifest, set_file
+from ncfmkit.sets.released.pixel_values import Normalisation, Values, to_bytes
+from ncfmkit.sets.released.read import Released, read
+from ncfmkit.sets.synthetic import SyntheticSet
+
+FACTORS = {"list": 2, "pair": 1, "experiments": 1, "folder": 1}  # of each kind of release, where nobody says
+LEAST_STD = 1e-6  # of a normalisation
+LARGEST_LOGIT = 65504.0  # of float16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a released set is to be read, as the user said it."""
+
+    labels: Path | None = None  # file of the labels; none: in FILE, or beside it
+    labels_by_position: bool = False  # hard labels from the order of the rows; false: from the labels
+    experiment: int | None = None  # number of the one to take, from 0; none: the first, if there are several
+    values: Values | None = None  # what the pixel values are; none: bytes where they are 8-bit, else unit
+    mean: str | None = None  # comma-separated, per channel
+    std: str | None = None
+    factor: int | None = None  # that each stored image is cut by; none: as its kind of release
+    decode: Literal["single", "multi", "bound"] = "single"
+    max_bytes: int = 2**31  # of a file, or of all pictures of a folder
+
+
+def convert_file(
+    path: Path, arguments: DataArguments, settings: Settings, reading: Reading, *, out: Path | None
+) -> tuple[Path, SyntheticSet]:
+    """As :func:`convert`, and writes the set to `out`, or to its name's .safetensors; nothing is overwritten.
+
+    Raises:
+        UserError: `out` is there already, or as :func:`convert`.
+    """
+    if out is not None:
+        check_free(out)
+    result = convert(path, arguments, settings, reading)
+    out = out or Path(safe_name(result.manifest["name"]) + ".safetensors")
+    check_free(out)
+    return out, dataclasses.replace(result, manifest=set_file.save(result, out))
+
+
+def convert(path: Path, arguments: DataArguments, settings: Settings, reading: Reading) -> SyntheticSet:
+    """A released set as an ordinary one; its score is unknown.
+
+    Args:
+        path: a file of `torch.save` or a folder of pictures, see :mod:`ncfmkit.sets.released.read`.
+        arguments: the real data that it was made from: class names, normalisation, and the whitening.
+        settings: of the data and of the students that train on it; they go into the manifest.
+
+    Raises:
+        UserError: the file is no set, does not fit the data, or its values are not what the user says.
+    """
+    real = arguments.open(settings)
+    normalisation = _normalisation(reading, real.channels)
+    released = read(path, labels=reading.labels, experiment=reading.experiment, max_bytes=reading.max_bytes)
+    _check_shape(path, released, real)
+    labels_N = _hard_labels(path, released, real, reading.labels_by_position)
+    order_N = np.argsort(labels_N, kind="stable")
+    settings = _as_converted(settings, real, reading, released.kind, _ipc(path, labels_N, real, released))
+    values = reading.values or ("bytes" if released.images.dtype == np.uint8 else "unit")
+    images_NCHW, clipped = to_bytes(released.images, order_N, values, real, normalisation)
+    _say(path, released, values, settings, clipped)
+    result = manifest.finished_set(settings, real, torch.from_numpy(images_NCHW))
+    converted = _origin(path, released) | {"kind": released.kind, "values": values, "clipped": clipped}
+    if released.kind == "experiments":
+        converted["experiment"] = reading.experiment or 0
+    source = result.manifest["source"] | {"converted": converted}
+    result = dataclasses.replace(result, manifest=result.manifest | {"source": source})
+    return _with_soft_labels(path, result, released.soft_logits, order_N)
+
+
+def _normalisation(reading: Reading, channels: int) -> Normalisation | None:
+    if reading.mean is None and reading.std is None:
+        return None
+    if reading.values not in ("normalized", "zca"):
+        raise UserError("--mean and --std say how values were normalised: pass --values normalized or zca with them")
+    if reading.mean is None or reading.std is None:
+        raise UserError("--mean and --std belong together: pass both")
+    mean, std = _numbers("--mean", reading.mean, channels), _numbers("--std", reading.std, channels)
+    if min(std) < LEAST_STD:
+        raise UserError(f"--std {reading.std}: expected numbers above 0, {LEAST_STD:g} or more")
+    return Normalisation(mean=mean, std=std)
+
+
+def _numbers(flag: str, text: str, count: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count or not all(0 <= number <= 1 for number in numbers):
+        example = ",".join(["0.5"] * count)
+        raise UserError(f"{flag} {text!r}: expected {count} comma-separated numbers in [0, 1], such as {example}")
+    return numbers
+
+
+def _check_shape(path: Path, released: Released, real: RealData) -> None:
+    expected = (real.channels, real.size, real.size)
+    if released.images.shape[1:] != expected:
+        raise UserError(
+            f"{path} has images of shape {released.images.shape[1:]}, {real.name} has {expected}: pass the data that "
+            "it was made from, with --size, --resize and --color as then, or resize the released images first"
+        )
+
+
+def _hard_labels(path: Path, released: Released, real: RealData, by_position: bool) -> np.ndarray:
+    """int64 `[N]`, in the order of the file."""
+    classes = len(real.classes)
+    if released.soft_logits is not None and released.soft_logits.shape[1] != classes:
+        raise UserError(
+            f"{path} has soft labels of {released.soft_logits.shape[1]} classes, {real.name} has {classes}: "
+            "pass the data that it was made from"
+        )
+    if by_position:
+        return _by_position(path, released, classes)
+    if released.kind == "folder":
+        return _folder_classes(path, released.folders, real)[released.labels]
+    if released.labels is None:
+        assert released.soft_logits is not None
+        return released.soft_logits.argmax(1)
+    low, high = int(released.labels.min()), int(released.labels.max())
+    if low < 0 or high >= classes:
+        raise UserError(
+            f"{path} has labels from {low} to {high}, {real.name} has {classes} classes, 0 to {classes - 1}: "
+            "pass the data that it was made from"
+        )
+    return released.labels
+
+
+def _by_position(path: Path, released: Released, classes: int) -> np.ndarray:
+    count = len(released.images)
+    if released.soft_logits is None:
+        raise UserError(f"--labels-by-position: {path} says the class of each image: leave the flag out")
+    if count % classes:
+        raise UserError(
+            f"--labels-by-position: expected a multiple of the {classes} classes, got {count} images in {path}"
+        )
+    return np.repeat(np.arange(classes), count // classes)
+
+
+def _folder_classes(path: Path, folders: tuple[str, ...], real: RealData) -> np.ndarray:
+    """The class of each folder, by its name or by the number at its end."""
+    if set(folders) == set(real.classes):
+        return np.array([real.classes.index(name) for name in folders])
+    ends = [re.search(r"[0-9]{1,9}$", name) for name in folders]
+    numbers = [int(end[0]) for end in ends if end]
+    if sorted(numbers) == list(range(len(real.classes))):
+        return np.array(numbers)
+    raise UserError(
+        f"{path} has {len(folders)} class folders ({few(folders)}), {real.name} has {len(real.classes)} classes "
+        f"({few(real.classes)}): expected a folder of each class's name, or names that end in its number, "
+        f"0 to {len(real.classes) - 1}"
+    )
+
+
+def _ipc(path: Path, labels_N: np.ndarray, real: RealData, released: Released) -> int:
+    """Images per class, the same for all."""
+    counts = np.bincount(labels_N, minlength=len(real.classes))
+    few, many = int(counts.argmin()), int(counts.argmax())
+    if counts[few] == counts[many]:
+        return int(counts[few])
+    largest = released.labels is None
+    raise UserError(
+        f"{path} has {counts[few]} images of class {real.classes[few]!r} and {counts[many]} of "
+        f"{real.classes[many]!r}{', by the largest soft label of each' if largest else ''}: expected equally many "
+        f"of every class{'; if its rows are sorted by class, pass --labels-by-position' if largest else ''}"
+    )
+
+
+def _as_converted(settings: Settings, real: RealData, reading: Reading, kind: str, ipc: int) -> Settings:
+    factor = reading.factor or FACTORS[kind]
+    if factor > real.size:
+        raise UserError(f"--factor {factor} is above the image side {real.size}: lower the factor")
+    budget = settings.distill.decoded_budget if reading.decode == "bound" else None
+    distill = dataclasses.replace(
+        settings.distill, ipc=ipc, factor=factor, decode=reading.decode, decoded_budget=budget
+    )
+    return dataclasses.replace(settings, network=resolve_network(settings.network, real.size), distill=distill)
+
+
+def _say(path: Path, released: Released, values: str, settings: Settings, clipped: dict[str, float]) -> None:
+    d = settings.distill
+    notice(
+        f"{path.name}: {len(released.images):,} images, {d.ipc} per class"
+        f"{'' if released.soft_logits is None else ' with soft labels'}; taken as --values {values}, "
+        f"--factor {d.factor} --decode {d.decode}"
+    )
+    if clipped["share"]:
+        notice(
+            f"clipped to [0, 1]: {clipped['share']:.2%} of the values, the farthest {clipped['largest']:.3g} outside"
+        )
+
+
+def _origin(path: Path, released: Released) -> dict[str, Any]:
+    """Name and sha256 of the file; of several files: of their lines as sha256sum writes them, sorted by name."""
+    digests = {name: sha256_of(file) for name, file in sorted(released.files.items())}
+    lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    together = hashlib.sha256(lines.encode()).hexdigest()
+    return {
+        "file": Path(os.path.abspath(path)).name,
+        "sha256": next(iter(digests.values())) if len(digests) == 1 else together,
+    }
+
+
+def _with_soft_labels(
+    path: Path, result: SyntheticSet, soft_NK: np.ndarray | None, order_N: np.ndarray
+) -> SyntheticSet:
+    """The logits of a stored image become those of every image that it decodes to."""
+    if soft_NK is None:
+        return result
+    if np.abs(soft_NK).max() > LARGEST_LOGIT:
+        raise UserError(f"{path} has logits up to {np.abs(soft_NK).max():.3g}: expected {LARGEST_LOGIT:.0f} at most")
+    mask_NP = result.mask()
+    soft_NPK = torch.from_numpy(soft_NK[order_N]).half()[:, None].expand(*mask_NP.shape, -1)
+    return dataclasses.replace(result, soft_labels=soft_NPK[mask_NP].contiguous())

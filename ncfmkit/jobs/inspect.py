@@ -1,0 +1,181 @@
+"""What `ncfmkit inspect` says of a path: a run directory, a set, a package, a student or an exported model."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ncfmkit.errors import UserError
+from ncfmkit.files import METADATA_KEY, format_bytes
+from ncfmkit.run import load_run
+from ncfmkit.scoring import student_file
+from ncfmkit.sets import set_file
+from ncfmkit.sets.loading import load, packing_of
+from ncfmkit.sets.manifest import DIGEST_KEY, figure
+from ncfmkit.sets.package import is_package
+from ncfmkit.sets.synthetic import SyntheticSet
+
+LARGEST_HEADER = 100_000_000  # bytes, as safetensors has it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    title: str
+    summary: dict[str, Any]  # for people
+    content: dict[str, Any]  # for machines, whole
+    scores: list[dict[str, Any]] | None = None
+    images: SyntheticSet | None = None
+
+
+def describe(path: Path) -> Description:
+    """What is at `path`.
+
+    Raises:
+        UserError: nothing, or nothing of ours.
+    """
+    if not path.exists():
+        raise UserError(f"nothing at {path}")
+    if path.is_dir() and is_package(path):
+        return _describe_set(path)
+    if path.is_dir():
+        return _describe_run(path)
+    if path.suffix == ".onnx":
+        return _describe_model(path)
+    if path.suffix != ".safetensors" and not _starts_as_safetensors(path):
+        raise UserError(
+            f"{path} is not a run directory, a synthetic set, a package, a student or an exported model: sets and "
+            "students are safetensors files, models end in .onnx"
+        )
+    return _describe_student(path) if _kind(path) == "student" else _describe_set(path)
+
+
+def _starts_as_safetensors(path: Path) -> bool:
+    """Whether the file begins with the size of a JSON header and its opening brace, be the rest damaged or not."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    return int.from_bytes(start[:8], "little") < LARGEST_HEADER and start[8:] == b"{"
+
+
+def _kind(path: Path) -> str | None:
+    try:
+        with safe_open(path, framework="pt") as stored:
+            manifest = (stored.metadata() or {}).get(METADATA_KEY, "")
+    except (SafetensorError, OSError):
+        return None
+    return "student" if '"kind": "student"' in manifest else None
+
+
+def _describe_run(path: Path) -> Description:
+    run = load_run(path)
+    summary = {
+        "status": run["status"],
+        "data": f"{run['data']['name']}, {run['data']['train']:,} training images",
+        "recipe": run["settings"]["recipe"],
+        "seed": run["seed"],
+        "device": run["device"],
+        "pool": run.get("pool", {}).get("key"),
+        "distilled in": f"{run['timings']['distill_seconds']} s" if "timings" in run else None,
+    }
+    done = (path / set_file.FILE_NAME).is_file()
+    held = _describe_set(path) if done else None
+    return Description(
+        title=f"run {path}",
+        summary=summary | (held.summary if held else {}),
+        content=run | ({"manifest": held.content} if held else {}),
+        scores=run["scores"]["rows"] if "scores" in run else None,
+        images=held.images if held else None,
+    )
+
+
+def _describe_set(path: Path) -> Description:
+    result = load(path)
+    m = result.manifest
+    score = m["score"] and figure(m["score"])
+    summary = {
+        "set": m["name"],
+        "classes": list(result.classes),
+        "images per class": f"{m['ipc']['stored']} stored, {m['ipc']['decoded']} decoded",
+        "decoding": f"{m['decode']['kind']}, factor {m['decode']['factor']}",
+        "images": f"uint8 {list(result.images.shape)}" + _quantising(m),
+        "bytes": ", ".join(f"{name} {format_bytes(count)}" for name, count in sorted(m["bytes"].items())),
+        "bytes per class": format_bytes(sum(m["bytes"].values()) / len(result.classes)),
+        "source": f"{m['source']['name']}, {m['source']['train_images']:,} training images",
+        "licence of the source": m["source"]["license"],
+        "smaller than its pixels": f"{_ratio(result):,.0f} times",
+        "last-epoch accuracy": score and f"{score} with {m['score']['network']}, {m['score']['epochs']} epochs",
+        "made by": m["tool"],
+        "sha256 of its manifest": m[DIGEST_KEY],
+    }
+    if "converted" in m["source"]:
+        summary["converted from"] = m["source"]["converted"].get("file")
+    if not is_package(path):
+        return Description(title=f"synthetic set {path}", summary=summary, content=m, images=result)
+    packing = packing_of(path)
+    kept = f"{packing.layout}, {packing.images} images" + (f" as {packing.encoding}" if packing.encoding else "")
+    content = m | {"package": {k: getattr(packing, k) for k in ("layout", "images", "encoding")}}
+    return Description(title=f"package {path}", summary={"package": kept} | summary, content=content, images=result)
+
+
+def _quantising(manifest: dict[str, Any]) -> str:
+    how = manifest.get("pixels")
+    if how is None:
+        return ""
+    return f", kept in {how['bits']} bits, a range per {how['scale']}{', dithered' if how['dither'] else ''}"
+
+
+def _ratio(result: SyntheticSet) -> float:
+    """Bytes of the source's training images, a byte per value and at the set's size, over all bytes of the set."""
+    source = result.manifest["source"]["train_images"] * result.images[0].numel()
+    return source / sum(result.manifest["bytes"].values())
+
+
+def _describe_student(path: Path) -> Description:
+    network, metadata = student_file.load(path)
+    accuracy = metadata["test_accuracy"]
+    summary = {
+        "network": ", ".join(f"{k} {v}" for k, v in metadata["network"].items() if v is not None),
+        "input": f"{metadata['channels']} x {metadata['size']} x {metadata['size']}",
+        "classes": metadata["classes"],
+        "mean": metadata["mean"],
+        "std": metadata["std"],
+        "test accuracy": None if accuracy is None else f"{accuracy:.1%}",
+        "trained on": metadata["trained_on"]["name"],
+        "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
+        "made by": metadata["tool"],
+    }
+    return Description(title=f"student {path}", summary=summary, content=metadata)
+
+
+def _describe_model(path: Path) -> Description:
+    from ncfmkit.exporters.onnx import graph_facts, require_packages
+    from ncfmkit.exporters.sessions import open_session
+
+    contract = open_session(path).contract
+    require_packages()
+    facts = graph_facts(path)
+    m = contract.metadata
+    student, int8 = m.get("student", {}), m.get("int8", {})
+    accuracy = student.get("test_accuracy")
+    summary = {
+        "takes": f"{contract.input_name}: {contract.layout}, {contract.channels} x {contract.size} x {contract.size}",
+        "gives": f"{contract.output_name}: {contract.output} of {contract.class_count} classes",
+        "classes": list(contract.classes) if contract.classes else None,
+        "precision": m.get("precision"),
+        "float layers": int8.get("float_layers") or ("none" if int8 else None),
+        "calibrated with": int8.get("calibration", {}).get("name"),
+        "opset": facts["opset"],
+        "nodes": ", ".join(f"{count} {operator}" for operator, count in facts["nodes"].items()),
+        "size": format_bytes(facts["bytes"]),
+        "student": student.get("network", {}).get("name"),
+        "student's test accuracy": None if accuracy is None else f"{accuracy:.1%}",
+        "trained on": m.get("trained_on", {}).get("name"),
+        "sha256 of its manifest": m.get("trained_on", {}).get(DIGEST_KEY),
+        "made by": m.get("tool", facts["producer"]),
+        "with": ", ".join(f"{name} {version}" for name, version in m.get("versions", {}).items()) or None,
+    }
+    content = {"metadata": m, **facts, "contract": {k: v for k, v in asdict(contract).items() if k != "metadata"}}
+    return Description(title=f"model {path}", summary=summary, content=content)

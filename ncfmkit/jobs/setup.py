@@ -1,0 +1,49 @@
+"""What several jobs begin with: settings from recipe and flags, what the data decide."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from ncfmkit import networks
+from ncfmkit.augment import parse_strategy
+from ncfmkit.config import Settings, check, load_recipe, override
+from ncfmkit.errors import UserError
+from ncfmkit.files import parse_bytes
+from ncfmkit.real.store import RealData
+
+DEFAULT_RECIPES = {"digits": "digits"}  # of data that has one recipe of its own
+
+
+def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> Settings:
+    """Default < recipe < overrides, checked; without a recipe, the data's own or the defaults."""
+    recipe = recipe or DEFAULT_RECIPES.get(data)
+    settings = check(override(load_recipe(recipe) if recipe else Settings(), read_class_list(overrides)))
+    for strategy in (settings.pool.augment, settings.distill.augment, settings.student.augment):
+        parse_strategy(strategy)
+    if settings.runtime.memory_budget:
+        parse_bytes(settings.runtime.memory_budget)
+    return settings
+
+
+def read_class_list(overrides: dict[str, Any]) -> dict[str, Any]:
+    """`data.classes` may name a file with one class a line."""
+    key = next((k for k in ("data.classes", "classes") if k in overrides), None)
+    if key is None or not isinstance(overrides[key], str) or not os.path.isfile(overrides[key]):
+        return overrides
+    try:
+        lines = Path(overrides[key]).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--classes {overrides[key]}: expected a text file with one class a line: {error}") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise UserError(f"--classes {overrides[key]}: expected one class a line, got an empty file")
+    return overrides | {key: names}
+
+
+def resolved(settings: Settings, real: RealData) -> Settings:
+    """The settings with what the data decided, but `data` as asked: it is part of the data's fingerprint."""
+    network = networks.resolve_network(settings.network, real.size)
+    load = settings.distill.load and os.path.abspath(settings.distill.load)  # a run is resumed from anywhere
+    distill = dataclasses.replace(settings.distill, load=load)
+    return dataclasses.replace(settings, network=network, distill=distill)

@@ -1,0 +1,30 @@
+"""`ncfmkit unpack`: the one file of a package."""
+
+from pathlib import Path
+from typing import Any
+
+from ncfmkit.files import check_free, safe_name
+from ncfmkit.jobs.pack import all_or_nothing
+from ncfmkit.sets import loading, set_file
+
+
+@all_or_nothing()
+def unpack(path: Path, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """Writes the set of a package as its one file; pictures are unpacked to disk one by one, not in memory.
+
+    Args:
+        path: a package (or any other form of a set).
+        out: the file; none: named after the set, in the working directory.
+
+    Returns:
+        The file, and the manifest in it.
+
+    Raises:
+        UserError: no set there, damaged, or the file is there already.
+    """
+    if out is not None:
+        check_free(out)
+    with loading.opened(path, beside=Path() if out is None else out.parent) as result:
+        out = out or Path(f"{safe_name(result.manifest['name'])}.safetensors")
+        check_free(out)
+        return out, set_file.save(result, out)

@@ -1,0 +1,76 @@
+"""`ncfmkit verify`: is a set intact, and as good as it says?"""
+
+from pathlib import Path
+from typing import Any
+
+from ncfmkit.config import check, from_dict
+from ncfmkit.errors import CheckFailed, UserError
+from ncfmkit.jobs.evaluate import Scoring
+from ncfmkit.sets import loading, manifest, set_file
+from ncfmkit.sets.manifest import figure
+from ncfmkit.sets.synthetic import SyntheticSet
+
+
+def verify(path: Path, score: Scoring | None = None) -> dict[str, Any]:
+    """Checks what can be checked of a set: checksums, shapes, ranges, labels, its recipe, its score.
+
+    Args:
+        path: a set's file, run directory or package.
+        score: measures the set; the promised accuracy must be reached within its standard deviation.
+
+    Returns:
+        `path`, `problems` (empty), `manifest`, and with `score` also `promised` and `measured`.
+
+    Raises:
+        UserError: nothing there, not a set, or no score to check.
+        CheckFailed: something is wrong; all of it is in the message, and `problems` in the result.
+    """
+    result, problems = loading.read(path)
+    found: dict[str, Any] = {"path": str(path), "problems": problems, "manifest": result and result.manifest}
+    if result is not None:
+        problems += _recipe_problems(result)
+    if result is not None and score is not None and not problems:
+        found |= _measured(path, result, score)
+        problems += _score_problems(found["promised"], found["measured"])
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise CheckFailed(f"{path}: {count}\n{set_file.listed(problems)}", found)
+    return found
+
+
+def _recipe_problems(result: SyntheticSet) -> list[str]:
+    try:
+        distill = check(from_dict(result.manifest["settings"])).distill
+    except UserError as error:
+        return [f"its settings are not a recipe that this ncfmkit can run: {error}"]
+    how, stored = result.manifest["decode"], result.ipc
+    said = (distill.ipc, distill.factor, distill.decode, distill.decoded_budget)
+    if said != (stored, how["factor"], how["kind"], how["budget"]):
+        return ["its settings speak of another number of images, or another decoding, than its manifest"]
+    return []
+
+
+def _promise(path: Path) -> str:
+    return f"`ncfmkit pack {path} --to safetensors --score --data DATA --repeats 5 --out NEW`"
+
+
+def _measured(path: Path, result: SyntheticSet, score: Scoring) -> dict[str, Any]:
+    promised = result.manifest["score"]
+    if promised is None:
+        raise UserError(f"{path} promises no score to check: {_promise(path)} measures and records one")
+    if promised["n"] < 2:
+        raise UserError(
+            f"the score of {path} is of one student, which has no standard deviation to check within: {_promise(path)} "
+            "measures and records a better one"
+        )
+    return {"promised": promised, "measured": manifest.manifest_score(score(result)["rows"][0])}
+
+
+def _score_problems(promised: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+    least = promised["last"]["mean"] - promised["last"]["std"]
+    if measured["last"]["mean"] >= least:
+        return []
+    return [
+        f"its students reach {figure(measured)}, promised are {figure(promised)}: expected {least:.1%} or more "
+        "(one standard deviation below)"
+    ]

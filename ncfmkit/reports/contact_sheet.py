@@ -1,0 +1,139 @@
+"""Pictures of images: a contact sheet as PNG, a preview for the terminal."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.text import Text
+
+MAX_CLASS_ROWS = 100  # rows of a contact sheet
+MIN_SHOWN = 64  # pixels: smaller images are enlarged by the least whole factor that reaches this
+MAX_SHOWN = 192  # pixels: larger images are averaged down by a whole factor to below this
+MAX_NAME = 180  # pixels of a class name in a contact sheet, longer ones end in an ellipsis
+GAP = 4  # pixels between the images of a contact sheet
+
+
+def contact_sheet(
+    images_NCHW: np.ndarray, labels_N: np.ndarray, classes: Sequence[str], *, per_class: int = 10
+) -> Image.Image:
+    """One row per class, its name at the left, its first `per_class` images in the order given.
+
+    Small images are enlarged by a whole factor, pixel by pixel; those of `MAX_SHOWN` pixels or more are averaged down.
+    Classes after the first `MAX_CLASS_ROWS` are counted in a line below.
+
+    Args:
+        images_NCHW: uint8, 1 or 3 channels.
+        labels_N: integers, places in `classes`.
+
+    Raises:
+        ValueError: other shapes, types or labels.
+    """
+    _check_images(images_NCHW, labels_N, classes, per_class)
+    shown = [np.flatnonzero(labels_N == c)[:per_class] for c in range(min(len(classes), MAX_CLASS_ROWS))]
+    columns = max((len(row) for row in shown), default=0)
+    most = int(np.bincount(labels_N.astype(np.int64), minlength=1).max()) if len(labels_N) else 0
+    cell_h, cell_w = _cell_size(*images_NCHW.shape[2:])
+    font = _font(13)
+    names = [_fit(name, font) for name in classes[: len(shown)]]
+    left = GAP + max((math.ceil(font.getlength(name)) for name in names), default=0) + 2 * GAP
+    notes = []
+    if most > columns:
+        notes.append(f"the first {columns} of up to {most:,} images per class")
+    if len(classes) > len(shown):
+        notes.append(f"{len(classes) - len(shown):,} more classes are not shown")
+
+    note = "; ".join(notes)
+    width = max(left + columns * (cell_w + GAP), GAP * 2 + math.ceil(font.getlength(note)))
+    height = GAP + len(shown) * (cell_h + GAP) + (24 if note else 0)
+    gray = images_NCHW.shape[1] == 1
+    sheet = Image.new("L" if gray else "RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for r, (name, row) in enumerate(zip(names, shown, strict=True)):
+        top = GAP + r * (cell_h + GAP)
+        draw.text((GAP, top + cell_h / 2), name, fill="#444444", font=font, anchor="lm")
+        for c, index in enumerate(row):
+            sheet.paste(_cell(images_NCHW[index]), (left + c * (cell_w + GAP), top))
+    if note:
+        draw.text((GAP, height - 12), note, fill="#444444", font=font, anchor="lm")
+    return sheet
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as a PNG file."""
+    png = io.BytesIO()
+    picture.save(png, "PNG")
+    return png.getvalue()
+
+
+def _check_images(images_NCHW: np.ndarray, labels_N: np.ndarray, classes: Sequence[str], per_class: int) -> None:
+    shape = images_NCHW.shape
+    if images_NCHW.dtype != np.uint8 or len(shape) != 4 or shape[1] not in (1, 3):
+        raise ValueError(f"a contact sheet expects uint8 images [N, 1 or 3, H, W], got {images_NCHW.dtype} {shape}")
+    if labels_N.shape != shape[:1]:
+        raise ValueError(f"a contact sheet expects one label per image, got {labels_N.shape} for {shape[0]} images")
+    if len(labels_N) and not 0 <= labels_N.min() <= labels_N.max() < len(classes):
+        raise ValueError(f"labels {labels_N.min()}..{labels_N.max()} do not fit {len(classes)} class names")
+    if per_class < 1:
+        raise ValueError(f"per_class: expected 1 or more, got {per_class}")
+
+
+def _scale(height: int, width: int) -> tuple[int, int]:
+    """Whole factors to enlarge and to shrink by."""
+    side = max(height, width)
+    return max(1, math.ceil(MIN_SHOWN / side)), side // (MAX_SHOWN // 2) if side >= MAX_SHOWN else 1
+
+
+def _cell_size(height: int, width: int) -> tuple[int, int]:
+    up, down = _scale(height, width)
+    return math.ceil(height * up / down), math.ceil(width * up / down)
+
+
+def _cell(image_CHW: np.ndarray) -> Image.Image:
+    up, down = _scale(*image_CHW.shape[1:])
+    enlarged = image_CHW.repeat(up, axis=1).repeat(up, axis=2)
+    picture = Image.fromarray(enlarged[0] if len(enlarged) == 1 else enlarged.transpose(1, 2, 0).copy())
+    return picture.reduce(down) if down > 1 else picture
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans as matplotlib ships it: unlike Pillow's own font it has Greek, Cyrillic and accents."""
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _fit(name: str, font: ImageFont.FreeTypeFont) -> str:
+    """`name` on one line and at most `MAX_NAME` pixels wide."""
+    name = "".join(c if c.isprintable() else " " for c in name[:200])
+    if font.getlength(name) <= MAX_NAME:
+        return name
+    while font.getlength(name + "…") > MAX_NAME:
+        name = name[:-1]
+    return name.rstrip() + "…"
+
+
+def terminal_preview(images_NCHW: np.ndarray, labels_N: np.ndarray, *, columns: int = 80) -> Text:
+    """The first image of as many classes as fit on one line, two pixels to a character, in 24-bit colour.
+
+    Args:
+        images_NCHW: uint8, 1 or 3 channels; images above 32 pixels are reduced.
+        columns: width of the terminal in characters.
+    """
+    first = [images_NCHW[np.flatnonzero(labels_N == label)[0]] for label in np.unique(labels_N)]
+    step = max(1, -(-images_NCHW.shape[-1] // 32))
+    shown = [np.broadcast_to(image, (3, *image.shape[1:]))[:, ::step, ::step] for image in first]
+    fit = max(1, columns // (shown[0].shape[-1] + 1))
+    picture = Text(no_wrap=True)
+    for top in range(0, shown[0].shape[1], 2):
+        for image in shown[:fit]:
+            for x in range(image.shape[2]):
+                upper, lower = image[:, top, x], image[:, min(top + 1, image.shape[1] - 1), x]
+                colors = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in (upper, lower)]
+                picture.append("\u2580", style=f"{colors[0]} on {colors[1]}")
+            picture.append(" ")
+        picture.append("\n")
+    return picture

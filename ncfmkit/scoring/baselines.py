@@ -1,0 +1,110 @@
+"""What a set is compared with: subsets of the real data, of equal size or whole (METHOD section 8)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ncfmkit.config import NetworkSettings
+from ncfmkit.errors import UserError
+from ncfmkit.images import LabelledImages, labelled
+from ncfmkit.networks import network_builder
+from ncfmkit.progress import track
+from ncfmkit.real.store import RealData
+from ncfmkit.rng import keyed_rng
+from ncfmkit.runtime import Runtime
+from ncfmkit.training import State
+
+BASELINES = {
+    "random": "as many random real images as are stored",
+    "random-decoded": "as many random real images as the set decodes to",
+    "herding": "as many real images as are stored, chosen by herding on features of the pool's first member",
+    "whole": "the whole training split",
+}
+
+
+def parse_baselines(text: str) -> tuple[str, ...]:
+    """Names of baselines from a comma-separated list, or `none`.
+
+    Raises:
+        UserError: an unknown one.
+    """
+    names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip() and n.strip() != "none"))
+    unknown = [n for n in names if n not in BASELINES]
+    if unknown:
+        raise UserError(f"unknown baseline {unknown[0]!r}: known: {', '.join(BASELINES)}, none")
+    return names
+
+
+def subset(real: RealData, index_CM: np.ndarray) -> LabelledImages:
+    """Real training images at those positions, one row per class."""
+    labels = torch.arange(len(real.classes)).repeat_interleave(index_CM.shape[1])
+    images = np.ascontiguousarray(real.train.images[np.sort(index_CM, axis=1).ravel()])
+    return LabelledImages(images=images, labels=labels, mean=real.mean, std=real.std, classes=len(real.classes))
+
+
+def random_subset(real: RealData, per_class: int, seed: int, repeat: int) -> LabelledImages:
+    """`per_class` random training images of every class, drawn by `(seed, repeat, class)`."""
+    _check_enough(real, per_class)
+    rows = [
+        start + keyed_rng(seed, "random subset", repeat, c).choice(stop - start, per_class, replace=False)
+        for c, (start, stop) in enumerate(zip(real.train.offsets[:-1], real.train.offsets[1:], strict=True))
+    ]
+    return subset(real, np.stack(rows))
+
+
+def check_baselines(real: RealData, baselines: Sequence[str], *, stored: int, decoded: int) -> None:
+    """Whether the classes are large enough for the baselines, before anything is trained.
+
+    Raises:
+        UserError: one is not.
+    """
+    wanted = {"random": stored, "herding": stored, "random-decoded": decoded}
+    for name in baselines:
+        _check_enough(real, wanted.get(name, 0))
+
+
+def _check_enough(real: RealData, per_class: int) -> None:
+    counts = real.train.counts()
+    if counts.min() < per_class:
+        poor = int(counts.argmin())
+        raise UserError(
+            f"a baseline of {per_class} real images per class needs more than the {counts[poor]} of class "
+            f"{real.classes[poor]!r} in {real.name}: leave it out of --baselines"
+        )
+
+
+@torch.no_grad()
+def herded_subset(
+    real: RealData, per_class: int, state: State, network: NetworkSettings, runtime: Runtime
+) -> LabelledImages:
+    """Herding (Welling 2009): images chosen one by one so that their mean feature stays next to the class's mean."""
+    _check_enough(real, per_class)
+    build = network_builder(network, real)
+    extractor = build().to(runtime.device)
+    extractor.load_state_dict(state)
+    data = labelled(real, real.train)
+    rows = []
+    with track("herding", len(real.classes)) as bar:
+        for start, stop in zip(real.train.offsets[:-1], real.train.offsets[1:], strict=True):
+            parts = [
+                extractor.features(data.normalised(np.arange(i, min(i + 256, stop)), runtime.device))
+                for i in range(start, stop, 256)
+            ]
+            rows.append(start + herd(torch.cat(parts).double().cpu(), per_class))
+            bar.advance()
+    return subset(real, np.stack(rows))
+
+
+def herd(feat_ND: torch.Tensor, count: int) -> np.ndarray:
+    """Positions of `count` rows, each the one that brings the mean of those chosen nearest to the mean of all."""
+    mean_D, chosen_D = feat_ND.mean(0), torch.zeros_like(feat_ND[0])
+    free_N = torch.ones(len(feat_ND), dtype=torch.bool)
+    picks = []
+    for i in range(1, count + 1):
+        distance_N = ((chosen_D + feat_ND) / i - mean_D).square().sum(1)
+        pick = int(torch.where(free_N, distance_N, torch.inf).argmin())
+        picks.append(pick)
+        free_N[pick] = False
+        chosen_D = chosen_D + feat_ND[pick]
+    return np.array(picks)

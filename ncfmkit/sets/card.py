@@ -1,0 +1,417 @@
+"""The dataset card of a package, README.md: what the set is, how good, how it was made, how it is loaded.
+
+All names in a manifest are somebody's text: they are escaped, so that they are shown and nothing else. Its settings and
+what it tells of a conversion may be of any type: what is no number where one is due is shown as text.
+"""
+
+import dataclasses
+import html
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from ncfmkit.config import SECTIONS, DistillSettings, Settings, StudentSettings
+from ncfmkit.errors import UserError
+from ncfmkit.files import format_bytes
+from ncfmkit.progress import printable
+from ncfmkit.sets.manifest import DIGEST_KEY
+from ncfmkit.sets.set_file import FILE_NAME
+from ncfmkit.sets.snippets import facts_of, snippets
+from ncfmkit.sets.synthetic import SyntheticSet
+
+PREVIEW = "preview.png"
+PAPER = "[Wang et al., CVPR 2025](https://arxiv.org/abs/2502.20653)"
+MOST_CLASSES = 50  # names that are listed
+LONGEST = 200  # characters of a name
+LARGEST = 1e15  # of a number that is formatted
+SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+# what the Hub knows of data and code licences; others go by their name
+KNOWN_LICENSES = {
+    *(
+        "apache-2.0",
+        "mit",
+        "bsd",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "isc",
+        "zlib",
+        "unlicense",
+        "wtfpl",
+        "ncsa",
+        "afl-3.0",
+    ),
+    *(
+        "gpl",
+        "gpl-2.0",
+        "gpl-3.0",
+        "lgpl",
+        "lgpl-2.1",
+        "lgpl-3.0",
+        "agpl-3.0",
+        "gfdl",
+        "mpl-2.0",
+        "epl-2.0",
+        "eupl-1.2",
+    ),
+    *("cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0"),
+    *("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
+    *("cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cdla-sharing-1.0", "cdla-permissive-1.0"),
+    *("cdla-permissive-2.0", "odc-by", "odbl", "pddl", "etalab-2.0", "c-uda", "unknown", "other"),
+}
+PARTS = {"pixels": "pixels, packed", "levels": "levels of the pixels", "soft_labels": "soft labels"}
+LIBRARIES = {
+    "numpy": "numpy alone",
+    "torch": "torch and safetensors, normalised, as a DataLoader",
+    "ncfmkit": "ncfmkit",
+    "datasets": "datasets",
+    "webdataset": "webdataset",
+    "torchvision": "torchvision",
+}
+STARTS = {
+    "mix": "mosaics of real images",
+    "random": "real images",
+    "noise": "noise",
+    "load": "an earlier distilled set",
+}
+LAYOUT_FILES = {"parquet": "`data/train-*.parquet`", "webdataset": "`*.tar`", "png": "a folder for each class"}
+FILES = {
+    "ncfmkit.json": "the manifest: all facts of this page, for machines",
+    "SHA256SUMS": "checksums of all files",
+    "README.md": "this page",
+    PREVIEW: "the first images of every class",
+    FILE_NAME: "the set in one file",
+    "classes.txt": "class names, in label order",
+    "soft_labels.npy": "logits of every image to train on",
+}
+
+
+def card(result: SyntheticSet, *, layout: str, images: str, encoding: str, file_sizes: Mapping[str, int]) -> str:
+    """README.md of a package: YAML for the Hub and for `datasets`, then Markdown.
+
+    Args:
+        result: with the manifest of its file, in which sizes and digests are.
+        layout: a name of `LAYOUTS`.
+        images: `stored` or `decoded`, what the layout's files hold.
+        encoding: `png` or `webp`, of its pictures.
+        file_sizes: bytes of the package's files, by name.
+
+    Raises:
+        UserError: the manifest states no licence.
+    """
+    if result.manifest["source"]["license"] is None:
+        raise UserError(
+            f"a dataset card states a licence, and {result.manifest['name']!r} has none: pass --license with that of "
+            f"its source, {result.manifest['source']['name']!r}, such as --license mit"
+        )
+    settings = _known(result.manifest["settings"])
+    sections = [
+        _front_matter(result, layout, images),
+        *_what(result, images),
+        *_score(result.manifest),
+        *_loading(result, layout, images),
+        *_making(result, settings),
+        *_provenance(result.manifest),
+        *_sizes(result),
+        *_files(layout, images, encoding, file_sizes),
+        *_limits(result.manifest),
+        *_license(result.manifest),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _text(value: Any) -> str:
+    """Somebody's text as Markdown that shows it in one line: no links, markup, HTML or formulas."""
+    shown = printable(str(value)) or "(empty)"
+    shown = html.escape(shown if len(shown) <= LONGEST else shown[:LONGEST] + "...", quote=False)
+    shown = re.sub(r"([\\`*_\[\]{}()#!|~$@])", r"\\\1", shown).replace("://", r"\://")
+    return re.sub(r"(?i)(www)\.", r"\1\\.", shown)
+
+
+def _number(value: Any, spec: str = "") -> str:
+    """As `spec` has it; text where a manifest holds no number, or a huge one."""
+    is_number = type(value) in (int, float) and abs(value) < LARGEST
+    return format(value, spec) if is_number else _text(value)
+
+
+def _percent(score: Mapping[str, Any], epoch: str) -> str:
+    """`61.9% ± 0.7`; one student has no deviation."""
+    deviation = f" ± {score[epoch]['std'] * 100:.1f}" if score["n"] > 1 else ""
+    return f"{score[epoch]['mean']:.1%}{deviation}"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _front_matter(result: SyntheticSet, layout: str, images: str) -> str:
+    m = result.manifest
+    rows = len(result.images) if images == "stored" else len(result.classes) * m["ipc"]["decoded"]
+    slug = re.sub(r"[^a-z0-9.]+", "-", m["source"]["license"].lower()).strip("-")
+    facts: dict[str, Any] = {"pretty_name": printable(m["name"])}
+    facts |= {"license": slug} if slug in KNOWN_LICENSES else {"license": "other", "license_name": slug or "other"}
+    facts |= {
+        "task_categories": ["image-classification"],
+        "size_categories": [next((name for most, name in SIZES if rows < most), "n>10M")],
+        "tags": ["dataset-distillation", "synthetic", "ncfmkit"],
+    }
+    if layout == "parquet":
+        files = [{"split": "train", "path": "data/train-*.parquet"}]
+        facts |= {"configs": [{"config_name": "default", "data_files": files}]}
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---"
+
+
+def _what(result: SyntheticSet, images: str) -> Iterator[str]:
+    m, source = result.manifest, result.manifest["source"]
+    count, channels, height, width = result.images.shape
+    mosaics = facts_of(result).mosaics
+    yield f"# {_text(m['name'])}"
+    yield (
+        f"{count:,} synthetic images of {len(result.classes)} classes, {height} x {width} pixels, "
+        f"{'gray' if channels == 1 else 'colour'}, which stand for the {source['train_images']:,} training images of "
+        f"{_text(source['name'])}: made by dataset distillation, so that a classifier trained on them alone comes as "
+        "close as it can to one trained on the real images. They are for training, not for looking at."
+        + (f" {_mosaic_text(result, images)}" if mosaics else "")
+        + (" Every image to train on comes with logits to train on instead of its label." if _is_soft(result) else "")
+    )
+    yield f"![preview]({PREVIEW})"
+    yield f"Classes, in label order: {_class_list(result.classes)}."
+
+
+def _mosaic_text(result: SyntheticSet, images: str) -> str:
+    ipc, factors = result.manifest["ipc"], facts_of(result).kept
+    cuts = " and ".join(f"{f} x {f}" for f in factors)
+    return (
+        f"The stored images are mosaics: {ipc['stored']:,} per class are cut {cuts} and enlarged to "
+        f"{ipc['decoded']:,} per class to train on. "
+        + (
+            "Do not train on the mosaics as they are."
+            if images == "stored"
+            else f"The pictures in this folder are those images; the mosaics are in `{FILE_NAME}`."
+        )
+    )
+
+
+def _is_soft(result: SyntheticSet) -> bool:
+    return result.soft_labels is not None
+
+
+def _class_list(classes: tuple[str, ...]) -> str:
+    shown = ", ".join(_text(name) for name in classes[:MOST_CLASSES])
+    left = len(classes) - MOST_CLASSES
+    return f"{shown} and {left:,} more (in `ncfmkit.json`)" if left > 0 else shown
+
+
+def _score(m: Mapping[str, Any]) -> Iterator[str]:
+    yield "## How good it is"
+    score = m["score"]
+    if score is None:
+        original = m.get("pixels", {}).get("original", {}).get("score")
+        if original:
+            reached = _percent(original, "last")
+            yield f"Not scored in so few bits. The set in 8 bits that it was made from reached {reached}."
+        else:
+            yield "Not scored."
+        yield (
+            "To measure it, with the real images at hand: `ncfmkit evaluate . --data DATA` trains students on the set "
+            "and tests them on the real test images."
+        )
+        return
+    head = ("test accuracy, last epoch", "best epoch", "students", "network", "epochs")
+    row = (_percent(score, "last"), _percent(score, "best"), str(score["n"]), _text(score["network"]))
+    yield _table(head, [(*row, f"{score['epochs']:,}")])
+    yield (
+        f"{_students(score['n'])}, trained on this set alone, tested on real images. The last epoch is the figure. The "
+        "best epoch is picked by looking at the test set; it stands here because published tables often have it."
+    )
+
+
+def _students(n: int) -> str:
+    return f"Mean ± standard deviation over {n} students" if n > 1 else "One student"
+
+
+def _loading(result: SyntheticSet, layout: str, images: str) -> Iterator[str]:
+    yield "## Loading it"
+    soft = ", and `soft_labels`, the logits of each" if _is_soft(result) else ""
+    yield (
+        "Run inside this folder. Each gives the images to train on, `images` in [0, 1], and their `labels`"
+        f"{soft}. Networks expect the images normalised with mean {_numbers(result.manifest['mean'])} and standard "
+        f"deviation {_numbers(result.manifest['std'])}."
+    )
+    for library, code in snippets(result, layout, images).items():
+        yield f"With {LIBRARIES[library]}:"
+        yield f"```python\n{code}```"
+    if layout != "safetensors":
+        yield '`ncfmkit.load(".").decoded()` does the same, and checks every digest.'
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)
+
+
+def _making(result: SyntheticSet, settings: Settings) -> Iterator[str]:
+    converted = result.manifest["source"].get("converted")
+    yield "## How it was made"
+    how = _conversion(converted) if isinstance(converted, Mapping) else _distillation(settings)
+    recipe = "ncfmkit's own training for it" if isinstance(converted, Mapping) else "The training that goes with it"
+    yield _list([*how, *_pixels(result.manifest), _decoding(result), f"{recipe}: {_student(settings.student)}"])
+
+
+def _known(table: Mapping[str, Any]) -> Settings:
+    """The settings of a manifest that this version knows, of whatever types; those that are missing are the default."""
+    sections = {}
+    for section, kind in SECTIONS.items():
+        told, names = table.get(section), {field.name for field in dataclasses.fields(kind)}
+        if isinstance(told, Mapping):
+            sections[section] = kind(**{name: value for name, value in told.items() if name in names})
+    return Settings(**{key: table[key] for key in ("recipe", "seed") if key in table}, **sections)
+
+
+def _conversion(converted: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"Others made and released it, as {_text(converted.get('file'))} (sha256 {_text(converted.get('sha256'))}); "
+        f"ncfmkit converted that file ({_text(converted.get('kind'))}, values: {_text(converted.get('values'))}). How "
+        "it was distilled is not recorded here."
+    )
+    clipped = converted.get("clipped")
+    if isinstance(clipped, Mapping) and clipped.get("share"):
+        yield f"Values outside [0, 1] were clipped: {_number(clipped['share'], '.2%')} of them."
+
+
+def _distillation(settings: Settings) -> Iterator[str]:
+    d, p = settings.distill, settings.pool
+    yield _method(d)
+    yield (
+        f"{_number(d.steps, ',')} steps with {_text(d.optimizer)}, lr {_number(d.lr, 'g')}, up to "
+        f"{_number(d.real_batch, ',')} real images per class and step."
+    )
+    yield (
+        f"Features: {_number(p.members)} networks ({_network(settings)}), trained on the real images for "
+        f"{_number(p.epochs)} epochs; each step draws one and blends it with its own initial weights."
+    )
+    start = STARTS.get(str(d.init), _text(d.init))
+    yield f"Started from {start}. Recipe {_text(settings.recipe)}, seed {_number(settings.seed)}."
+
+
+def _method(d: DistillSettings) -> str:
+    if d.metric == "mean":
+        return "Distribution matching: class by class, the mean features of synthetic and real images are made alike."
+    if d.metric != "ncfd":
+        return f"Matching by {_text(d.metric)}, which this version of ncfmkit does not know."
+    drawn = "drawn by a network that learns where they differ most" if d.sampler == "learned" else "drawn at random"
+    calibrated = ", and the images are kept recognisable to a trained network" if d.calibration_weight else ""
+    return (
+        f"Neural characteristic function matching ({PAPER}): class by class, the characteristic functions of the "
+        f"features of synthetic and real images are made alike at {_number(d.frequencies, ',')} frequencies per "
+        f"step, {drawn}{calibrated}."
+    )
+
+
+def _network(settings: Settings) -> str:
+    n = settings.network
+    depth = "" if n.depth is None else f"-{_number(n.depth)}"
+    return f"{_text(n.name)}{depth} width {_number(n.width)}"
+
+
+def _pixels(m: Mapping[str, Any]) -> Iterator[str]:
+    if "pixels" in m:
+        how = m["pixels"]
+        per = "each image and channel" if how["scale"] == "image" else "each channel"
+        dithered = ", dithered" if how["dither"] else ""
+        yield f"Pixels are kept in {how['bits']} bits instead of 8, between the levels of {per}{dithered}."
+
+
+def _decoding(result: SyntheticSet) -> str:
+    m = result.manifest
+    if not facts_of(result).mosaics:
+        return f"{m['ipc']['stored']:,} images per class, to train on as they are."
+    return (
+        f"{m['ipc']['stored']:,} stored images per class are decoded to {m['ipc']['decoded']:,}: kind "
+        f"{m['decode']['kind']}, factor {m['decode']['factor']}, bilinear."
+    )
+
+
+def _student(s: StudentSettings) -> str:
+    cutmix = f", CutMix in {_number(s.cutmix, '.0%')} of the batches" if s.cutmix else ""
+    milestones = s.milestones if isinstance(s.milestones, list | tuple) else (s.milestones,)
+    marks = ", ".join(_number(mark, ".0%") for mark in milestones)
+    steps = f" (x {_number(s.gamma, 'g')} after {marks} of the run)" if s.milestones else ""
+    return (
+        f"{_number(s.epochs, ',')} epochs, batches of {_number(s.batch, ',')}, "
+        f"{_text(s.optimizer)}, lr {_number(s.lr, 'g')}{steps}, weight decay {_number(s.weight_decay, 'g')}, "
+        f"augmentation {_text(s.augment)}{cutmix}."
+    )
+
+
+def _provenance(m: Mapping[str, Any]) -> Iterator[str]:
+    source = m["source"]
+    yield "## Where it comes from"
+    rows = [
+        ("source", _text(source["name"])),
+        ("training images", f"{source['train_images']:,}"),
+        ("fingerprint of the source", _text(source["fingerprint"])),
+        ("converted by" if "converted" in source else "made by", _text(m["tool"])),
+        ("sha256 of the manifest", _text(m[DIGEST_KEY])),
+    ]
+    yield _table(("", ""), rows)
+
+
+def _sizes(result: SyntheticSet) -> Iterator[str]:
+    m = result.manifest
+    total = sum(m["bytes"].values())
+    raw = m["source"]["train_images"] * math.prod(result.images.shape[1:])
+    yield "## How large it is"
+    rows = [(PARTS.get(name, _text(name)), f"{size:,}") for name, size in sorted(m["bytes"].items())]
+    yield _table(("part", "bytes"), [*rows, ("together", f"{total:,}")])
+    if raw:
+        times = f"{raw / total:,.0f}" if raw >= 10 * total else f"{raw / total:.1f}"
+        yield f"The source's training images are {format_bytes(raw)} as raw pixels of that size, {times} times as much."
+
+
+def _files(layout: str, images: str, encoding: str, file_sizes: Mapping[str, int]) -> Iterator[str]:
+    yield "## What is in this folder"
+    later = ("README.md", "SHA256SUMS")  # this page, and what is written after it
+    there = [name for name in FILES if name in file_sizes or name in later]
+    rows = [(f"`{name}`", FILES[name], format_bytes(file_sizes[name]) if name in file_sizes else "") for name in there]
+    others = [size for name, size in file_sizes.items() if name not in FILES]
+    if others:
+        what = f"{'images to train on' if images == 'decoded' else 'stored images'} as {encoding}"
+        rows.append((LAYOUT_FILES[layout], what, f"{format_bytes(sum(others))}, {len(others):,} in all"))
+    yield _table(("files", "what", "size"), rows)
+    yield (
+        "`sha256sum -c SHA256SUMS` checks every file; `ncfmkit verify .` also checks what is in them. No file is a "
+        "pickle, and none is run when it is loaded."
+    )
+
+
+def _limits(m: Mapping[str, Any]) -> Iterator[str]:
+    yield "## What to keep in mind"
+    figure = (
+        [f"The figure above is of one network ({_text(m['score']['network'])}) on one test set. Others may do worse."]
+        if m["score"]
+        else ["Nobody has measured here what a network learns from this set."]
+    )
+    yield _list(
+        [
+            *figure,
+            "A classifier trained on it is usually less accurate than one trained on the real images.",
+            "What is skewed, mislabelled or missing in the source is so here, too, and can be stronger.",
+            "It was made from real images, and some of it may be recognisable: it does not anonymise them. Do not "
+            "use it to get around limits on the use of the source, or to identify people.",
+        ]
+    )
+
+
+def _license(m: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Licence"
+    yield (
+        f"{_text(m['source']['license'])}: the licence of the source, {_text(m['source']['name'])}, as it was stated "
+        "when this set was packed. The set is derived from those images."
+    )

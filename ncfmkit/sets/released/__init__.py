@@ -1,0 +1,1 @@
+"""Sets that other projects released, read with guards."""

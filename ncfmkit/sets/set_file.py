@@ -1,0 +1,203 @@
+"""A synthetic set as one safetensors file with a JSON manifest; docs/formats.md specifies it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ncfmkit.errors import UserError
+from ncfmkit.files import METADATA_KEY, check_name, tensor_bytes, write_atomic
+from ncfmkit.sets.manifest import (
+    LARGEST_JSON,
+    PACKAGE_FILE,
+    check_kind,
+    content_problems,
+    manifest_problems,
+    parsed,
+    sealed,
+    set_of,
+    shape_problems,
+    tensors_of,
+    value_problems,
+    written,
+)
+from ncfmkit.sets.synthetic import SyntheticSet
+
+FILE_NAME = "synthetic.safetensors"
+DTYPES = {torch.uint8: "U8", torch.int64: "I64", torch.float16: "F16"}
+PART = 1 << 24  # bytes written at once
+MOST_SHOWN = 100  # problems in a message
+UNREADABLE = "it is not a readable safetensors file (damaged or truncated): {}"
+
+
+def save(synthetic: SyntheticSet, path: Path) -> dict[str, Any]:
+    """Writes the set; the same set gives the same bytes. Returns the manifest with the digests of the tensors in it.
+
+    The tensors are written in parts, since safetensors' own writer copies them: a set may be larger than memory.
+
+    Raises:
+        UserError: the manifest lacks something or does not fit the tensors, or the file cannot be written.
+    """
+    tensors = tensors_of(synthetic)
+    manifest = checked(synthetic.manifest, tensors, path)
+    write_atomic(path, _parts(tensors, manifest))
+    return manifest
+
+
+def checked(manifest: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
+    """The manifest with the digests of the tensors, which are a set as it says; `path` is for the message.
+
+    Raises:
+        UserError: they are not: what is written would not be read again.
+    """
+    try:
+        manifest = sealed(manifest, tensors)
+        problems = manifest_problems(manifest) or shape_problems(manifest, described(tensors))
+        problems = problems or value_problems(manifest, tensors)
+    except ValueError as error:  # NaN in the manifest
+        problems = [str(error)]
+    if problems:
+        raise UserError("\n".join([f"{path} was not written: this is not a whole set:", *problems]))
+    return manifest
+
+
+def described(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type, as safetensors writes it, and shape of every tensor."""
+    return {name: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
+
+
+def _parts(tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> Iterator[bytes | memoryview]:
+    """The file as safetensors writes it: the widest numbers first, then by name, the header a multiple of 8 bytes."""
+    header: dict[str, Any] = {"__metadata__": {METADATA_KEY: written(manifest)}}
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, tensor in ordered:
+        content = tensor_bytes(tensor)
+        yield from (content[start : start + PART] for start in range(0, len(content), PART))
+
+
+def find(path: str | Path) -> Path:
+    """The file of a set: `path` itself, or the one in the run directory `path`.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    check_name(path)
+    if path.is_file() and path.suffix != ".safetensors" and (path.parent / PACKAGE_FILE).is_file():
+        raise UserError(f"{path} is a part of a package: pass the folder {path.parent}")
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(
+            f"no synthetic set at {path}: expected a .safetensors file, a run directory with {FILE_NAME}, or a package "
+            "that `ncfmkit pack` wrote"
+        )
+    return file
+
+
+def load(path: str | Path) -> SyntheticSet:
+    """Reads a set from its file, or from the run directory that holds it, and checks it against its manifest.
+
+    Raises:
+        UserError: no such file, not a synthetic set, or damaged.
+    """
+    file = find(path)
+    return whole(file, *read(file))
+
+
+def whole(path: Path, result: SyntheticSet | None, problems: list[str]) -> SyntheticSet:
+    """The set that was read.
+
+    Raises:
+        UserError: something is wrong with it.
+    """
+    if result is not None and not problems:
+        return result
+    if len(problems) == 1:
+        raise UserError(f"{path} is damaged: {problems[0]}")
+    raise UserError(f"{path} is damaged in {len(problems)} ways:\n{listed(problems)}")
+
+
+def listed(problems: list[str]) -> str:
+    """Problems line by line, as many as people read."""
+    lines = [f"  {problem}" for problem in problems[:MOST_SHOWN]]
+    more = len(problems) - len(lines)
+    return "\n".join([*lines, f"  ... and {more:,} more"] if more else lines)
+
+
+def read(file: Path, *, mapped: bool = False) -> tuple[SyntheticSet | None, list[str]]:
+    """The set, and all that is wrong with it; none where it is too broken to say what it holds.
+
+    Args:
+        mapped: leave the tensors on the disk, for sets larger than memory; whoever changes the file later changes them.
+
+    Raises:
+        UserError: a safetensors file that is not a set, or of a format that is not known here.
+    """
+    try:
+        manifest, problems = _read_manifest(file)
+        if problems:
+            return None, problems
+        with safe_open(file, framework="pt") as stored:
+            problems = shape_problems(manifest, _shapes(stored))
+            if problems:
+                return None, problems
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+            if not mapped:  # copied before they are checked
+                tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    except SafetensorError as error:
+        return None, [UNREADABLE.format(error)]
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+    problems = content_problems(manifest, tensors)
+    return (None, problems) if problems else (set_of(tensors, manifest), [])
+
+
+def _read_manifest(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """The manifest, and what is wrong with it or with the header around it."""
+    with open(file, "rb") as start:
+        length = int.from_bytes(start.read(8), "little")
+        if start.read(1) != b"{":
+            return {}, [UNREADABLE.format("it does not begin as one")]
+        if not 1 <= length <= LARGEST_JSON:
+            return {}, [UNREADABLE.format(f"a header of {length} bytes, expected 1 to {LARGEST_JSON}")]
+        content = b"{" + start.read(length - 1)
+    try:
+        header = parsed(content)
+        metadata = header.pop("__metadata__", {})
+        if any(not isinstance(v, dict) or v.keys() != {"dtype", "shape", "data_offsets"} for v in header.values()):
+            raise ValueError("a tensor without type, shape and offsets, or with more")
+        text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    except ValueError as error:
+        return {}, [UNREADABLE.format(f"its header: {error}")]
+    if not isinstance(text, str):
+        raise UserError(f"{file} is a safetensors file without a {METADATA_KEY!r} manifest: not a synthetic set")
+    try:
+        manifest = parsed(text)
+    except ValueError as error:
+        return {}, [f"its manifest is not readable: {error}"]
+    check_kind(manifest, str(file))
+    return manifest, manifest_problems(manifest)
+
+
+def _shapes(stored: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+    return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+
+
+def digests(path: Path) -> dict[str, str] | None:
+    """The digests that a set's manifest tells of its tensors; none for any other file. The tensors are not read."""
+    try:
+        manifest, problems = _read_manifest(path)
+    except (OSError, UserError):
+        return None
+    return None if problems else manifest["sha256"]

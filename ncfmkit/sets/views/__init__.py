@@ -1,0 +1,1 @@
+"""A set as other people's tools read it."""

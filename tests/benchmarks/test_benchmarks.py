@@ -1,0 +1,237 @@
+"""The benchmark on a tiny setting: its counts, its turns, its rows, its page."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import __main__ as command
+from benchmarks import floor, page, parts, race, settings, worker
+from benchmarks.reference import Reference
+from benchmarks.settings import Setting
+from ncfmkit.distillation.step import distill_step
+
+TINY = Setting(name="tiny", side=8, classes=2, per_class=6, ipc=1, real_batch=4, frequencies=32, width=8)
+EAGER = {"device": "cpu", "precision": "fp32", "compile": "off"}
+
+
+def contender(tmp_path: Path, kind: str = "ncfmkit", **changes) -> worker.Contender:
+    setting = dataclasses.replace(TINY, **changes)
+    job = {"setting": dataclasses.asdict(setting), "runtime": EAGER, "data": str(setting.pixels(tmp_path))}
+    return worker.Contender(job | {"contender": kind})
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"ipc": 3, "real_batch": 5}, {"side": 28, "frequencies": 64}, {"sampler": "learned"}]
+)
+def test_the_work_of_a_step_is_what_torch_counts_in_the_reference(tmp_path: Path, changes: dict) -> None:
+    plain = contender(tmp_path, "plain", **changes)
+    with FlopCounterMode(display=False) as counter:
+        plain.step()
+    s, twice = plain.setting, 0
+    if s.sampler == "learned":  # the reference computes the phases once more for psi
+        twice = 2 * plain.problem.feature_dim * s.frequencies * (s.real_images + s.decoded_images)
+    assert floor.work(s).flops == counter.get_total_flops() - twice
+
+
+def test_the_floor_is_the_longer_of_computing_and_moving() -> None:
+    work = floor.Work(network_flops=8e9, phase_flops=1e9, values=1e6, bytes=1e6)
+    rates = {"bf16": {"flops": 4e9, "copy_bytes": 1e6}, "fp32": {"flops": 1e9, "copy_bytes": 1e6}}
+    assert work.seconds("bf16", rates) == pytest.approx(3)  # to move: 2 bytes of each value, and the rest
+    rates["bf16"]["flops"] = 1e9
+    assert work.seconds("bf16", rates) == pytest.approx(9)
+
+
+def test_rates_of_this_machine() -> None:
+    rates = floor.measure_rates(torch.device("cpu"), ("bf16",))
+    assert set(rates) == {"fp32", "bf16"}
+    assert all(1e8 < r["flops"] < 1e16 and 1e8 < r["copy_bytes"] < 1e14 for r in rates.values())
+
+
+@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+def test_the_parts_make_up_the_step_and_change_nothing(tmp_path: Path, sampler: str) -> None:
+    timed, other = (contender(tmp_path, sampler=sampler, classes=10) for _ in range(2))
+    expected = distill_step(other.problem, other.state, other.plan)
+    before = timed.problem.features._compiled
+    seconds = parts.split(timed.problem, timed.state, timed.plan)
+    assert timed.problem.features._compiled is before
+    assert torch.equal(timed.state.images, other.state.images)
+    assert expected.matching > 0
+    assert all(seconds[p] > 0 for p in parts.PARTS)
+    assert distill_step(timed.problem, timed.state, timed.plan) == distill_step(other.problem, other.state, other.plan)
+
+
+def test_parts_are_charged_where_they_happen(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(100))
+    monkeypatch.setattr(parts.time, "perf_counter", lambda: float(next(now)))
+    clock = parts.Clock(torch.device("cpu"))
+    with clock.part("rest"):  # 0
+        with clock.part("data"):  # 1
+            pass  # 2
+        clock.switch("optimiser")  # 3
+    assert (clock.seconds["data"], clock.seconds["rest"], clock.seconds["optimiser"]) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+def test_contenders_of_one_setting_do_the_same_steps(tmp_path: Path, sampler: str) -> None:
+    ours, plain = (contender(tmp_path, kind, sampler=sampler, ipc=2) for kind in ("ncfmkit", "plain"))
+    assert isinstance(plain.reference, Reference)
+    for _ in range(3):
+        assert ours.step()["seconds"] > 0
+        plain.step()
+    a, b = (torch.tensor(c.images()["values"]) for c in (ours, plain))
+    assert (a - b).abs().max() < 1e-4
+    assert (a - ours.state.images.flatten()).abs().max() == 0
+
+
+RATES = {"fp32": {"flops": 1e11, "copy_bytes": 1e10}}
+
+
+def row_of(tmp_path: Path, *, plain_rate: float | None = None, **runtime) -> dict:
+    runtimes = {"plain": EAGER, "ncfmkit": EAGER | runtime}
+    return race.race(TINY, folder=tmp_path, runtimes=runtimes, rates=RATES, plain_rate=plain_rate, rounds=2, limit=60)
+
+
+def test_a_row_of_two_contenders(tmp_path: Path) -> None:
+    row = row_of(tmp_path)
+    assert row["notes"] == []
+    for name in ("plain", "ncfmkit"):
+        found = row["contenders"][name]
+        assert len(found["seconds"]["values"]) == 2
+        assert found["held"]["bytes"] > 0
+        assert sys.platform != "linux" or found["memory"]["resident"] > 50 * 2**20
+    assert set(row["contenders"]["ncfmkit"]["parts"]) == set(parts.PARTS)
+    assert row["times_floor"] > 1
+    plain, ours = (row["contenders"][k]["seconds"]["values"] for k in ("plain", "ncfmkit"))
+    assert row["speedup"]["values"] == [a / b for a, b in zip(plain, ours, strict=True)]
+
+
+def test_what_does_not_fit_is_said_in_its_row(tmp_path: Path) -> None:
+    row = row_of(tmp_path, memory_budget="1B")
+    assert len(row["notes"]) == 1
+    refusal = "ncfmkit does not fit: --memory-budget 1 B is below what one stored image needs: at least"
+    assert row["notes"][0].startswith(refusal)
+    assert "seconds" in row["contenders"]["plain"]
+    assert "speedup" not in row
+    assert refusal in page.tables({"about": ABOUT, "rates": RATES, "options": {}, "step": [row]})
+
+
+def test_what_would_take_too_long_is_not_run(tmp_path: Path) -> None:
+    row = row_of(tmp_path, plain_rate=1.0)
+    assert row["contenders"] == {}
+    assert [n.split(": a step would take about ")[0] for n in row["notes"]] == ["plain not run", "ncfmkit not run"]
+
+
+def test_why_a_contender_ended() -> None:
+    assert race.why(-9, "") == "does not fit: killed, probably for its memory"
+    assert race.why(1, "torch.OutOfMemoryError: CUDA out of memory") == "does not fit: CUDA out of memory"
+    assert race.why(1, "ncfmkit.errors.UserError: no file /home/a/b.npy") == "failed: no file ..."
+    assert race.why(3, "") == "failed: exit code 3"
+
+
+class Fake:
+    """A contender that ends after some steps."""
+
+    asked: ClassVar[list[str]] = []
+
+    def __init__(self, name: str, steps: int = 100):
+        self.name, self.left = name, steps
+
+    def ask(self, order: str) -> dict:
+        self.left -= 1
+        if self.left < 0:
+            raise race.Ended("failed: it ended")
+        self.asked.append(self.name)
+        return {"seconds": len(self.asked)}
+
+
+def test_turns_alternate() -> None:
+    Fake.asked.clear()
+    seconds, notes = race.turns({"a": Fake("a"), "b": Fake("b")}, rounds=3, limit=100)
+    assert Fake.asked == ["a", "b"] * 3
+    assert (seconds, notes) == ({"a": [1, 3, 5], "b": [2, 4, 6]}, [])
+    assert len(race.turns({"a": Fake("a")}, rounds=3, limit=0)[0]["a"]) == 2
+
+
+def test_one_that_ends_does_not_stop_the_others() -> None:
+    Fake.asked.clear()
+    seconds, notes = race.turns({"a": Fake("a", 1), "b": Fake("b")}, rounds=3, limit=100)
+    assert seconds == {"b": [2, 3, 4]}
+    assert notes == ["a failed: it ended"]
+
+
+def test_settings() -> None:
+    names = {(s.name, s.real_batch, s.frequencies) for s in settings.STEPS}
+    assert len(names) == len(settings.STEPS)
+    for axis, values in settings.AXES.items():
+        varied = settings.along(axis)
+        assert [getattr(s, axis) for s in varied] == list(values)
+        assert len({dataclasses.replace(s, **{axis: values[0]}) for s in varied}) == 1
+        assert all(s.real_batch <= s.per_class for s in varied)
+
+
+ABOUT = {"device": "cpu (x)", "versions": {"torch": "2", "python": "3"}, "commit": "abc", "date": "2026-01-01"}
+
+
+def test_exponents() -> None:
+    assert page.exponent([1, 10, 100], [3, 30, 300]) == pytest.approx(1)
+    assert page.exponent([1, 2, 4], [5, 20, 80]) == pytest.approx(2)
+    assert page.exponent([1, 2, 4], [7, 7, 7]) == pytest.approx(0)
+    assert page.exponent([1], [7]) is None
+    assert page.exponent([1, 2], [0, 7]) is None
+
+
+def test_the_page_is_what_the_results_say() -> None:
+    assert page.PAGE.read_text(encoding="utf-8") == page.render()
+
+
+def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tiny settings, in this process but for the contenders."""
+    monkeypatch.setattr(command, "CIFAR10", TINY)
+    monkeypatch.setattr(command, "AXES", {"ipc": (1, 2)})
+    monkeypatch.setattr(command, "along", lambda axis: [dataclasses.replace(TINY, **{axis: v}) for v in (1, 2)])
+    file, plot = tmp_path / "results.json", tmp_path / "growth.png"
+    arguments = [
+        "--only",
+        "growth,students",
+        "--rounds",
+        "2",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--compile",
+        "off",
+    ]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments, "--json", str(file), "--plot", str(plot)])
+    assert command.main() == 0
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert result["growth"]["ipc"]["rows"][1]["stored_bytes"] == 2 * result["growth"]["ipc"]["rows"][0]["stored_bytes"]
+    rows = result["students"]["rows"]
+    assert rows["ncfmkit, together"]["together"] == 10
+    assert all(row["ten_repeats_seconds"] > 0 for row in rows.values())
+    assert plot.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "speed"], "--only 'speed': expected some of step,growth"),
+        (["--rounds", "1"], "--rounds 1: expected 2 or more"),
+        (["--memory-budget", "lots"], "memory budget 'lots' is not a size"),
+        (["--json", "nowhere/x.json"], "there is no folder nowhere"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["--device", "mps"], "measures cpu and cuda alone"),
+        (["--match", "nothing"], "no setting has it in its name"),
+        (["--plot", "x.png", "--only", "step"], "add growth to --only"),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    assert command.main() == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,466 @@
+"""The command line: help, flags, one JSON object, one message and an exit code for whatever is wrong."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import call, refused, succeeds
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import ncfmkit
+from ncfmkit.cli import main, options
+from ncfmkit.config import setting_keys
+from ncfmkit.distillation import loop
+from ncfmkit.errors import NonFiniteLossError
+from ncfmkit.jobs import distill as distill_job
+from ncfmkit.scoring.baselines import BASELINES
+from ncfmkit.sets import set_file
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = (
+    *("distill", "pretrain", "evaluate", "train"),
+    *("pack", "unpack", "verify", "convert", "inspect"),
+    *("export", "validate", "predict"),
+    *("recipes", "doctor"),
+)
+TINY = [
+    *("--width", "8", "--pool", "2", "--pool-epochs", "1", "--steps", "8", "--frequencies", "32", "--real-batch", "32"),
+    *("--student-epochs", "2", "--repeats", "1", "--checkpoint-every", "4", "--device", "cpu", "--compile", "off"),
+]
+QUICK = ["--student-epochs", "1", "--repeats", "1", "--compile", "off"]
+LAUNCH = "from ncfmkit.cli.main import run; run()"
+
+
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _one_cache(_own_cache: None, own_folder: None, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache for this file."""
+    monkeypatch.setenv("NCFMKIT_CACHE", str(shared_cache))
+
+
+def make_folder(root: Path, counts: dict[str, int], size: int = 8, mode: str = "L") -> Path:
+    for label, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        rng = np.random.default_rng(label)
+        shape = (size, size) if mode == "L" else (size, size, 3)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(root / name / f"{i:02d}.png")
+    return root
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
+    """A finished run, which tests only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NCFMKIT_CACHE", str(shared_cache))
+        folder = tmp_path_factory.mktemp("runs") / "done"
+        before = signal.getsignal(signal.SIGTERM)
+        succeeds("distill", "digits", *TINY, "--out", folder)
+        signal.signal(signal.SIGTERM, before)
+        return folder
+
+
+def test_every_command_has_help() -> None:
+    listed = succeeds("--help").stdout
+    for name in COMMANDS:
+        assert name in listed
+        assert "Usage: ncfmkit " + name in succeeds(name, "--help").stdout
+    assert {c.name or c.callback.__name__ for c in main.app.registered_commands} == set(COMMANDS)
+
+
+def test_version() -> None:
+    assert succeeds("--version").stdout == ncfmkit.__version__ + "\n"
+
+
+def launched(*arguments: str) -> str:
+    return f"import sys; sys.argv = {['ncfmkit', *arguments]}\ntry:\n    {LAUNCH}\nexcept SystemExit:\n    pass"
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import ncfmkit", "import ncfmkit.cli.main", launched("--help"), launched("distill", "--help")],
+    ids=["import ncfmkit", "import main", "--help", "distill --help"],
+)
+def test_torch_is_not_imported_for_help(code: str) -> None:
+    script = code + "\nimport sys; print({'torch', 'numpy', 'sklearn', 'PIL'} & set(sys.modules), file=sys.stderr)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert result.stderr.strip() == "set()"
+
+
+def test_flags_are_settings_and_have_one_name_each() -> None:
+    rows = [key for panel in options.FLAGS.values() for key in panel]
+    assert set(rows) <= set(setting_keys())
+    assert set(options.NAMES) <= set(rows)
+    assert len(rows) == len(set(rows))
+    names = [options.flag_name(key) for key in rows]
+    own = ["--out", "--resume", "--recipe", "--baselines", "--data-root", "--download", "--skip-bad", "--set", "--json"]
+    everything = [*names, *own, "--data", "--help"]
+    assert len(everything) == len(set(everything))
+
+
+def test_every_flag_is_in_the_help_of_distill() -> None:
+    text = succeeds("distill", "--help").stdout
+    for panel, rows in options.FLAGS.items():
+        assert panel in text
+        for key in rows:
+            assert re.search(rf"{options.flag_name(key)}\b", text), key
+
+
+@pytest.mark.parametrize("command", ["distill", "evaluate"])
+def test_every_baseline_is_named_in_the_help(command: str) -> None:
+    text = " ".join(succeeds(command, "--help").stdout.replace("│", " ").split())
+    assert ", ".join([*BASELINES, "none"]) in text
+
+
+def one_object(result: Result) -> dict[str, Any]:
+    assert result.stdout.count("\n") == 1
+    value = json.loads(result.stdout)
+    assert isinstance(value, dict)
+    return value
+
+
+def test_distill_json(tmp_path: Path) -> None:
+    result = succeeds("distill", "digits", *TINY, "--out", tmp_path / "run", "--json")
+    value = one_object(result)
+    assert value["run"] == str(tmp_path / "run")
+    assert value["status"] == "done"
+    assert [r["set"] for r in value["scores"]["rows"]] == ["distilled", "random"]
+    assert "extractor pool:" in result.stderr
+
+
+def test_other_commands_json(tmp_path: Path, done: Path) -> None:
+    student = tmp_path / "student.safetensors"
+    scores = one_object(succeeds("evaluate", done, "--data", "digits", *QUICK, "--json"))
+    assert scores["rows"][0]["n"] == 1
+    trained = one_object(succeeds("train", done, "--data", "digits", "--out", student, *QUICK, "--json"))
+    assert trained["student"] == str(student)
+    assert 0 <= trained["test_accuracy"] <= 1
+    assert one_object(succeeds("inspect", done, "--json"))["manifest"]["kind"] == "synthetic set"
+    assert one_object(succeeds("inspect", done / "synthetic.safetensors", "--json"))["kind"] == "synthetic set"
+    assert one_object(succeeds("inspect", student, "--json"))["kind"] == "student"
+    assert "digits" in one_object(succeeds("recipes", "--json"))
+    assert one_object(succeeds("recipes", "digits", "--json"))["distill"]["ipc"] == 1
+    assert "folder" in one_object(succeeds("recipes", "--data", "--json"))
+    assert "convnet" in one_object(succeeds("recipes", "--networks", "--json"))
+    assert "torch" in one_object(succeeds("doctor", "--json"))
+    pool = ["--width", "8", "--pool", "2", "--pool-epochs", "1", "--compile", "off", "--device", "cpu"]
+    assert len(one_object(succeeds("pretrain", "digits", *pool, "--json"))["accuracies"]) == 2
+
+
+def test_distill_prints_files_and_scores(done: Path) -> None:
+    text = succeeds("distill", "--resume", done).stdout
+    for name, what in distill_job.ARTEFACTS.items():
+        assert f"{done / name}  {what}" in text
+    assert "distilled, 1 per class" in text
+    assert "measured on cpu (" in text
+
+
+def test_paths_are_printed_as_they_are(tmp_path: Path, done: Path) -> None:
+    odd = tmp_path / "run [bold]"
+    done.rename(odd)
+    try:
+        assert f"{odd}/report.html" in succeeds("distill", "--resume", odd).stdout
+        assert f"run {odd}" in succeeds("inspect", odd).stdout
+    finally:
+        odd.rename(done)
+
+
+def test_inspect_prints_whole_digests(done: Path) -> None:
+    digest = set_file.load(done).manifest["manifest_sha256"]
+    narrow = CliRunner().invoke(main.app, ["inspect", str(done)], env={"COLUMNS": "80"})
+    assert digest in re.sub(r"[\s]", "", narrow.stdout)
+
+
+def test_json_is_ascii(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "odd", {"größe": 4, "犬": 4})
+    result = succeeds("distill", folder, *TINY, "--repeats", "0", "--ipc", "1", "--out", "run", "--json")
+    assert result.stdout.isascii()
+    assert one_object(result)["data"]["classes"] == ["größe", "犬"]
+
+
+def test_default_run_directory(tmp_path: Path) -> None:
+    for expected in ("runs/digits-ipc1", "runs/digits-ipc1-2"):
+        value = one_object(succeeds("distill", "digits", *TINY, "--steps", "0", "--repeats", "0", "--json"))
+        assert value["run"] == expected
+        assert (tmp_path / expected / "synthetic.safetensors").is_file()
+
+
+def test_precedence_is_recipe_then_flag(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("[distill]\nipc = 2\nsteps = 5\nlr = 2e-3\nfactor = 1\n[student]\nrepeats = 0\n")
+    flags = [*TINY, "--repeats", "0", "--steps", "1", "--set", "distill.patience=7"]
+    value = one_object(succeeds("distill", "digits", "--recipe", recipe, *flags, "--out", "run", "--json"))
+    used = value["settings"]
+    assert used["recipe"] == "mine"
+    assert (used["distill"]["ipc"], used["distill"]["lr"]) == (2, 0.002)  # the recipe's
+    assert (used["distill"]["steps"], used["distill"]["patience"]) == (1, 7)  # the flags'
+    assert used["distill"]["alpha"] == 0.5  # the default
+    assert used["student"]["lr"] == 1e-3
+
+
+WRONG_SETTINGS = {
+    "--recipe digit": (["--recipe", "digit"], "unknown recipe 'digit'; did you mean 'digits'"),
+    "--recipe no.toml": (["--recipe", "no.toml"], r"recipe file not found: no\.toml"),
+    "--network": (["--network", "resnet81"], "unknown network 'resnet81': did you mean 'resnet18'"),
+    "--metric": (["--metric", "nfcd"], "expected one of ncfd, mean, got 'nfcd'; did you mean 'ncfd'"),
+    "--set key": (
+        ["--set", "distill.patiense=3"],
+        "unknown setting 'distill.patiense': did you mean 'distill.patience'",
+    ),
+    "--set ambiguous": (["--set", "epochs=3"], "ambiguous: write one of pool.epochs, student.epochs"),
+    "--set no =": (["--set", "ipc"], "--set 'ipc': expected KEY=VALUE"),
+    "--precision": (["--precision", "fp23"], "expected one of auto, fp32, bf16, fp16, got 'fp23'"),
+    "--device": (["--device", "gpu"], "unknown device 'gpu': expected auto, cpu, cuda"),
+    "--ipc 0": (["--ipc", "0"], "distill.ipc: expected 1 or more images per class, got 0"),
+    "--ipc one": (["--ipc", "one"], "distill.ipc: expected int, got 'one'"),
+    "--ipc 1000": (["--ipc", "1000"], r"--ipc 1000 is above the \d+ training images of class '\d' in digits"),
+    "--factor": (["--factor", "9"], "factor 9 is above the image side 8: lower the factor"),
+    "--baselines": (["--baselines", "random,hreding"], "unknown baseline 'hreding': known: random, random-decoded"),
+    "--lr nan": (["--lr", "nan"], r"distill\.lr: expected"),
+    "--steps -1": (["--steps=-1"], "distill.steps: expected 0 or more, got -1"),
+    "--memory-budget": (["--memory-budget", "1KB"], "is below what one stored image needs"),
+    "--load": (["--init", "load", "--load", "nothing"], "no synthetic set at .*nothing"),
+    "--init load": (["--init", "load"], "pass the set to start from"),
+    "--classes": (["--classes", "1,two"], "digits has no class 'two'"),
+    "--holdout": (["--holdout", "0.5"], "digits has a test split of its own"),
+    "--size": (["--size", "12"], "expected 12x12, got 8x8"),
+    "--resume too": (["--resume", "x"], "--resume goes on with the run's own settings"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG_SETTINGS.values(), ids=WRONG_SETTINGS)
+def test_wrong_settings(tmp_path: Path, arguments: list[str], says: str) -> None:
+    refused("distill", "digits", *TINY, "--out", "run", *arguments, says=says)
+    assert not (tmp_path / "run").exists()
+
+
+def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    refused("distill", "digits", "--device", "cuda", says="device cuda is not there: torch sees no GPU .*--device cpu")
+
+
+def test_several_wrong_settings_are_told_at_once() -> None:
+    message = refused("distill", "digits", "--ipc", "0", "--alpha", "2", says="distill.ipc")
+    assert "distill.alpha: expected a value in [0, 1], got 2.0" in message
+
+
+def test_wrong_data(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    refused("distill", says="say what to distill")
+    refused("distill", "digts", says="no data found at 'digts'; did you mean 'digits'")
+    refused("distill", "no/such/path", says="no data found at 'no/such/path'")
+    refused("distill", "notes.txt", says=r"expected a folder, \.parquet or \.tar files, got a \.txt file")
+    refused("distill", "empty", says="empty: expected one folder per class below the folder, got none")
+    refused("distill", "cifar10", "--data-root", "empty", says="not found in .*: pass --download")
+    folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 4})
+    (folder / "void").mkdir()
+    refused("distill", folder, "--repeats", "0", says="class 'void' has no images in shapes")
+    (folder / "void").rmdir()
+    refused("distill", folder, *TINY, "--ipc", "1", says=r"shapes has no test split to score on: pass --holdout 0\.1")
+    Image.new("L", (9, 9)).save(folder / "b" / "00.png")
+    refused(
+        "distill", folder, "--repeats", "0", says=r"b/00\.png: expected 8x8 as the first image, got 9x9: pass --size 8"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unreadable_pictures(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 4})
+    (folder / "b" / "01.png").write_bytes(b"no picture")
+    flags = [*TINY, "--repeats", "0", "--ipc", "1"]
+    refused("distill", folder, *flags, "--out", "run", says=r"b/01\.png is not a readable picture .*--skip-bad")
+    assert not Path("run").exists()
+    result = succeeds("distill", folder, *flags, "--skip-bad", "--out", "run", "--json")
+    assert one_object(result)["data"]["skipped"] == 1
+    assert "passed over 1 images" in result.stderr
+    for picture in (folder / "b").iterdir():
+        picture.write_bytes(b"")
+    refused("distill", folder, *flags, "--skip-bad", says="class 'b' has no images in shapes")
+
+
+def test_another_run_in_out(done: Path) -> None:
+    before = content(done)
+    refused("distill", "digits", *TINY, "--out", done, says="holds another run: go on with it by --resume")
+    refused("distill", "digits", *TINY, "--out", done / "run.json", says="is there and not an empty folder")
+    refused("distill", "digits", *TINY, "--out", done.parent, says="is there and not an empty folder")
+    assert content(done) == before
+
+
+def test_resume_takes_nothing_else(tmp_path: Path, done: Path) -> None:
+    refused("distill", "--resume", tmp_path, says=r"is not a run directory: no run\.json in it")
+    (tmp_path / "run.json").write_text("{}")
+    refused("distill", "--resume", tmp_path, says=r"run\.json is not what `ncfmkit distill` writes")
+    for more in (["--ipc", "3"], ["--out", "x"], ["--recipe", "digits"], ["--baselines", "whole"], ["--skip-bad"]):
+        refused("distill", "--resume", done, *more, says="pass nothing else with it")
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "last byte": lambda c: c[:-1] + bytes([c[-1] ^ 1]),
+    "truncated": lambda c: c[:-20],
+    "empty": lambda c: b"",
+    "text": lambda c: b"images",
+    "manifest": lambda c: c.replace(b'\\"sha256\\"', b'\\"sha265\\"'),
+    "manifest is no JSON": lambda c: c.replace(b'{\\"bytes', b'[\\"bytes'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_set(tmp_path: Path, done: Path, damage: Callable[[bytes], bytes]) -> None:
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(damage((done / "synthetic.safetensors").read_bytes()))
+    for arguments in (["evaluate", copy, "--data", "digits"], ["inspect", copy], ["train", copy, "--out", "s"]):
+        refused(*arguments, says=r"copy\.safetensors is (damaged|not a readable safetensors file)")
+    assert [p.name for p in tmp_path.iterdir()] == ["copy.safetensors"]
+
+
+def test_wrong_sets(tmp_path: Path, done: Path) -> None:
+    shapes = make_folder(tmp_path / "shapes", {"a": 4, "b": 4})
+    refused("evaluate", done, "--data", shapes, says="the set has the classes 0, 1, .*shapes has a, b: pass the data")
+    refused("evaluate", done, "--data", "digts", says="did you mean 'digits'")
+    refused("evaluate", "nothing", "--data", "digits", says="no synthetic set at nothing")
+    refused("evaluate", done, "--data", "digits", "--network", "resnet", *QUICK, says="unknown network 'resnet'")
+    refused("evaluate", done, "--data", "digits", "--repeats", "0", says="--repeats 0: expected 1 or more")
+    refused("evaluate", done, "--data", "digits", "--baselines", "best", says="unknown baseline 'best'")
+    refused("inspect", "nothing", says="nothing at nothing")
+    refused("inspect", shapes, says="is not a run directory")
+    refused("train", done, "--out", "no/where.safetensors", says="there is no folder no: make it first")
+    refused("train", done, "--out", done / "run.json", says="is there already: choose another --out")
+    refused("recipes", "digist", says="unknown recipe 'digist'; did you mean 'digits'")
+
+
+def test_train_takes_the_flags_of_the_data(tmp_path: Path, done: Path) -> None:
+    for flags in (["--holdout", "0.1"], ["--skip-bad"], ["--download"], ["--data-root", "x"]):
+        refused("train", done, *flags, says="flags of the real data need --data")
+    refused("train", done, "--data", "digits", "--holdout", "0.1", says="digits has a test split of its own")
+    names = {str(digit): 3 for digit in range(10)}
+    folder = make_folder(tmp_path / "digit folders", names)
+    (folder / "3" / "00.png").write_bytes(b"no picture")
+    flags = ["--data", folder, "--holdout", "0.4", *QUICK]
+    refused("train", done, *flags, says=r"3/00\.png is not a readable picture .*--skip-bad")
+    assert one_object(succeeds("train", done, *flags, "--skip-bad", "--json"))["test_accuracy"] is not None
+
+
+def test_a_cache_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCFMKIT_CACHE", "/dev/null/x")
+    refused("pretrain", "digits", says=r"the cache folder /dev/null/x/.* cannot be used \(.*NCFMKIT_CACHE")
+
+
+def test_flags_that_do_not_exist() -> None:
+    result = call("distill", "digits", "--icp", "3")
+    assert result.exit_code == 2
+    assert "No such option" in result.stderr
+    assert call("distil").exit_code == 2
+    assert call("evaluate", "x").exit_code == 2
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = call("--debug", "distill", "digts")
+    assert type(result.exception).__name__ == "UserError"
+
+
+def test_unforeseen_errors_are_one_message_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ncfmkit.jobs.doctor.examine", lambda: 1 // 0)
+    result = call("doctor")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "ncfmkit: unforeseen ZeroDivisionError" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_non_finite_loss_exits_3_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = loop.distill_step
+
+    def explodes(problem: Any, state: Any, plan: Any) -> Any:
+        if state.step == 6:
+            raise NonFiniteLossError("the matching loss of class '0' became non-finite in step 6: lower --lr")
+        return original(problem, state, plan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "distill_step", explodes)
+        refused("distill", "digits", *TINY, "--out", "run", says="became non-finite in step 6: lower --lr", code=3)
+    assert [p.name for p in (tmp_path / "run" / "checkpoint").iterdir()] == ["step-00000004.pt"]
+    succeeds("distill", "--resume", "run")
+
+
+def test_non_finite_training_exits_3() -> None:
+    wild = ["--set", "pool.lr=1e30", "--pool-epochs", "2"]
+    refused("distill", "digits", *TINY, *wild, "--out", "run", says="training loss became non-finite in epoch", code=3)
+
+
+def test_interruption_outside_the_steps_exits_130(monkeypatch: pytest.MonkeyPatch, done: Path) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ncfmkit.scoring.students.train", interrupted)
+        refused("distill", "digits", *TINY, "--out", "run", says="go on with --resume run", code=130)
+        refused("evaluate", done, "--data", "digits", *QUICK, says="interrupted", code=130)
+    succeeds("distill", "--resume", "run")
+    assert (Path("run") / "synthetic.safetensors").read_bytes() == (done / "synthetic.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_to_the_process_exits_130_and_resume_ends_with_the_same_bytes(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    arguments = [
+        "distill",
+        "digits",
+        *TINY,
+        "--steps",
+        "150",
+        "--repeats",
+        "0",
+        "--set",
+        "runtime.checkpoint_every=1000",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LAUNCH, *arguments, "--out", "run"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
+        while not (metrics.exists() and metrics.stat().st_size > 2000):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert re.search(r"ncfmkit: saved after step \d+ of 150: go on with --resume run", err)
+    assert not (tmp_path / "run" / "synthetic.safetensors").exists()
+    succeeds("distill", "--resume", "run")  # here, with other threads than the run was started with
+    whole = [sys.executable, "-c", LAUNCH, *arguments, "--out", "whole"]
+    subprocess.run(whole, check=True, capture_output=True, env=environment)
+    name = "synthetic.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_output_into_a_closed_pipe_is_no_traceback() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = f'"{sys.executable}" -c "{LAUNCH}" recipes | true'
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    assert "Traceback" not in result.stderr

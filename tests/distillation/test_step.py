@@ -1,0 +1,537 @@
+"""`distill_step` against the plain, class-by-class reference of the benchmarks, and what must not change it."""
+
+import dataclasses
+import io
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.reference import Reference
+from ncfmkit import augment as A
+from ncfmkit.config import DistillSettings, NetworkSettings
+from ncfmkit.distillation.memory import Plan, cut, make_plan
+from ncfmkit.distillation.problem import Problem, State, make_problem, make_state
+from ncfmkit.distillation.step import distill_step, draw_class
+from ncfmkit.errors import NonFiniteLossError, UserError
+from ncfmkit.runtime import Runtime, saved_bytes
+
+SEED = 3
+BASE = {"ipc": 2, "factor": 2, "frequencies": 32, "real_batch": 6, "sampler_lr": 0.05}
+
+
+def start_images(problem: Problem) -> torch.Tensor:
+    real = problem.real
+    shape = (problem.classes * problem.settings.ipc, real.channels, real.size, real.size)
+    return torch.from_numpy(np.random.default_rng(1).random(shape, dtype=np.float32))
+
+
+@pytest.fixture
+def setting(make_real, make_pool, runtime):
+    """Makes a problem and its state from settings; class 1 of 3 has fewer images than the real batch."""
+
+    def make(
+        *, real=None, runtime: Runtime = runtime, checkpointing: bool = False, **settings
+    ) -> tuple[Problem, State]:
+        real = make_real() if real is None else real
+        pool, build = make_pool(real)
+        problem = make_problem(
+            real,
+            DistillSettings(**(BASE | settings)),
+            seed=SEED,
+            pool=pool,
+            build=build,
+            runtime=runtime,
+            gradient_checkpointing=checkpointing,
+        )
+        return problem, make_state(problem, start_images(problem))
+
+    return make
+
+
+def whole(problem: Problem, **changes: int) -> Plan:
+    """Everything at once."""
+    return Plan(**({"chunk": 10_000, "slots": 1000, "stack": problem.classes} | changes))
+
+
+def run(setting, steps: int = 3, plan: dict | None = None, **settings) -> torch.Tensor:
+    problem, state = setting(**settings)
+    for _ in range(steps):
+        distill_step(problem, state, whole(problem, **(plan or {})))
+    return state.images.detach()
+
+
+def same_images(got: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
+
+
+CASES = {
+    "gaussian": {},
+    "learned": {"sampler": "learned"},
+    "sgd": {"optimizer": "sgd", "lr": 0.003, "weight_decay": 0.5},
+    "sgd-learned": {"optimizer": "sgd", "lr": 0.003, "sampler": "learned", "calibration_weight": 0.7},
+    "no-calibration": {"calibration_weight": 0.0},
+    "alpha": {"alpha": 0.8, "sampler": "learned"},
+    "mean": {"metric": "mean", "matching_weight": 3.0},
+    "mean-sgd": {"metric": "mean", "optimizer": "sgd", "matching_weight": 3.0, "calibration_weight": 0.0},
+    "multi": {"decode": "multi"},
+    "bound": {"decode": "bound", "decoded_budget": 5},
+    "factor-1": {"factor": 1, "ipc": 3},
+    "weight-decay": {"weight_decay": 0.3},
+}
+
+
+@pytest.mark.parametrize("plan", [{}, {"chunk": 5, "slots": 2, "stack": 2}], ids=["whole", "cut"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_equals_the_reference(setting, case: str, plan: dict) -> None:
+    problem, state = setting(**CASES[case])
+    before = state.images.detach().clone()
+    reference = Reference(problem, before, list(state.psi.parameters()) if state.psi else None)
+    psi_before = [p.detach().clone() for p in state.psi.parameters()] if state.psi else []
+    for step in range(3):
+        losses = distill_step(problem, state, whole(problem, **plan))
+        matching, calibration = reference.step(step)
+        assert losses.matching == pytest.approx(matching, rel=1e-4)
+        assert losses.calibration == (None if calibration is None else pytest.approx(calibration, rel=1e-4))
+        # AdamW divides by the gradient's size, which enlarges the rounding where the gradient is small
+        difference = (state.images.detach() - torch.cat(reference.images).detach()).abs()
+        assert difference.max() < 1e-4
+        assert (difference < 1e-5).double().mean() > 0.98
+        if state.psi is not None:
+            for got, expected in zip(state.psi.parameters(), reference.psi, strict=True):
+                torch.testing.assert_close(got.detach(), expected.detach(), rtol=1e-4, atol=1e-5)
+    assert (state.images.detach() - before).abs().max() > 1e-3
+    assert state.step == 3
+    if state.psi is not None:
+        moved = [(a - b).abs().max() for a, b in zip(psi_before, state.psi.parameters(), strict=True)]
+        assert max(moved) > 1e-3
+
+
+def test_twenty_steps_end_near_the_reference(setting) -> None:
+    problem, state = setting(ipc=3, real_batch=9, frequencies=64)
+    reference = Reference(problem, state.images.detach())
+    for step in range(20):
+        distill_step(problem, state, whole(problem, chunk=8, slots=2))
+        reference.step(step)
+    assert (state.images.detach() - torch.cat(reference.images).detach()).abs().max() < 1e-4
+
+
+def test_real_images_as_a_tensor_on_the_device_change_nothing(setting) -> None:
+    problem, state = setting()
+    kept = dataclasses.replace(problem, train_images=torch.from_numpy(problem.real.train.images))
+    expected = run(setting, 2)
+    for _ in range(2):
+        distill_step(kept, state, whole(problem))
+    assert torch.equal(state.images.detach(), expected)
+
+
+@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+def test_stacking_does_not_change_the_images(setting, sampler: str) -> None:
+    expected = run(setting, 4, {"stack": 1}, sampler=sampler)
+    for stack in (2, 3):
+        same_images(run(setting, 4, {"stack": stack}, sampler=sampler), expected)
+
+
+@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+@pytest.mark.parametrize("slots", [1, 2, 100])
+def test_chunks_do_not_change_the_images(setting, sampler: str, slots: int) -> None:
+    expected = run(setting, sampler=sampler)
+    for chunk in (1, 4, 5, 7, 8, 13, 24, 25):
+        same_images(run(setting, 3, {"chunk": chunk, "slots": slots}, sampler=sampler), expected)
+
+
+def test_a_class_does_not_depend_on_the_data_of_the_others(setting, make_real) -> None:
+    first, other = make_real((7, 5, 9)), make_real((12, 5, 2), seed=9)
+    train = dataclasses.replace(
+        other.train,
+        images=np.concatenate([other.train.images[:12], first.train.images[7:12], other.train.images[17:]]),
+    )
+    a = run(setting, 4, real=first)
+    b = run(setting, 4, real=dataclasses.replace(other, train=train))
+    same_images(a[2:4], b[2:4], 1e-6)
+    assert (a[:2] - b[:2]).abs().max() > 1e-3
+
+
+def test_the_same_run_twice_and_the_global_generator(setting) -> None:
+    torch.manual_seed(1)
+    first = run(setting, sampler="learned")
+    torch.manual_seed(2)
+    assert torch.equal(run(setting, sampler="learned"), first)
+
+
+@pytest.mark.parametrize("settings", [{}, {"sampler": "learned"}, {"optimizer": "sgd"}, {"patience": 1}])
+def test_a_restored_state_goes_on_bit_for_bit(setting, settings: dict) -> None:
+    problem, state = setting(**settings)
+    plan = whole(problem, chunk=8)
+    for _ in range(3):
+        distill_step(problem, state, plan)
+    file = io.BytesIO()
+    torch.save(state.state_dict(), file)
+    losses = [distill_step(problem, state, plan) for _ in range(3)]
+
+    other_problem, other = setting(**settings)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert other.step == 3
+    assert [distill_step(other_problem, other, plan) for _ in range(3)] == losses
+    assert torch.equal(other.images, state.images)
+    for a, b in zip(*(s.psi.parameters() if s.psi else [] for s in (state, other)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_draws_of_a_class(setting) -> None:
+    problem, _ = setting()
+    counts, offsets = problem.real.train.counts(), problem.real.train.offsets
+    seen = [set() for _ in counts]
+    for step in range(40):
+        for c in range(3):
+            draw, again = draw_class(problem, step, c), draw_class(problem, step, c)
+            assert np.array_equal(draw.real_index, again.real_index)
+            assert len(set(draw.real_index.tolist())) == len(draw.real_index) == min(6, counts[c])
+            assert offsets[c] <= draw.real_index.min()
+            assert draw.real_index.max() < offsets[c + 1]
+            assert not np.array_equal(draw.matching_P, draw.calibration_P)
+            assert not np.array_equal(draw.matching_P, draw_class(problem, step + 1, c).matching_P)
+            seen[c] |= set(draw.real_index.tolist())
+    assert [len(s) for s in seen] == counts.tolist()  # every real image takes part sooner or later
+
+
+def test_networks_of_a_step_are_drawn_from_the_whole_pool(setting, make_real, make_pool) -> None:
+    problem, state = setting()
+    pool, _ = make_pool(make_real(), members=3)
+    members, betas, finals = set(), [], set()
+
+    class Spy(type(pool)):
+        def blend(self, network, member, beta):
+            members.add(member)
+            betas.append(beta)
+
+        def load_final(self, network, member):
+            finals.add(member)
+
+    fields = {f.name: getattr(pool, f.name) for f in dataclasses.fields(pool)}
+    problem = dataclasses.replace(problem, pool=Spy(**fields))
+    for _ in range(20):
+        distill_step(problem, state, whole(problem))
+    assert members == finals == {0, 1, 2}
+    assert min(betas) < 0.2
+    assert max(betas) > 0.8
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 7, 100])
+def test_cut_gives_every_image_its_share_once(size: int) -> None:
+    counts, parts = [4, 1, 6], 2
+    label_N = np.repeat(np.arange(3), counts)
+    share = np.random.default_rng(0).random((11, parts))
+    chunks = cut(label_N, share, size, torch.device("cpu"))
+    assert len({len(c.index_N) for c in chunks}) == 1
+    assert len(chunks[0].index_N) <= max(1, size)
+    total = np.zeros((3, 11, parts))
+    for chunk in chunks:
+        weight = chunk.weight_CN.view(-1, len(chunk.index_N), parts).numpy()
+        for row, c in enumerate(range(chunk.classes.start, chunk.classes.stop)):
+            np.add.at(total[c], chunk.index_N.numpy(), weight[row])
+    expected = np.zeros((3, 11, parts))
+    expected[label_N, np.arange(11)] = share
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
+class Small:
+    """A network that runs out of memory above `limit` images."""
+
+    def __init__(self, network, limit: int):
+        self.network, self.limit, self.largest = network, limit, 0
+
+    def __call__(self, x: torch.Tensor, u: np.ndarray) -> torch.Tensor:
+        if len(x) > self.limit:
+            raise torch.OutOfMemoryError(f"{len(x)} images")
+        self.largest = max(self.largest, len(x))
+        return self.network(x, u)
+
+
+@pytest.mark.parametrize("where", ["features", "logits"])
+@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+def test_out_of_memory_halves_the_chunk(setting, capsys, where: str, sampler: str) -> None:
+    expected = run(setting, sampler=sampler)
+    problem, state = setting(sampler=sampler)
+    small = Small(getattr(problem, where), 5)
+    problem = dataclasses.replace(problem, **{where: small})
+    plan = Plan(chunk=32, slots=100, stack=3)
+    for _ in range(3):
+        distill_step(problem, state, plan)
+    assert plan.chunk == 4
+    assert 0 < small.largest <= 4
+    err = capsys.readouterr().err
+    for chunk in (16, 8, 4):
+        assert err.count(f"out of memory: chunks of {chunk} images from now on (slower, same result)") == 1
+    same_images(state.images.detach(), expected)
+
+
+def test_out_of_memory_in_the_backward_pass(setting) -> None:
+    """The gradient of the failed attempt must not be counted."""
+
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            calls.append(len(grad))
+            if len(calls) == 2:
+                raise torch.OutOfMemoryError("in the second chunk")
+            return grad
+
+    calls, expected = [], run(setting, 1)
+    problem, state = setting()
+    features = problem.features
+    problem = dataclasses.replace(problem, features=lambda x, u: Fails.apply(features(x, u)))
+    distill_step(problem, state, Plan(chunk=8, slots=2, stack=3))
+    assert calls[:4] == [8, 8, 4, 4]
+    same_images(state.images.detach(), expected)
+
+
+def test_persistent_out_of_memory_is_raised(setting) -> None:
+    problem, state = setting()
+    problem, before = dataclasses.replace(problem, features=Small(problem.features, 0)), state.images.detach().clone()
+    plan = Plan(chunk=32, slots=4, stack=3)
+    with pytest.raises(torch.OutOfMemoryError):
+        distill_step(problem, state, plan)
+    assert plan.chunk == 4  # one stored image
+    assert torch.equal(state.images, before)
+
+
+def test_other_errors_are_raised_at_once(setting) -> None:
+    problem, state = setting()
+
+    def broken(x: torch.Tensor, u: np.ndarray) -> torch.Tensor:
+        raise RuntimeError("no such kernel")
+
+    plan = whole(problem)
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        distill_step(dataclasses.replace(problem, features=broken), state, plan)
+    assert plan == whole(problem)
+
+
+@pytest.mark.parametrize("plan", [{}, {"chunk": 4}, {"stack": 1}, {"chunk": 5, "stack": 2}])
+@pytest.mark.parametrize(("where", "name"), [("features", "matching"), ("logits", "calibration")])
+def test_a_non_finite_loss_names_class_and_step(setting, where: str, name: str, plan: dict) -> None:
+    problem, state = setting()
+    distill_step(problem, state, whole(problem, **plan))
+    seen = []
+    network = getattr(problem, where)
+
+    def poisoned(x: torch.Tensor, u: np.ndarray) -> torch.Tensor:
+        seen.append(state.images.detach().clone())
+        return network(x, u)
+
+    problem = dataclasses.replace(problem, **{where: poisoned})
+    with torch.no_grad():
+        state.images[3, 0, 0, 0] = math.nan  # of class 1
+    if name == "calibration":  # let the matching pass
+        features = problem.features
+        problem = dataclasses.replace(problem, features=lambda x, u: features(x.nan_to_num(0, 0, 0), u))
+    message = rf"the {name} loss of class 'class 1' became non-finite in step 1: lower --lr, or try --precision fp32"
+    with pytest.raises(NonFiniteLossError, match=message):
+        distill_step(problem, state, whole(problem, **plan))
+    torch.testing.assert_close(state.images.detach(), seen[0], rtol=0, atol=0, equal_nan=True)
+    assert state.step == 1
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_non_finite_gradient_of_a_finite_loss_is_noticed(setting, weight: float) -> None:
+    problem, state = setting(calibration_weight=weight)
+    distill_step(problem, state, whole(problem))
+    step = state.optimizer.step
+
+    def poisoned() -> None:
+        state.images.grad[3, 0, 0, 0] = math.nan  # of class 1
+        step()
+
+    state.optimizer.step = poisoned
+    name = "the calibration loss" if weight else "the images"
+    message = rf"{name} of class 'class 1' became non-finite in step 1: lower --lr, or try --precision fp32"
+    with pytest.raises(NonFiniteLossError, match=message):
+        distill_step(problem, state, whole(problem))
+    assert state.step == 1
+
+
+def test_images_stay_in_range(setting) -> None:
+    problem, state = setting(lr=0.3, optimizer="adamw")
+    for _ in range(4):
+        distill_step(problem, state, whole(problem))
+        assert state.images.min() == 0
+        assert state.images.max() == 1
+
+
+def test_the_learning_rate_halves_after_patience(setting, monkeypatch) -> None:
+    """A constant loss: the first step sets the mark, then `patience` steps in vain are borne."""
+    problem, state = setting(patience=3, calibration_weight=0.0, matching_weight=0.0)
+    rates = [distill_step(problem, state, whole(problem)).lr for _ in range(12)]
+    assert rates == [1e-3] * 5 + [5e-4] * 4 + [2.5e-4] * 3
+
+
+def test_the_reported_losses(setting) -> None:
+    problem, state = setting(matching_weight=2.0)
+    one = distill_step(problem, state, whole(problem))
+    problem, state = setting(matching_weight=300.0)
+    two = distill_step(problem, state, whole(problem))
+    assert two.matching == pytest.approx(150 * one.matching, rel=1e-5)
+    assert one.lr == 1e-3
+    problem, state = setting(calibration_weight=0.0)
+    assert distill_step(problem, state, whole(problem)).calibration is None
+
+
+def test_the_loss_falls(setting) -> None:
+    problem, state = setting(lr=0.01, frequencies=128)
+    losses = [distill_step(problem, state, whole(problem)).matching for _ in range(60)]
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+
+
+def test_errors_of_make_problem(setting) -> None:
+    with pytest.raises(UserError, match=r"--factor 9 is above the image side of tiny, 8: lower it"):
+        setting(factor=9)
+    with pytest.raises(UserError, match=r"unknown augmentation 'blur' in 'color_blur'"):
+        setting(augment="color_blur")
+
+
+def test_only_networks_of_blocks_can_be_checkpointed(make_real, make_pool, runtime) -> None:
+    real = make_real()
+    pool, _ = make_pool(real)
+    with pytest.raises(UserError, match=r"--gradient-checkpointing works with networks made of blocks"):
+        make_problem(
+            real,
+            DistillSettings(),
+            seed=0,
+            pool=pool,
+            build=lambda: torch.nn.Flatten(),
+            runtime=runtime,
+            gradient_checkpointing=True,
+        )
+
+
+@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+def test_too_small_a_budget_says_what_would_do(setting, sampler: str) -> None:
+    problem, state = setting(sampler=sampler)
+    with pytest.raises(
+        UserError, match=r"--memory-budget 10 B is below what one stored image needs: at least \d+MiB"
+    ) as e:
+        make_plan(problem, state, budget=10)
+    least = int(str(e.value).rsplit(" ", 1)[1].removesuffix("MiB")) * 2**20
+    plan = make_plan(problem, state, budget=least)
+    assert plan.chunk >= 4
+    assert plan.slots >= 1
+    assert plan.stack >= 1
+
+
+@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+def test_larger_budgets_give_larger_plans(setting, sampler: str) -> None:
+    problem, state = setting(sampler=sampler)
+    plans = [make_plan(problem, state, budget=int(2**20 * 1.3**k)) for k in range(30)]
+    for small, large in pairwise(plans):
+        assert large.chunk >= small.chunk
+        assert large.stack >= small.stack
+    assert plans[-1].slots > plans[0].slots
+    assert plans[-1].chunk > plans[0].chunk
+    assert plans[-1].stack == 3
+    assert make_plan(problem, state, budget=2**30, stack=2).stack == 2
+    assert make_plan(problem, state, budget=2**30, stack=50).stack == 3
+    assert make_plan(problem, state, budget=None).chunk > 0
+
+
+def test_what_is_kept_counts_in_the_budget(setting) -> None:
+    def least(**settings) -> int:
+        with pytest.raises(UserError, match="at least") as e:
+            make_plan(*setting(**settings), budget=0)
+        return int(str(e.value).rsplit(" ", 1)[1].removesuffix("MiB"))
+
+    problem_features = setting()[0].feature_dim
+    images = 3 * 2000 * 3 * 8 * 8 * 4 / 2**20  # of 3 classes with 2000 images of 8 pixels each
+    assert least(ipc=2000, factor=1) == pytest.approx(least(factor=1) + 6 * images, abs=1)
+    psi_and_frequencies = least(sampler="learned", frequencies=4096) - least(frequencies=4096)
+    assert psi_and_frequencies == pytest.approx(5 * 4096 * problem_features * 4 / 2**20, abs=1)
+    assert least(sampler="learned", real_batch=40_000) > least(sampler="learned") + 10
+
+
+def test_a_plan_keeps_to_its_budget_by_the_graphs_it_holds(setting) -> None:
+    """What autograd keeps of `slots` chunks is within the budget."""
+    problem, state = setting(ipc=8)
+    images = torch.rand(1, 3, 8, 8, requires_grad=True)
+    fixed = sum(p.nbytes for n in (problem.matcher, problem.calibrator) for p in n.parameters())
+    fixed += 4 * state.images.nbytes  # with gradient and two moments
+    for budget in (2**20, 2**21, 2**23):
+        plan = make_plan(problem, state, budget=budget)
+        rows = np.full((plan.chunk, A.DRAWS), 0.5, dtype=np.float32)
+        stack = images.expand(plan.chunk, -1, -1, -1)
+        per_chunk = saved_bytes(lambda rows=rows, stack=stack: problem.features(stack * 1.0, rows))
+        assert per_chunk > 1000 * plan.chunk
+        assert plan.slots * per_chunk <= budget - fixed
+
+
+def test_gradient_checkpointing_gives_the_same_images(setting) -> None:
+    same_images(run(setting, checkpointing=True), run(setting), 1e-6)
+    same_images(run(setting, plan={"chunk": 5, "slots": 2}, checkpointing=True), run(setting), 1e-5)
+
+
+def with_precision(precision: str, compile_: bool = False) -> Runtime:
+    return Runtime(device=torch.device("cpu"), precision=precision, compile=compile_, why="tests")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+def test_half_precision_stays_near_float32(setting, precision: str, sampler: str) -> None:
+    results = []
+    for runtime in (with_precision("fp32"), with_precision(precision)):
+        # SGD, whose step is as long as the gradient, so that the gradient itself is compared
+        problem, state = setting(runtime=runtime, optimizer="sgd", lr=1e-2, sampler=sampler)
+        if runtime.precision == "fp16":  # else the first steps only find the scale
+            state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 64.0})
+        before = state.images.detach().clone()
+        losses = [distill_step(problem, state, whole(problem, chunk=8)) for _ in range(3)]
+        assert state.images.dtype == torch.float32
+        assert state.images.isfinite().all()
+        results.append(([(x.matching, x.calibration) for x in losses], state.images.detach() - before))
+    (losses, moved), (half_losses, half_moved) = results
+    np.testing.assert_allclose(half_losses, losses, rtol=0.05)
+    assert moved.abs().max() > 1e-3
+    assert (half_moved - moved).norm() < 0.1 * moved.norm()
+
+
+def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_scale(setting) -> None:
+    problem, state = setting(runtime=with_precision("fp16"), calibration_weight=0.0, matching_weight=1e12)
+    before, scale = state.images.detach().clone(), state.scaler.get_scale()
+    distill_step(problem, state, whole(problem))
+    assert torch.equal(state.images, before)
+    assert state.scaler.get_scale() == scale / 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch's compiler warns of itself
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_compiled_step_equals_the_eager_one(setting, precision: str) -> None:
+    from ncfmkit.runtime import compiler_missing
+
+    if compiler_missing(torch.device("cpu")):
+        pytest.skip(compiler_missing(torch.device("cpu")))
+    results = []
+    for compile_ in (False, True):
+        problem, state = setting(runtime=with_precision(precision, compile_), optimizer="sgd", lr=1e-2)
+        before = state.images.detach().clone()
+        for _ in range(2):
+            distill_step(problem, state, whole(problem, chunk=8, slots=2))
+        results.append(state.images.detach() - before)
+    eager, compiled = results
+    assert eager.abs().max() > 1e-3
+    assert (compiled - eager).norm() < (1e-4 if precision == "fp32" else 0.1) * eager.norm()
+
+
+def test_the_network_may_be_another(make_real, make_pool, runtime) -> None:
+    """Depth 1 and one channel."""
+    real = make_real(channels=1)
+    pool, build = make_pool(real, network=NetworkSettings(width=4, depth=1))
+    problem = make_problem(real, DistillSettings(**BASE), seed=0, pool=pool, build=build, runtime=runtime)
+    assert problem.feature_dim == 4 * 4 * 4
+    state = make_state(problem, start_images(problem))
+    assert distill_step(problem, state, whole(problem)).matching > 0

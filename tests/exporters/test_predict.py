@@ -1,0 +1,429 @@
+"""Predictions of an exported model: what they are, in which order and when they come, and what cannot be read."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from ncfmkit.cli import main
+from ncfmkit.errors import CheckFailed, UserError
+from ncfmkit.exporters import predict as predict_module
+from ncfmkit.exporters.predict import find_pictures, predict
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = "from ncfmkit.cli.main import run; run()"
+SIZE = 8
+
+
+pytestmark = pytest.mark.usefixtures("own_folder")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A linear classifier of 3x8x8 pixels, 12 classes without names."""
+    return write_model(tmp_path / "linear.onnx")
+
+
+def write_model(
+    path: Path,
+    *,
+    channels: int = 3,
+    layout: str = "uint8-nchw",
+    names: Sequence[str] | None = None,
+    probabilities: bool = False,
+    weights: np.ndarray | None = None,
+) -> Path:
+    """Pixels in [0, 1], a matrix, scores; with names it says what it takes and gives, as our exports do."""
+    if weights is None:
+        weights = np.random.default_rng(0).normal(size=(channels * SIZE * SIZE, len(names or "." * 12)))
+    weights = weights.astype(np.float32)
+    helper, types = onnx.helper, onnx.TensorProto
+    last, real = layout == "uint8-nhwc", layout == "float-nchw"
+    shape = ["N", SIZE, SIZE, channels] if last else ["N", channels, SIZE, SIZE]
+    nodes = [helper.make_node("Transpose", ["images"], ["x0"], perm=[0, 3, 1, 2] if last else [0, 1, 2, 3])]
+    nodes += [
+        helper.make_node("Cast", ["x0"], ["x1"], to=types.FLOAT),
+        helper.make_node("Div", ["x1", "scale"], ["x2"]),
+        helper.make_node("Flatten", ["x2"], ["x3"]),
+        helper.make_node("MatMul", ["x3", "weights"], ["logits" if not probabilities else "x4"]),
+    ]
+    if probabilities:
+        nodes.append(helper.make_node("Softmax", ["x4"], ["probabilities"], axis=1))
+    scale = np.array(1 if real else 255, np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("images", types.FLOAT if real else types.UINT8, shape)],
+        [helper.make_tensor_value_info(nodes[-1].output[0], types.FLOAT, ["N", weights.shape[1]])],
+        [onnx.numpy_helper.from_array(v, n) for n, v in (("scale", scale), ("weights", weights))],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    if names:
+        kind = "probabilities" if probabilities else "logits"
+        ours = {"input": {"layout": layout}, "output": {"kind": kind}, "classes": list(names)}
+        helper.set_model_props(proto, {"ncfmkit": json.dumps(ours)})
+    onnx.save_model(proto, path)
+    return path
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write(path: str | Path, content: np.ndarray | Image.Image | bytes, **options: Any) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        Path(path).write_bytes(content)
+    else:
+        (Image.fromarray(content) if isinstance(content, np.ndarray) else content).save(path, **options)
+    return str(path)
+
+
+def write_many(folder: str, count: int) -> list[str]:
+    return [write(f"{folder}/{i:03d}.png", noise(SIZE, SIZE, 3, seed=i)) for i in range(count)]
+
+
+def call(*arguments: Any) -> Result:
+    names = [str(a) for a in arguments]
+    return CliRunner().invoke(main.app, ["predict", *names], prog_name="ncfmkit", env={"COLUMNS": "200"})
+
+
+def answers(*arguments: Any, code: int = 0) -> list[dict[str, Any]]:
+    """The lines on stdout, each of them an object."""
+    result = call(*arguments)
+    assert result.exit_code == code, result.stderr
+    assert result.stdout.isascii()
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def refused(*arguments: Any, says: str) -> None:
+    result = call(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "unforeseen" not in result.stderr
+    assert says in result.stderr.split("ncfmkit: ", 1)[1]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponents = np.exp(logits.astype(np.float64) - logits.max())
+    return exponents / exponents.sum()
+
+
+def by_hand(model: Path, image_CHW: np.ndarray) -> np.ndarray:
+    """Probabilities [K] by a session and a softmax of the test's own."""
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    return softmax(session.run(None, {session.get_inputs()[0].name: image_CHW[None]})[0][0])
+
+
+def check(answer: dict[str, Any], expected_K: np.ndarray, names: Sequence[str] | None) -> None:
+    """The answer's classes are the likeliest, in order, with their names and probabilities."""
+    order = np.argsort(-expected_K)[: len(answer["topk"])].tolist()
+    assert [t["label"] for t in answer["topk"]] == order
+    assert [t["class"] for t in answer["topk"]] == [names[k] if names else None for k in order]
+    assert [t["probability"] for t in answer["topk"]] == pytest.approx(expected_K[order].tolist(), abs=2e-6)
+    assert {k: answer[k] for k in ("class", "label", "probability")} == answer["topk"][0]
+    assert list(answer) == ["file", "class", "label", "probability", "topk"]
+
+
+def test_an_exported_student(onnx_path: Path) -> None:
+    images = noise(9, SIZE, SIZE, 3)
+    for i, image in enumerate(images):
+        write(f"pictures/{i}.png", image)
+    result = call(onnx_path, "pictures", "--batch", "4")
+    assert result.exit_code == 0, result.stderr
+    assert f"{onnx_path}: 3x8x8 images, 3 classes, on cpu; 9 pictures" in result.stderr
+    assert "assumed" not in result.stderr
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [a["file"] for a in found] == [f"pictures/{i}.png" for i in range(9)]
+    for answer, image in zip(found, images, strict=True):
+        assert len(answer["topk"]) == 3  # all: the model has fewer than five classes
+        check(answer, by_hand(onnx_path, image.transpose(2, 0, 1)), ["class 0", "class 1", "class 2"])
+        assert sum(t["probability"] for t in answer["topk"]) == pytest.approx(1, abs=2e-6)
+
+
+def test_a_model_that_names_nothing(model: Path) -> None:
+    image = noise(SIZE, SIZE, 3)
+    result = call(model, write("x.png", image))
+    answer = json.loads(result.stdout)
+    assert len(answer["topk"]) == 5
+    check(answer, by_hand(model, image.transpose(2, 0, 1)), None)
+    assert "the model does not say it, so assumed: uint8 [N, C, H, W], 0 to 255; logits" in result.stderr
+
+
+@pytest.mark.parametrize("layout", ["uint8-nchw", "uint8-nhwc", "float-nchw"])
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_every_layout_and_output_answers_the_same(tmp_path: Path, layout: str, probabilities: bool) -> None:
+    image, names = noise(SIZE, SIZE, 3), ("größe", "犬", "c", "d")
+    weights = np.random.default_rng(1).normal(size=(3 * SIZE * SIZE, 4)) / 8
+    model = write_model(tmp_path / "m.onnx", layout=layout, names=names, probabilities=probabilities, weights=weights)
+    (answer,) = answers(model, write("x.png", image))
+    check(answer, softmax(image.transpose(2, 0, 1).ravel() / 255 @ weights), names)
+
+
+def test_topk(model: Path) -> None:
+    picture = write("x.png", noise(SIZE, SIZE, 3))
+    whole = answers(model, picture, "--topk", "12")[0]["topk"]
+    assert [t["probability"] for t in whole] == sorted((t["probability"] for t in whole), reverse=True)
+    assert answers(model, picture, "--topk", "1")[0]["topk"] == whole[:1]
+    refused(model, picture, "--topk", "0", says="--topk: expected 1 to 12, the model's classes, got 0")
+    refused(model, picture, "--topk", "13", says="--topk: expected 1 to 12, the model's classes, got 13")
+
+
+def test_ties_go_to_the_lower_label(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m.onnx", weights=np.zeros((3 * SIZE * SIZE, 4)))
+    (answer,) = answers(model, write("x.png", noise(SIZE, SIZE, 3)))
+    assert [(t["label"], t["probability"]) for t in answer["topk"]] == [(k, 0.25) for k in range(4)]
+
+
+def test_batches_do_not_change_answers(model: Path) -> None:
+    write_many("many", 70)
+    one, whole = (answers(model, "many", "--batch", batch) for batch in (1, 64))
+    assert len(one) == 70
+    for a, b in zip(one, whole, strict=True):
+        assert (a["file"], [t["label"] for t in a["topk"]]) == (b["file"], [t["label"] for t in b["topk"]])
+        assert [t["probability"] for t in a["topk"]] == pytest.approx([t["probability"] for t in b["topk"]], abs=2e-6)
+    refused(model, "many", "--batch", "0", says="--batch: expected 1 or more pictures, got 0")
+
+
+def test_order_is_that_of_the_arguments_and_sorted_in_folders(model: Path) -> None:
+    for name in ("b.png", "a.JPG", "sub/c.webp", "sub/deep/d.bmp", "other/e.jpeg", ".hidden.png", ".hidden/f.png"):
+        write(f"folder/{name}", noise(SIZE, SIZE, 3), format="png")
+    write("folder/notes.txt", b"no picture")
+    last, plain = write("last.png", noise(SIZE, SIZE, 3)), write("a picture", noise(SIZE, SIZE, 3), format="png")
+    inside = [f"folder/{n}" for n in ("a.JPG", "b.png", "other/e.jpeg", "sub/c.webp", "sub/deep/d.bmp")]
+    found = [a["file"] for a in answers(model, last, "folder/", plain, last, "folder/.hidden.png", "--batch", "2")]
+    assert found == [last, *inside, plain, last, "folder/.hidden.png"]
+    assert find_pictures(["folder/sub", "."])[:3] == ["folder/sub/c.webp", "folder/sub/deep/d.bmp", "./last.png"]
+
+
+def test_names_that_are_not_utf8(model: Path) -> None:
+    good, bad = os.fsdecode(b"gr\xfc\xdfe.png"), os.fsdecode(b"b\xe4d.png")
+    write(good, noise(SIZE, SIZE, 3))
+    write(bad, b"")
+    result = call(model, good, bad)
+    assert (result.exit_code, json.loads(result.stdout)["file"]) == (1, good)
+    assert r"ncfmkit: b\udce4d.png: not a picture" in result.stderr
+
+
+def test_names_cannot_write_to_the_terminal(model: Path) -> None:
+    bad = write("a\n\x1b[2J.png", b"")
+    assert r"ncfmkit: a\n\x1b[2J.png: not a picture" in call(model, bad).stderr
+    refused(model, "\x1b[2J", says=r"no such file or folder: \x1b[2J")
+
+
+def test_other_sizes_are_brought_to_the_models_and_told(model: Path) -> None:
+    wide = noise(20, 33, 3)
+    upright = Image.Exif()
+    upright[0x0112] = 6  # turned by a quarter: rows and columns change places
+    small, same = noise(5, 4, 3), noise(SIZE, SIZE, 3)
+    files = [write("wide.png", wide), write("small.png", small), write("same.png", same)]
+    files.append(write("turned.png", Image.fromarray(wide), exif=upright))
+    result = call(model, *files)
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    turned = Image.fromarray(np.rot90(wide, -1).copy())
+    for answer, picture in zip(found, [Image.fromarray(p) for p in (wide, small, same)] + [turned], strict=True):
+        short = min(picture.size)
+        left, top = (picture.width - short) / 2, (picture.height - short) / 2
+        resized = picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
+        check(answer, by_hand(model, np.asarray(resized).transpose(2, 0, 1)), None)
+    assert "3 of 4 pictures were resized to 8x8 (short side, centre crop)\n" in result.stderr
+    assert "converted" not in result.stderr
+
+
+def test_other_colours_are_brought_to_the_models_and_told(model: Path) -> None:
+    rgb, gray, alpha = noise(SIZE, SIZE, 3), noise(SIZE, SIZE), noise(SIZE, SIZE, 1)
+    palette = Image.fromarray(rgb).convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
+    cases: list[tuple[Image.Image | np.ndarray, np.ndarray]] = [
+        (rgb, rgb),
+        (gray, np.stack([gray] * 3, 2)),
+        (np.concatenate([rgb, alpha], 2), rgb),
+        (palette, np.asarray(palette.convert("RGB"))),
+        (gray.astype(np.uint16) * 256 + 7, np.stack([gray] * 3, 2)),
+        (Image.fromarray(gray > 99), np.stack([(gray > 99) * np.uint8(255)] * 3, 2)),
+    ]
+    result = call(model, *(write(f"{i}.png", picture) for i, (picture, _) in enumerate(cases)))
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    for answer, (_, expected) in zip(found, cases, strict=True):
+        check(answer, by_hand(model, expected.transpose(2, 0, 1)), None)
+    assert "5 of 6 pictures were converted to RGB\n" in result.stderr
+    assert "resized" not in result.stderr
+
+
+def test_a_gray_model(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "gray.onnx", channels=1)
+    gray, rgb = noise(SIZE, SIZE), noise(SIZE, SIZE, 3)
+    result = call(model, write("gray.png", gray), write("rgb.png", rgb))
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    for answer, pixels in zip(found, (gray, np.asarray(Image.fromarray(rgb).convert("L"))), strict=True):
+        check(answer, by_hand(model, pixels[None]), None)
+    assert "1 of 2 pictures was converted to gray\n" in result.stderr
+
+
+def test_unreadable_pictures_are_told_and_the_rest_is_answered(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Path(write("whole.png", noise(40, 40, 3))).read_bytes()
+    write("f/0.png", noise(SIZE, SIZE, 3))
+    write("f/1.png", whole[: len(whole) // 2])
+    write("f/2.png", b"")
+    write("f/3.png", noise(SIZE, SIZE, 3), format="tiff")
+    write("f/4.png", noise(60, 60, 3))
+    write("f/5.png", noise(99, 99, 3))
+    write("f/6.png", noise(SIZE, SIZE, 3))
+    Path("f/7.png").symlink_to("nothing.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    result = call(model, "f", "--batch", "2")
+    assert result.exit_code == 1
+    assert [json.loads(line)["file"] for line in result.stdout.splitlines()] == ["f/0.png", "f/6.png"]
+    unknown = "not a picture of a known format (PNG, JPEG, WEBP, BMP)"
+    lines = result.stderr.splitlines()
+    assert lines[2:4] == ["ncfmkit: f/1.png: image file is truncated", f"ncfmkit: f/2.png: {unknown}"]
+    assert lines[4:6] == [f"ncfmkit: f/3.png: {unknown}", "ncfmkit: f/4.png: 3600 pixels, the limit is 3000"]
+    assert lines[6].startswith("ncfmkit: f/5.png: Image size (9801 pixels) exceeds limit of 6000 pixels")
+    assert lines[7:] == ["ncfmkit: f/7.png: No such file or directory", "ncfmkit: 6 of 8 pictures could not be read"]
+
+
+def test_nothing_but_unreadable_pictures(model: Path) -> None:
+    result = call(model, write("a.png", b""), write("b.png", b"no picture"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith("ncfmkit: 2 of 2 pictures could not be read\n")
+
+
+def test_colours_that_the_toolkit_does_not_take(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict_module, "open_picture", lambda payload, where: Image.new("F", (SIZE, SIZE)))
+    result = call(model, write("x.png", noise(SIZE, SIZE, 3)))
+    assert result.exit_code == 1
+    assert "ncfmkit: x.png: expected 8 bits per channel, got Pillow's mode F" in result.stderr
+
+
+def test_wrong_paths_are_found_before_anything_runs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = write("x.png", noise(SIZE, SIZE, 3))
+    Path("empty/.hidden").mkdir(parents=True)
+    write("empty/notes.txt", b"")
+    refused("no.onnx", picture, says="no model at no.onnx")
+    refused(picture, picture, says="x.png is not a whole ONNX file")
+    refused(model, picture, "--provider", "gpu", says="unknown provider 'gpu': expected one of cpu, cuda, tensorrt")
+    monkeypatch.setattr(predict_module, "open_session", None)
+    refused(model, picture, "no.png", says="no such file or folder: no.png\n")
+    refused(model, "no.png", picture, "nor/this.png", says="no such file or folder: no.png (and 1 more)")
+    refused(model, picture, "", says="no such file or folder: ''")
+    refused(model, picture, "empty", says="empty: no pictures in the folder: expected .png, .jpg, ")
+    assert call(model).exit_code == 2
+
+
+def test_a_folder_that_cannot_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("f/sub/x.png", noise(SIZE, SIZE, 3))
+    scandir = os.scandir
+
+    def denied(path: Any) -> Any:
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(UserError, match="f/sub: the folder cannot be listed: Permission denied"):
+        find_pictures(["f"])
+
+
+def test_scores_that_are_not_finite(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m.onnx", weights=np.full((3 * SIZE * SIZE, 3), 3e38))
+    files = [write("black.png", np.zeros((SIZE, SIZE, 3), np.uint8)), write("white.png", noise(SIZE, SIZE, 3))]
+    with pytest.raises(CheckFailed, match=r"m\.onnx gives scores that are not finite for white\.png"):
+        list(predict(model, files))
+
+
+def test_answers_come_batch_by_batch(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, opened, original = write_many("many", 11), set(), predict_module.open_picture
+
+    def recorded(path: Any, where: str) -> Image.Image:
+        opened.add(str(path))
+        return original(path, where)
+
+    monkeypatch.setattr(predict_module, "open_picture", recorded)
+    batches = predict(model, ["many"], batch=2)
+    for done in range(2, 11, 2):
+        assert [a["file"] for a in next(batches)] == files[done - 2 : done]
+        assert set(files[:done]) <= opened <= set(files[: done + 2])  # no further ahead than a batch
+    assert [[a["file"] for a in batch] for batch in batches] == [files[10:]]
+
+
+def launch(*arguments: str, **options: Any) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LAUNCH, "predict", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, **options)
+
+
+def test_a_line_is_written_before_the_last_picture_is_there(model: Path) -> None:
+    write_many("many", 3)
+    os.mkfifo("many/999.png")  # who opens it waits for a writer
+    with launch(str(model), "many", "--batch", "1") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = json.loads(process.stdout.readline())
+        Path("many/999.png").write_bytes(b"no picture")
+        rest, errors = process.stdout.read(), process.stderr.read()
+    assert first["file"] == "many/000.png"
+    assert [json.loads(line)["file"] for line in rest.splitlines()] == ["many/001.png", "many/002.png"]
+    assert process.returncode == 1
+    assert "1 of 4 pictures could not be read" in errors
+
+
+def test_a_reader_that_leaves_early(model: Path) -> None:
+    picture = write("x.png", noise(SIZE, SIZE, 3))
+    with launch(str(model), *[picture] * 2000, "--batch", "8") as process:  # more than a pipe holds
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["file"] == picture
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 1
+    assert [line for line in errors.splitlines() if "linear.onnx" not in line and "assumed" not in line] == []
+
+
+@pytest.fixture
+def heard_interrupts() -> Iterator[None]:
+    """A shell has what runs in its background ignore interrupts, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_interrupts")
+def test_interruption_exits_130(model: Path) -> None:
+    picture = write("x.png", noise(SIZE, SIZE, 3))
+    with launch(str(model), *[picture] * 2000, "--batch", "8") as process:  # it waits: nobody empties the pipe
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.endswith("ncfmkit: interrupted; what was finished is kept\n")
+    assert "Traceback" not in errors
+
+
+def test_stdout_is_not_the_bars(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live bar on a terminal must not take the answers that go to a file."""
+    picture = write("x.png", noise(SIZE, SIZE, 3))
+    monkeypatch.setattr("ncfmkit.progress.console._force_terminal", True)
+    result = call(model, picture)
+    assert json.loads(result.stdout)["file"] == picture
+    assert "predicting" in result.stderr
+
+
+def test_torch_is_not_imported(model: Path) -> None:
+    picture = write("x.png", noise(SIZE, SIZE, 3))
+    code = f"import sys\ntry:\n    {LAUNCH}\nexcept SystemExit:\n    print('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, "predict", str(model), picture]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert result.stdout.splitlines()[-1] == "False"

@@ -1,0 +1,651 @@
+"""The jobs behind the commands, on the embedded digits with tiny settings: artefacts, determinism, resuming, scores."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from ncfmkit.distillation import loop
+from ncfmkit.distillation import pool as pool_module
+from ncfmkit.distillation.initial import initialise
+from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
+from ncfmkit.files import digest
+from ncfmkit.jobs import distill as distill_job
+from ncfmkit.jobs import pretrain, setup
+from ncfmkit.jobs.evaluate import evaluate, settings_for
+from ncfmkit.jobs.train import train
+from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.opening import open_real
+from ncfmkit.run import RunDirectory
+from ncfmkit.runtime import choose_runtime
+from ncfmkit.scoring import student_file, students
+from ncfmkit.sets import set_file
+
+TINY = {
+    "network.width": 8,
+    "pool.members": 2,
+    "pool.epochs": 1,
+    "distill.steps": 12,
+    "distill.frequencies": 32,
+    "distill.real_batch": 32,
+    "student.epochs": 3,
+    "student.repeats": 1,
+    "runtime.checkpoint_every": 4,
+    "runtime.device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _one_cache(_own_cache: None, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache for this file, so that the tiny pool is trained once."""
+    monkeypatch.setenv("NCFMKIT_CACHE", str(shared_cache))
+
+
+def start(out: Path, data: str = "digits", baselines: tuple[str, ...] = (), **overrides: Any) -> Path:
+    folder = {} if data == "digits" else {"distill.ipc": 1, "runtime.compile": "off"}  # what the digits' recipe says
+    settings = TINY | folder | {key.replace("__", "."): value for key, value in overrides.items()}
+    arguments = DataArguments(data=data)
+    return distill_job.distill_run(arguments, recipe=None, out=out, baselines=baselines, overrides=settings)
+
+
+def set_bytes(folder: Path) -> bytes:
+    return (folder / set_file.FILE_NAME).read_bytes()
+
+
+def steps_logged(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def make_folder(root: Path, counts: dict[str, int], size: int = 8) -> Path:
+    """One tree of class folders with gray noise."""
+    for label, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        rng = np.random.default_rng(label)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (size, size), np.uint8)).save(root / name / f"{i:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
+    """A run with every baseline, which tests only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NCFMKIT_CACHE", str(shared_cache))
+        return start(
+            tmp_path_factory.mktemp("runs") / "scored",
+            baselines=("random", "random-decoded", "herding", "whole"),
+            distill__factor=2,
+            student__repeats=2,
+            student__whole_epochs=1,
+        )
+
+
+def test_every_file_of_a_run_is_there(scored: Path) -> None:
+    expected = {"run.json", "metrics.jsonl", "checkpoint", "lock", *distill_job.ARTEFACTS}
+    assert {p.name for p in scored.iterdir()} == expected
+    assert sorted(p.name for p in (scored / "checkpoint").iterdir()) == ["step-00000008.pt", "step-00000012.pt"]
+    assert steps_logged(scored) == list(range(1, 13))
+    for picture in ("preview.png", "curves.png"):
+        with Image.open(scored / picture) as image:
+            image.verify()
+
+
+def test_run_json(scored: Path) -> None:
+    info = RunDirectory.open(scored).info()
+    assert info["status"] == "done"
+    assert info["settings"]["recipe"] == "digits"
+    assert info["settings"]["distill"]["steps"] == 12
+    assert info["settings"]["network"] == {"name": "convnet", "width": 8, "depth": 2}
+    assert info["data"]["train"] == 1347
+    assert info["data"]["test"] == 450
+    assert info["seed"] == 0
+    assert info["versions"]["torch"] == torch.__version__
+    assert info["device"].startswith("cpu (")
+    assert len(info["pool"]["accuracies"]) == 2
+    assert info["timings"]["steps"] == 12
+
+
+def test_manifest(scored: Path) -> None:
+    small = set_file.load(scored)
+    m = small.manifest
+    assert m["kind"] == "synthetic set"
+    assert m["format"] == 1
+    assert m["name"] == "digits-ipc1"
+    assert m["ipc"] == {"stored": 1, "decoded": 4}
+    assert m["decode"] == {"kind": "single", "factor": 2, "budget": None}
+    assert m["value_range"] == [0, 255]
+    assert m["source"]["fingerprint"] == RunDirectory.open(scored).info()["data"]["fingerprint"]
+    assert m["bytes"] == {"images": 10 * 64, "labels": 10 * 8}
+    assert m["sha256"]["images"] == digest(small.images)
+    assert set(m["settings"]["runtime"]) == {"precision", "compile"}  # the rest is local to a machine
+    row = json.loads((scored / "scores.json").read_text())["rows"][0]
+    assert m["score"]["last"] == {"mean": row["last"]["mean"], "std": row["last"]["std"]}
+    assert small.images.shape == (10, 1, 8, 8)
+    assert small.labels.tolist() == list(range(10))
+
+
+def test_score_rows(scored: Path) -> None:
+    rows = json.loads((scored / "scores.json").read_text())["rows"]
+    assert [r["set"] for r in rows] == ["distilled", "random", "random-decoded", "herding", "whole"]
+    assert [r["images"] for r in rows] == [10, 10, 40, 10, 1347]
+    assert [r["decoded"] for r in rows] == [40, 10, 40, 10, 1347]
+    assert [r["epochs"] for r in rows] == [3, 3, 3, 3, 1]
+    for row in rows:
+        assert row["n"] == 2 == len(row["last"]["values"])
+        assert row["network"] == "convnet-2 width 8"
+        assert all(b >= a for a, b in zip(row["last"]["values"], row["best"]["values"], strict=True))
+        assert row["last"]["mean"] == pytest.approx(np.mean(row["last"]["values"]))
+        assert row["last"]["std"] == pytest.approx(np.std(row["last"]["values"], ddof=1))
+
+
+def test_no_path_of_the_machine_is_in_the_set(tmp_path: Path, scored: Path) -> None:
+    folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 5})
+    first = start(tmp_path / "one", str(folder), data__holdout=0.25, distill__steps=1)
+    second = start(
+        tmp_path / "two",
+        str(folder),
+        data__holdout=0.25,
+        distill__steps=1,
+        distill__init="load",
+        distill__load=str(first),
+    )
+    for run in (first, second, scored):
+        content = set_bytes(run)
+        for secret in (str(tmp_path), str(run), str(Path.home()) + "/", "/tmp/"):
+            assert secret.encode() not in content
+
+
+def test_same_settings_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None:
+    one, two, other = (start(tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1)))
+    assert set_bytes(one) == set_bytes(two)
+    assert (one / "preview.png").read_bytes() == (two / "preview.png").read_bytes()
+    assert set_file.load(other).manifest["sha256"]["images"] != set_file.load(one).manifest["sha256"]["images"]
+
+
+def test_no_steps_keep_the_initialisation(tmp_path: Path) -> None:
+    run = start(tmp_path / "run", distill__steps=0, student__repeats=0)
+    real = open_real("digits", setup.make_settings("digits", None, {}).data)
+    expected = initialise("mix", real, ipc=1, factor=1, seed=0)
+    assert torch.equal(set_file.load(run).images, expected.mul(255).round().to(torch.uint8))
+    assert set_file.load(run).manifest["score"] is None
+    assert not (run / "scores.json").exists()
+    assert RunDirectory.open(run).info()["status"] == "done"
+
+
+def test_load_starts_from_an_earlier_set(tmp_path: Path, scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scored.parent)
+    more = {"distill__factor": 2, "distill__init": "load", "distill__load": scored.name, "student__repeats": 0}
+    run = start(tmp_path / "run", distill__steps=0, **more)
+    assert torch.equal(set_file.load(run).images, set_file.load(scored).images)
+    assert set_file.load(run).manifest["settings"]["distill"]["load"] == scored.name
+    with pytest.raises(UserError, match=r"expected images of shape \(20, 1, 8, 8\), got \(10, 1, 8, 8\)"):
+        start(tmp_path / "more", distill__ipc=2, **more)
+    assert not (tmp_path / "more").exists()
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
+    """Calls `act` once, in the step that follows `step` done ones."""
+    original, pending = loop.distill_step, [act]
+
+    def patched(problem: Any, state: Any, plan: Any) -> Any:
+        if state.step == step and pending:
+            pending.pop()()
+        return original(problem, state, plan)
+
+    monkeypatch.setattr(loop, "distill_step", patched)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def crash() -> None:
+    raise ZeroDivisionError("killed")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Callable[[str], Path]:
+    """The uninterrupted run of each sampler, made once."""
+    made: dict[str, Path] = {}
+
+    def get(sampler: str) -> Path:
+        if sampler not in made:
+            made[sampler] = start(tmp_path_factory.mktemp("whole") / sampler, distill__sampler=sampler)
+        return made[sampler]
+
+    return get
+
+
+def same_as(run: Path, whole: Path) -> None:
+    assert set_bytes(run) == set_bytes(whole)
+    assert steps_logged(run) == list(range(1, 13))
+    losses = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in RunDirectory.open(r).metrics()]
+        for r in (run, whole)
+    ]
+    assert losses[0] == losses[1]
+    assert RunDirectory.open(run).info()["status"] == "done"
+    assert not list(run.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+@pytest.mark.parametrize("step", [0, 6, 11])
+def test_interrupted_then_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path], sampler: str, step: int
+) -> None:
+    out = tmp_path / "run"
+    at_step(monkeypatch, step, terminate)
+    with pytest.raises(Interrupted, match=f"saved after step {step + 1} of 12: go on with --resume {out}"):
+        start(out, distill__sampler=sampler)
+    assert not (out / set_file.FILE_NAME).exists()
+    distill_job.resume(out)
+    same_as(out, whole(sampler))
+
+
+def test_a_run_that_is_still_going_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+
+    def another() -> None:
+        with pytest.raises(UserError, match=f"another process works in {out}: wait until it ends"):
+            distill_job.resume(out)
+
+    at_step(monkeypatch, 2, another)
+    start(out, student__repeats=0)
+    assert steps_logged(out) == list(range(1, 13))
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_killed_between_checkpoints_then_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path], step: int
+) -> None:
+    out = tmp_path / "run"
+    at_step(monkeypatch, step, crash)
+    with pytest.raises(ZeroDivisionError):
+        start(out, distill__sampler="learned")
+    assert steps_logged(out) == list(range(1, step + 1))
+    distill_job.resume(out)
+    same_as(out, whole("learned"))
+
+
+def test_damaged_newest_checkpoint_then_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    at_step(monkeypatch, 9, terminate)
+    with pytest.raises(Interrupted):
+        start(out, distill__sampler="learned")
+    newest = out / "checkpoint" / "step-00000010.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    distill_job.resume(out)
+    said = capsys.readouterr().err
+    assert "step-00000010.pt is damaged" in said
+    assert "resuming after step 8 of 12" in said
+    same_as(out, whole("learned"))
+
+
+def test_all_checkpoints_lost_then_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path]
+) -> None:
+    out = tmp_path / "run"
+    at_step(monkeypatch, 9, terminate)
+    with pytest.raises(Interrupted):
+        start(out)
+    for path in (out / "checkpoint").iterdir():
+        path.write_bytes(b"")
+    distill_job.resume(out)
+    same_as(out, whole("learned"))
+
+
+def test_interrupted_in_the_pool_then_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path]
+) -> None:
+    whole("learned")
+    monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / "cache"))
+    out, original, calls = tmp_path / "run", pool_module.train, []
+
+    def second_is_interrupted(*args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        original(*args, **kwargs)
+
+    monkeypatch.setattr(pool_module, "train", second_is_interrupted)
+    with pytest.raises(Interrupted, match=f"what was finished is kept: go on with --resume {out}"):
+        start(out)
+    assert len(list((tmp_path / "cache" / "pools").rglob("member-*"))) == 1
+    distill_job.resume(out)
+    assert len(calls) == 3  # the finished member was kept
+    same_as(out, whole("learned"))
+
+
+def test_interrupted_in_scoring_then_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path]
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+
+        def interrupted(*args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(students, "train", interrupted)
+        with pytest.raises(Interrupted, match="--resume"):
+            start(out)
+    assert RunDirectory.open(out).info()["status"] == "scoring"
+    assert set_file.load(out).manifest["score"] is None  # the set is there and whole
+    monkeypatch.setattr(loop, "distill_step", lambda *a: pytest.fail("steps were done already"))
+    distill_job.resume(out)
+    same_as(out, whole("learned"))
+
+
+def test_resuming_a_finished_run_changes_nothing(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.read_bytes() for p in scored.rglob("*") if p.is_file()}
+    assert distill_job.resume(scored).manifest == set_file.load(scored).manifest
+    assert "nothing is left to do" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in scored.rglob("*") if p.is_file()} == before
+
+
+def test_a_disk_that_fills_up_at_any_file_then_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path]
+) -> None:
+    """The 3rd write fails, the 4th after it, the 5th after that, and so on; in the end all is as it would have been."""
+    whole("learned")
+    out, sync, calls = tmp_path / "run", os.fsync, []
+
+    def full_now_and_then(descriptor: int) -> None:
+        calls.append(1)
+        if len(calls) in (3, 7, 12, 18, 25, 33, 42, 52):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_now_and_then)
+    with pytest.raises(UserError, match=r"the disk is full: .* was not written"):
+        start(out)
+    failures = 1
+    while RunDirectory.open(out).info()["status"] != "done" or not (out / "report.html").exists():
+        with suppress(UserError):
+            distill_job.resume(out)
+            break
+        failures += 1
+    assert 3 <= failures <= 8
+    same_as(out, whole("learned"))
+    assert {p.name for p in out.iterdir()} == {p.name for p in whole("learned").iterdir()}
+
+
+def test_changed_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 5})
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    at_step(monkeypatch, 3, terminate)
+    with pytest.raises(Interrupted):
+        start(out, "shapes", data__holdout=0.25)
+    kept = (folder / "a" / "00.png").read_bytes()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a" / "00.png")
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match=r"the data at .*shapes have changed since .* was started"):
+        distill_job.resume(out)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    folder.joinpath("a", "00.png").write_bytes(kept)
+    distill_job.resume(out)
+    assert steps_logged(out) == list(range(1, 13))
+
+
+def test_relative_data_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path / "shapes", {"a": 4, "b": 5})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    at_step(monkeypatch, 3, terminate)
+    with pytest.raises(Interrupted):
+        start(Path("run"), "shapes", data__holdout=0.25)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    distill_job.resume(Path("../run"))
+    assert RunDirectory.open(tmp_path / "run").info()["status"] == "done"
+
+
+def test_a_known_name_stays_a_name_beside_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert DataArguments(data="digits").absolute().data == "digits"
+    assert DataArguments(data="x/*.parquet").absolute().data == str(tmp_path / "x/*.parquet")
+    assert DataArguments(data="mnist", data_root="d").absolute().data_root == str(tmp_path / "d")
+
+
+def test_non_finite_loss_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = loop.distill_step
+
+    def poisoned(problem: Any, state: Any, plan: Any) -> Any:
+        if state.step == 10:
+            with torch.no_grad():
+                state.images.fill_(float("nan"))
+        return original(problem, state, plan)
+
+    out = tmp_path / "run"
+    monkeypatch.setattr(loop, "distill_step", poisoned)
+    with pytest.raises(NonFiniteLossError, match="loss of class '0' became non-finite in step 10"):
+        start(out)
+    stored = RunDirectory.open(out).load_checkpoint(torch.device("cpu"))
+    assert stored["step"] == 8
+    assert bool(stored["images"].isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"runtime__memory_budget": "1KiB"}, "--memory-budget 1 KiB is below what one stored image needs: at least"),
+        ({"runtime__memory_budget": "plenty"}, "memory budget 'plenty' is not a size"),
+        ({"distill__ipc": 500}, r"--ipc 500 is above the \d+ training images of class '\d'"),
+        ({"distill__factor": 9}, "distill.factor 9 is above the image side 8"),
+        ({"network__name": "vgg11", "network__width": 128}, "network vgg11 needs images of 28 pixels or more, got 8"),
+        ({"network__name": "convnett"}, "unknown network 'convnett': did you mean 'convnet'?"),
+        ({"network__depth": 9}, "depth"),
+        ({"distill__augment": "colour_crop"}, "unknown augmentation 'colour'"),
+        ({"data__classes": "0,1,eleven"}, "digits has no class 'eleven'"),
+        ({"data__holdout": 0.1}, "digits has a test split of its own"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(value),
+)
+def test_wrong_settings_leave_nothing(tmp_path: Path, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        start(tmp_path / "run", **overrides)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["random", "herding", "random-decoded"])
+def test_too_few_images_for_a_baseline_are_noticed_at_once(tmp_path: Path, name: str) -> None:
+    few = {"distill__init": "noise", "distill__ipc": 200}
+    with pytest.raises(UserError, match="a baseline of 200 real images per class needs more than the"):
+        start(tmp_path / "run", baselines=(name,), **few)
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_without_what_a_run_needs(tmp_path: Path) -> None:
+    folder = str(make_folder(tmp_path / "shapes", {"many": 9, "few": 2}))
+    with pytest.raises(UserError, match=r"shapes has no test split to score on: pass --holdout 0\.1"):
+        start(tmp_path / "run", folder)
+    with pytest.raises(UserError, match="--ipc 3 is above the 1 training images of class 'few' in shapes"):
+        start(tmp_path / "run", folder, data__holdout=0.5, distill__ipc=3)
+    with pytest.raises(UserError, match=r"--factor 9 is above the image side of shapes, 8: lower it"):
+        start(tmp_path / "run", folder, data__size=None, distill__factor=9, student__repeats=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.classes: expected two classes or more"):
+        start(tmp_path / "run", data__classes="3")
+    folder = str(make_folder(tmp_path / "shapes", {"round": 4}))
+    with pytest.raises(UserError, match="shapes has one class, 'round': a classifier needs two or more"):
+        start(tmp_path / "run", folder)
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_lists_from_files(tmp_path: Path) -> None:
+    listed, empty, binary = (tmp_path / n for n in ("classes.txt", "empty.txt", "binary"))
+    listed.write_text("3\n\n 5 \n")
+    empty.write_text("\n \n")
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert setup.make_settings("digits", None, {"data.classes": str(listed)}).data.classes == ("3", "5")
+    assert setup.make_settings("digits", None, {"classes": "a, b"}).data.classes == ("a", "b")
+    long = ",".join(f"class-{i:04d}" for i in range(1000))  # longer than any file name may be
+    assert len(setup.make_settings("digits", None, {"data.classes": long}).data.classes) == 1000
+    with pytest.raises(UserError, match="expected one class a line, got an empty file"):
+        setup.make_settings("digits", None, {"data.classes": str(empty)})
+    with pytest.raises(UserError, match="expected a text file with one class a line"):
+        setup.make_settings("digits", None, {"data.classes": str(binary)})
+
+
+def evaluation_settings(result: Any, **overrides: Any) -> Any:
+    small = {"student.epochs": 2, "student.repeats": 1, "runtime.compile": "off", "runtime.device": "cpu"}
+    return settings_for(result, small | overrides)
+
+
+def test_pretrain_makes_the_pool_that_distill_finds(scored: Path) -> None:
+    settings = setup.make_settings("digits", None, TINY)
+    pool = pretrain.pretrain(DataArguments(data="digits"), settings)
+    assert pool.seconds == 0
+    assert pool.key == RunDirectory.open(scored).info()["pool"]["key"]
+
+
+def test_evaluate_with_another_network(scored: Path) -> None:
+    result = set_file.load(scored)
+    settings = evaluation_settings(result, **{"network.name": "alexnet"})
+    scores = evaluate(result, DataArguments(data="digits"), settings, baselines=("random",))
+    assert [r["network"] for r in scores["rows"]] == ["alexnet", "alexnet"]
+    assert [r["set"] for r in scores["rows"]] == ["distilled", "random"]
+    assert scores["precision"] == "fp32"
+
+
+def test_evaluate_as_the_run_scored(scored: Path) -> None:
+    result = set_file.load(scored)
+    settings = evaluation_settings(result, **{"student.epochs": 3, "student.repeats": 2})
+    scores = evaluate(result, DataArguments(data="digits"), settings)
+    stored = json.loads((scored / "scores.json").read_text())["rows"][0]
+    assert scores["rows"][0]["last"] == stored["last"]
+
+
+def test_evaluate_on_other_data_is_refused(tmp_path: Path, scored: Path) -> None:
+    result = set_file.load(scored)
+    shapes = str(make_folder(tmp_path / "shapes", {"a": 4, "b": 5}))
+    with pytest.raises(UserError, match=r"the set has the classes 0, 1, 2, 3, .*shapes has a, b"):
+        evaluate(result, DataArguments(data=shapes), evaluation_settings(result))
+    digits = str(make_folder(tmp_path / "large", {str(c): 2 for c in range(10)}, size=10))
+    settings = evaluation_settings(result, **{"data.size": "none"})
+    with pytest.raises(UserError, match=r"the set has images of shape \(1, 8, 8\), large has \(1, 10, 10\)"):
+        evaluate(result, DataArguments(data=digits), settings)
+
+
+def test_evaluate_without_students_is_refused(scored: Path) -> None:
+    result = set_file.load(scored)
+    settings = evaluation_settings(result, **{"student.repeats": 0})
+    with pytest.raises(UserError, match="--repeats 0: expected 1 or more"):
+        evaluate(result, DataArguments(data="digits"), settings)
+
+
+@pytest.fixture(scope="module")
+def student(scored: Path, shared_cache: Path) -> tuple[Path, dict[str, Any]]:
+    result, out = set_file.load(scored), scored.parent / "student.safetensors"
+    arguments = DataArguments(data="digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NCFMKIT_CACHE", str(shared_cache))
+        settings = evaluation_settings(result, **{"student.epochs": 20})
+        return out, train(result, settings, out=out, arguments=arguments)
+
+
+def test_a_student_reloads_with_its_accuracy(student: tuple[Path, dict[str, Any]]) -> None:
+    path, metadata = student
+    network, stored = student_file.load(path)
+    assert {k: v for k, v in stored.items() if k != "sha256"} == metadata
+    assert not network.training
+    real = open_real("digits", dataclasses.replace(setup.make_settings("digits", None, {}).data))
+    mean, std = (torch.tensor(stored[k]).view(1, -1, 1, 1) for k in ("mean", "std"))
+    x = (torch.from_numpy(np.array(real.test.images)).float() / 255 - mean) / std
+    with torch.no_grad():
+        right = network(x).argmax(1) == torch.from_numpy(real.test.labels)
+    assert right.double().mean().item() == pytest.approx(stored["test_accuracy"], abs=1e-9)
+    assert stored["test_accuracy"] > 0.15
+
+
+def test_a_student_is_not_overwritten(scored: Path, student: tuple[Path, dict[str, Any]]) -> None:
+    before = student[0].read_bytes()
+    result = set_file.load(scored)
+    with pytest.raises(UserError, match="is there already: choose another --out"):
+        train(result, evaluation_settings(result), out=student[0])
+    with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
+        train(result, evaluation_settings(result), out=scored / "nowhere" / "s.safetensors")
+    assert student[0].read_bytes() == before
+
+
+def test_a_damaged_student_is_refused(tmp_path: Path, student: tuple[Path, dict[str, Any]]) -> None:
+    content = student[0].read_bytes()
+    copy = tmp_path / "copy.safetensors"
+    for cut in (0, 7, 100, len(content) // 2, len(content) - 1):
+        copy.write_bytes(content[:cut])
+        with pytest.raises(UserError, match="not a readable safetensors file"):
+            student_file.load(copy)
+    copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match="is damaged: the sha256"):
+        student_file.load(copy)
+    with pytest.raises(UserError, match="no student at"):
+        student_file.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("which", ["set", "student"])
+def test_no_flipped_byte_ends_in_anything_but_a_user_error(
+    tmp_path: Path, scored: Path, student: tuple[Path, dict[str, Any]], which: str
+) -> None:
+    """Every third byte of the header, and some of the tensors: loaded, or refused with a message."""
+    content = set_bytes(scored) if which == "set" else student[0].read_bytes()
+    load = set_file.load if which == "set" else student_file.load
+    copy = tmp_path / "copy.safetensors"
+    header = 8 + int.from_bytes(content[:8], "little")
+    refused = 0
+    for position in [*range(0, header, 3), *range(header, len(content), 40)]:
+        copy.write_bytes(content[:position] + bytes([content[position] ^ 2]) + content[position + 1 :])
+        try:
+            load(copy)
+        except UserError:
+            refused += 1
+            continue
+        assert position < header  # a change of the tensors is always noticed
+    assert refused
+
+
+def test_a_set_is_not_a_student(scored: Path, student: tuple[Path, dict[str, Any]]) -> None:
+    with pytest.raises(UserError, match="is not a student: it holds a synthetic set"):
+        student_file.load(scored / set_file.FILE_NAME)
+    with pytest.raises(UserError, match="holds a student, not a synthetic set"):
+        set_file.load(student[0])
+
+
+def test_precision_that_is_asked_for_is_used_when_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_step(monkeypatch, 3, terminate)
+    with pytest.raises(Interrupted):
+        start(tmp_path / "run", runtime__precision="bf16", student__repeats=0)
+    used = []
+    monkeypatch.setattr(distill_job, "choose_runtime", lambda s: used.append(s) or choose_runtime(s))
+    distill_job.resume(tmp_path / "run")
+    assert (used[0].precision, used[0].compile) == ("bf16", "off")
+
+
+def test_the_header_names_only_known_tensors(scored: Path) -> None:
+    with safe_open(scored / set_file.FILE_NAME, framework="pt") as stored:
+        assert sorted(stored.keys()) == ["images", "labels"]
+        assert list(stored.metadata()) == ["ncfmkit"]

@@ -1,0 +1,509 @@
+"""Released sets: what is read from files of torch and folders of pictures, and what is refused unread."""
+
+import io
+import os
+import pickle
+import struct
+import tracemalloc
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ncfmkit.errors import UserError
+from ncfmkit.sets.released import read as read_module
+from ncfmkit.sets.released.read import Released
+
+LIMIT = 2**20
+IMAGES = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
+
+
+def read(path: Path, labels: Path | None = None, experiment: int | None = None, max_bytes: int = LIMIT) -> Released:
+    return read_module.read(path, labels=labels, experiment=experiment, max_bytes=max_bytes)
+
+
+def saved(content: Any, path: Path, **how: Any) -> Path:
+    torch.save(content, path, **how)
+    return path
+
+
+def repacked(path: Path, edit: Callable[[str, bytes], bytes], compress: int = zipfile.ZIP_STORED) -> Path:
+    """The archive with every member edited; a zip of its own, with right checksums."""
+    content = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(path, "w", compress) as new:
+        for name in old.namelist():
+            new.writestr(name, edit(name, old.read(name)))
+    return path
+
+
+@pytest.mark.parametrize("box", [list, tuple])
+def test_a_list_of_images_and_targets(tmp_path: Path, box: Callable[..., Any]) -> None:
+    got = read(saved(box([IMAGES, LABELS]), tmp_path / "data.pt"))
+    assert (got.kind, got.soft_logits, got.folders) == ("list", None, ())
+    assert got.images.dtype == np.float32
+    np.testing.assert_array_equal(got.images, IMAGES.numpy())
+    assert got.labels is not None
+    assert got.labels.dtype == np.int64
+    assert got.labels.tolist() == LABELS.tolist()
+    assert list(got.files) == ["data.pt"]
+
+
+VARIANTS = {
+    "parameter": torch.nn.Parameter(IMAGES),
+    "requires grad": IMAGES.clone().requires_grad_(),
+    "double": IMAGES.double(),
+    "transposed view": IMAGES.transpose(2, 3).contiguous().transpose(2, 3),
+    "part of a larger one": torch.cat([torch.zeros(1, 3, 4, 4), IMAGES])[1:],
+    "negative of another": torch._neg_view(-IMAGES),
+    "imaginary part": torch.complex(IMAGES, -IMAGES).conj().imag,
+    "imaginary part, double": torch.complex(IMAGES, -IMAGES).to(torch.complex128).conj().imag,
+}
+
+
+@pytest.mark.parametrize("images", VARIANTS.values(), ids=VARIANTS)
+def test_tensors_of_all_makes(tmp_path: Path, images: torch.Tensor) -> None:
+    got = read(saved([images, LABELS.to(torch.int32)], tmp_path / "data.pt"))
+    np.testing.assert_array_equal(got.images, IMAGES.numpy())
+    assert got.images.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_tensors_that_are_the_negative_of_others(tmp_path: Path, dtype: torch.dtype) -> None:
+    images, labels = IMAGES.mul(255).byte(), LABELS.to(dtype)
+    path = saved([torch._neg_view(-images), torch._neg_view(-labels)], tmp_path / "data.pt")
+    assert all(tensor.is_neg() for tensor in torch.load(path))
+    got = read(path)
+    np.testing.assert_array_equal(got.images, images.numpy())
+    assert got.labels is not None
+    assert got.labels.tolist() == LABELS.tolist()
+    soft = torch.eye(3)[LABELS] * 9
+    logits = read(saved([images, torch._neg_view(-soft)], path)).soft_logits
+    assert logits is not None
+    np.testing.assert_array_equal(logits, soft.numpy())
+
+
+def test_bytes_stay_bytes(tmp_path: Path) -> None:
+    got = read(saved([IMAGES.mul(255).byte(), LABELS], tmp_path / "data.pt"))
+    assert got.images.dtype == np.uint8
+    np.testing.assert_array_equal(got.images, IMAGES.mul(255).byte().numpy())
+
+
+@pytest.mark.parametrize("images", [IMAGES, IMAGES.mul(255).byte()], ids=["floats", "bytes"])
+def test_what_is_read_does_not_hang_on_the_file(tmp_path: Path, images: torch.Tensor) -> None:
+    path = saved([images, LABELS], tmp_path / "data.pt")
+    got = read(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    np.testing.assert_array_equal(got.images, images.numpy())
+    assert got.labels is not None
+    assert got.labels.tolist() == LABELS.tolist()
+
+
+def test_a_pair(tmp_path: Path) -> None:
+    path = saved(IMAGES, tmp_path / "images_best.pt")
+    with pytest.raises(UserError, match=r"holds images alone, and there is no labels_best.pt beside it: .*--labels"):
+        read(path)
+    saved(LABELS, tmp_path / "labels_best.pt")
+    got = read(path)
+    assert (got.kind, list(got.files)) == ("pair", ["images_best.pt", "labels_best.pt"])
+    assert got.labels is not None
+    assert got.labels.tolist() == LABELS.tolist()
+    named = read(path, labels=saved(LABELS.flip(0), tmp_path / "mine.pt"))
+    assert named.labels is not None
+    assert named.labels.tolist() == LABELS.flip(0).tolist()
+
+
+def test_labels_that_are_not_asked_for_or_not_there(tmp_path: Path) -> None:
+    labels = saved(LABELS, tmp_path / "labels.pt")
+    both = saved([IMAGES, LABELS], tmp_path / "data.pt")
+    with pytest.raises(UserError, match="has its own labels: leave --labels out"):
+        read(both, labels=labels)
+    with pytest.raises(UserError, match=r"set\.pt holds images alone: pass the file of their labels as --labels"):
+        read(saved(IMAGES, tmp_path / "set.pt"))
+    with pytest.raises(UserError, match=r"data\.pt holds a list of 2 \(Tensor, Tensor\): expected a tensor of the"):
+        read(tmp_path / "set.pt", labels=both)
+
+
+@pytest.mark.parametrize("box", [list, tuple])
+def test_one_of_several_experiments(tmp_path: Path, box: Callable[..., Any], capfd: pytest.CaptureFixture[str]) -> None:
+    sets = [box([IMAGES + number, LABELS.roll(number)]) for number in range(3)]
+    accuracies = {"ConvNet": [0.5, 0.25], "AlexNet": []}
+    path = saved({"data": box(sets), "accs_all_exps": accuracies, "args": None}, tmp_path / "res.pt")
+    for experiment, number in ((None, 0), (0, 0), (2, 2)):
+        got = read(path, experiment=experiment)
+        assert (got.kind, list(got.files)) == ("experiments", ["res.pt"])
+        np.testing.assert_array_equal(got.images, (IMAGES + number).numpy())
+        assert got.labels is not None
+        assert got.labels.tolist() == LABELS.roll(number).tolist()
+        assert capfd.readouterr().err == f"res.pt: experiment {number} is taken, of 3 that are counted from 0\n"
+    for wrong in (3, -1):
+        with pytest.raises(UserError, match=rf"^--experiment {wrong}: .*res\.pt holds 3: pass 0 to 2$"):
+            read(path, experiment=wrong)
+    with pytest.raises(UserError, match="has its own labels: leave --labels out"):
+        read(path, labels=path)
+
+
+def test_experiments_where_there_is_one_set(tmp_path: Path) -> None:
+    saved(LABELS, tmp_path / "labels.pt")
+    for path in (
+        saved([IMAGES, LABELS], tmp_path / "data.pt"),
+        saved(IMAGES, tmp_path / "images.pt"),
+        make_folder(tmp_path / "set", {"a": 1, "b": 1}),
+    ):
+        with pytest.raises(UserError, match=rf"^--experiment 0: .*{path.name} holds one set: leave --experiment out$"):
+            read(path, experiment=0)
+
+
+def test_experiments_with_numbers_of_numpy_are_not_loaded(tmp_path: Path) -> None:
+    path = saved({"data": [[IMAGES, LABELS]], "accs_all_exps": {"ConvNet": [np.float64(0.5)]}}, tmp_path / "res.pt")
+    with pytest.raises(UserError, match=r"not tensors \(numpy\..*scalar\) .*: have it saved again with torch\.save\("):
+        read(path)
+
+
+def test_logits_stay_as_they_are(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    got = read(saved([IMAGES, logits], tmp_path / "data.pt"))
+    assert got.labels is None
+    assert got.soft_logits is not None
+    assert got.soft_logits.dtype == np.float32
+    np.testing.assert_array_equal(got.soft_logits, logits.numpy())
+    assert "are logits" in capfd.readouterr().err
+
+
+def test_probabilities_become_logarithms(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shares = torch.tensor([[1.0, 0, 0], [0.2, 0.3, 0.5]]).repeat(3, 1)
+    got = read(saved([IMAGES, shares], tmp_path / "data.pt")).soft_logits
+    assert got is not None
+    assert np.isfinite(got).all()
+    again = np.exp(got) / np.exp(got).sum(1, keepdims=True)
+    np.testing.assert_allclose(again, shares, atol=1e-6)
+    assert "probabilities: kept as logarithms, 1e-08 for 0" in capfd.readouterr().err
+
+
+def with_value(value: float) -> torch.Tensor:
+    images = IMAGES.clone()
+    images[3, 1, 2, 0] = value
+    return images
+
+
+NO_SETS: dict[str, tuple[Any, str]] = {
+    "dictionary": ({"data": [IMAGES, LABELS], "accuracy": 0.5}, r"a dictionary with 'data', 'accuracy': expected a"),
+    "no experiments": ({"data": []}, "holds a dictionary with 'data': expected a"),
+    "experiments of one": ({"data": [[IMAGES, LABELS], [IMAGES]]}, "holds a dictionary with 'data': expected a"),
+    "experiments of three": ({"data": [[IMAGES, LABELS, LABELS]]}, "holds a dictionary with 'data': expected a"),
+    "experiments by name": ({"data": {0: [IMAGES, LABELS]}}, "holds a dictionary with 'data': expected a"),
+    "empty dictionary": (OrderedDict(), "holds a dictionary with"),
+    "number": (3, "holds a int: expected a list"),
+    "three": ([IMAGES, LABELS, LABELS], r"a list of 3 \(Tensor, Tensor, Tensor\): expected a list"),
+    "nested": ([[IMAGES, LABELS]], r"a list of 1 \(list\)"),
+    "swapped": ([LABELS, IMAGES], r"expected images of shape \[N, 1 or 3, side, side\], got a tensor of shape \[6\]"),
+    "three axes": ([IMAGES[0], LABELS], r"got a tensor of shape \[3, 4, 4\]"),
+    "not square": ([IMAGES[..., :3], LABELS], r"shape \[6, 3, 4, 3\]"),
+    "channels last": ([IMAGES.permute(0, 2, 3, 1), LABELS], r"shape \[6, 4, 4, 3\]"),
+    "two channels": ([IMAGES[:, :2], LABELS], r"shape \[6, 2, 4, 4\]"),
+    "no images": ([IMAGES[:0], LABELS[:0]], r"shape \[0, 3, 4, 4\]"),
+    "no side": ([IMAGES[..., :0, :0], LABELS], r"shape \[6, 3, 0, 0\]"),
+    "int images": ([IMAGES.long(), LABELS], "expected images of uint8 or floats, got int64"),
+    "bool images": ([IMAGES > 0.5, LABELS], "expected images of uint8 or floats, got bool"),
+    "complex images": ([IMAGES.to(torch.complex64), LABELS], "expected images of uint8 or floats, got complex64"),
+    "NaN": ([with_value(float("nan")), LABELS], "expected finite images, got NaN or infinity"),
+    "infinity": ([with_value(float("-inf")), LABELS], "expected finite images"),
+    "NaN labels": ([IMAGES, torch.full((6, 3), torch.nan)], "expected finite labels"),
+    "fewer labels": ([IMAGES, LABELS[:5]], "expected as many labels as images, 6, got 5"),
+    "float labels": ([IMAGES, LABELS.float()], r"got float32 of shape \[6\]"),
+    "bool labels": ([IMAGES, LABELS > 0], r"expected labels as integers .* got bool of shape \[6\]"),
+    "complex labels": ([IMAGES, LABELS.to(torch.complex64)], "got complex64 of shape"),
+    "one-hot integers": ([IMAGES, torch.eye(6).long()], r"got int64 of shape \[6, 6\]"),
+    "one class": ([IMAGES, torch.ones(6, 1)], r"got float32 of shape \[6, 1\]"),
+}
+
+
+@pytest.mark.parametrize(("content", "says"), NO_SETS.values(), ids=NO_SETS)
+def test_content_that_is_no_set(tmp_path: Path, content: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        read(saved(content, tmp_path / "images.pt"))
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_code_is_not_run(tmp_path: Path, protocol: int) -> None:
+    proof = tmp_path / "proof"
+    path = saved([IMAGES, LABELS, Payload(proof)], tmp_path / "data.pt", pickle_protocol=protocol)
+    with pytest.raises(UserError, match=r"holds code or objects that are not tensors .* and was not loaded"):
+        read(path)
+    assert not proof.exists()
+    torch.load(path, weights_only=False)
+    assert proof.exists()  # the payload works
+
+
+def test_code_in_the_labels_is_not_run(tmp_path: Path) -> None:
+    saved(IMAGES, tmp_path / "images.pt")
+    saved(Payload(tmp_path / "proof"), tmp_path / "labels.pt")
+    with pytest.raises(UserError, match=r"labels\.pt holds code or objects that are not tensors \(posix\.mkdir\)"):
+        read(tmp_path / "images.pt")
+    assert not (tmp_path / "proof").exists()
+
+
+def test_objects_that_would_fill_the_memory_are_not_made(tmp_path: Path) -> None:
+    """`bytearray(10**12)`, which torch.load itself would call."""
+    code = b"\x80\x02c__builtin__\nbytearray\n\x8a\x05" + (10**12).to_bytes(5, "little") + b"\x85R."
+    path = repacked(saved([IMAGES, LABELS], tmp_path / "data.pt"), lambda n, c: code if "data.pkl" in n else c)
+    with pytest.raises(UserError, match=r"__builtin__\.bytearray"):
+        read(path)
+
+
+def test_legacy_files_are_not_loaded(tmp_path: Path) -> None:
+    path = saved([IMAGES, LABELS], tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"is not a zip archive as .* since version 1\.6: .* newer torch"):
+        read(path)
+    path.write_bytes(pickle.dumps(Payload(tmp_path / "proof")))
+    with pytest.raises(UserError, match="is not a zip archive"):
+        read(path)
+    assert not (tmp_path / "proof").exists()
+
+
+def test_the_size_limit(tmp_path: Path) -> None:
+    path = saved([IMAGES, LABELS], tmp_path / "data.pt")
+    size = path.stat().st_size
+    read(path, max_bytes=size)
+    with pytest.raises(UserError, match=r"data\.pt has .* KiB, the limit is .* KiB: raise --max-size"):
+        read(path, max_bytes=size - 1)
+
+
+def test_compressed_archives_are_not_loaded(tmp_path: Path) -> None:
+    path = saved([torch.zeros(300, 3, 16, 16), torch.zeros(300).long()], tmp_path / "data.pt")
+    repacked(path, lambda name, content: content, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(UserError, match=r"not an archive as torch\.save writes it \(the compressed member"):
+        read(path)
+
+
+def test_members_that_share_their_bytes_are_not_loaded(tmp_path: Path) -> None:
+    path = saved([IMAGES, LABELS], tmp_path / "data.pt")
+    with zipfile.ZipFile(path, "a") as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+        archive.filelist += [largest] * 20
+        archive.writestr("more", "")  # the directory is written again
+    with pytest.raises(UserError, match=r"\(members of .* in a file of .*, a name twice\): not loaded"):
+        read(path)
+
+
+def test_names_that_are_there_twice_are_not_loaded(tmp_path: Path) -> None:
+    path = saved([IMAGES, LABELS], tmp_path / "data.pt")
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(archive.namelist()[0], archive.read(archive.namelist()[0]))
+    with pytest.raises(UserError, match=r"a name twice, 2 data\.pkl\): not loaded"):
+        read(path)
+
+
+def test_long_pickles_are_not_walked_through(tmp_path: Path) -> None:
+    path = saved([IMAGES, LABELS], tmp_path / "data.pt")
+    with pytest.raises(UserError, match=r"\(a data\.pkl above 1 MiB\): not loaded"):
+        read(repacked(path, lambda n, c: b"N0" * 2**19 + c if "data.pkl" in n else c), max_bytes=2**22)
+
+
+def test_pickles_are_not_listed(tmp_path: Path) -> None:
+    """A million opcodes, each of which would be three objects."""
+    path = saved([IMAGES, LABELS], tmp_path / "data.pt")
+    code = b"\x80\x02" + b"N0" * (2**19 - 50) + b"cposix\nsystem\ncnext\n" + b"x" * 50 + b"\n."
+    repacked(path, lambda n, c: code if "data.pkl" in n else c)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"not tensors \(posix\.system\) and was not loaded"):
+            read(path, max_bytes=2**22)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_names_of_code_are_cut(tmp_path: Path) -> None:
+    path = saved([IMAGES, LABELS], tmp_path / "data.pt")
+    code = b"\x80\x02c" + b"x" * 100_000 + b"\nrun\n."
+    with pytest.raises(UserError, match=r"not tensors \(x{100}\) and was not loaded"):
+        read(repacked(path, lambda n, c: code if "data.pkl" in n else c))
+
+
+def test_tensors_larger_than_the_file_are_not_expanded(tmp_path: Path) -> None:
+    wide = torch.zeros(1).expand(10**6, 3, 512, 512)
+    path = saved([wide, torch.zeros(1, dtype=torch.int64).expand(10**6)], tmp_path / "data.pt")
+    assert path.stat().st_size < 5000
+    with pytest.raises(
+        UserError, match=r"images of shape \(1000000, 3, 512, 512\) need 2930 GiB, but the file stores 4 B"
+    ):
+        read(path)
+
+
+def test_a_storage_that_claims_more_than_the_file_has(tmp_path: Path) -> None:
+    """The pickle speaks of 50 million numbers where the archive has 288."""
+    number = struct.pack("<i", 50_000_000)
+
+    def grow(name: str, content: bytes) -> bytes:
+        if not name.endswith("data.pkl"):
+            return content
+        count = b"M" + struct.pack("<H", IMAGES.numel()) + b"t"
+        assert count in content
+        return content.replace(count, b"J" + number + b"t").replace(
+            b"(K\x06K\x03K\x04K\x04t", b"(J" + struct.pack("<i", 10**6) + b"K\x03K\x04K\x04t"
+        )
+
+    with pytest.raises(UserError, match=r"not readable as a file of torch\.save"):
+        read(repacked(saved([IMAGES, LABELS], tmp_path / "data.pt"), grow))
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit of an image is another."""
+    at = content.index(IMAGES.numpy().tobytes()) + 40
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "a bit": (flipped, "the checksum of .*data/0 is wrong"),
+    "truncated": (lambda c: c[:-200], "is damaged or truncated"),
+    "half": (lambda c: c[: len(c) // 2], "is damaged or truncated"),
+    "empty": (lambda c: b"", "is not a zip archive"),
+    "text": (lambda c: b"images", "is not a zip archive"),
+    "start alone": (lambda c: c[:4], "is damaged or truncated"),
+}
+
+
+@pytest.mark.parametrize(("damage", "says"), DAMAGES.values(), ids=DAMAGES)
+def test_damaged_files(tmp_path: Path, damage: Callable[[bytes], bytes], says: str) -> None:
+    path = saved([IMAGES, LABELS], tmp_path / "data.pt")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=says):
+        read(path)
+
+
+def test_a_pickle_that_is_none(tmp_path: Path) -> None:
+    path = saved([IMAGES, LABELS], tmp_path / "data.pt")
+    with pytest.raises(UserError, match=r"its data\.pkl is no pickle"):
+        read(repacked(path, lambda n, c: b"\xff" if "data.pkl" in n else c))
+
+
+def test_archives_that_are_not_torchs(tmp_path: Path) -> None:
+    path = tmp_path / "data.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(UserError, match=r"\(0 data\.pkl\): not loaded"):
+        read(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(101):
+            archive.writestr(f"a/{number}", "")
+    with pytest.raises(UserError, match=r"101 members, 0 data\.pkl"):
+        read(path)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no released set at .*nothing: expected a list"):
+        read(tmp_path / "nothing")
+
+
+def make_folder(root: Path, counts: dict[str, int], mode: str = "RGB", size: int = 4) -> Path:
+    for label, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new(mode, (size, size), 10 * label + i if mode == "L" else (10 * label + i, 0, 255)).save(
+                root / name / f"{i}.png"
+            )
+    return root
+
+
+def test_a_folder_of_pictures(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", {"b": 2, "a": 1})
+    (root / "README.md").write_text("not a picture")
+    (root / "b" / "notes.txt").write_text("not a picture")
+    (root / ".cache").mkdir()
+    got = read(root)
+    assert (got.kind, got.folders) == ("folder", ("a", "b"))
+    assert got.images.shape == (3, 3, 4, 4)
+    assert got.images.dtype == np.uint8
+    assert got.images[:, 0, 0, 0].tolist() == [10, 0, 1]
+    assert (got.images[:, 2] == 255).all()
+    assert got.labels is not None
+    assert got.labels.tolist() == [0, 1, 1]
+    assert list(got.files) == ["a/0.png", "b/0.png", "b/1.png"]
+
+
+def test_gray_pictures_have_one_channel(tmp_path: Path) -> None:
+    got = read(make_folder(tmp_path / "set", {"a": 1, "b": 1}, mode="L"))
+    assert got.images.shape == (2, 1, 4, 4)
+    assert got.images[:, 0, 0, 0].tolist() == [0, 10]
+
+
+def test_pictures_of_another_look(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", {"a": 2})
+    Image.new("RGB", (5, 5)).save(root / "a" / "1.png")
+    with pytest.raises(UserError, match=r"a/1\.png: expected 4x4 RGB as a/0\.png, got 5x5 RGB: bring all pictures"):
+        read(root)
+    Image.new("L", (4, 4)).save(root / "a" / "1.png")
+    with pytest.raises(UserError, match=r"expected 4x4 RGB as a/0\.png, got 4x4 L"):
+        read(root)
+    for mode, size in (("RGBA", (4, 4)), ("RGB", (4, 5))):
+        Image.new(mode, size).save(root / "a" / "0.png")
+        with pytest.raises(UserError, match=r"a/0\.png: expected a square picture, gray \(L\) or RGB, got"):
+            read(root)
+
+
+def test_folders_without_pictures(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    with pytest.raises(UserError, match="expected one folder per class in it, got none"):
+        read(tmp_path / "set")
+    make_folder(tmp_path / "set", {"a": 1, "b": 0})
+    with pytest.raises(UserError, match=r"no pictures in b/: expected \.png"):
+        read(tmp_path / "set")
+    (tmp_path / "set" / "b" / "more").mkdir()
+    with pytest.raises(UserError, match="b/more is a folder: expected pictures right in the class folders"):
+        read(tmp_path / "set")
+
+
+def test_damaged_pictures(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", {"a": 1})
+    (root / "a" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"a/0\.png is not a readable picture .*: get it again") as caught:
+        read(root)
+    assert "--skip-bad" not in str(caught.value)
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
+    outside = make_folder(tmp_path / "outside", {"x": 1})
+    root = make_folder(tmp_path / "set", {"a": 1})
+    (root / "a" / "1.png").symlink_to(root / "a" / "0.png")
+    assert len(read(root).images) == 2  # a link within is
+    (root / "a" / "2.png").symlink_to(outside / "x" / "0.png")
+    with pytest.raises(UserError, match=r"a/2\.png is a link out of the folder"):
+        read(root)
+    (root / "a" / "2.png").unlink()
+    (root / "b").symlink_to(outside / "x")
+    with pytest.raises(UserError, match=r"b/0\.png is a link out of the folder"):
+        read(root)
+
+
+def test_special_files_are_not_opened(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", {"a": 1})
+    os.mkfifo(root / "a" / "1.png")
+    with pytest.raises(UserError, match=r"a/1\.png is not a file"):
+        read(root)
+
+
+def test_the_size_limit_of_a_folder(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", {"a": 3})
+    read(root, max_bytes=3 * 48)
+    with pytest.raises(UserError, match=r"3 pictures as a/0\.png need 144 B, the limit is 143 B: raise --max-size"):
+        read(root, max_bytes=143)
+    with pytest.raises(UserError, match="has its own labels: leave --labels out"):
+        read(root, labels=tmp_path / "labels.pt")
