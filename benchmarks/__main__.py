@@ -35,7 +35,11 @@ from ncfmkit.runtime import choose_runtime, device_name, versions
 
 KINDS = ("step", "growth", "pool", "students", "agreement")
 CIFAR10 = Setting(name="CIFAR-10, IPC 10")
-GROWTH_PLAN = {"chunk": 40, "slots": 1, "stack": 10_000}  # what IPC 1 decodes to, so that every setting fills it
+GROWTH_PLAN = {
+    "chunk": 40,
+    "kept_graphs": 1,
+    "classes_per_batch": 10_000,
+}  # what IPC 1 decodes to, so that every setting fills it
 AGREEMENT_STEPS = 20
 
 

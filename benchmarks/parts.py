@@ -19,7 +19,7 @@ PARTS = (
     "synthetic features",
     "characteristic functions",
     "augmentation",
-    "optimiser",
+    "optimizer",
     "data",
     "rest",
 )
@@ -79,7 +79,7 @@ class Clock:
 
 
 def split(problem: Problem, state: State, plan: Plan) -> dict[str, float]:
-    """Seconds of one step by part, `PARTS`; the rest is drawing frequencies, psi, normalising features, bookkeeping."""
+    """Seconds of one step by part, `PARTS`; the rest is drawing frequencies, psi, normalizing features, bookkeeping."""
     clock = Clock(problem.runtime.device)
     real_side = False
 
@@ -108,13 +108,13 @@ def split(problem: Problem, state: State, plan: Plan) -> dict[str, float]:
         (step, "draw_class", clock.timed("data", step.draw_class)),
         (Pool, "blend", clock.timed("data", Pool.blend)),
         (step, "decode", clock.passed("augmentation", step.decode)),
-        (step, "_image_step", clock.timed("optimiser", step._image_step)),
+        (step, "_image_step", clock.timed("optimizer", step._image_step)),
         (ncfd, "streamed_statistic", statistic_of(ncfd.streamed_statistic)),
         (ncfd._CharacteristicFunction, "backward", staticmethod(clock.timed("characteristic functions", backward))),
         (torch.Tensor, "backward", clock.timed("rest", torch.Tensor.backward)),
     ]
     if state.psi_optimizer is not None:
-        patches.append((state.psi_optimizer, "step", clock.timed("optimiser", state.psi_optimizer.step)))
+        patches.append((state.psi_optimizer, "step", clock.timed("optimizer", state.psi_optimizer.step)))
     for network in (problem.features, problem.logits):
         prepare, inner = network._compiled
         patches.append((network, "_compiled", (clock.passed("augmentation", prepare), network_part(inner))))

@@ -1,6 +1,6 @@
 """One step of METHOD section 5 as one would write it first: the measure of speed and the oracle of correctness.
 
-Class by class, eager float32, whole batches, every class with an optimiser of its own. It shares with the library the
+Class by class, eager float32, whole batches, every class with an optimizer of its own. It shares with the library the
 random draws, the networks and the decoding's mask, so that the same draws give the same step; the augmentation, the
 decoding, the discrepancy, the sampling network and the update are written here once more, plainly.
 """

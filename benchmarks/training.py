@@ -12,11 +12,11 @@ from benchmarks import floor
 from benchmarks.settings import Setting
 from benchmarks.worker import memory, serve
 from ncfmkit.config import PoolSettings, RuntimeSettings, StudentSettings, TrainSettings
-from ncfmkit.images import LabelledImages
+from ncfmkit.images import LabeledImages
 from ncfmkit.progress import track
 from ncfmkit.runtime import choose_runtime
 from ncfmkit.scoring.students import side_by_side
-from ncfmkit.training import Crew, accuracy, fresh_state, train
+from ncfmkit.training import StackedModels, accuracy, fresh_state, train
 
 POOL_IMAGES = 2560  # an epoch of the pool's row: 20 batches of 128
 EPOCHS = 2  # of students in one step: 8 batches of 100
@@ -38,14 +38,14 @@ class Trainer:
         self.together = 1
         if job["together"]:
             self.together = side_by_side(StudentSettings.repeats, setting.side, self.runtime)
-        self.crew = Crew(lambda: floor.build(setting), self.together, self.runtime)
-        self.crew.load([fresh_state(lambda: floor.build(setting), 0, "student", k) for k in range(self.together)])
+        self.models = StackedModels(lambda: floor.build(setting), self.together, self.runtime)
+        self.models.load([fresh_state(lambda: floor.build(setting), 0, "student", k) for k in range(self.together)])
 
     @staticmethod
-    def _random(count: int, setting: Setting) -> LabelledImages:
+    def _random(count: int, setting: Setting) -> LabeledImages:
         images = torch.randint(0, 256, (count, 3, setting.side, setting.side), dtype=torch.uint8)
         labels = torch.arange(count) % setting.classes
-        return LabelledImages(images=images, labels=labels, mean=(0.5,) * 3, std=(0.289,) * 3, classes=setting.classes)
+        return LabeledImages(images=images, labels=labels, mean=(0.5,) * 3, std=(0.289,) * 3, classes=setting.classes)
 
     def about(self) -> dict[str, Any]:
         return {"precision": self.runtime.precision, "compiled": self.runtime.compile, "together": self.together}
@@ -60,14 +60,14 @@ class Trainer:
         keys = range(self.together)
         start = self._clock()
         with track("", self.settings.epochs) as bar:
-            train(self.crew, [self.data] * self.together, self.settings, seed=0, keys=keys, bar=bar)
+            train(self.models, [self.data] * self.together, self.settings, seed=0, keys=keys, bar=bar)
         return {"seconds": (self._clock() - start) / self.together}
 
     def test_seconds(self) -> dict[str, float]:
         """Seconds to test one network on `TEST_IMAGES` images, from a tenth of them."""
-        accuracy(self.crew, self.test)
+        accuracy(self.models, self.test)
         start = self._clock()
-        accuracy(self.crew, self.test)
+        accuracy(self.models, self.test)
         return {"seconds": 10 * (self._clock() - start) / self.together}
 
     def memory(self) -> dict[str, int | None]:

@@ -23,7 +23,7 @@ from benchmarks.held import Held
 from benchmarks.reference import Reference
 from benchmarks.settings import Setting
 from ncfmkit.config import DistillSettings, RuntimeSettings, Settings
-from ncfmkit.distillation.initial import initialise
+from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.memory import Plan, make_plan
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import make_problem, make_state
@@ -124,7 +124,7 @@ class Contender:
             runtime=self.runtime,
             budget=budget,
         )
-        images = initialise("mix", real, ipc=settings.ipc, factor=settings.factor, seed=0)
+        images = initialize("mix", real, ipc=settings.ipc, factor=settings.factor, seed=0)
         self.steps = 0
         self.reference: Reference | None = None
         self.plan: Plan | None = None

@@ -12,7 +12,7 @@ Values = Annotated[
     Literal["unit", "bytes", "normalized", "zca"] | None,
     typer.Option(
         "--values",
-        help="what the pixel values are: in [0, 1], 0 to 255, normalised, or ZCA-whitened; default: bytes where "
+        help="what the pixel values are: in [0, 1], 0 to 255, normalized, or ZCA-whitened; default: bytes where "
         "they are 8-bit, else unit",
         rich_help_panel="Released set",
     ),
@@ -21,7 +21,7 @@ Mean = Annotated[
     str | None,
     typer.Option(
         "--mean",
-        help="per channel, comma-separated: what they were normalised with; default: DATA's own, with zca none",
+        help="per channel, comma-separated: what they were normalized with; default: DATA's own, with zca none",
         rich_help_panel="Released set",
     ),
 ]

@@ -26,7 +26,7 @@ def distill(
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
-    """Makes a small synthetic set from a labelled image set, and scores it."""
+    """Makes a small synthetic set from a labeled image set, and scores it."""
     from ncfmkit.jobs import distill as job
     from ncfmkit.real.arguments import DataArguments
     from ncfmkit.run import load_run
@@ -61,7 +61,7 @@ def _show(folder: Path) -> None:
     from ncfmkit.run import load_run
 
     run = load_run(folder)
-    for name, what in job.ARTEFACTS.items():
+    for name, what in job.ARTIFACTS.items():
         if (folder / name).exists():
             console.print(f"{escape(str(folder / name))}  [dim]{what}[/dim]", soft_wrap=True)
     if "scores" in run:

@@ -26,7 +26,7 @@ def export(
         typer.Option(
             "--input",
             metavar="uint8-nchw|uint8-nhwc|float-nchw",
-            help="how the model takes images: pixels 0 to 255, or floats 0 to 1; it normalises them itself",
+            help="how the model takes images: pixels 0 to 255, or floats 0 to 1; it normalizes them itself",
         ),
     ] = "uint8-nchw",
     output: Annotated[

@@ -46,7 +46,7 @@ def options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
 ) -> None:
-    """Makes big labelled image sets small: distills them, trains students on the result, and says how good it is."""
+    """Makes big labeled image sets small: distills them, trains students on the result, and says how good it is."""
     global _debug
     _debug = debug
 

@@ -17,9 +17,9 @@ from ncfmkit.errors import UserError
 FLAGS: dict[str, dict[str, str]] = {
     "Data": {
         "data.size": "side of the images in pixels",
-        "data.resize": "crop: short side to --size, then the centre",
+        "data.resize": "crop: short side to --size, then the center",
         "data.color": "channels of the images",
-        "data.convert_color": "convert images of another colour mode",
+        "data.convert_color": "convert images of another color mode",
         "data.classes": "class names to keep, comma-separated, or a file with one a line",
         "data.holdout": "fraction of each class kept for testing where there is no test split",
         "data.imbalance": "ratio of the largest to the smallest class of a long-tailed version",
@@ -30,7 +30,7 @@ FLAGS: dict[str, dict[str, str]] = {
         "distill.decode": "which factors a stored image is cut by",
         "distill.init": "what the images start from",
         "distill.load": "the set that --init load starts from",
-        "distill.steps": "steps; 0 keeps the initialisation",
+        "distill.steps": "steps; 0 keeps the initialization",
         "distill.metric": "ncfd, or mean matching (DM) as a baseline",
         "distill.sampler": "frequencies drawn from a Gaussian, or by a network trained against the images",
         "distill.frequencies": "frequencies per step",

@@ -22,7 +22,7 @@ def pack(
     license: Annotated[
         str | None,
         typer.Option(
-            "--license", help="licence of the real images, such as mit; adds the dataset card, needed for parquet"
+            "--license", help="license of the real images, such as mit; adds the dataset card, needed for parquet"
         ),
     ] = None,
     decoded: Annotated[
@@ -41,9 +41,7 @@ def pack(
     scale: Annotated[
         str, typer.Option("--scale", metavar="image|channel", help="range of the bits: each image's own, or the set's")
     ] = "image",
-    dither: Annotated[
-        bool, typer.Option("--dither", help="spread what the bits round off over the neighbours")
-    ] = False,
+    dither: Annotated[bool, typer.Option("--dither", help="spread what the bits round off over the neighbors")] = False,
     score: Annotated[
         bool,
         typer.Option("--score", help="measure the set as it is packed, and promise that score", rich_help_panel=SCORE),
@@ -64,7 +62,7 @@ def pack(
 
     if bits in (None, 8) and (dither or scale != "image"):
         raise UserError("--scale and --dither say how pixels are stored in fewer bits: pass --bits below 8")
-    quantising = None if bits is None else job.Quantising(bits=bits, scale=scale, dither=dither)  # type: ignore[arg-type]
+    quantization = None if bits is None else job.Quantization(bits=bits, scale=scale, dither=dither)  # type: ignore[arg-type]
     scoring = o.scoring(score, data, data_root, download, skip_bad, overrides)
     folder, result = job.pack(
         Path(path),
@@ -76,7 +74,7 @@ def pack(
         ),
         out=out,
         license=license,
-        quantising=quantising,
+        quantization=quantization,
         score=scoring,
     )
     files = sorted(p for p in folder.rglob("*") if p.is_file())
@@ -86,6 +84,6 @@ def pack(
         o.print_json({"folder": str(folder), "bytes": size, "files": listed, "manifest": result.manifest})
         return
     print(f"{folder}: {to}, {len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}")
-    if result.manifest["score"] is None and quantising is not None and quantising.bits < 8:
+    if result.manifest["score"] is None and quantization is not None and quantization.bits < 8:
         print("its score is unknown, since its pixels changed: pack it anew with --score --data DATA to measure it")
     print(f"check it with `ncfmkit verify {folder}`, or with `sha256sum -c {SUMS}` inside")

@@ -24,7 +24,7 @@ def predict(
 ) -> None:
     """Says what is on pictures: classes and probabilities by an exported model, one JSON object a line (no --json).
 
-    Pictures of another size or colour are brought to the model's: short side to its size, then the centre.
+    Pictures of another size or color are brought to the model's: short side to its size, then the center.
     Exit code 1 if some could not be read; the others are answered all the same.
     """
     from PIL import Image

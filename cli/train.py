@@ -25,7 +25,7 @@ def train(
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
-    """Trains one student on a set and keeps it, with network, sizes, normalisation and class names in its metadata."""
+    """Trains one student on a set and keeps it, with network, sizes, normalization and class names in its metadata."""
     from ncfmkit.jobs import train as job
     from ncfmkit.jobs.evaluate import settings_for
     from ncfmkit.real.arguments import DataArguments

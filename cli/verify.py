@@ -29,7 +29,7 @@ def verify(
     """
     from ncfmkit.errors import CheckFailed
     from ncfmkit.jobs import verify as job
-    from ncfmkit.sets.manifest import figure
+    from ncfmkit.sets.manifest import format_score
     from ncfmkit.sets.package import SUMS, is_package
 
     scoring = o.scoring(score, data, data_root, download, skip_bad, overrides)
@@ -47,4 +47,4 @@ def verify(
     checked = ", ".join([*sums, "manifest", *sorted(manifest["sha256"]), "recipe"])
     print(f"{path}: {printable(manifest['name'])} is intact; checked: {checked}")
     if "measured" in found:
-        print(f"promised {figure(found['promised'])}, reached {figure(found['measured'])}")
+        print(f"promised {format_score(found['promised'])}, reached {format_score(found['measured'])}")

@@ -75,7 +75,7 @@ class Contract:
         if images_NCHW.dtype != np.uint8 or images_NCHW.shape[1:] != expected:
             raise UserError(
                 f"the model takes {self.channels}x{self.size}x{self.size} images, got "
-                f"{'x'.join(map(str, images_NCHW.shape[1:]))} {images_NCHW.dtype}: pass images of that size and colour"
+                f"{'x'.join(map(str, images_NCHW.shape[1:]))} {images_NCHW.dtype}: pass images of that size and color"
             )
         return LAYOUTS[self.layout].arrange(images_NCHW)
 

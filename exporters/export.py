@@ -26,7 +26,7 @@ from ncfmkit.exporters.matching_data import Taker, open_fitting, test_split
 from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.table import EXPORTERS, Exporter
 from ncfmkit.files import sha256_of
-from ncfmkit.images import channel_tensors, normalise
+from ncfmkit.images import channel_tensors, normalize
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData, Split
@@ -276,11 +276,11 @@ class _Int8:
         self.float_file, self.images, self.layout = float_file, images_NCHW, layout
         self.layers = quantize.layers(onnx_export.load(float_file))
 
-    def quantised(self, keep: Sequence[str]) -> Path:
-        """The file with all but those layers quantised."""
-        target = self.float_file.with_name("quantised.onnx")
+    def quantized(self, keep: Sequence[str]) -> Path:
+        """The file with all but those layers quantized."""
+        target = self.float_file.with_name("quantized.onnx")
         nodes = [self.layers[name] for name in keep]
-        quantize.quantise(self.float_file, target, self.images, self.layout, nodes)
+        quantize.quantize(self.float_file, target, self.images, self.layout, nodes)
         return target
 
     def layers_to_keep(self, skip: Sequence[str], real: RealData | None, drop: float | None) -> list[str]:
@@ -293,11 +293,11 @@ class _Int8:
         def measured(path: Path) -> float:
             return _accuracy(open_session(path), test, f"accuracy on {real.name}")
 
-        return quantize.search(self.quantised, self.layers, asked, probe, self.float_file, measured, drop / 100)
+        return quantize.search(self.quantized, self.layers, asked, probe, self.float_file, measured, drop / 100)
 
     def write(self, keep: Sequence[str], about: dict[str, Any]) -> Path:
         """The int8 file with its metadata."""
-        path = self.quantised(keep)
+        path = self.quantized(keep)
         onnx_export.save(onnx_export.load(path), about, path)
         return path
 
@@ -308,7 +308,7 @@ def _reference(source: Student, output: str) -> parity.Scores:
 
     @torch.inference_mode()
     def scores(images_NCHW: np.ndarray) -> np.ndarray:
-        logits_NK = source.network(normalise(torch.tensor(images_NCHW), mean, std))
+        logits_NK = source.network(normalize(torch.tensor(images_NCHW), mean, std))
         return (logits_NK.softmax(1) if output == "probabilities" else logits_NK).numpy()
 
     return scores

@@ -25,7 +25,7 @@ def open_fitting(data: DataArguments, settings: Settings, taker: Taker) -> RealD
     """Real data that fit the model or student as they are read, with a test split.
 
     Raises:
-        UserError: they cannot be read, have other sizes, colours or classes, with the flags that mend it, or no test
+        UserError: they cannot be read, have other sizes, colors or classes, with the flags that mend it, or no test
             split.
     """
     size_flags = f"--size {taker.size} --resize crop"

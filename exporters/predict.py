@@ -34,7 +34,7 @@ class Picture:
     image_CHW: np.ndarray | None = None  # uint8; None: unreadable
     unreadable: str = ""  # file and reason
     resized: bool = False
-    converted: bool = False  # of another colour mode
+    converted: bool = False  # of another color mode
 
 
 def predict(
@@ -48,7 +48,7 @@ def predict(
 ) -> Generator[list[dict[str, Any]]]:
     """Answers in the order of the pictures, a batch at a time; no more than a few batches are in memory.
 
-    Pictures of another size or colour are brought to the model's as `--resize crop --convert-color` does for a store.
+    Pictures of another size or color are brought to the model's as `--resize crop --convert-color` does for a store.
     Notices say what runs, which pictures cannot be read and how many were changed.
 
     Args:
@@ -191,7 +191,7 @@ def _answers(session: Session, pictures: Sequence[Picture], topk: int) -> list[d
 def _report(tally: Counter[str], total: int, contract: Contract) -> None:
     size, color = contract.size, "gray" if contract.channels == 1 else "RGB"
     changes = {
-        "resized": f"resized to {size}x{size} (short side, centre crop)",
+        "resized": f"resized to {size}x{size} (short side, center crop)",
         "converted": f"converted to {color}",
     }
     for change, text in changes.items():

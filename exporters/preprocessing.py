@@ -1,4 +1,4 @@
-"""The network as it is shipped: pixels in, scores out, with scaling and normalisation inside.
+"""The network as it is shipped: pixels in, scores out, with scaling and normalization inside.
 
 Shapes: N images, C channels, H = W side, K classes.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ncfmkit.exporters.contract import LAYOUTS
-from ncfmkit.images import channel_tensors, normalise
+from ncfmkit.images import channel_tensors, normalize
 
 
 class Deployed(nn.Module):
@@ -19,13 +19,13 @@ class Deployed(nn.Module):
     The network itself is not changed: this holds a copy.
 
     Args:
-        network: on normalised float32 images `[N, C, H, W]`, gives logits.
+        network: on normalized float32 images `[N, C, H, W]`, gives logits.
         mean, std: per channel, of images in [0, 1].
         layout: a row of `LAYOUTS`.
         output: logits or probabilities.
         half: run the network in float16, but for its norms (their sums overflow and lose digits); pixels are still
-            normalised, and probabilities still computed, in float32.
-        lower_norms: write each GroupNorm of one channel per group as what it is, instance normalisation: exporters
+            normalized, and probabilities still computed, in float32.
+        lower_norms: write each GroupNorm of one channel per group as what it is, instance normalization: exporters
             know that as one operator, and leave no reshaping around it.
     """
 
@@ -56,7 +56,7 @@ class Deployed(nn.Module):
         """Scores, float32 `[N, K]`."""
         pixels = images.float() / 255 if images.dtype == torch.uint8 else images  # first: few operators take uint8
         x_NCHW = pixels.permute(0, 3, 1, 2) if self.layout.channels_last else pixels
-        x_NCHW = normalise(x_NCHW, self.get_buffer("mean"), self.get_buffer("std"))
+        x_NCHW = normalize(x_NCHW, self.get_buffer("mean"), self.get_buffer("std"))
         logits_NK = self.network(x_NCHW.half() if self.half_ else x_NCHW).float()
         return logits_NK.softmax(1) if self.output == "probabilities" else logits_NK
 

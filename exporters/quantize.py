@@ -1,6 +1,6 @@
-"""Static int8 quantisation in QDQ form, by ONNX Runtime's quantiser, and the choice of layers that stay float.
+"""Static int8 quantization in QDQ form, by ONNX Runtime's quantizer, and the choice of layers that stay float.
 
-Convolutions and linear layers are quantised: weights per channel, activations per tensor, all int8 and symmetric, which
+Convolutions and linear layers are quantized: weights per channel, activations per tensor, all int8 and symmetric, which
 ONNX Runtime's CPU kernels and TensorRT both take.
 """
 
@@ -22,7 +22,7 @@ BATCH = 32
 
 
 def layers(model: Any) -> dict[str, str]:
-    """The quantisable layers of a model of ours, in the graph's order, and their nodes: `blocks.0`, `blocks.0/Conv`."""
+    """The quantizable layers of a model of ours, in the graph's order, and their nodes: `blocks.0`, `blocks.0/Conv`."""
     return {node.name.split("/")[0]: node.name for node in model.graph.node if node.op_type in OPERATORS}
 
 
@@ -30,7 +30,7 @@ def chosen(skip: Sequence[str], known: dict[str, str]) -> list[str]:
     """The layers that `--int8-skip` names; a name stands for a layer or for all below it (`blocks` for `blocks.0`).
 
     Raises:
-        UserError: no such layer, with those that there are; or none is left to quantise.
+        UserError: no such layer, with those that there are; or none is left to quantize.
     """
     found: list[str] = []
     for name in skip:
@@ -39,11 +39,11 @@ def chosen(skip: Sequence[str], known: dict[str, str]) -> list[str]:
             raise UserError(f"--int8-skip {name!r}: no such layer; known: {', '.join(known)}")
         found += [layer for layer in below if layer not in found]
     if len(found) == len(known):
-        raise UserError("--int8-skip leaves no layer to quantise: leave some out, or pass --precision fp16 or fp32")
+        raise UserError("--int8-skip leaves no layer to quantize: leave some out, or pass --precision fp16 or fp32")
     return found
 
 
-def quantise(source: Path, target: Path, images_NCHW: np.ndarray, layout: Layout, skip: Sequence[str]) -> None:
+def quantize(source: Path, target: Path, images_NCHW: np.ndarray, layout: Layout, skip: Sequence[str]) -> None:
     """Writes the int8 version of an exported model.
 
     Args:
@@ -82,7 +82,7 @@ def quantise(source: Path, target: Path, images_NCHW: np.ndarray, layout: Layout
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's advice to optimise the model first, which its own documentation leaves to the session."""
+    """Without the quantizer's advice to optimize the model first, which its own documentation leaves to the session."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -102,12 +102,12 @@ def search(
 ) -> list[str]:
     """Which layers stay float32, so that the accuracy falls by no more than allowed.
 
-    Layers are ranked by what quantising each alone does to the scores of the probe images; how many of the worst are
+    Layers are ranked by what quantizing each alone does to the scores of the probe images; how many of the worst are
     left float is found by bisection.
 
     Args:
-        attempt: quantises all but the layers that it is given, and returns the file.
-        known: quantisable layers as :func:`layers` gives them.
+        attempt: quantizes all but the layers that it is given, and returns the file.
+        known: quantizable layers as :func:`layers` gives them.
         skip: layers that stay float anyway.
         probe_NCHW: uint8 images for the ranking.
         float_model: the float32 ONNX file.
@@ -118,7 +118,7 @@ def search(
         The layers left float.
 
     Raises:
-        CheckFailed: not even with a single quantised layer.
+        CheckFailed: not even with a single quantized layer.
     """
     base, kept = accuracy(float_model), list(skip)
 
@@ -139,7 +139,7 @@ def search(
     lost = drop(kept + ranked[:most]) if most else first
     if not holds(lost):
         raise CheckFailed(
-            f"int8 loses {100 * lost:.2f} points even with one quantised layer, allowed {100 * allowed:.2f}: "
+            f"int8 loses {100 * lost:.2f} points even with one quantized layer, allowed {100 * allowed:.2f}: "
             "export with --precision fp16, or allow more with --max-accuracy-drop"
         )
     while fewest < most:

@@ -20,7 +20,7 @@ from rich.text import Text
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.files import format_bytes
 from ncfmkit.progress import printable
-from ncfmkit.reports.page import escaped, facts_html, figure, write_page
+from ncfmkit.reports.page import escaped, facts_html, figure_html, write_page
 from ncfmkit.reports.scores import ABSENT
 
 BUSY = 0.05  # share of the CPUs used by others, from which on it is told
@@ -250,7 +250,7 @@ def _short(name: str) -> str:
 
 
 def confusion_picture(confusion: list[list[int]], classes: Sequence[str]) -> bytes:
-    """PNG: rows are true classes, columns the model's; colour is the share of the true class's images."""
+    """PNG: rows are true classes, columns the model's; color is the share of the true class's images."""
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
@@ -483,7 +483,7 @@ def _confusions_html(result: dict[str, Any]) -> list[str]:
         caption = f"{row['provider']}: {said}. {_sentence(measured_on(result))}"
         if len(row["classes"]) > NAMED_CLASSES:
             caption += " Classes by label number, in the order of the table of all classes."
-        parts.append(figure(confusion_picture(row["confusion"], result["data"]["classes"]), "preview", caption))
+        parts.append(figure_html(confusion_picture(row["confusion"], result["data"]["classes"]), "preview", caption))
     return parts
 
 
@@ -491,7 +491,7 @@ def _speed_html(section: dict[str, Any]) -> list[str]:
     parts = [f"<h2>Speed on {escaped(section['device'])}</h2>"]
     if any(row["batches"] for row in section["rows"]):
         caption = f"Images per second and latency on {section['device']}, {_calls(section)} calls each"
-        parts.append(figure(speed_picture(section), "curves", caption))
+        parts.append(figure_html(speed_picture(section), "curves", caption))
     rows = [[name, batch, *cells] for batch, name, *cells in _speed_cells(section)]
     parts.append(_html_table(1, ["what", "batch", *SPEED_COLUMNS], rows, _sentence(_timed_how(section))))
     parts += [f'<p class="notice">{escaped(_sentence(note))}</p>' for note in _notes(section)]

@@ -106,7 +106,7 @@ def missing(name: str) -> str:
             f"torch {torch.__version__} sees no GPU: install a torch for CUDA {ort.cuda_version}, whose libraries "
             f"{row.name} uses, and NVIDIA's driver"
         )
-    _load_neighbours(ort, row)
+    _load_neighbors(ort, row)
     why = _not_started(ort, row)
     if why:
         # Only now, that ONNX Runtime has tried: loaded before its host is set, such a library crashes the process.
@@ -139,7 +139,7 @@ def _not_started(ort: Any, row: Provider) -> str:
     return "" if row.name in session.get_providers() else "ONNX Runtime does not say why"
 
 
-def _load_neighbours(ort: Any, row: Provider) -> None:
+def _load_neighbors(ort: Any, row: Provider) -> None:
     """Loads the libraries of CUDA and cuDNN that came with torch, and those of TensorRT that came with its package.
 
     A provider's library names them, but the dynamic linker does not look into Python's packages.

@@ -329,7 +329,7 @@ class EngineSession:
         self._scores_dtype = TYPES[sidecar["output"]["type"]][1]
         self._log = _log(trt)
         start = time.perf_counter()
-        self._stream = torch.cuda.Stream()  # on torch's default stream TensorRT would synchronise the whole device
+        self._stream = torch.cuda.Stream()  # on torch's default stream TensorRT would synchronize the whole device
         self._runtime = _start(trt, trt.Runtime)
         self._engine = self._runtime.deserialize_cuda_engine(engine)
         self._context: Any = self._engine.create_execution_context() if self._engine is not None else None

@@ -1,4 +1,4 @@
-"""ncfmkit makes big labelled image sets small: dataset distillation by neural characteristic function matching.
+"""ncfmkit makes big labeled image sets small: dataset distillation by neural characteristic function matching.
 
 import ncfmkit
 small = ncfmkit.distill("digits", ipc=1)

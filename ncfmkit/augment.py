@@ -1,4 +1,4 @@
-"""Differentiable augmentation (DSA) and CutMix, on normalised images (METHOD section 6).
+"""Differentiable augmentation (DSA) and CutMix, on normalized images (METHOD section 6).
 
 Every image has one row of uniform numbers, `u_NP`; where a draw is shared, as by all images of a class in the matching
 loss, the rows are equal. So one function serves the matching loss, the calibration and the training of networks.
@@ -38,10 +38,10 @@ def parse_strategy(strategy: str) -> tuple[str, ...]:
 
 
 def augment(x_NCHW: torch.Tensor, strategy: str, u_NP: torch.Tensor) -> torch.Tensor:
-    """Colour, one geometric operation, flip and cutout, as listed in `strategy`.
+    """Color, one geometric operation, flip and cutout, as listed in `strategy`.
 
     Args:
-        x_NCHW: normalised float images; the result is differentiable in them.
+        x_NCHW: normalized float images; the result is differentiable in them.
         strategy: operations joined by `_`, such as "color_crop_cutout".
         u_NP: uniform numbers in [0, 1), float32, one row per image, on the CPU (moved as needed).
     """
@@ -117,8 +117,8 @@ def _resample(x_NCHW: torch.Tensor, u_NP: torch.Tensor, active: dict[str, torch.
 def _axis_matrix(side: int, step_N: torch.Tensor, shift_N: torch.Tensor) -> torch.Tensor:
     """`[N, H, H]`: row i holds the bilinear weights of the source pixels of output pixel i; outside is 0."""
     pixel_H = torch.arange(side, device=step_N.device, dtype=step_N.dtype)
-    centre = (side - 1) / 2
-    source_NH = (pixel_H - centre)[None] * step_N[:, None] + centre + shift_N[:, None]
+    center = (side - 1) / 2
+    source_NH = (pixel_H - center)[None] * step_N[:, None] + center + shift_N[:, None]
     return (1 - (source_NH[:, :, None] - pixel_H).abs()).clamp(min=0)
 
 
@@ -143,14 +143,14 @@ def cutmix(
         target_NK: label probabilities, float32.
         rng: where the decision, the box and the order are drawn.
     """
-    decide, lam, centre_y, centre_x = rng.random(4)
+    decide, lam, center_y, center_x = rng.random(4)
     order = torch.from_numpy(rng.permutation(len(x_NCHW))).to(x_NCHW.device)
     if decide >= probability:
         return x_NCHW, target_NK
     side = x_NCHW.shape[-1]
     half = side * math.sqrt(1 - lam) / 2
     (top, bottom), (left, right) = (
-        (max(0, round(c * side - half)), min(side, round(c * side + half))) for c in (centre_y, centre_x)
+        (max(0, round(c * side - half)), min(side, round(c * side + half))) for c in (center_y, center_x)
     )
     kept = 1 - (bottom - top) * (right - left) / side**2
     x_NCHW = x_NCHW.clone()

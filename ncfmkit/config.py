@@ -23,8 +23,8 @@ Color = Literal["rgb", "gray"]
 class DataSettings:
     size: int | None = None  # side of the square images in pixels; none: as the images are
     color: Color | None = None  # channels of the images; none: as the images are
-    resize: Literal["none", "crop"] = "none"  # crop: short side to `size`, then the centre; none: must be `size`
-    convert_color: bool = False  # convert images of another colour mode to `color`; false: they are errors
+    resize: Literal["none", "crop"] = "none"  # crop: short side to `size`, then the center; none: must be `size`
+    convert_color: bool = False  # convert images of another color mode to `color`; false: they are errors
     classes: tuple[str, ...] = ()  # class names or label numbers to keep, in label order; empty: all
     holdout: float = 0.0  # fraction in [0, 1) of each class kept for testing where a source has no test split
     imbalance: float = 1.0  # ratio >= 1 of the largest to the smallest class of the long-tailed version; 1: as it is
@@ -76,7 +76,7 @@ class DistillSettings:
     ipc: int = 10  # stored images per class (M)
     factor: int = 2  # a stored image is a factor x factor mosaic; 1: no mosaic
     decode: Literal["single", "multi", "bound"] = "single"  # factor only | 1..factor | largest first to a budget
-    decoded_budget: int | None = None  # decoded images per class of `bound`; none: ipc * factor**2
+    decoded_per_class: int | None = None  # decoded images per class of `bound`; none: ipc * factor**2
     init: Literal["mix", "random", "noise", "load"] = "mix"
     load: str | None = None  # path of the set that `init = "load"` starts from
     steps: int = 20_000
@@ -104,7 +104,7 @@ class RuntimeSettings:
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile
     memory_budget: str | None = None  # such as "2GiB", for all that a step has on the device; none: chosen per device
     gradient_checkpointing: bool = False  # recompute the extractor's blocks in the backward pass
-    stack: int | None = None  # classes stacked into one batch; none: as memory allows
+    classes_per_batch: int | None = None  # classes stacked into one batch; none: as memory allows
     checkpoint_every: int = 500  # steps between saved states
 
 
@@ -305,16 +305,16 @@ def check(settings: Settings) -> Settings:
             f"distill.sampler_momentum: expected a value in [0, 1), got {d.sampler_momentum}",
         ),
         (
-            d.decoded_budget is None or d.decoded_budget >= 1,
-            f"distill.decoded_budget: expected 1 or more, got {d.decoded_budget}",
+            d.decoded_per_class is None or d.decoded_per_class >= 1,
+            f"distill.decoded_per_class: expected 1 or more, got {d.decoded_per_class}",
         ),
         (d.calibration_weight >= 0, f"distill.calibration_weight: expected 0 or more, got {d.calibration_weight}"),
         (d.patience >= 1, f"distill.patience: expected 1 or more, got {d.patience}"),
         (d.init != "load" or d.load is not None, "distill.init is 'load': pass the set to start from as distill.load"),
         (d.load is None or d.init == "load", f"distill.load is given but distill.init is {d.init!r}: set it to 'load'"),
         (
-            d.decoded_budget is None or d.decode == "bound",
-            f"distill.decoded_budget needs distill.decode = 'bound', got {d.decode!r}",
+            d.decoded_per_class is None or d.decode == "bound",
+            f"distill.decoded_per_class needs distill.decode = 'bound', got {d.decode!r}",
         ),
         (
             d.metric == "ncfd" or d.sampler == "gaussian",
@@ -390,8 +390,20 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+RENAMED = {  # keys of settings that earlier sets and runs were saved with
+    "distill.decoded_budget": "distill.decoded_per_class",
+    "runtime.stack": "runtime.classes_per_batch",
+}
+
+
 def from_dict(table: dict[str, Any]) -> Settings:
-    """The settings that :func:`to_dict` wrote."""
+    """The settings that :func:`to_dict` wrote, now or in an earlier version."""
     table = dict(table)
     recipe = table.pop("recipe", "default")
+    for old, new in RENAMED.items():
+        section, key = old.split(".")
+        if isinstance(table.get(section), dict) and key in table[section]:
+            values = dict(table[section])
+            values[new.split(".")[1]] = values.pop(key)
+            table[section] = values
     return override(Settings(recipe=recipe), _flatten(recipe, table))

@@ -1,4 +1,4 @@
-"""Labelled images as networks take them: what the pool, students, sets and exporters share.
+"""Labeled images as networks take them: what the pool, students, sets and exporters share.
 
 Axes: N images, C channels, H = W side, K labels.
 """
@@ -14,7 +14,7 @@ from ncfmkit.real.store import RealData, Split
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledImages:
+class LabeledImages:
     """Images to train or test on: uint8 (an array, memory-mapped or not) or float in [0, 1], with their labels."""
 
     images: np.ndarray | torch.Tensor  # [N, C, H, W]
@@ -27,9 +27,9 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def normalised(self, index: np.ndarray, device: torch.device) -> torch.Tensor:
-        """The images at those positions as normalised float32 on the device, `[len(index), C, H, W]`."""
-        return normalise(gather(self.images, index, device), *channel_tensors(self.mean, self.std, device))
+    def normalized(self, index: np.ndarray, device: torch.device) -> torch.Tensor:
+        """The images at those positions as normalized float32 on the device, `[len(index), C, H, W]`."""
+        return normalize(gather(self.images, index, device), *channel_tensors(self.mean, self.std, device))
 
     def targets(self, index: np.ndarray, device: torch.device) -> torch.Tensor:
         """Label probabilities at those positions on the device, float32 `[len(index), K]`."""
@@ -55,13 +55,13 @@ def channel_tensors(
     return mean_C, std_C.clamp(min=1e-6)
 
 
-def normalise(x_NCHW: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+def normalize(x_NCHW: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """`(x - mean) / std` per channel, in float32, of uint8 images or floats in [0, 1]."""
     x_NCHW = x_NCHW.float() / 255 if x_NCHW.dtype == torch.uint8 else x_NCHW
     return (x_NCHW - mean) / std
 
 
-def labelled(real: RealData, split: Split) -> LabelledImages:
+def labeled(real: RealData, split: Split) -> LabeledImages:
     """A split of the real data, to train or test on."""
     labels = torch.from_numpy(split.labels)
-    return LabelledImages(images=split.images, labels=labels, mean=real.mean, std=real.std, classes=len(real.classes))
+    return LabeledImages(images=split.images, labels=labels, mean=real.mean, std=real.std, classes=len(real.classes))

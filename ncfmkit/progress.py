@@ -72,7 +72,7 @@ def track(description: str, total: int) -> Iterator[Tracker]:
         yield Tracker(description, total, live)
 
 
-def few(names: Sequence[str]) -> str:
+def shortened_list(names: Sequence[str]) -> str:
     """The first of them, and how many there are."""
     return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
 

@@ -14,7 +14,7 @@ from torch import nn
 from ncfmkit.augment import DRAWS, PICK, augment, cutmix
 from ncfmkit.config import TrainSettings
 from ncfmkit.errors import NonFiniteLossError
-from ncfmkit.images import LabelledImages
+from ncfmkit.images import LabeledImages
 from ncfmkit.progress import Tracker
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
@@ -22,7 +22,7 @@ from ncfmkit.runtime import Runtime
 State = dict[str, torch.Tensor]  # the parameters of one network by name
 
 
-class Crew:
+class StackedModels:
     """R networks of one architecture that are trained side by side; the parameters are stacked where R > 1.
 
     The forward pass of R > 1 is `torch.func.vmap` over the stacked parameters, so any network of the table will do.
@@ -45,7 +45,7 @@ class Crew:
 
     @torch.no_grad()
     def load(self, states: Sequence[State]) -> None:
-        """Sets the parameters of every network of the crew."""
+        """Sets the parameters of every network of the models."""
         for name, parameter in self.parameters.items():
             stacked = torch.stack([s[name] for s in states]) if self.size > 1 else states[0][name]
             parameter.copy_(stacked)
@@ -95,18 +95,18 @@ def _optimizer(settings: TrainSettings, parameters: list[torch.Tensor]) -> torch
 
 
 def _batch(
-    data: LabelledImages, index: np.ndarray, settings: TrainSettings, rng: np.random.Generator, device: torch.device
+    data: LabeledImages, index: np.ndarray, settings: TrainSettings, rng: np.random.Generator, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised, augmented images `[B, C, H, W]` and label probabilities `[B, K]`."""
+    """Normalized, augmented images `[B, C, H, W]` and label probabilities `[B, K]`."""
     u_BP = rng.random((len(index), DRAWS), dtype=np.float32)
     u_BP[:, PICK] = u_BP[0, PICK]
-    x_BCHW = augment(data.normalised(index, device), settings.augment, torch.from_numpy(u_BP))
+    x_BCHW = augment(data.normalized(index, device), settings.augment, torch.from_numpy(u_BP))
     return cutmix(x_BCHW, data.targets(index, device), rng, settings.cutmix)
 
 
 def train(
-    crew: Crew,
-    data: Sequence[LabelledImages],
+    models: StackedModels,
+    data: Sequence[LabeledImages],
     settings: TrainSettings,
     *,
     seed: int,
@@ -114,34 +114,35 @@ def train(
     bar: Tracker,
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
-    """Trains every network of the crew in place.
+    """Trains every network of the models in place.
 
     Args:
-        crew: networks with their initial parameters loaded.
+        models: networks with their initial parameters loaded.
         data: what each network is trained on, equally many images each.
-        settings: optimiser, schedule, augmentation.
-        seed, keys: network r draws its order and augmentation from `(seed, keys[r], epoch)`, alone or in a crew.
+        settings: optimizer, schedule, augmentation.
+        seed, keys: network r draws its order and augmentation from `(seed, keys[r], epoch)`, alone or in a models.
         bar: advanced by R at every epoch.
         after_epoch: called with the number of epochs done.
 
     Raises:
         NonFiniteLossError: with the epoch.
     """
-    parameters = list(crew.parameters.values())
-    optimizer, scaler = _optimizer(settings, parameters), crew.runtime.scaler()
+    parameters = list(models.parameters.values())
+    optimizer, scaler = _optimizer(settings, parameters), models.runtime.scaler()
     for epoch in range(settings.epochs):
         passed = sum(epoch >= settings.epochs * m for m in settings.milestones)
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * settings.gamma**passed
         rngs = [keyed_rng(seed, "train", key, epoch) for key in keys]
-        total = torch.zeros((), device=crew.runtime.device)
+        total = torch.zeros((), device=models.runtime.device)
         for indices in zip(*(_epoch_batches(len(data[0]), settings, rng) for rng in rngs), strict=True):
             rows = [
-                _batch(d, i, settings, rng, crew.runtime.device) for d, i, rng in zip(data, indices, rngs, strict=True)
+                _batch(d, i, settings, rng, models.runtime.device)
+                for d, i, rng in zip(data, indices, rngs, strict=True)
             ]
             x_RBCHW, target_RBK = (torch.stack(side) for side in zip(*rows, strict=True))
-            logits_RBK = crew.logits(x_RBCHW)
-            loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * crew.size
+            logits_RBK = models.logits(x_RBCHW)
+            loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * models.size
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
@@ -151,21 +152,21 @@ def train(
             raise NonFiniteLossError(
                 f"the training loss became non-finite in epoch {epoch + 1}: lower the learning rate"
             )
-        bar.advance(crew.size)
+        bar.advance(models.size)
         if after_epoch is not None:
             after_epoch(epoch + 1)
 
 
 @torch.no_grad()
-def accuracy(crew: Crew, data: LabelledImages, *, batch: int = 256) -> list[float]:
-    """Top-1 accuracy of each network of the crew on `data`, fractions in [0, 1]."""
-    device = crew.runtime.device
-    correct_R = torch.zeros(crew.size, dtype=torch.int64, device=device)
+def accuracy(models: StackedModels, data: LabeledImages, *, batch: int = 256) -> list[float]:
+    """Top-1 accuracy of each network of the models on `data`, fractions in [0, 1]."""
+    device = models.runtime.device
+    correct_R = torch.zeros(models.size, dtype=torch.int64, device=device)
     size = min(batch, len(data))
     for start in range(0, len(data), size):
         index = np.minimum(np.arange(start, start + size), len(data) - 1)
-        x_BCHW = data.normalised(index, device)
-        guess_RB = crew.logits(x_BCHW.expand(crew.size, *x_BCHW.shape)).argmax(-1)
+        x_BCHW = data.normalized(index, device)
+        guess_RB = models.logits(x_BCHW.expand(models.size, *x_BCHW.shape)).argmax(-1)
         real = min(size, len(data) - start)  # the last batch is padded with its last image, which does not count
         label_B = data.labels[torch.from_numpy(index[:real])].to(device)
         correct_R += (guess_RB[:, :real] == label_B).sum(1)

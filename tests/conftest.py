@@ -20,7 +20,7 @@ from ncfmkit import networks
 from ncfmkit.cli import main
 from ncfmkit.config import DistillSettings, NetworkSettings, Settings, StudentSettings, to_dict
 from ncfmkit.distillation.pool import Pool
-from ncfmkit.images import labelled
+from ncfmkit.images import labeled
 from ncfmkit.mosaic import decode_mask
 from ncfmkit.networks import network_builder
 from ncfmkit.real.store import RealData, Split
@@ -151,10 +151,10 @@ def build_set(
     images = rng.integers(0, 256, (count, channels, size, size), dtype=np.uint8)
     levels = None
     if bits is not None:
-        images, levels = quantize.quantise(images, bits=bits, scale=scale, dither=False)
+        images, levels = quantize.quantize(images, bits=bits, scale=scale, dither=False)
         how = {"bits": bits, "scale": scale, "dither": False, "shape": [channels, size, size]}
         changes = {"pixels": how} | changes
-    distill = DistillSettings(ipc=ipc, factor=factor, decode=kind, decoded_budget=budget)
+    distill = DistillSettings(ipc=ipc, factor=factor, decode=kind, decoded_per_class=budget)
     logits = rng.normal(size=(len(classes) * decoded, len(classes))).astype(np.float16) if soft else None
     manifest = {
         "kind": "synthetic set",
@@ -185,7 +185,7 @@ def write_student(path: Path, real: RealData, network: NetworkSettings = TINY_NE
     build = network_builder(network, real)
     runtime = Runtime(device=torch.device("cpu"), precision="fp32", compile=False, why="tests")
     settings = StudentSettings(epochs=epochs, batch=16, evaluations=1)
-    data = labelled(real, real.train)
+    data = labeled(real, real.train)
     if epochs:
         state, _ = train_student(data, build, settings, test=None, seed=0, runtime=runtime)
     else:

@@ -30,7 +30,7 @@ def container(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes
     return len(text).to_bytes(8, "little") + text + data
 
 
-def sealed(manifest: dict[str, Any]) -> dict[str, str]:
+def with_digests(manifest: dict[str, Any]) -> dict[str, str]:
     """The metadata of a manifest, its digest computed anew."""
     rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
@@ -43,7 +43,7 @@ def set_bytes(tensors: dict[str, np.ndarray], manifest: dict[str, Any]) -> bytes
         "bytes": {name: tensor.nbytes for name, tensor in tensors.items()},
         "sha256": {name: hashlib.sha256(tensor.tobytes()).hexdigest() for name, tensor in tensors.items()},
     }
-    return container(tensors, sealed(facts | manifest))
+    return container(tensors, with_digests(facts | manifest))
 
 
 def pack(codes_NCHW: np.ndarray, bits: int) -> np.ndarray:
@@ -77,14 +77,14 @@ def cut_out(image_CHW: np.ndarray, factor: int, row: int, column: int) -> np.nda
     image = np.zeros((channels, side, side))
     for c, y, x in np.ndindex(image.shape):
         total = 0.0
-        for dy, weight_y in neighbours(y, cell, side):
-            for dx, weight_x in neighbours(x, cell, side):
+        for dy, weight_y in neighbors(y, cell, side):
+            for dx, weight_x in neighbors(x, cell, side):
                 total += weight_y * weight_x * cell_pixel(image_CHW, c, row * cell + dy, column * cell + dx)
         image[c, y, x] = total
     return image
 
 
-def neighbours(place: int, cell: int, side: int) -> list[tuple[int, float]]:
+def neighbors(place: int, cell: int, side: int) -> list[tuple[int, float]]:
     """The two pixels of a cell that a pixel of the enlarged one lies between, each with its weight."""
     exact = min(max((place + 0.5) * cell / side - 0.5, 0.0), cell - 1.0)
     low = math.floor(exact)
@@ -158,7 +158,7 @@ def single_gray() -> Golden:
     return Golden(images=noise("single-gray", (6, 1, 6, 6)), labels=np.repeat(np.arange(3), 2), manifest=manifest)
 
 
-def bound_colour() -> Golden:
+def bound_color() -> Golden:
     """Side 5 is no multiple of 3 or 2; per class 18 cells of factor 3 and 2 of factor 2."""
     manifest = golden_manifest(
         *("bound-colour", ['"quoted"', "zwei \u00fc"], 3),
@@ -169,7 +169,7 @@ def bound_colour() -> Golden:
     return Golden(images=images, labels=np.repeat(np.arange(2), 2), manifest=manifest)
 
 
-def quantised_soft() -> Golden:
+def quantized_soft() -> Golden:
     manifest = golden_manifest(
         *("quantised-soft", ["no", "yes"], 1),
         format=2,
@@ -190,7 +190,7 @@ def quantised_soft() -> Golden:
     )
 
 
-GOLDENS = {"single-gray": single_gray, "bound-colour": bound_colour, "quantised-soft": quantised_soft}
+GOLDENS = {"single-gray": single_gray, "bound-colour": bound_color, "quantised-soft": quantized_soft}
 
 
 def main() -> None:

@@ -145,7 +145,7 @@ def _replace(draw: DrawFn, places: list[Place]) -> None:
 
 
 def _nudge(draw: DrawFn, places: list[Place]) -> None:
-    """A number becomes its neighbour, of the same type or as a float."""
+    """A number becomes its neighbor, of the same type or as a float."""
     numbers = [place for place in places if type(place[0][place[1]]) in (int, float)]
     numbers = [(container, key) for container, key in numbers if abs(container[key]) < 2**64]  # others have none
     if numbers:

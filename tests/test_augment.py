@@ -38,13 +38,13 @@ def sample(image: np.ndarray, row: float, column: float) -> np.ndarray:
 
 
 def resampled(image: np.ndarray, source) -> np.ndarray:
-    """Every output pixel from `source(row, column)`, both measured from the image's centre."""
+    """Every output pixel from `source(row, column)`, both measured from the image's center."""
     side, out = image.shape[-1], np.zeros_like(image)
-    centre = (side - 1) / 2
+    center = (side - 1) / 2
     for r in range(side):
         for c in range(side):
-            row, column = source(r - centre, c - centre)
-            out[:, r, c] = sample(image, row + centre, column + centre)
+            row, column = source(r - center, c - center)
+            out[:, r, c] = sample(image, row + center, column + center)
     return out
 
 
@@ -90,7 +90,7 @@ NAIVE = {"crop": naive_crop, "scale": naive_scale, "rotate": naive_rotate}
 
 
 def naive(image: np.ndarray, strategy: str, u: np.ndarray) -> np.ndarray:
-    """Colour, the one geometric operation picked, flip, cutout."""
+    """Color, the one geometric operation picked, flip, cutout."""
     listed = strategy.split("_")
     geometric = [name for name in ("crop", "scale", "rotate") if name in listed]
     if "color" in listed:
@@ -133,7 +133,7 @@ def test_float32_and_one_channel(strategy: str) -> None:
         ({}, lambda x, gray, mean: x),
     ],
 )
-def test_the_ends_of_the_colour_ranges(fixed: dict, expected) -> None:
+def test_the_ends_of_the_color_ranges(fixed: dict, expected) -> None:
     x = images(4)
     neutral = {"BRIGHTNESS": 0.5, "SATURATION": 0.5, "CONTRAST": 0.5}
     got = augment(x, "color", uniforms(4, **(neutral | fixed)))
@@ -305,7 +305,7 @@ def test_cutmix_probability() -> None:
 
 
 def test_cutmix_lambda_is_uniform() -> None:
-    """A box of area a whose centre is uniform is unclipped with chance (1 - sqrt a)^2: the areas of unclipped boxes
+    """A box of area a whose center is uniform is unclipped with chance (1 - sqrt a)^2: the areas of unclipped boxes
     then have the density (1 - sqrt a)^2, if a is uniform."""
     side, areas = 128, []
     x, target = coded(8, side)[:, :1], torch.eye(8)

@@ -257,7 +257,7 @@ def test_all_broken_rules_are_reported_at_once() -> None:
     ("values", "message"),
     [
         ({"load": "old.safetensors"}, r"distill\.load is given but distill\.init is 'mix'"),
-        ({"decoded_budget": 4}, r"distill\.decoded_budget needs distill\.decode = 'bound', got 'single'"),
+        ({"decoded_per_class": 4}, r"distill\.decoded_per_class needs distill\.decode = 'bound', got 'single'"),
         ({"metric": "mean", "sampler": "learned"}, "'mean' has no frequencies to learn"),
         ({"size": 8, "factor": 9}, r"distill\.factor 9 is above the image side 8"),
         ({"holdout": 1.0}, r"data\.holdout: expected a fraction in \[0, 1\), got 1\.0"),

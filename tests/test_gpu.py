@@ -9,7 +9,7 @@ import torch
 
 from ncfmkit.config import DistillSettings, NetworkSettings
 from ncfmkit.distillation import frequencies, step
-from ncfmkit.distillation.initial import initialise
+from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.memory import make_plan
 from ncfmkit.distillation.problem import make_problem, make_state
 from ncfmkit.distillation.step import distill_step
@@ -43,7 +43,7 @@ def images_after(make_real, make_pool, monkeypatch: pytest.MonkeyPatch):
         pool, build = make_pool(real)
         chosen = DistillSettings(ipc=2, frequencies=64, real_batch=16, **settings)
         problem = make_problem(real, chosen, seed=0, pool=pool, build=build, runtime=runtime)
-        state = make_state(problem, initialise("mix", real, ipc=2, factor=2, seed=0))
+        state = make_state(problem, initialize("mix", real, ipc=2, factor=2, seed=0))
         plan = make_plan(problem, state, budget=None)
         for _ in range(steps):
             distill_step(problem, state, plan)
@@ -89,7 +89,7 @@ def test_a_step_keeps_to_its_memory_budget(make_real, make_pool, budget: int, sa
     before = torch.cuda.memory_allocated()
     chosen = DistillSettings(ipc=10, real_batch=512, sampler=sampler)
     problem = make_problem(real, chosen, seed=0, pool=pool, build=build, runtime=on("cuda", "bf16"), budget=budget)
-    state = make_state(problem, initialise("mix", real, ipc=10, factor=2, seed=0))
+    state = make_state(problem, initialize("mix", real, ipc=10, factor=2, seed=0))
     plan = make_plan(problem, state, budget=budget)
     for _ in range(3):
         distill_step(problem, state, plan)

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from ncfmkit import networks, training
 from ncfmkit.config import TrainSettings
 from ncfmkit.errors import NonFiniteLossError
-from ncfmkit.images import LabelledImages, labelled
+from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.progress import Tracker
-from ncfmkit.training import Crew, accuracy, batch_plan, fresh_state, train
+from ncfmkit.training import StackedModels, accuracy, batch_plan, fresh_state, train
 
 PLAIN = {"epochs": 3, "batch": 8, "augment": "none", "cutmix": 0.0, "milestones": ()}
 
@@ -39,11 +39,11 @@ def bar() -> Tracker:
 
 
 def trained(real, runtime, settings: TrainSettings, keys=(0,), data=None, seed: int = 0) -> list[dict]:
-    crew = Crew(builder(real), len(keys), runtime)
-    crew.load([fresh_state(builder(real), 1, "member", key) for key in keys])
-    data = data or [labelled(real, real.train)] * len(keys)
-    train(crew, data, settings, seed=seed, keys=keys, bar=bar())
-    return crew.states()
+    models = StackedModels(builder(real), len(keys), runtime)
+    models.load([fresh_state(builder(real), 1, "member", key) for key in keys])
+    data = data or [labeled(real, real.train)] * len(keys)
+    train(models, data, settings, seed=seed, keys=keys, bar=bar())
+    return models.states()
 
 
 def largest_difference(a: dict, b: dict) -> float:
@@ -71,13 +71,13 @@ def test_batch_plan_in_general() -> None:
 
 def test_every_image_is_used_in_every_epoch(real, runtime, monkeypatch) -> None:
     batches: list[np.ndarray] = []
-    original = LabelledImages.normalised
+    original = LabeledImages.normalized
 
     def spy(self, index, device):
         batches.append(index.copy())
         return original(self, index, device)
 
-    monkeypatch.setattr(LabelledImages, "normalised", spy)
+    monkeypatch.setattr(LabeledImages, "normalized", spy)
     trained(real, runtime, TrainSettings(**(PLAIN | {"epochs": 4, "batch": 4})))
     steps, size = batch_plan(21, 4)
     assert [len(b) for b in batches] == [size] * steps * 4
@@ -123,8 +123,8 @@ def test_full_batch_training_equals_a_naive_loop(real, runtime, optimizer: str) 
         torch.testing.assert_close(got[name], expected[name], rtol=0, atol=1e-4)
 
 
-def with_soft_labels(real, logits: torch.Tensor) -> LabelledImages:
-    return dataclasses.replace(labelled(real, real.train), soft_labels=logits)
+def with_soft_labels(real, logits: torch.Tensor) -> LabeledImages:
+    return dataclasses.replace(labeled(real, real.train), soft_labels=logits)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -150,7 +150,7 @@ def test_training_on_soft_labels_equals_a_naive_loop(real, runtime, dtype: torch
 
 
 def test_certain_soft_labels_train_as_hard_ones_to_the_last_byte(real, runtime) -> None:
-    certain = F.one_hot(labelled(real, real.train).labels, 3) * 1000.0  # softmax is exactly 0 and 1
+    certain = F.one_hot(labeled(real, real.train).labels, 3) * 1000.0  # softmax is exactly 0 and 1
     settings = TrainSettings(epochs=2, batch=8, augment="color_crop_flip_scale_rotate", cutmix=0.5)
     (hard,) = trained(real, runtime, settings)
     (soft,) = trained(real, runtime, settings, data=[with_soft_labels(real, certain)])
@@ -159,7 +159,7 @@ def test_certain_soft_labels_train_as_hard_ones_to_the_last_byte(real, runtime) 
 
 def test_targets_are_those_of_the_index(real) -> None:
     index = np.array([20, 0, 8])
-    hard = labelled(real, real.train).targets(index, torch.device("cpu"))
+    hard = labeled(real, real.train).targets(index, torch.device("cpu"))
     assert hard.dtype == torch.float32
     assert hard.tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
     logits = torch.arange(63).view(21, 3).half() * torch.tensor([0, 0.01, -0.02]).half()
@@ -170,10 +170,10 @@ def test_targets_are_those_of_the_index(real) -> None:
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 12, 256])
 def test_accuracy_equals_a_naive_count(real, runtime, batch: int) -> None:
-    crew = Crew(builder(real), 2, runtime)
+    models = StackedModels(builder(real), 2, runtime)
     states = [fresh_state(builder(real), 1, "member", key) for key in range(2)]
-    crew.load(states)
-    data, expected = labelled(real, real.test), []
+    models.load(states)
+    data, expected = labeled(real, real.test), []
     network = builder(real)()
     for state in states:
         network.load_state_dict(state)
@@ -184,23 +184,23 @@ def test_accuracy_equals_a_naive_count(real, runtime, batch: int) -> None:
             )
             correct += int(network(x[None])[0].argmax()) == label
         expected.append(correct / 12)
-    assert accuracy(crew, data, batch=batch) == pytest.approx(expected)
+    assert accuracy(models, data, batch=batch) == pytest.approx(expected)
     assert 0 < sum(expected) < 2
 
 
 def test_accuracy_counts_no_padding(runtime, real) -> None:
     """All but the last image of the padded batch are wrong."""
-    crew = Crew(builder(real), 1, runtime)
-    crew.load([{k: torch.zeros_like(v) for k, v in fresh_state(builder(real), 0).items()}])  # always says class 0
+    models = StackedModels(builder(real), 1, runtime)
+    models.load([{k: torch.zeros_like(v) for k, v in fresh_state(builder(real), 0).items()}])  # always says class 0
     images = np.zeros((5, 3, 8, 8), np.uint8)
-    data = LabelledImages(images=images, labels=torch.tensor([1, 1, 1, 1, 0]), mean=real.mean, std=real.std, classes=3)
-    assert accuracy(crew, data, batch=3) == [pytest.approx(0.2)]
+    data = LabeledImages(images=images, labels=torch.tensor([1, 1, 1, 1, 0]), mean=real.mean, std=real.std, classes=3)
+    assert accuracy(models, data, batch=3) == [pytest.approx(0.2)]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_crew_of_three_equals_three_crews_of_one(make_real, runtime, optimizer: str) -> None:
     real = make_real()
-    data = [labelled(make_real(seed=s), make_real(seed=s).train) for s in range(3)]
+    data = [labeled(make_real(seed=s), make_real(seed=s).train) for s in range(3)]
     settings = TrainSettings(
         epochs=2, batch=7, optimizer=optimizer, lr=1e-3, augment="color_crop_flip_scale_rotate", cutmix=0.5
     )
@@ -215,13 +215,13 @@ def test_a_crew_of_three_equals_three_crews_of_one(make_real, runtime, optimizer
 def test_crew_loads_and_gives_back_states(real, runtime) -> None:
     states = [fresh_state(builder(real), 1, "member", key) for key in range(3)]
     for size in (1, 3):
-        crew = Crew(builder(real), size, runtime)
-        crew.load(states[:size])
-        got = crew.states()
+        models = StackedModels(builder(real), size, runtime)
+        models.load(states[:size])
+        got = models.states()
         assert len(got) == size
         for a, b in zip(got, states, strict=False):
             assert largest_difference(a, b) == 0
-        crew.load(states[-size:])
+        models.load(states[-size:])
         assert largest_difference(got[0], states[0]) == 0  # a copy
 
 
@@ -231,8 +231,8 @@ def test_logits_are_float32_whatever_the_precision(real, make_real) -> None:
     for precision in ("fp32", "bf16"):
         runtime = Runtime(device=torch.device("cpu"), precision=precision, compile=False, why="")
         for size in (1, 2):
-            crew = Crew(builder(real), size, runtime)
-            logits = crew.logits(torch.rand(size, 4, 3, 8, 8))
+            models = StackedModels(builder(real), size, runtime)
+            logits = models.logits(torch.rand(size, 4, 3, 8, 8))
             assert logits.shape == (size, 4, 3)
             assert logits.dtype == torch.float32
 
@@ -250,7 +250,7 @@ def test_learning_rate_schedule(real, runtime, monkeypatch, milestones, gamma, e
     made, rates, done = [], [], []
     original = training._optimizer
     monkeypatch.setattr(training, "_optimizer", lambda *a: made.append(original(*a)) or made[0])
-    crew = Crew(builder(real), 1, runtime)
+    models = StackedModels(builder(real), 1, runtime)
     settings = TrainSettings(**(PLAIN | {"epochs": epochs, "milestones": milestones, "gamma": gamma, "lr": 0.3}))
 
     def after_epoch(epoch: int) -> None:
@@ -258,8 +258,8 @@ def test_learning_rate_schedule(real, runtime, monkeypatch, milestones, gamma, e
         rates.append(made[0].param_groups[0]["lr"])
 
     tracker = bar()
-    data = [labelled(real, real.train)]
-    train(crew, data, settings, seed=0, keys=[0], bar=tracker, after_epoch=after_epoch)
+    data = [labeled(real, real.train)]
+    train(models, data, settings, seed=0, keys=[0], bar=tracker, after_epoch=after_epoch)
     assert rates == pytest.approx([0.3 * e for e in expected])
     assert done == list(range(1, epochs + 1))
     assert tracker.done == epochs
@@ -270,17 +270,17 @@ def test_learning_rate_schedule(real, runtime, monkeypatch, milestones, gamma, e
 )
 def test_learning_works(make_real, runtime, settings: dict) -> None:
     real = make_real((20, 15, 25), test_counts=(10, 10, 10))
-    crew = Crew(builder(real), 1, runtime)
-    crew.load([fresh_state(builder(real), 1, "member", 0)])
+    models = StackedModels(builder(real), 1, runtime)
+    models.load([fresh_state(builder(real), 1, "member", 0)])
     train(
-        crew,
-        [labelled(real, real.train)],
+        models,
+        [labeled(real, real.train)],
         TrainSettings(**({"epochs": 15, "batch": 16, "cutmix": 0.3} | settings)),
         seed=0,
         keys=[0],
         bar=bar(),
     )
-    assert accuracy(crew, labelled(real, real.test))[0] > 0.8
+    assert accuracy(models, labeled(real, real.test))[0] > 0.8
 
 
 def test_a_non_finite_loss_names_the_epoch(real, runtime) -> None:
@@ -315,8 +315,8 @@ def test_results_do_not_depend_on_global_random_numbers(real, runtime) -> None:
 
 def test_float_images_train_as_uint8_ones_do(real, runtime) -> None:
     settings = TrainSettings(**PLAIN)
-    as_bytes = labelled(real, real.train)
-    as_floats = LabelledImages(
+    as_bytes = labeled(real, real.train)
+    as_floats = LabeledImages(
         images=torch.from_numpy(real.train.images) / 255,
         labels=as_bytes.labels,
         mean=real.mean,

@@ -10,7 +10,7 @@ from ncfmkit.rng import keyed_rng
 from ncfmkit.sets.synthetic import SyntheticSet
 
 
-def initialise(kind: str, real: RealData, *, ipc: int, factor: int, seed: int) -> torch.Tensor:
+def initialize(kind: str, real: RealData, *, ipc: int, factor: int, seed: int) -> torch.Tensor:
     """Stored images to start from, float32 in [0, 1] `[C*M, ch, H, W]`, drawn by `(seed, class)`.
 
     Args:

@@ -53,8 +53,8 @@ def run_steps(run: RunDirectory, settings: Settings, problem: Problem, state: St
 def _plan_line(plan: Plan, problem: Problem, budget: int | None) -> str:
     said = f"budget {format_bytes(budget)}" if budget else "default budget"
     return (
-        f"memory: {said}; {plan.chunk} images at once, up to {plan.slots} such graphs, "
-        f"{plan.stack} of {problem.classes} classes stacked"
+        f"memory: {said}; {plan.chunk} images at once, up to {plan.kept_graphs} such graphs, "
+        f"{plan.classes_per_batch} of {problem.classes} classes stacked"
     )
 
 

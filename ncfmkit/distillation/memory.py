@@ -28,18 +28,18 @@ class Plan:
     """How a step is cut up to fit in memory. It changes no result, and it shrinks if the device runs out."""
 
     chunk: int  # images that go through the extractor at once
-    slots: int  # chunks whose graph may be in memory at once
-    stack: int  # classes handled together
+    kept_graphs: int  # chunks whose graph may be in memory at once
+    classes_per_batch: int  # classes handled together
 
 
-def class_groups(classes: int, stack: int) -> Iterator[range]:
-    for start in range(0, classes, stack):
-        yield range(start, min(start + stack, classes))
+def class_groups(classes: int, classes_per_batch: int) -> Iterator[range]:
+    for start in range(0, classes, classes_per_batch):
+        yield range(start, min(start + classes_per_batch, classes))
 
 
 def kept_graphs_of(plan: Plan, chunks: int) -> int:
-    """Chunks whose graph is kept: all where they fit, else all slots but the one that recomputation needs."""
-    return chunks if chunks <= plan.slots else plan.slots - 1
+    """Chunks whose graph is kept: all where they fit, else all graphs but the one that recomputation needs."""
+    return chunks if chunks <= plan.kept_graphs else plan.kept_graphs - 1
 
 
 def real_chunks(problem: Problem, plan: Plan, group: range) -> list[Chunk]:
@@ -95,21 +95,21 @@ def within_memory(plan: Plan, problem: Problem, state: State, phase: Callable[[]
             if not is_out_of_memory(error) or plan.chunk <= smallest:
                 raise
             plan.chunk = max(smallest, plan.chunk // 2)
-            plan.stack = max(1, plan.stack // 2)
+            plan.classes_per_batch = max(1, plan.classes_per_batch // 2)
             problem.chunks.clear()
         if problem.runtime.device.type == "cuda":
             torch.cuda.empty_cache()
         notice(f"out of memory: chunks of {plan.chunk} images from now on (slower, same result)")
 
 
-def make_plan(problem: Problem, state: State, *, budget: int | None, stack: int | None = None) -> Plan:
-    """Chunk, slots and stack that keep what a step has on the device within `budget` bytes.
+def make_plan(problem: Problem, state: State, *, budget: int | None, classes_per_batch: int | None = None) -> Plan:
+    """Chunk, kept graphs and classes_per_batch that keep what a step has on the device within `budget` bytes.
 
     Args:
-        budget: for the stored images with gradient and optimiser state, networks, psi, real images on the device, and
+        budget: for the stored images with gradient and optimizer state, networks, psi, real images on the device, and
             what a step works with; not for torch itself. None: no bound, and 256 MiB to work with on a CPU, half of
             the free memory on a GPU.
-        stack: classes handled together, at most; none: as memory allows.
+        classes_per_batch: classes handled together, at most; none: as memory allows.
 
     Raises:
         UserError: the budget is below what one stored image needs.
@@ -120,7 +120,7 @@ def make_plan(problem: Problem, state: State, *, budget: int | None, stack: int 
     kept_per_real = (problem.feature_dim + 2 * s.frequencies) * 4 if s.sampler == "learned" else 0
     kept_per_class = s.real_batch * kept_per_real
     fixed = _fixed_bytes(problem, state)
-    # one stored image on its way, or what an optimiser's step needs beside images, gradient and moments
+    # one stored image on its way, or what an optimizer's step needs beside images, gradient and moments
     least = max(per_image * decoded + kept_per_class, 2 * state.images.nbytes)
     if budget is not None and budget < fixed + least:
         raise UserError(
@@ -129,11 +129,13 @@ def make_plan(problem: Problem, state: State, *, budget: int | None, stack: int 
         )
     working = max(least, default_budget(problem.runtime)) if budget is None else budget - fixed
     fitting = problem.classes if not kept_per_class else working // 2 // kept_per_class
-    stack = max(1, min(problem.classes if stack is None else stack, fitting, problem.classes))
-    graphs = max(per_image * decoded, working - stack * kept_per_class)
+    classes_per_batch = max(
+        1, min(problem.classes if classes_per_batch is None else classes_per_batch, fitting, problem.classes)
+    )
+    graphs = max(per_image * decoded, working - classes_per_batch * kept_per_class)
     best = min(LARGEST_CHUNK, PREFERRED_CHUNK[device.type] // per_image)
     chunk = max(decoded, min(best, graphs // per_image))
-    return Plan(chunk=chunk, slots=max(1, graphs // (per_image * chunk)), stack=stack)
+    return Plan(chunk=chunk, kept_graphs=max(1, graphs // (per_image * chunk)), classes_per_batch=classes_per_batch)
 
 
 def _fixed_bytes(problem: Problem, state: State) -> int:
@@ -173,4 +175,4 @@ def _budget(settings: Settings) -> int | None:
 
 
 def _plan(settings: Settings, problem: Problem, state: State) -> Plan:
-    return make_plan(problem, state, budget=_budget(settings), stack=settings.runtime.stack)
+    return make_plan(problem, state, budget=_budget(settings), classes_per_batch=settings.runtime.classes_per_batch)

@@ -108,13 +108,13 @@ class Metric:
 
     statistic: Callable[..., torch.Tensor]
     discrepancy: Callable[..., torch.Tensor]
-    normalise: bool  # whether features are L2-normalised per image
+    normalize: bool  # whether features are L2-normalized per image
     uses_frequencies: bool
 
     def features(self, feat_ND: torch.Tensor) -> torch.Tensor:
-        """An extractor's output as this metric wants it: float32 or wider, normalised where asked."""
+        """An extractor's output as this metric wants it: float32 or wider, normalized where asked."""
         feat_ND = feat_ND if feat_ND.dtype == torch.float64 else feat_ND.float()
-        return F.normalize(feat_ND, dim=1) if self.normalise else feat_ND
+        return F.normalize(feat_ND, dim=1) if self.normalize else feat_ND
 
 
 def metric(name: str, *, alpha: float = 0.5, block: int = 1024) -> Metric:
@@ -123,10 +123,10 @@ def metric(name: str, *, alpha: float = 0.5, block: int = 1024) -> Metric:
         "ncfd": Metric(
             statistic=lambda feat, freq, weight: characteristic_function(feat, freq, weight, block=block),
             discrepancy=lambda real, syn: ncfd(real, syn, alpha=alpha),
-            normalise=True,
+            normalize=True,
             uses_frequencies=True,
         ),
-        "mean": Metric(statistic=mean_features, discrepancy=mean_discrepancy, normalise=False, uses_frequencies=False),
+        "mean": Metric(statistic=mean_features, discrepancy=mean_discrepancy, normalize=False, uses_frequencies=False),
     }
     return rows[name]
 

@@ -1,4 +1,4 @@
-"""The extractor pool: networks trained on the real data, kept at initialisation and at the end (METHOD section 3).
+"""The extractor pool: networks trained on the real data, kept at initialization and at the end (METHOD section 3).
 
 A pool lives in the cache under a key of everything that decides its weights; members are files of their own, so a pool
 that was interrupted goes on where it stopped, and a larger pool keeps the members of a smaller one.
@@ -20,12 +20,12 @@ from torch import nn
 from ncfmkit.config import NetworkSettings, PoolSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import METADATA_KEY, MOVE, cache_dir, digest, writable, write_atomic
-from ncfmkit.images import labelled
+from ncfmkit.images import labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice, track
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime
-from ncfmkit.training import Crew, State, accuracy, fresh_state, train
+from ncfmkit.training import StackedModels, State, accuracy, fresh_state, train
 
 Member = tuple[State, State, float | None]  # initial, final, test accuracy
 POOL_FORMAT = 1  # raised when training changes in a way that the settings do not show
@@ -33,7 +33,7 @@ POOL_FORMAT = 1  # raised when training changes in a way that the settings do no
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The weights of every member, in main memory, at initialisation and at the end of training."""
+    """The weights of every member, in main memory, at initialization and at the end of training."""
 
     key: str
     initial: list[State]
@@ -111,15 +111,15 @@ def _train_members(
     runtime: Runtime,
 ) -> None:
     build = network_builder(network, real)
-    crew = Crew(build, 1, runtime)
-    data = labelled(real, real.train)
+    models = StackedModels(build, 1, runtime)
+    data = labeled(real, real.train)
     with track("extractor pool", len(missing) * pool.epochs) as bar:
         for member in missing:
             initial = fresh_state(build, seed, "extractor", member)
-            crew.load([initial])
-            train(crew, [data], pool, seed=seed, keys=[member], bar=bar)
-            score = accuracy(crew, labelled(real, real.test))[0] if real.test else None
-            _write_member(files[member], initial, crew.states()[0], score)
+            models.load([initial])
+            train(models, [data], pool, seed=seed, keys=[member], bar=bar)
+            score = accuracy(models, labeled(real, real.test))[0] if real.test else None
+            _write_member(files[member], initial, models.states()[0], score)
             bar.advance(0, note="" if score is None else f"member {member}: test accuracy {score:.1%}")
 
 

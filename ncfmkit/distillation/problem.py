@@ -13,7 +13,7 @@ from ncfmkit.distillation import frequencies, ncfd
 from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.errors import UserError
-from ncfmkit.images import channel_tensors, normalise
+from ncfmkit.images import channel_tensors, normalize
 from ncfmkit.mosaic import decode_mask
 from ncfmkit.networks import Classifier
 from ncfmkit.networks.convnet import ConvNet
@@ -24,8 +24,8 @@ from ncfmkit.runtime import Runtime
 DEFAULT_WORKING = 256 * 2**20  # bytes that a step works with on a CPU, beyond what it keeps
 
 
-class Network:
-    """A network behind normalisation and augmentation, both compiled where the runtime compiles.
+class AugmentedNetwork:
+    """A network behind normalization and augmentation, both compiled where the runtime compiles.
 
     They are compiled one by one, because torch does not cache the traces of a region that switches autocast itself.
     """
@@ -37,7 +37,7 @@ class Network:
         mean, std = channel_tensors(real.mean, real.std, runtime.device)
 
         def prepare(x_NCHW: torch.Tensor, u_NP: torch.Tensor, drawn: tuple[str, ...]) -> torch.Tensor:
-            return augment.apply(normalise(x_NCHW, mean, std), self._operations, drawn, u_NP)
+            return augment.apply(normalize(x_NCHW, mean, std), self._operations, drawn, u_NP)
 
         self._autocast = runtime.autocast
         self._plain = prepare, network
@@ -64,8 +64,8 @@ class Problem:
     metric: ncfd.Metric
     matcher: Classifier  # the matching extractor
     calibrator: Classifier
-    features: Network  # of the matcher
-    logits: Network  # of the calibrator
+    features: AugmentedNetwork  # of the matcher
+    logits: AugmentedNetwork  # of the calibrator
     feature_dim: int  # D
     mask_MP: np.ndarray
     train_images: np.ndarray | torch.Tensor  # uint8 [N, ch, H, W], as `real` has them or on the device
@@ -147,10 +147,10 @@ def make_problem(
         metric=ncfd.metric(settings.metric, alpha=settings.alpha),
         matcher=matcher,
         calibrator=calibrator,
-        features=Network(features, real, settings.augment, runtime),
-        logits=Network(calibrator, real, settings.augment, runtime),
+        features=AugmentedNetwork(features, real, settings.augment, runtime),
+        logits=AugmentedNetwork(calibrator, real, settings.augment, runtime),
         feature_dim=matcher.features(probe).shape[1],
-        mask_MP=decode_mask(settings.decode, settings.factor, settings.ipc, settings.decoded_budget),
+        mask_MP=decode_mask(settings.decode, settings.factor, settings.ipc, settings.decoded_per_class),
         train_images=_train_images(real, runtime, budget),
     )
 

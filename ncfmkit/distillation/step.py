@@ -1,8 +1,8 @@
 """The minmax loop: synthetic images are moved to match the real ones at frequencies chosen to tell them apart.
 
 `distill_step` is METHOD section 5 line by line. Classes are independent problems but for what a step shares (the
-extractor, the calibration network, the frequencies), so they are stacked along the batch axis: one optimiser over the
-stacked images is one optimiser per class, because AdamW and SGD act on every element alone and every class is stepped
+extractor, the calibration network, the frequencies), so they are stacked along the batch axis: one optimizer over the
+stacked images is one optimizer per class, because AdamW and SGD act on every element alone and every class is stepped
 exactly once.
 Axes: C classes, M stored images per class, N stacked images, P decoded images per stored image, T frequencies.
 """
@@ -18,7 +18,7 @@ from ncfmkit import augment
 from ncfmkit.distillation import frequencies, ncfd
 from ncfmkit.distillation.memory import Plan, class_groups, kept_graphs_of, real_chunks, syn_chunks, within_memory
 from ncfmkit.distillation.ncfd import Chunk
-from ncfmkit.distillation.problem import Network, Problem, State, StepLosses
+from ncfmkit.distillation.problem import AugmentedNetwork, Problem, State, StepLosses
 from ncfmkit.errors import NonFiniteLossError
 from ncfmkit.images import gather
 from ncfmkit.mosaic import decode, decode_factors
@@ -58,13 +58,13 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
     draws = [draw_class(problem, state.step, c) for c in range(problem.classes)]
     freq_TD = _draw_frequencies(problem, state)
 
-    def match(stack: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return _match(problem, state, plan, draws, freq_TD, stack)
+    def match(classes_per_batch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return _match(problem, state, plan, draws, freq_TD, classes_per_batch)
 
-    def calibrate(stack: int) -> torch.Tensor:
-        return _calibrate(problem, state, plan, draws, stack)
+    def calibrate(classes_per_batch: int) -> torch.Tensor:
+        return _calibrate(problem, state, plan, draws, classes_per_batch)
 
-    matching_C, freq_grad = within_memory(plan, problem, state, lambda: match(plan.stack))
+    matching_C, freq_grad = within_memory(plan, problem, state, lambda: match(plan.classes_per_batch))
     _check_finite(problem, state, "matching", matching_C, lambda: match(1)[0])
     _image_step(state)
     if state.psi_optimizer is not None:
@@ -101,14 +101,19 @@ def _draw_frequencies(problem: Problem, state: State) -> torch.Tensor | None:
 
 
 def _match(
-    problem: Problem, state: State, plan: Plan, draws: list[ClassDraws], freq_TD: torch.Tensor | None, stack: int
+    problem: Problem,
+    state: State,
+    plan: Plan,
+    draws: list[ClassDraws],
+    freq_TD: torch.Tensor | None,
+    classes_per_batch: int,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Adds the matching gradient to the images; the NCFD of each class, and its gradient to the frequencies."""
     learned = state.psi is not None
     freq_leaf = None if freq_TD is None else freq_TD.detach().requires_grad_(learned)
     losses: list[torch.Tensor] = []
     weight = problem.settings.matching_weight * state.scaler.get_scale()
-    for group in class_groups(problem.classes, stack):
+    for group in class_groups(problem.classes, classes_per_batch):
         chunks_of_real, chunks_of_syn = real_chunks(problem, plan, group), syn_chunks(problem, plan, group)
         real = _real_extractor(problem, draws, group)
         real_stat, real_parts = ncfd.streamed_statistic(problem.metric, real, chunks_of_real, freq_leaf)
@@ -130,11 +135,13 @@ def _match(
     return torch.cat(losses), freq_grad
 
 
-def _calibrate(problem: Problem, state: State, plan: Plan, draws: list[ClassDraws], stack: int) -> torch.Tensor:
+def _calibrate(
+    problem: Problem, state: State, plan: Plan, draws: list[ClassDraws], classes_per_batch: int
+) -> torch.Tensor:
     """Adds the calibration gradient to the images; the cross-entropy of each class."""
     weight = problem.settings.calibration_weight * state.scaler.get_scale()
     loss_C = torch.zeros(problem.classes, device=state.images.device)
-    for group in class_groups(problem.classes, stack):
+    for group in class_groups(problem.classes, classes_per_batch):
         u_CP = np.stack([draws[c].calibration_P for c in group])
         logits = _syn_extractor(problem, state, group, u_CP, problem.logits)
         for chunk in syn_chunks(problem, plan, group):
@@ -148,7 +155,7 @@ def _calibrate(problem: Problem, state: State, plan: Plan, draws: list[ClassDraw
 
 
 def _real_extractor(problem: Problem, draws: list[ClassDraws], group: range) -> ncfd.Extract:
-    """Features of real images: gathered, normalised, augmented by their class's draw."""
+    """Features of real images: gathered, normalized, augmented by their class's draw."""
     index_N = np.concatenate([draws[c].real_index for c in group])
     u_NP = np.concatenate([np.tile(draws[c].matching_P, (len(draws[c].real_index), 1)) for c in group])
 
@@ -160,8 +167,10 @@ def _real_extractor(problem: Problem, draws: list[ClassDraws], group: range) -> 
     return extract
 
 
-def _syn_extractor(problem: Problem, state: State, group: range, u_CP: np.ndarray, network: Network) -> ncfd.Extract:
-    """Network output for synthetic images: decoded, normalised, augmented; the backward pass adds to their gradient."""
+def _syn_extractor(
+    problem: Problem, state: State, group: range, u_CP: np.ndarray, network: AugmentedNetwork
+) -> ncfd.Extract:
+    """Network output for synthetic images: decoded, normalized, augmented; the backward pass adds to their gradient."""
     s = problem.settings
     factors = decode_factors(s.decode, s.factor)
     first = group.start * s.ipc

@@ -18,16 +18,16 @@ from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free, safe_name, sha256_of
 from ncfmkit.networks import resolve_network
-from ncfmkit.progress import few, notice
+from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
 from ncfmkit.sets import manifest, set_file
-from ncfmkit.sets.released.pixel_values import Normalisation, Values, to_bytes
+from ncfmkit.sets.released.pixel_values import Normalization, Values, to_bytes
 from ncfmkit.sets.released.read import Released, read
 from ncfmkit.sets.synthetic import SyntheticSet
 
 FACTORS = {"list": 2, "pair": 1, "experiments": 1, "folder": 1}  # of each kind of release, where nobody says
-LEAST_STD = 1e-6  # of a normalisation
+LEAST_STD = 1e-6  # of a normalization
 LARGEST_LOGIT = 65504.0  # of float16
 
 
@@ -67,21 +67,21 @@ def convert(path: Path, arguments: DataArguments, settings: Settings, reading: R
 
     Args:
         path: a file of `torch.save` or a folder of pictures, see :mod:`ncfmkit.sets.released.read`.
-        arguments: the real data that it was made from: class names, normalisation, and the whitening.
+        arguments: the real data that it was made from: class names, normalization, and the whitening.
         settings: of the data and of the students that train on it; they go into the manifest.
 
     Raises:
         UserError: the file is no set, does not fit the data, or its values are not what the user says.
     """
     real = arguments.open(settings)
-    normalisation = _normalisation(reading, real.channels)
+    normalization = _normalization(reading, real.channels)
     released = read(path, labels=reading.labels, experiment=reading.experiment, max_bytes=reading.max_bytes)
     _check_shape(path, released, real)
     labels_N = _hard_labels(path, released, real, reading.labels_by_position)
     order_N = np.argsort(labels_N, kind="stable")
     settings = _as_converted(settings, real, reading, released.kind, _ipc(path, labels_N, real, released))
     values = reading.values or ("bytes" if released.images.dtype == np.uint8 else "unit")
-    images_NCHW, clipped = to_bytes(released.images, order_N, values, real, normalisation)
+    images_NCHW, clipped = to_bytes(released.images, order_N, values, real, normalization)
     _say(path, released, values, settings, clipped)
     result = manifest.finished_set(settings, real, torch.from_numpy(images_NCHW))
     converted = _origin(path, released) | {"kind": released.kind, "values": values, "clipped": clipped}
@@ -92,17 +92,17 @@ def convert(path: Path, arguments: DataArguments, settings: Settings, reading: R
     return _with_soft_labels(path, result, released.soft_logits, order_N)
 
 
-def _normalisation(reading: Reading, channels: int) -> Normalisation | None:
+def _normalization(reading: Reading, channels: int) -> Normalization | None:
     if reading.mean is None and reading.std is None:
         return None
     if reading.values not in ("normalized", "zca"):
-        raise UserError("--mean and --std say how values were normalised: pass --values normalized or zca with them")
+        raise UserError("--mean and --std say how values were normalized: pass --values normalized or zca with them")
     if reading.mean is None or reading.std is None:
         raise UserError("--mean and --std belong together: pass both")
     mean, std = _numbers("--mean", reading.mean, channels), _numbers("--std", reading.std, channels)
     if min(std) < LEAST_STD:
         raise UserError(f"--std {reading.std}: expected numbers above 0, {LEAST_STD:g} or more")
-    return Normalisation(mean=mean, std=std)
+    return Normalization(mean=mean, std=std)
 
 
 def _numbers(flag: str, text: str, count: int) -> tuple[float, ...]:
@@ -169,21 +169,21 @@ def _folder_classes(path: Path, folders: tuple[str, ...], real: RealData) -> np.
     if sorted(numbers) == list(range(len(real.classes))):
         return np.array(numbers)
     raise UserError(
-        f"{path} has {len(folders)} class folders ({few(folders)}), {real.name} has {len(real.classes)} classes "
-        f"({few(real.classes)}): expected a folder of each class's name, or names that end in its number, "
-        f"0 to {len(real.classes) - 1}"
+        f"{path} has {len(folders)} class folders ({shortened_list(folders)}), {real.name} has {len(real.classes)} "
+        f"classes ({shortened_list(real.classes)}): expected a folder of each class's name, or names that end in its "
+        f"number, 0 to {len(real.classes) - 1}"
     )
 
 
 def _ipc(path: Path, labels_N: np.ndarray, real: RealData, released: Released) -> int:
     """Images per class, the same for all."""
     counts = np.bincount(labels_N, minlength=len(real.classes))
-    few, many = int(counts.argmin()), int(counts.argmax())
-    if counts[few] == counts[many]:
-        return int(counts[few])
+    shortened_list, many = int(counts.argmin()), int(counts.argmax())
+    if counts[shortened_list] == counts[many]:
+        return int(counts[shortened_list])
     largest = released.labels is None
     raise UserError(
-        f"{path} has {counts[few]} images of class {real.classes[few]!r} and {counts[many]} of "
+        f"{path} has {counts[shortened_list]} images of class {real.classes[shortened_list]!r} and {counts[many]} of "
         f"{real.classes[many]!r}{', by the largest soft label of each' if largest else ''}: expected equally many "
         f"of every class{'; if its rows are sorted by class, pass --labels-by-position' if largest else ''}"
     )
@@ -193,9 +193,9 @@ def _as_converted(settings: Settings, real: RealData, reading: Reading, kind: st
     factor = reading.factor or FACTORS[kind]
     if factor > real.size:
         raise UserError(f"--factor {factor} is above the image side {real.size}: lower the factor")
-    budget = settings.distill.decoded_budget if reading.decode == "bound" else None
+    budget = settings.distill.decoded_per_class if reading.decode == "bound" else None
     distill = dataclasses.replace(
-        settings.distill, ipc=ipc, factor=factor, decode=reading.decode, decoded_budget=budget
+        settings.distill, ipc=ipc, factor=factor, decode=reading.decode, decoded_per_class=budget
     )
     return dataclasses.replace(settings, network=resolve_network(settings.network, real.size), distill=distill)
 

@@ -34,7 +34,7 @@ from ncfmkit.sets.loading import load
 from ncfmkit.sets.manifest import decoded_per_class, finished_set, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
 
-ARTEFACTS = {
+ARTIFACTS = {
     set_file.FILE_NAME: "the set",
     "preview.png": "what it looks like",
     "curves.png": "the losses",
@@ -54,7 +54,7 @@ def distill(
     skip_bad: bool = False,
     **overrides: Any,
 ) -> SyntheticSet:
-    """Distills a labelled image set and scores the result; everything is kept in a run directory.
+    """Distills a labeled image set and scores the result; everything is kept in a run directory.
 
     Args:
         data: a known name or a path, see `ncfmkit.real.sources.SOURCES`.
@@ -137,7 +137,7 @@ def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
     d = settings.distill
     if d.init == "load":
         return initial.from_set(load(str(d.load)), real, ipc=d.ipc)
-    return initial.initialise(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
+    return initial.initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
 
 
 def _rehearse(settings: Settings, real: RealData, runtime: Runtime, images: torch.Tensor) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from ncfmkit.config import NetworkSettings, Settings, check, from_dict, override
 from ncfmkit.distillation.pool import open_pool
 from ncfmkit.errors import UserError
-from ncfmkit.images import LabelledImages
+from ncfmkit.images import LabeledImages
 from ncfmkit.jobs.setup import read_class_list, resolved
-from ncfmkit.progress import few, notice
+from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime, choose_runtime
@@ -24,7 +24,7 @@ def _scores(
     real: RealData,
     settings: Settings,
     baselines: Sequence[str],
-    herding: Callable[[int], LabelledImages],
+    herding: Callable[[int], LabeledImages],
     runtime: Runtime,
 ) -> dict[str, Any]:
     return students.score_all(
@@ -69,7 +69,7 @@ def evaluate(
     notice(f"device: {runtime.describe()}")
     settings = resolved(settings, real)
 
-    def herding(count: int) -> LabelledImages:
+    def herding(count: int) -> LabeledImages:
         one = dataclasses.replace(settings.pool, members=1)
         pool = open_pool(real, settings.network, one, seed=settings.seed, runtime=runtime)
         return herded_subset(real, count, pool.final[0], settings.network, runtime)
@@ -95,7 +95,8 @@ class Scoring:
 def check_same(result: SyntheticSet, real: RealData) -> None:
     if result.classes != real.classes:
         raise UserError(
-            f"the set has the classes {few(result.classes)}, {real.name} has {few(real.classes)}: "
+            f"the set has the classes {shortened_list(result.classes)}, {real.name} has "
+            f"{shortened_list(real.classes)}: "
             "pass the data that it was made from"
         )
     expected = (real.channels, real.size, real.size)

@@ -12,7 +12,7 @@ from ncfmkit.run import load_run
 from ncfmkit.scoring import student_file
 from ncfmkit.sets import set_file
 from ncfmkit.sets.loading import load, packing_of
-from ncfmkit.sets.manifest import DIGEST_KEY, figure
+from ncfmkit.sets.manifest import DIGEST_KEY, format_score
 from ncfmkit.sets.package import is_package
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -94,17 +94,17 @@ def _describe_run(path: Path) -> Description:
 def _describe_set(path: Path) -> Description:
     result = load(path)
     m = result.manifest
-    score = m["score"] and figure(m["score"])
+    score = m["score"] and format_score(m["score"])
     summary = {
         "set": m["name"],
         "classes": list(result.classes),
         "images per class": f"{m['ipc']['stored']} stored, {m['ipc']['decoded']} decoded",
         "decoding": f"{m['decode']['kind']}, factor {m['decode']['factor']}",
-        "images": f"uint8 {list(result.images.shape)}" + _quantising(m),
+        "images": f"uint8 {list(result.images.shape)}" + _quantizing(m),
         "bytes": ", ".join(f"{name} {format_bytes(count)}" for name, count in sorted(m["bytes"].items())),
         "bytes per class": format_bytes(sum(m["bytes"].values()) / len(result.classes)),
         "source": f"{m['source']['name']}, {m['source']['train_images']:,} training images",
-        "licence of the source": m["source"]["license"],
+        "license of the source": m["source"]["license"],
         "smaller than its pixels": f"{_ratio(result):,.0f} times",
         "last-epoch accuracy": score and f"{score} with {m['score']['network']}, {m['score']['epochs']} epochs",
         "made by": m["tool"],
@@ -120,7 +120,7 @@ def _describe_set(path: Path) -> Description:
     return Description(title=f"package {path}", summary={"package": kept} | summary, content=content, images=result)
 
 
-def _quantising(manifest: dict[str, Any]) -> str:
+def _quantizing(manifest: dict[str, Any]) -> str:
     how = manifest.get("pixels")
     if how is None:
         return ""

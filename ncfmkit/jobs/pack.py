@@ -20,7 +20,7 @@ LONGEST_LICENSE = 200  # characters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Quantising:
+class Quantization:
     bits: int  # one of pixels.BITS; 8: as it is
     scale: quantize.Scale = "image"
     dither: bool = False
@@ -41,7 +41,7 @@ def pack(
     packing: package.Packing,
     out: Path | None = None,
     license: str | None = None,
-    quantising: Quantising | None = None,
+    quantization: Quantization | None = None,
     score: Scoring | None = None,
 ) -> tuple[Path, SyntheticSet]:
     """Packs a set for other people's tools, in a new folder.
@@ -50,22 +50,22 @@ def pack(
         path: the set: its file, run directory, or another package.
         out: the folder; none: named after the set and the layout, in the working directory.
         license: of the real images that the set was made from; none: as the set says.
-        quantising: stores pixels in fewer bits; the score is then unknown.
+        quantization: stores pixels in fewer bits; the score is then unknown.
         score: measures the set as it is packed, and its result becomes the promised score.
 
     Returns:
         The folder, and the set in it.
 
     Raises:
-        UserError: no set there, the folder is, or the layout needs a licence.
+        UserError: no set there, the folder is, or the layout needs a license.
     """
     if out is not None:
         check_free(out)
     with loading.opened(path, beside=Path() if out is None else out.parent) as result:
         if license is not None:
             result = licensed(result, license)
-        if quantising is not None:
-            result = quantised(result, quantising)
+        if quantization is not None:
+            result = quantized(result, quantization)
         out = out or Path(_folder_name(result, packing))
         package.check_writable(result, out, packing)  # before the students are trained
         if score is not None:
@@ -94,7 +94,7 @@ def with_manifest(result: SyntheticSet, **changes: Any) -> SyntheticSet:
 
 
 def licensed(result: SyntheticSet, license: str) -> SyntheticSet:
-    """The set with that licence of its source.
+    """The set with that license of its source.
 
     Raises:
         UserError: empty, not one line, or too long.
@@ -107,20 +107,20 @@ def licensed(result: SyntheticSet, license: str) -> SyntheticSet:
     return with_manifest(result, source=result.manifest["source"] | {"license": license})
 
 
-def quantised(result: SyntheticSet, how: Quantising) -> SyntheticSet:
+def quantized(result: SyntheticSet, how: Quantization) -> SyntheticSet:
     """The set with its pixels in fewer bits, without a score: the one it had is kept as that of the original.
 
     8 bits are the set as it is.
 
     Raises:
-        UserError: another number of bits than there is, or a set that is quantised already.
+        UserError: another number of bits than there is, or a set that is quantized already.
     """
     if how.bits == 8 and result.levels is None:
         return result
     if result.levels is not None:
         bits = result.manifest["pixels"]["bits"]
         raise UserError(f"--bits {how.bits}: the set is in {bits} bits already: start from the one it was made from")
-    images, levels = quantize.quantise(result.images.numpy(), bits=how.bits, scale=how.scale, dither=how.dither)
+    images, levels = quantize.quantize(result.images.numpy(), bits=how.bits, scale=how.scale, dither=how.dither)
     original = {DIGEST_KEY: result.manifest[DIGEST_KEY], "score": result.manifest["score"]}
     described = dataclasses.asdict(how) | {"shape": list(images.shape[1:]), "original": original}
     manifest = result.manifest | {"pixels": described, "score": None}

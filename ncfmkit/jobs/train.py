@@ -55,7 +55,7 @@ def train(
             depth=network.depth,
         ),
         settings.student,
-        test=images.labelled(real, students.test_split(real)) if real else None,
+        test=images.labeled(real, students.test_split(real)) if real else None,
         seed=settings.seed,
         runtime=runtime,
     )

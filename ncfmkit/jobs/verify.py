@@ -7,7 +7,7 @@ from ncfmkit.config import check, from_dict
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.jobs.evaluate import Scoring
 from ncfmkit.sets import loading, manifest, set_file
-from ncfmkit.sets.manifest import figure
+from ncfmkit.sets.manifest import format_score
 from ncfmkit.sets.synthetic import SyntheticSet
 
 
@@ -44,7 +44,7 @@ def _recipe_problems(result: SyntheticSet) -> list[str]:
     except UserError as error:
         return [f"its settings are not a recipe that this ncfmkit can run: {error}"]
     how, stored = result.manifest["decode"], result.ipc
-    said = (distill.ipc, distill.factor, distill.decode, distill.decoded_budget)
+    said = (distill.ipc, distill.factor, distill.decode, distill.decoded_per_class)
     if said != (stored, how["factor"], how["kind"], how["budget"]):
         return ["its settings speak of another number of images, or another decoding, than its manifest"]
     return []
@@ -71,6 +71,7 @@ def _score_problems(promised: dict[str, Any], measured: dict[str, Any]) -> list[
     if measured["last"]["mean"] >= least:
         return []
     return [
-        f"its students reach {figure(measured)}, promised are {figure(promised)}: expected {least:.1%} or more "
-        "(one standard deviation below)"
+        f"its students reach {format_score(measured)}, promised are {format_score(promised)}: "
+        f"expected {least:.1%} or more ("
+        "one standard deviation below)"
     ]

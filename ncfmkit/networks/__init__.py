@@ -48,9 +48,9 @@ NETWORKS: dict[str, NetworkRow] = {
 def build(
     name: str, *, channels: int, classes: int, size: int, width: int = DEFAULT_WIDTH, depth: int | None = None
 ) -> Classifier:
-    """A freshly initialised network, drawn from torch's global generator.
+    """A freshly initialized network, drawn from torch's global generator.
 
-    Every network has `features(x_NCHW) -> feat_ND` and `forward(x_NCHW) -> logits_NK` on normalised float images.
+    Every network has `features(x_NCHW) -> feat_ND` and `forward(x_NCHW) -> logits_NK` on normalized float images.
 
     Args:
         name: a row of `NETWORKS`.

@@ -25,7 +25,7 @@ class Frame:
     size: int
     color: str
     crop: bool  # bring other sizes to `size`; false: they are errors
-    convert: bool  # bring other colour modes to `color`; false: they are errors
+    convert: bool  # bring other color modes to `color`; false: they are errors
     as_first: bool = False  # size was taken from the first image: messages say so
     first_pixels: int = 0  # of the first image, before any resizing
 
@@ -83,7 +83,7 @@ def fit(picture: Image.Image, frame: Frame, where: str) -> np.ndarray:
     """uint8 [ch, size, size] of a picture.
 
     Raises:
-        UserError: another size or colour mode than the frame's, and no setting to bring it there.
+        UserError: another size or color mode than the frame's, and no setting to bring it there.
     """
     picture = _sized(_colored(picture, frame, where), frame, where)
     return np.asarray(picture).reshape(frame.size, frame.size, frame.channels).transpose(2, 0, 1)
@@ -123,5 +123,5 @@ def _sized(picture: Image.Image, frame: Frame, where: str) -> Image.Image:
         )
     short = min(width, height)
     left, top = (width - short) / 2, (height - short) / 2
-    # the centre square first: a picture of 1 x 80,000,000 pixels must not be enlarged whole
+    # the center square first: a picture of 1 x 80,000,000 pixels must not be enlarged whole
     return picture.resize((frame.size,) * 2, Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))

@@ -20,7 +20,7 @@ from ncfmkit.real.shards import open_shards
 class SourceKind:
     name: str
     summary: str  # one line for help and documentation
-    recognises: Callable[[str], bool]  # whether what the user named is of this kind
+    recognizes: Callable[[str], bool]  # whether what the user named is of this kind
     open: Callable[[Request], Source]
 
 
@@ -29,14 +29,14 @@ def _torchvision_row(index: int, summary: str) -> SourceKind:
     return SourceKind(name, summary, name.__eq__, partial(open_torchvision, READERS[index]))
 
 
-# the first row that recognises the data opens it
+# the first row that recognizes the data opens it
 SOURCES = (
     SourceKind("digits", "8x8 gray digits, 10 classes, part of scikit-learn", "digits".__eq__, open_digits),
-    _torchvision_row(0, "32x32 colour, 10 classes, read by torchvision"),
-    _torchvision_row(1, "32x32 colour, 100 classes, read by torchvision"),
+    _torchvision_row(0, "32x32 color, 10 classes, read by torchvision"),
+    _torchvision_row(1, "32x32 color, 100 classes, read by torchvision"),
     _torchvision_row(2, "28x28 gray, 10 classes, read by torchvision"),
     _torchvision_row(3, "28x28 gray, 10 classes, read by torchvision"),
-    _torchvision_row(4, "32x32 colour, 10 classes, read by torchvision"),
+    _torchvision_row(4, "32x32 color, 10 classes, read by torchvision"),
     SourceKind(
         "parquet",
         "Hugging Face Parquet: a folder, file or glob such as 'data/*.parquet'",
@@ -62,10 +62,10 @@ def find_source(request: Request) -> Source:
     """The source that the user named, found but not read.
 
     Raises:
-        UserError: nothing recognises it, its row refuses it, or a file's name is not UTF-8.
+        UserError: nothing recognizes it, its row refuses it, or a file's name is not UTF-8.
     """
     for kind in SOURCES:
-        if kind.recognises(request.data):
+        if kind.recognizes(request.data):
             source = kind.open(request)
             _check_names(source)
             return source

@@ -161,7 +161,7 @@ class SplitWriter:
         self._file.close()
 
     def put(self, positions: np.ndarray, images: np.ndarray) -> None:
-        """Writes uint8 [B, ch, H, W] at ascending positions int64 [B]; neighbours go in one write."""
+        """Writes uint8 [B, ch, H, W] at ascending positions int64 [B]; neighbors go in one write."""
         breaks = np.flatnonzero(np.diff(positions) != 1) + 1
         for low, high in pairwise([0, *breaks.tolist(), len(positions)]):
             if high > low:

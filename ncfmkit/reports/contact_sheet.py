@@ -117,7 +117,7 @@ def _fit(name: str, font: ImageFont.FreeTypeFont) -> str:
 
 
 def terminal_preview(images_NCHW: np.ndarray, labels_N: np.ndarray, *, columns: int = 80) -> Text:
-    """The first image of as many classes as fit on one line, two pixels to a character, in 24-bit colour.
+    """The first image of as many classes as fit on one line, two pixels to a character, in 24-bit color.
 
     Args:
         images_NCHW: uint8, 1 or 3 channels; images above 32 pixels are reduced.

@@ -59,7 +59,7 @@ def _draw_loss(axis: Any, metrics: list[dict[str, Any]], key: str, label: str) -
 
 
 def _smooth(values_N: np.ndarray) -> np.ndarray:
-    """Centred running mean over a twentieth of the run; the window is cut off at the ends, not padded."""
+    """Centerd running mean over a twentieth of the run; the window is cut off at the ends, not padded."""
     half = len(values_N) // 40
     sums = np.concatenate([[0.0], np.cumsum(values_N)])
     low = np.maximum(np.arange(len(values_N)) - half, 0)
@@ -79,12 +79,12 @@ def _mark_lr(axes: Any, metrics: list[dict[str, Any]]) -> None:
     axes[0].set_title(title, fontsize=8, color="#666666", loc="left")
     if len(changes) > MAX_LR_MARKS:
         return
-    labelled = -math.inf
+    labeled = -math.inf
     for step, rate in changes:
         for axis in axes:
             axis.axvline(step, color="#888888", linewidth=0.8, linestyle=":")
-        if step - labelled > 0.025 * (last[0] - first[0]):
-            labelled = step
+        if step - labeled > 0.025 * (last[0] - first[0]):
+            labeled = step
             axes[0].annotate(
                 f"lr {rate:.3g}",
                 (step, 1),

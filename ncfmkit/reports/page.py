@@ -148,10 +148,10 @@ def _scores_html(run: dict[str, Any], scores: dict[str, Any], rows: Sequence[dic
 
 
 def _picture(path: Path, kind: str, title: str, caption: str) -> str:
-    return f"<h2>{escaped(title)}</h2>\n{figure(path.read_bytes(), kind, caption)}" if path.is_file() else ""
+    return f"<h2>{escaped(title)}</h2>\n{figure_html(path.read_bytes(), kind, caption)}" if path.is_file() else ""
 
 
-def figure(png: bytes, kind: str, caption: str) -> str:
+def figure_html(png: bytes, kind: str, caption: str) -> str:
     """A picture inside the page; `kind` is its class there, `preview` or `curves`."""
     data = base64.b64encode(png).decode("ascii")
     return (

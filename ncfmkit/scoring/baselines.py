@@ -7,7 +7,7 @@ import torch
 
 from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
-from ncfmkit.images import LabelledImages, labelled
+from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import track
 from ncfmkit.real.store import RealData
@@ -36,14 +36,14 @@ def parse_baselines(text: str) -> tuple[str, ...]:
     return names
 
 
-def subset(real: RealData, index_CM: np.ndarray) -> LabelledImages:
+def subset(real: RealData, index_CM: np.ndarray) -> LabeledImages:
     """Real training images at those positions, one row per class."""
     labels = torch.arange(len(real.classes)).repeat_interleave(index_CM.shape[1])
     images = np.ascontiguousarray(real.train.images[np.sort(index_CM, axis=1).ravel()])
-    return LabelledImages(images=images, labels=labels, mean=real.mean, std=real.std, classes=len(real.classes))
+    return LabeledImages(images=images, labels=labels, mean=real.mean, std=real.std, classes=len(real.classes))
 
 
-def random_subset(real: RealData, per_class: int, seed: int, repeat: int) -> LabelledImages:
+def random_subset(real: RealData, per_class: int, seed: int, repeat: int) -> LabeledImages:
     """`per_class` random training images of every class, drawn by `(seed, repeat, class)`."""
     _check_enough(real, per_class)
     rows = [
@@ -77,18 +77,18 @@ def _check_enough(real: RealData, per_class: int) -> None:
 @torch.no_grad()
 def herded_subset(
     real: RealData, per_class: int, state: State, network: NetworkSettings, runtime: Runtime
-) -> LabelledImages:
+) -> LabeledImages:
     """Herding (Welling 2009): images chosen one by one so that their mean feature stays next to the class's mean."""
     _check_enough(real, per_class)
     build = network_builder(network, real)
     extractor = build().to(runtime.device)
     extractor.load_state_dict(state)
-    data = labelled(real, real.train)
+    data = labeled(real, real.train)
     rows = []
     with track("herding", len(real.classes)) as bar:
         for start, stop in zip(real.train.offsets[:-1], real.train.offsets[1:], strict=True):
             parts = [
-                extractor.features(data.normalised(np.arange(i, min(i + 256, stop)), runtime.device))
+                extractor.features(data.normalized(np.arange(i, min(i + 256, stop)), runtime.device))
                 for i in range(start, stop, 256)
             ]
             rows.append(start + herd(torch.cat(parts).double().cpu(), per_class))

@@ -14,14 +14,14 @@ from torch import nn
 
 from ncfmkit.config import NetworkSettings, StudentSettings
 from ncfmkit.errors import UserError
-from ncfmkit.images import LabelledImages, labelled
+from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import Tracker, track
 from ncfmkit.real.store import RealData, Split
 from ncfmkit.runtime import Runtime, device_name, versions
 from ncfmkit.scoring.baselines import check_baselines, random_subset
 from ncfmkit.sets.synthetic import SyntheticSet, decoded_images
-from ncfmkit.training import Crew, State, accuracy, fresh_state, train
+from ncfmkit.training import StackedModels, State, accuracy, fresh_state, train
 
 
 def side_by_side(repeats: int, size: int, runtime: Runtime) -> int:
@@ -36,8 +36,8 @@ def side_by_side(repeats: int, size: int, runtime: Runtime) -> int:
 
 
 def score(
-    sets: Sequence[LabelledImages],
-    test: LabelledImages,
+    sets: Sequence[LabeledImages],
+    test: LabeledImages,
     build: Callable[[], nn.Module],
     settings: StudentSettings,
     *,
@@ -55,14 +55,14 @@ def score(
     together = side_by_side(len(sets), test.images.shape[-1], runtime)
     last: list[float] = []
     best: list[float] = []
-    crew: Crew | None = None
+    models: StackedModels | None = None
     with track(title, len(sets) * settings.epochs) as bar:
         for first in range(0, len(sets), together):
             keys = range(first, min(first + together, len(sets)))
-            if crew is None or crew.size != len(keys):  # one crew for all, because each is compiled anew
-                crew = Crew(build, len(keys), runtime)
-            crew.load([fresh_state(build, seed, "student", k) for k in keys])
-            history = _train_and_test(crew, [sets[k] for k in keys], test, settings, seed, list(keys), bar)
+            if models is None or models.size != len(keys):  # one models for all, because each is compiled anew
+                models = StackedModels(build, len(keys), runtime)
+            models.load([fresh_state(build, seed, "student", k) for k in keys])
+            history = _train_and_test(models, [sets[k] for k in keys], test, settings, seed, list(keys), bar)
             last += history[-1]
             best += [max(values) for values in zip(*history, strict=True)]
             bar.advance(0, note=f"last epoch {np.mean(last):.1%}")
@@ -78,24 +78,24 @@ def score(
 
 
 def _train_and_test(
-    crew: Crew,
-    sets: list[LabelledImages],
-    test: LabelledImages,
+    models: StackedModels,
+    sets: list[LabeledImages],
+    test: LabeledImages,
     settings: StudentSettings,
     seed: int,
     keys: list[int],
     bar: Tracker,
 ) -> list[list[float]]:
-    """Test accuracies of the crew at each evaluation, the last epoch's at the end."""
+    """Test accuracies of the models at each evaluation, the last epoch's at the end."""
     count = min(settings.evaluations, settings.epochs)
     when = {round(settings.epochs * (i + 1) / count) for i in range(count)}
     history: list[list[float]] = []
 
     def evaluate(epoch: int) -> None:
         if epoch in when:
-            history.append(accuracy(crew, test))
+            history.append(accuracy(models, test))
 
-    train(crew, sets, settings, seed=seed, keys=keys, bar=bar, after_epoch=evaluate)
+    train(models, sets, settings, seed=seed, keys=keys, bar=bar, after_epoch=evaluate)
     return history
 
 
@@ -117,7 +117,7 @@ def score_all(
     settings: StudentSettings,
     whole_epochs: int,
     baselines: Sequence[str],
-    herding: Callable[[int], LabelledImages],
+    herding: Callable[[int], LabeledImages],
     seed: int,
     runtime: Runtime,
 ) -> dict[str, Any]:
@@ -131,18 +131,18 @@ def score_all(
     Raises:
         UserError: there is no test split, or too few images for a baseline.
     """
-    build, test = network_builder(network, real), labelled(real, test_split(real))
+    build, test = network_builder(network, real), labeled(real, test_split(real))
     decoded = decoded_images(synthetic)
     per_class = len(decoded) // len(real.classes)
     check_baselines(real, baselines, stored=synthetic.ipc, decoded=per_class)
     repeats = range(settings.repeats)
     whole = dataclasses.replace(settings, epochs=settings.whole_epochs or whole_epochs)
-    sets: dict[str, Callable[[], list[LabelledImages]]] = {
+    sets: dict[str, Callable[[], list[LabeledImages]]] = {
         "distilled": lambda: [decoded] * settings.repeats,
         "random": lambda: [random_subset(real, synthetic.ipc, seed, r) for r in repeats],
         "random-decoded": lambda: [random_subset(real, per_class, seed, r) for r in repeats],
         "herding": lambda: [herding(synthetic.ipc)] * settings.repeats,
-        "whole": lambda: [labelled(real, real.train)] * settings.repeats,
+        "whole": lambda: [labeled(real, real.train)] * settings.repeats,
     }
     labels = {
         "distilled": f"distilled, {synthetic.ipc} per class",
@@ -164,20 +164,20 @@ def score_all(
 
 
 def train_student(
-    data: LabelledImages,
+    data: LabeledImages,
     build: Callable[[], nn.Module],
     settings: StudentSettings,
     *,
-    test: LabelledImages | None,
+    test: LabeledImages | None,
     seed: int,
     runtime: Runtime,
 ) -> tuple[State, float | None]:
     """One student to keep: its parameters, and its accuracy on `test` where there is one."""
-    crew = Crew(build, 1, runtime)
-    crew.load([fresh_state(build, seed, "student", 0)])
+    models = StackedModels(build, 1, runtime)
+    models.load([fresh_state(build, seed, "student", 0)])
     with track("student", settings.epochs) as bar:
-        train(crew, [data], settings, seed=seed, keys=[0], bar=bar)
-    return crew.states()[0], accuracy(crew, test)[0] if test is not None else None
+        train(models, [data], settings, seed=seed, keys=[0], bar=bar)
+    return models.states()[0], accuracy(models, test)[0] if test is not None else None
 
 
 def test_split(real: RealData) -> Split:

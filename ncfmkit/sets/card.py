@@ -28,7 +28,7 @@ MOST_CLASSES = 50  # names that are listed
 LONGEST = 200  # characters of a name
 LARGEST = 1e15  # of a number that is formatted
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-# what the Hub knows of data and code licences; others go by their name
+# what the Hub knows of data and code licenses; others go by their name
 KNOWN_LICENSES = {
     *(
         "apache-2.0",
@@ -64,7 +64,7 @@ KNOWN_LICENSES = {
 PARTS = {"pixels": "pixels, packed", "levels": "levels of the pixels", "soft_labels": "soft labels"}
 LIBRARIES = {
     "numpy": "numpy alone",
-    "torch": "torch and safetensors, normalised, as a DataLoader",
+    "torch": "torch and safetensors, normalized, as a DataLoader",
     "ncfmkit": "ncfmkit",
     "datasets": "datasets",
     "webdataset": "webdataset",
@@ -99,11 +99,11 @@ def card(result: SyntheticSet, *, layout: str, images: str, encoding: str, file_
         file_sizes: bytes of the package's files, by name.
 
     Raises:
-        UserError: the manifest states no licence.
+        UserError: the manifest states no license.
     """
     if result.manifest["source"]["license"] is None:
         raise UserError(
-            f"a dataset card states a licence, and {result.manifest['name']!r} has none: pass --license with that of "
+            f"a dataset card states a license, and {result.manifest['name']!r} has none: pass --license with that of "
             f"its source, {result.manifest['source']['name']!r}, such as --license mit"
         )
     settings = _known(result.manifest["settings"])
@@ -175,7 +175,7 @@ def _what(result: SyntheticSet, images: str) -> Iterator[str]:
     yield f"# {_text(m['name'])}"
     yield (
         f"{count:,} synthetic images of {len(result.classes)} classes, {height} x {width} pixels, "
-        f"{'gray' if channels == 1 else 'colour'}, which stand for the {source['train_images']:,} training images of "
+        f"{'gray' if channels == 1 else 'color'}, which stand for the {source['train_images']:,} training images of "
         f"{_text(source['name'])}: made by dataset distillation, so that a classifier trained on them alone comes as "
         "close as it can to one trained on the real images. They are for training, not for looking at."
         + (f" {_mosaic_text(result, images)}" if mosaics else "")
@@ -242,7 +242,7 @@ def _loading(result: SyntheticSet, layout: str, images: str) -> Iterator[str]:
     soft = ", and `soft_labels`, the logits of each" if _is_soft(result) else ""
     yield (
         "Run inside this folder. Each gives the images to train on, `images` in [0, 1], and their `labels`"
-        f"{soft}. Networks expect the images normalised with mean {_numbers(result.manifest['mean'])} and standard "
+        f"{soft}. Networks expect the images normalized with mean {_numbers(result.manifest['mean'])} and standard "
         f"deviation {_numbers(result.manifest['std'])}."
     )
     for library, code in snippets(result, layout, images).items():
@@ -306,7 +306,7 @@ def _method(d: DistillSettings) -> str:
     if d.metric != "ncfd":
         return f"Matching by {_text(d.metric)}, which this version of ncfmkit does not know."
     drawn = "drawn by a network that learns where they differ most" if d.sampler == "learned" else "drawn at random"
-    calibrated = ", and the images are kept recognisable to a trained network" if d.calibration_weight else ""
+    calibrated = ", and the images are kept recognizable to a trained network" if d.calibration_weight else ""
     return (
         f"Neural characteristic function matching ({PAPER}): class by class, the characteristic functions of the "
         f"features of synthetic and real images are made alike at {_number(d.frequencies, ',')} frequencies per "
@@ -402,16 +402,16 @@ def _limits(m: Mapping[str, Any]) -> Iterator[str]:
         [
             *figure,
             "A classifier trained on it is usually less accurate than one trained on the real images.",
-            "What is skewed, mislabelled or missing in the source is so here, too, and can be stronger.",
-            "It was made from real images, and some of it may be recognisable: it does not anonymise them. Do not "
+            "What is skewed, mislabeled or missing in the source is so here, too, and can be stronger.",
+            "It was made from real images, and some of it may be recognizable: it does not anonymise them. Do not "
             "use it to get around limits on the use of the source, or to identify people.",
         ]
     )
 
 
 def _license(m: Mapping[str, Any]) -> Iterator[str]:
-    yield "## Licence"
+    yield "## License"
     yield (
-        f"{_text(m['source']['license'])}: the licence of the source, {_text(m['source']['name'])}, as it was stated "
+        f"{_text(m['source']['license'])}: the license of the source, {_text(m['source']['name'])}, as it was stated "
         "when this set was packed. The set is derived from those images."
     )

@@ -53,7 +53,7 @@ def load(path: str | Path) -> SyntheticSet:
     Raises:
         UserError: nothing there, not a synthetic set, or damaged; all that is wrong is in the message.
     """
-    return set_file.whole(Path(path), *read(Path(path)))
+    return set_file.require_intact(Path(path), *read(Path(path)))
 
 
 def read(path: Path, *, scratch: Path | None = None) -> tuple[SyntheticSet | None, list[str]]:
@@ -84,7 +84,7 @@ def opened(path: Path, beside: Path) -> Iterator[SyntheticSet]:
             found = read(path, scratch=scratch)
         except OSError as error:
             raise UserError(f"{path} cannot be unpacked in {beside}: {error.strerror or error}") from None
-        yield set_file.whole(path, *found)
+        yield set_file.require_intact(path, *found)
     finally:
         with suppress(OSError):  # Windows keeps a file that is still mapped
             scratch.unlink(missing_ok=True)

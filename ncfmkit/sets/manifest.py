@@ -23,7 +23,7 @@ from ncfmkit.sets.synthetic import SyntheticSet
 DIGEST_KEY = "manifest_sha256"
 PACKAGE_FILE = "ncfmkit.json"  # the manifest beside the files of a package
 KIND = "synthetic set"
-FORMATS = (1, 2)  # 2: quantised pixels or soft labels
+FORMATS = (1, 2)  # 2: quantized pixels or soft labels
 LARGEST_SIDE = 16384  # pixels
 DEEPEST = 32  # lists and objects in one another
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
@@ -66,7 +66,7 @@ def set_of(tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> Synthe
     )
 
 
-def sealed(manifest: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+def with_digests(manifest: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """The manifest with format, sizes and digests as they are for these tensors."""
     manifest = {
         **manifest,
@@ -266,7 +266,7 @@ def manifest_problems(manifest: dict[str, Any]) -> list[str]:
         if key not in manifest or not is_right(manifest[key])
     ]
     if "pixels" in manifest and not _is_pixels(manifest["pixels"]):
-        found.append("its manifest's 'pixels' is not what quantised pixels have: bits, scale, dither and shape")
+        found.append("its manifest's 'pixels' is not what quantized pixels have: bits, scale, dither and shape")
     return found or list(_contradictions(manifest))
 
 
@@ -285,9 +285,9 @@ def _contradictions(m: dict[str, Any]) -> Iterator[str]:
         yield "its manifest's score has a best epoch below the last one"
     if m["decode"]["kind"] != "bound" and m["decode"]["budget"] is not None:
         yield f"its manifest has a budget of decoded images, which decoding {m['decode']['kind']!r} has not"
-    quantised = "pixels" in m
-    if (m["format"] == 2) != (quantised or "soft_labels" in m["sha256"]):
-        yield "its manifest's format does not fit its tensors: 2 is for quantised pixels and soft labels alone"
+    quantized = "pixels" in m
+    if (m["format"] == 2) != (quantized or "soft_labels" in m["sha256"]):
+        yield "its manifest's format does not fit its tensors: 2 is for quantized pixels and soft labels alone"
 
 
 def decoded_ipc(manifest: dict[str, Any]) -> int:
@@ -303,7 +303,7 @@ def expected_shapes(manifest: dict[str, Any], image_shape: tuple[int, ...]) -> d
     """Dtype and shape of every tensor that a set with this manifest has.
 
     Args:
-        image_shape: channels and sides, where the manifest does not say them (it does for quantised pixels).
+        image_shape: channels and sides, where the manifest does not say them (it does for quantized pixels).
     """
     classes, ipc = len(manifest["classes"]), manifest["ipc"]
     count = classes * ipc["stored"]
@@ -409,7 +409,7 @@ def _pixel_problems(how: dict[str, Any], tensors: dict[str, torch.Tensor]) -> li
 
 def decoded_per_class(settings: Settings) -> int:
     d = settings.distill
-    return int(decode_mask(d.decode, d.factor, d.ipc, d.decoded_budget).sum())
+    return int(decode_mask(d.decode, d.factor, d.ipc, d.decoded_per_class).sum())
 
 
 def finished_set(settings: Settings, real: RealData, images: torch.Tensor) -> SyntheticSet:
@@ -432,7 +432,7 @@ def finished_set(settings: Settings, real: RealData, images: torch.Tensor) -> Sy
         "name": f"{real.name}-ipc{d.ipc}",
         "classes": list(real.classes),
         "ipc": {"stored": d.ipc, "decoded": decoded_per_class(settings)},
-        "decode": {"kind": d.decode, "factor": d.factor, "budget": d.decoded_budget},
+        "decode": {"kind": d.decode, "factor": d.factor, "budget": d.decoded_per_class},
         "mean": list(real.mean),
         "std": list(real.std),
         "value_range": [0, 255],
@@ -454,7 +454,7 @@ def manifest_score(row: dict[str, Any]) -> dict[str, Any]:
     return {"network": row["network"], "epochs": row["epochs"], "n": row["n"], **figures}
 
 
-def figure(score: dict[str, Any]) -> str:
+def format_score(score: dict[str, Any]) -> str:
     """`61.9% +- 0.7% (n = 3)`; one student has no deviation."""
     deviation = f" +- {score['last']['std']:.1%}" if score["n"] > 1 else ""
     return f"{score['last']['mean']:.1%}{deviation} (n = {score['n']})"

@@ -4,11 +4,11 @@ Copy it into your own project: SPDX-License-Identifier: Apache-2.0. What it read
 docs/formats.md; every check that is asked for there is made, and nothing in a file is ever run.
 
     stored = read("synthetic.safetensors")
-    images, labels = decoded(stored)  # float32 in [0, 1], int64; or normalised(stored)
+    images, labels = decoded(stored)  # float32 in [0, 1], int64; or normalized(stored)
 
 Axes: N stored images, M of them per class, K classes, P cells of a stored image, D decoded images, C channels, H = W.
 Memory: `read` takes at most 12 times the bytes of the tensors, 64 times those of the JSON header and 1 MiB; without
-quantised pixels, once those of the tensors.
+quantized pixels, once those of the tensors.
 """
 
 import hashlib
@@ -281,16 +281,16 @@ def _check_tensors(m: dict[str, Any], spans: dict[str, _Span]) -> None:
 
 
 def _expected_tensors(m: dict[str, Any], spans: dict[str, _Span]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    quantised = m.get("pixels")
-    image = tuple(quantised["shape"]) if quantised else spans["images"].shape[1:]
+    quantized = m.get("pixels")
+    image = tuple(quantized["shape"]) if quantized else spans["images"].shape[1:]
     good = len(image) == 3 and image[0] == len(m["mean"]) and m["decode"]["factor"] <= image[1] == image[2]
     _need(good and image[1] <= LARGEST_SIDE, f"images of {list(image)} do not fit the mean and the factor")
     classes, count = len(m["classes"]), len(m["classes"]) * m["ipc"]["stored"]
-    if not quantised:
+    if not quantized:
         expected: dict[str, tuple[str, tuple[int, ...]]] = {"images": ("U8", (count, *image))}
     else:
-        packed = -(-math.prod(image) * quantised["bits"] // 8)
-        groups = 1 if quantised["scale"] == "channel" else count
+        packed = -(-math.prod(image) * quantized["bits"] // 8)
+        groups = 1 if quantized["scale"] == "channel" else count
         expected = {"pixels": ("U8", (count, packed)), "levels": ("U8", (groups, image[0], 2))}
     if "soft_labels" in spans:
         expected["soft_labels"] = ("F16", (classes * m["ipc"]["decoded"], classes))
@@ -354,7 +354,7 @@ def decoded(stored: NumpySet) -> tuple[np.ndarray, np.ndarray]:
     return images_DCHW, np.repeat(stored.labels, kept_N)
 
 
-def normalised(stored: NumpySet) -> tuple[np.ndarray, np.ndarray]:
+def normalized(stored: NumpySet) -> tuple[np.ndarray, np.ndarray]:
     """As :func:`decoded`, the images less the manifest's mean and divided by its std, channel by channel."""
     images_DCHW, labels_D = decoded(stored)
     mean_C, std_C = (np.array(stored.manifest[k], np.float32)[:, None, None] for k in ("mean", "std"))

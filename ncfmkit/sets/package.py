@@ -88,8 +88,8 @@ def is_package(path: Path) -> bool:
 def write(synthetic: SyntheticSet, folder: Path, packing: Packing) -> SyntheticSet:
     """Packs a set into a new folder; the same set gives the same bytes. Returns it with the digests in its manifest.
 
-    The card, which needs to know the licence of the source, is written where the manifest states one. The one file is
-    added where the layout cannot hold the set exactly (decoded images, quantised pixels), and where a card is, whose
+    The card, which needs to know the license of the source, is written where the manifest states one. The one file is
+    added where the layout cannot hold the set exactly (decoded images, quantized pixels), and where a card is, whose
     snippets read it.
 
     Raises:
@@ -114,7 +114,7 @@ def check_writable(synthetic: SyntheticSet, folder: Path, packing: Packing) -> N
     """Whether the set can be packed there.
 
     Raises:
-        UserError: the folder is there already or cannot be, the layout needs a licence, decoded images are too large.
+        UserError: the folder is there already or cannot be, the layout needs a license, decoded images are too large.
     """
     check_free(folder)
     if packing.row.write is not None:
@@ -124,7 +124,7 @@ def check_writable(synthetic: SyntheticSet, folder: Path, packing: Packing) -> N
         check_decoded(synthetic)
     if packing.row.card and not _has_card(synthetic):
         raise UserError(
-            f"--to {packing.layout} comes with a dataset card, which states the licence of the real images "
+            f"--to {packing.layout} comes with a dataset card, which states the license of the real images "
             f"({synthetic.manifest['source']['name']}): pass --license, such as --license mit"
         )
 

@@ -1,7 +1,7 @@
-"""Pixels in fewer than 8 bits: quantised between a darkest and a brightest value, codes packed bit by bit.
+"""Pixels in fewer than 8 bits: quantized between a darkest and a brightest value, codes packed bit by bit.
 
 docs/formats.md specifies the layout. Both ways are exact in integers: values restored from codes give the same codes
-again, so a quantised set lives in memory as 8-bit images and nothing is lost when it is stored.
+again, so a quantized set lives in memory as 8-bit images and nothing is lost when it is stored.
 
 Shape letters: N images, C channels, H = W side, G = 1 or N rows of levels, V = C * H * W values of an image, Q bits.
 """
@@ -19,14 +19,14 @@ PART = 16  # images at once
 SHRINKS = 16  # ranges tried per channel, from the whole of it down to a half
 
 
-def quantise(images_NCHW: np.ndarray, *, bits: int, scale: Scale, dither: bool) -> tuple[np.ndarray, np.ndarray]:
+def quantize(images_NCHW: np.ndarray, *, bits: int, scale: Scale, dither: bool) -> tuple[np.ndarray, np.ndarray]:
     """Images of at most `2**bits` values per channel, and the levels between which they lie.
 
     Args:
         images_NCHW: uint8.
         bits: 2 to 8; 8 changes nothing.
         scale: one darkest and one brightest value per channel for the whole set, or for every image.
-        dither: spread the rounding errors over the neighbouring pixels (Floyd and Steinberg 1976).
+        dither: spread the rounding errors over the neighboring pixels (Floyd and Steinberg 1976).
 
     Returns:
         uint8 images `[N, C, H, W]` and uint8 levels `[G, C, 2]`.
@@ -65,7 +65,7 @@ def _low_and_span(levels_GC2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def packed(images_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
-    """Quantised images as packed codes, uint8 `[N, bytes]`; in parts, for codes take several times their images."""
+    """Quantized images as packed codes, uint8 `[N, bytes]`; in parts, for codes take several times their images."""
     parts = [pack(encode(images_NCHW[n], levels_GC2[g], bits), bits) for n, g in _parts(images_NCHW, levels_GC2)]
     return np.concatenate(parts)
 

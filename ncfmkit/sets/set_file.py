@@ -17,11 +17,11 @@ from ncfmkit.sets.manifest import (
     content_problems,
     manifest_problems,
     parsed,
-    sealed,
     set_of,
     shape_problems,
     tensors_of,
     value_problems,
+    with_digests,
     written,
 )
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -54,7 +54,7 @@ def checked(manifest: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pa
         UserError: they are not: what is written would not be read again.
     """
     try:
-        manifest = sealed(manifest, tensors)
+        manifest = with_digests(manifest, tensors)
         problems = manifest_problems(manifest) or shape_problems(manifest, described(tensors))
         problems = problems or value_problems(manifest, tensors)
     except ValueError as error:  # NaN in the manifest
@@ -111,10 +111,10 @@ def load(path: str | Path) -> SyntheticSet:
         UserError: no such file, not a synthetic set, or damaged.
     """
     file = find(path)
-    return whole(file, *read(file))
+    return require_intact(file, *read(file))
 
 
-def whole(path: Path, result: SyntheticSet | None, problems: list[str]) -> SyntheticSet:
+def require_intact(path: Path, result: SyntheticSet | None, problems: list[str]) -> SyntheticSet:
     """The set that was read.
 
     Raises:

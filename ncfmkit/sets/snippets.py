@@ -17,7 +17,7 @@ class Facts:
 
     Attributes:
         kept: images per class that count, by decoding factor; factors of which none count are left out.
-        bits: of quantised pixels, or none.
+        bits: of quantized pixels, or none.
     """
 
     count: int
@@ -216,7 +216,7 @@ def _torch_pixels(facts: Facts) -> list[str]:
 
 
 def _torch_dataset(facts: Facts) -> list[str]:
-    """Normalised as networks expect it."""
+    """Normalized as networks expect it."""
     c = facts.channels
     soft = ", soft_labels" if facts.soft else ""
     return [
@@ -234,7 +234,7 @@ def _ncfmkit(facts: Facts, stored: bool) -> list[str]:
         'small = ncfmkit.load(".")  # checks every digest',
         "images, labels = small.decoded()",
         *(["soft_labels = small.soft_labels  # logits, to train on as softmax"] if facts.soft else []),
-        "dataset = small.as_dataset()  # a torch dataset, normalised",
+        "dataset = small.as_dataset()  # a torch dataset, normalized",
     ]
 
 

@@ -1,4 +1,4 @@
-"""The synthetic set: stored images, how they are initialised from real ones and decoded (METHOD section 4).
+"""The synthetic set: stored images, how they are initialized from real ones and decoded (METHOD section 4).
 
 Axes: N stored images, P decoded images per stored image, C channels, H = W side, M = IPC.
 A stored image is a factor x factor mosaic; decoding cuts it up and enlarges each cell to the full side.
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import TensorDataset
 
-from ncfmkit.images import LabelledImages, channel_tensors, normalise
+from ncfmkit.images import LabeledImages, channel_tensors, normalize
 from ncfmkit.mosaic import decode, decode_factors, decode_mask
 
 
@@ -25,7 +25,7 @@ class SyntheticSet:
         manifest: what the file says about itself, see docs/formats.md.
         soft_labels: float16 `[D, K]`, logits of every decoded image to train on (as probabilities) instead of its
             label; none: the labels are all there is.
-        levels: uint8 `[1 or C*M, ch, 2]`, the darkest and the brightest value of quantised pixels; none: not quantised.
+        levels: uint8 `[1 or C*M, ch, 2]`, the darkest and the brightest value of quantized pixels; none: not quantized.
     """
 
     images: torch.Tensor
@@ -63,21 +63,21 @@ class SyntheticSet:
         return next(self.decoded_parts(len(self.images)))
 
     def as_dataset(self) -> TensorDataset:
-        """A torch dataset of `(image, label)`: decoded, normalised with the manifest's mean and std.
+        """A torch dataset of `(image, label)`: decoded, normalized with the manifest's mean and std.
 
         A set with soft labels gives `(image, label, logits)`, the logits in float32.
         """
         images, labels = self.decoded()
         channels = channel_tensors(self.manifest["mean"], self.manifest["std"], images.device)
         soft = () if self.soft_labels is None else (self.soft_labels.float(),)
-        return TensorDataset(normalise(images, *channels), labels, *soft)
+        return TensorDataset(normalize(images, *channels), labels, *soft)
 
 
-def decoded_images(synthetic: SyntheticSet) -> LabelledImages:
-    """A synthetic set, decoded, to train on: normalised as its manifest says, by its soft labels where it has them."""
+def decoded_images(synthetic: SyntheticSet) -> LabeledImages:
+    """A synthetic set, decoded, to train on: normalized as its manifest says, by its soft labels where it has them."""
     images, labels = synthetic.decoded()
     mean, std = (tuple(synthetic.manifest[k]) for k in ("mean", "std"))
-    return LabelledImages(
+    return LabeledImages(
         images=images,
         labels=labels,
         mean=mean,

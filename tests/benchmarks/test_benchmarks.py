@@ -73,8 +73,8 @@ def test_parts_are_charged_where_they_happen(monkeypatch: pytest.MonkeyPatch) ->
     with clock.part("rest"):  # 0
         with clock.part("data"):  # 1
             pass  # 2
-        clock.switch("optimiser")  # 3
-    assert (clock.seconds["data"], clock.seconds["rest"], clock.seconds["optimiser"]) == (1, 2, 1)
+        clock.switch("optimizer")  # 3
+    assert (clock.seconds["data"], clock.seconds["rest"], clock.seconds["optimizer"]) == (1, 2, 1)
 
 
 @pytest.mark.parametrize("sampler", ["gaussian", "learned"])

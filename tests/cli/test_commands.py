@@ -168,7 +168,7 @@ def test_other_commands_json(tmp_path: Path, done: Path) -> None:
 
 def test_distill_prints_files_and_scores(done: Path) -> None:
     text = succeeds("distill", "--resume", done).stdout
-    for name, what in distill_job.ARTEFACTS.items():
+    for name, what in distill_job.ARTIFACTS.items():
         assert f"{done / name}  {what}" in text
     assert "distilled, 1 per class" in text
     assert "measured on cpu (" in text

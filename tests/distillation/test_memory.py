@@ -1,4 +1,4 @@
-"""Memory claims, by counting the bytes that autograd holds: a step's peak depends on the chunk and the slots alone."""
+"""Memory claims, by the bytes that autograd holds: the peak depends on the chunk and the kept graphs alone."""
 
 import numpy as np
 import pytest
@@ -43,8 +43,8 @@ def peak(make_real, make_pool, runtime):
     return measure
 
 
-def one_slot(stack: int = 3) -> Plan:
-    return Plan(chunk=4, slots=1, stack=stack)
+def one_graph(classes_per_batch: int = 3) -> Plan:
+    return Plan(chunk=4, kept_graphs=1, classes_per_batch=classes_per_batch)
 
 
 SLACK = 1024  # the weights of a chunk's images, [classes in it, images], and the indices
@@ -52,36 +52,36 @@ SLACK = 1024  # the weights of a chunk's images, [classes in it, images], and th
 
 @pytest.mark.parametrize("settings", [{}, {"calibration_weight": 0.0}, {"metric": "mean"}])
 def test_the_peak_does_not_grow_with_images_or_real_batch(peak, settings: dict) -> None:
-    base = peak(plan=one_slot(), **settings)
+    base = peak(plan=one_graph(), **settings)
     assert base > 50_000  # the graph of one chunk is in it
-    assert peak(plan=one_slot(), ipc=16, **settings) <= base + SLACK
-    assert peak(plan=one_slot(), real_batch=40, **settings) <= base + SLACK
-    assert peak(plan=one_slot(), counts=(40,) * 3 + (20,) * 5, **settings) <= base * 1.05 + SLACK
-    assert peak(plan=one_slot(stack=1), **settings) <= base + SLACK
+    assert peak(plan=one_graph(), ipc=16, **settings) <= base + SLACK
+    assert peak(plan=one_graph(), real_batch=40, **settings) <= base + SLACK
+    assert peak(plan=one_graph(), counts=(40,) * 3 + (20,) * 5, **settings) <= base * 1.05 + SLACK
+    assert peak(plan=one_graph(classes_per_batch=1), **settings) <= base + SLACK
 
 
 def test_with_psi_the_peak_grows_by_the_features_and_phases_of_one_stack(peak) -> None:
-    small = peak(plan=one_slot(stack=1), sampler="learned", ipc=16, real_batch=8)
-    large = peak(plan=one_slot(stack=1), sampler="learned", ipc=16, real_batch=40)
+    small = peak(plan=one_graph(classes_per_batch=1), sampler="learned", ipc=16, real_batch=8)
+    large = peak(plan=one_graph(classes_per_batch=1), sampler="learned", ipc=16, real_batch=40)
     per_image = 4 * (FEATURES + 2 * FREQUENCIES)  # float32: features, cos and sin
     assert large - small <= 32 * per_image + SLACK
     assert large > small  # so the bound above means something
 
 
-def test_the_peak_grows_with_slots_and_chunk(peak) -> None:
+def test_the_peak_grows_with_kept_graphs_and_chunk(peak) -> None:
     """So the measure above can fail."""
-    base = peak(plan=one_slot(), ipc=4)
-    assert peak(plan=Plan(chunk=4, slots=100, stack=3), ipc=4) > 5 * base
-    assert peak(plan=Plan(chunk=16, slots=1, stack=3), ipc=4) > 2.5 * base
-    two = peak(plan=Plan(chunk=4, slots=2, stack=3), ipc=4)
-    three = peak(plan=Plan(chunk=4, slots=3, stack=3), ipc=4)
+    base = peak(plan=one_graph(), ipc=4)
+    assert peak(plan=Plan(chunk=4, kept_graphs=100, classes_per_batch=3), ipc=4) > 5 * base
+    assert peak(plan=Plan(chunk=16, kept_graphs=1, classes_per_batch=3), ipc=4) > 2.5 * base
+    two = peak(plan=Plan(chunk=4, kept_graphs=2, classes_per_batch=3), ipc=4)
+    three = peak(plan=Plan(chunk=4, kept_graphs=3, classes_per_batch=3), ipc=4)
     assert base < two < three < 3.2 * base
 
 
 def test_gradient_checkpointing_keeps_fewer_bytes(peak) -> None:
     settings = {"calibration_weight": 0.0, "depth": 4}
-    plain = peak(plan=one_slot(), **settings)
-    assert peak(plan=one_slot(), checkpointing=True, **settings) < 0.8 * plain
+    plain = peak(plan=one_graph(), **settings)
+    assert peak(plan=one_graph(), checkpointing=True, **settings) < 0.8 * plain
 
 
 def test_checkpointed_features_keep_fewer_bytes_of_a_forward_pass(make_real, make_pool) -> None:

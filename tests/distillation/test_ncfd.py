@@ -201,7 +201,7 @@ def test_float64_features_stay_float64() -> None:
     assert ncfd.metric("ncfd").features(draw(3, 2)).dtype == torch.float64
 
 
-def test_features_are_normalised_for_the_ncfd_alone() -> None:
+def test_features_are_normalized_for_the_ncfd_alone() -> None:
     feat = draw(5, 3)
     np.testing.assert_allclose(ncfd.metric("ncfd").features(feat).norm(dim=1), 1, rtol=1e-12)
     assert torch.equal(ncfd.metric("mean").features(feat), feat)

@@ -15,10 +15,10 @@ from ncfmkit.distillation import pool as pool_module
 from ncfmkit.distillation.pool import open_pool, pool_key
 from ncfmkit.errors import UserError
 from ncfmkit.files import cache_dir
-from ncfmkit.images import labelled
+from ncfmkit.images import labeled
 from ncfmkit.networks import network_builder, resolve_network
 from ncfmkit.runtime import Runtime
-from ncfmkit.training import Crew, accuracy, fresh_state
+from ncfmkit.training import StackedModels, accuracy, fresh_state
 
 SETTINGS = PoolSettings(members=2, epochs=2, batch=8, lr=0.02)
 
@@ -212,17 +212,17 @@ def test_blending_keeps_the_storage_of_the_parameters(make_pool, real) -> None:
 
 def test_accuracies_are_those_of_the_final_weights(open_tiny, real, tiny_network, runtime) -> None:
     pool = open_tiny()
-    crew = Crew(network_builder(tiny_network, real), 2, runtime)
-    crew.load(pool.final)
-    assert pool.accuracies == pytest.approx(accuracy(crew, labelled(real, real.test)))
+    models = StackedModels(network_builder(tiny_network, real), 2, runtime)
+    models.load(pool.final)
+    assert pool.accuracies == pytest.approx(accuracy(models, labeled(real, real.test)))
 
 
 def test_without_a_test_split_there_are_no_accuracies(open_tiny, make_real) -> None:
     assert open_tiny(real=make_real(test_counts=None)).accuracies == [None, None]
 
 
-def test_labelled(real) -> None:
-    data = labelled(real, real.train)
+def test_labeled(real) -> None:
+    data = labeled(real, real.train)
     assert data.labels.tolist() == [0] * 7 + [1] * 5 + [2] * 9
     assert data.classes == 3
     assert len(data) == 21

@@ -53,7 +53,7 @@ def setting(make_real, make_pool, runtime):
 
 def whole(problem: Problem, **changes: int) -> Plan:
     """Everything at once."""
-    return Plan(**({"chunk": 10_000, "slots": 1000, "stack": problem.classes} | changes))
+    return Plan(**({"chunk": 10_000, "kept_graphs": 1000, "classes_per_batch": problem.classes} | changes))
 
 
 def run(setting, steps: int = 3, plan: dict | None = None, **settings) -> torch.Tensor:
@@ -77,13 +77,13 @@ CASES = {
     "mean": {"metric": "mean", "matching_weight": 3.0},
     "mean-sgd": {"metric": "mean", "optimizer": "sgd", "matching_weight": 3.0, "calibration_weight": 0.0},
     "multi": {"decode": "multi"},
-    "bound": {"decode": "bound", "decoded_budget": 5},
+    "bound": {"decode": "bound", "decoded_per_class": 5},
     "factor-1": {"factor": 1, "ipc": 3},
     "weight-decay": {"weight_decay": 0.3},
 }
 
 
-@pytest.mark.parametrize("plan", [{}, {"chunk": 5, "slots": 2, "stack": 2}], ids=["whole", "cut"])
+@pytest.mark.parametrize("plan", [{}, {"chunk": 5, "kept_graphs": 2, "classes_per_batch": 2}], ids=["whole", "cut"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_equals_the_reference(setting, case: str, plan: dict) -> None:
     problem, state = setting(**CASES[case])
@@ -113,7 +113,7 @@ def test_twenty_steps_end_near_the_reference(setting) -> None:
     problem, state = setting(ipc=3, real_batch=9, frequencies=64)
     reference = Reference(problem, state.images.detach())
     for step in range(20):
-        distill_step(problem, state, whole(problem, chunk=8, slots=2))
+        distill_step(problem, state, whole(problem, chunk=8, kept_graphs=2))
         reference.step(step)
     assert (state.images.detach() - torch.cat(reference.images).detach()).abs().max() < 1e-4
 
@@ -129,17 +129,17 @@ def test_real_images_as_a_tensor_on_the_device_change_nothing(setting) -> None:
 
 @pytest.mark.parametrize("sampler", ["gaussian", "learned"])
 def test_stacking_does_not_change_the_images(setting, sampler: str) -> None:
-    expected = run(setting, 4, {"stack": 1}, sampler=sampler)
+    expected = run(setting, 4, {"classes_per_batch": 1}, sampler=sampler)
     for stack in (2, 3):
-        same_images(run(setting, 4, {"stack": stack}, sampler=sampler), expected)
+        same_images(run(setting, 4, {"classes_per_batch": stack}, sampler=sampler), expected)
 
 
 @pytest.mark.parametrize("sampler", ["gaussian", "learned"])
-@pytest.mark.parametrize("slots", [1, 2, 100])
-def test_chunks_do_not_change_the_images(setting, sampler: str, slots: int) -> None:
+@pytest.mark.parametrize("kept", [1, 2, 100])
+def test_chunks_do_not_change_the_images(setting, sampler: str, kept: int) -> None:
     expected = run(setting, sampler=sampler)
     for chunk in (1, 4, 5, 7, 8, 13, 24, 25):
-        same_images(run(setting, 3, {"chunk": chunk, "slots": slots}, sampler=sampler), expected)
+        same_images(run(setting, 3, {"chunk": chunk, "kept_graphs": kept}, sampler=sampler), expected)
 
 
 def test_a_class_does_not_depend_on_the_data_of_the_others(setting, make_real) -> None:
@@ -258,7 +258,7 @@ def test_out_of_memory_halves_the_chunk(setting, capsys, where: str, sampler: st
     problem, state = setting(sampler=sampler)
     small = Small(getattr(problem, where), 5)
     problem = dataclasses.replace(problem, **{where: small})
-    plan = Plan(chunk=32, slots=100, stack=3)
+    plan = Plan(chunk=32, kept_graphs=100, classes_per_batch=3)
     for _ in range(3):
         distill_step(problem, state, plan)
     assert plan.chunk == 4
@@ -288,7 +288,7 @@ def test_out_of_memory_in_the_backward_pass(setting) -> None:
     problem, state = setting()
     features = problem.features
     problem = dataclasses.replace(problem, features=lambda x, u: Fails.apply(features(x, u)))
-    distill_step(problem, state, Plan(chunk=8, slots=2, stack=3))
+    distill_step(problem, state, Plan(chunk=8, kept_graphs=2, classes_per_batch=3))
     assert calls[:4] == [8, 8, 4, 4]
     same_images(state.images.detach(), expected)
 
@@ -296,7 +296,7 @@ def test_out_of_memory_in_the_backward_pass(setting) -> None:
 def test_persistent_out_of_memory_is_raised(setting) -> None:
     problem, state = setting()
     problem, before = dataclasses.replace(problem, features=Small(problem.features, 0)), state.images.detach().clone()
-    plan = Plan(chunk=32, slots=4, stack=3)
+    plan = Plan(chunk=32, kept_graphs=4, classes_per_batch=3)
     with pytest.raises(torch.OutOfMemoryError):
         distill_step(problem, state, plan)
     assert plan.chunk == 4  # one stored image
@@ -315,7 +315,7 @@ def test_other_errors_are_raised_at_once(setting) -> None:
     assert plan == whole(problem)
 
 
-@pytest.mark.parametrize("plan", [{}, {"chunk": 4}, {"stack": 1}, {"chunk": 5, "stack": 2}])
+@pytest.mark.parametrize("plan", [{}, {"chunk": 4}, {"classes_per_batch": 1}, {"chunk": 5, "classes_per_batch": 2}])
 @pytest.mark.parametrize(("where", "name"), [("features", "matching"), ("logits", "calibration")])
 def test_a_non_finite_loss_names_class_and_step(setting, where: str, name: str, plan: dict) -> None:
     problem, state = setting()
@@ -422,8 +422,8 @@ def test_too_small_a_budget_says_what_would_do(setting, sampler: str) -> None:
     least = int(str(e.value).rsplit(" ", 1)[1].removesuffix("MiB")) * 2**20
     plan = make_plan(problem, state, budget=least)
     assert plan.chunk >= 4
-    assert plan.slots >= 1
-    assert plan.stack >= 1
+    assert plan.kept_graphs >= 1
+    assert plan.classes_per_batch >= 1
 
 
 @pytest.mark.parametrize("sampler", ["gaussian", "learned"])
@@ -432,12 +432,12 @@ def test_larger_budgets_give_larger_plans(setting, sampler: str) -> None:
     plans = [make_plan(problem, state, budget=int(2**20 * 1.3**k)) for k in range(30)]
     for small, large in pairwise(plans):
         assert large.chunk >= small.chunk
-        assert large.stack >= small.stack
-    assert plans[-1].slots > plans[0].slots
+        assert large.classes_per_batch >= small.classes_per_batch
+    assert plans[-1].kept_graphs > plans[0].kept_graphs
     assert plans[-1].chunk > plans[0].chunk
-    assert plans[-1].stack == 3
-    assert make_plan(problem, state, budget=2**30, stack=2).stack == 2
-    assert make_plan(problem, state, budget=2**30, stack=50).stack == 3
+    assert plans[-1].classes_per_batch == 3
+    assert make_plan(problem, state, budget=2**30, classes_per_batch=2).classes_per_batch == 2
+    assert make_plan(problem, state, budget=2**30, classes_per_batch=50).classes_per_batch == 3
     assert make_plan(problem, state, budget=None).chunk > 0
 
 
@@ -456,7 +456,7 @@ def test_what_is_kept_counts_in_the_budget(setting) -> None:
 
 
 def test_a_plan_keeps_to_its_budget_by_the_graphs_it_holds(setting) -> None:
-    """What autograd keeps of `slots` chunks is within the budget."""
+    """What autograd keeps of `kept_graphs` chunks is within the budget."""
     problem, state = setting(ipc=8)
     images = torch.rand(1, 3, 8, 8, requires_grad=True)
     fixed = sum(p.nbytes for n in (problem.matcher, problem.calibrator) for p in n.parameters())
@@ -467,12 +467,12 @@ def test_a_plan_keeps_to_its_budget_by_the_graphs_it_holds(setting) -> None:
         stack = images.expand(plan.chunk, -1, -1, -1)
         per_chunk = saved_bytes(lambda rows=rows, stack=stack: problem.features(stack * 1.0, rows))
         assert per_chunk > 1000 * plan.chunk
-        assert plan.slots * per_chunk <= budget - fixed
+        assert plan.kept_graphs * per_chunk <= budget - fixed
 
 
 def test_gradient_checkpointing_gives_the_same_images(setting) -> None:
     same_images(run(setting, checkpointing=True), run(setting), 1e-6)
-    same_images(run(setting, plan={"chunk": 5, "slots": 2}, checkpointing=True), run(setting), 1e-5)
+    same_images(run(setting, plan={"chunk": 5, "kept_graphs": 2}, checkpointing=True), run(setting), 1e-5)
 
 
 def with_precision(precision: str, compile_: bool = False) -> Runtime:
@@ -520,7 +520,7 @@ def test_the_compiled_step_equals_the_eager_one(setting, precision: str) -> None
         problem, state = setting(runtime=with_precision(precision, compile_), optimizer="sgd", lr=1e-2)
         before = state.images.detach().clone()
         for _ in range(2):
-            distill_step(problem, state, whole(problem, chunk=8, slots=2))
+            distill_step(problem, state, whole(problem, chunk=8, kept_graphs=2))
         results.append(state.images.detach() - before)
     eager, compiled = results
     assert eager.abs().max() > 1e-3

@@ -335,7 +335,7 @@ def test_probabilities_are_compared_by_their_logarithms() -> None:
     other = logits + 0.01 * np.eye(20, 5)
     probabilities = [np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (logits, other)]
     (row,) = rows_of(*probabilities, output="probabilities")
-    assert row["max_abs"] == pytest.approx(0.01 * 4 / 5, rel=1e-3)  # both are centred
+    assert row["max_abs"] == pytest.approx(0.01 * 4 / 5, rel=1e-3)  # both are centerd
 
 
 TOLERANCE = parity.Tolerance(absolute=0.1, relative=0.0, rms=1.0, tie=0.05, agreement=1.0)
@@ -439,8 +439,8 @@ def test_real_images_and_accuracy(data: DataArguments, student_path: Path, tmp_p
     assert right > 0.6  # it was trained
 
 
-def quantised_inputs(path: Path) -> set[str]:
-    """Layers that read dequantised values."""
+def quantized_inputs(path: Path) -> set[str]:
+    """Layers that read dequantized values."""
     graph = onnx.load_model(path).graph
     made = {output: node.op_type for node in graph.node for output in node.output}
     work = (node for node in graph.node if node.op_type in quantize.OPERATORS)
@@ -451,16 +451,16 @@ def test_skipped_layers_stay_float(student_path: Path, tmp_path: Path) -> None:
     calibration = by_set(write_set(tmp_path / "set.safetensors"))
     common = {"precision": "int8", "calibration": calibration}
     result = exporting.export(student_path, out=tmp_path / "all.onnx", **common)
-    assert quantised_inputs(tmp_path / "all.onnx") == {"blocks.0", "blocks.4", "classifier"}
+    assert quantized_inputs(tmp_path / "all.onnx") == {"blocks.0", "blocks.4", "classifier"}
     assert result["int8"]["float_layers"] == []
     result = exporting.export(student_path, out=tmp_path / "some.onnx", int8_skip=["blocks.4", "classifier"], **common)
-    assert quantised_inputs(tmp_path / "some.onnx") == {"blocks.0"}
+    assert quantized_inputs(tmp_path / "some.onnx") == {"blocks.0"}
     assert result["int8"]["float_layers"] == ["blocks.4", "classifier"]
     result = exporting.export(student_path, out=tmp_path / "end.onnx", int8_skip=["blocks"], **common)
-    assert quantised_inputs(tmp_path / "end.onnx") == {"classifier"}
+    assert quantized_inputs(tmp_path / "end.onnx") == {"classifier"}
     with pytest.raises(UserError, match=r"--int8-skip 'block': no such layer; known: blocks\.0, blocks\.4, classifier"):
         exporting.export(student_path, out=tmp_path / "no.onnx", int8_skip=["block"], **common)
-    with pytest.raises(UserError, match=r"--int8-skip leaves no layer to quantise"):
+    with pytest.raises(UserError, match=r"--int8-skip leaves no layer to quantize"):
         exporting.export(student_path, out=tmp_path / "no.onnx", int8_skip=["blocks", "classifier"], **common)
 
 
@@ -483,10 +483,10 @@ def test_ranges_are_of_all_calibration_images(layout: str, onnx_path: Path, stud
     onnx_export.save(model, {}, tmp_path / "float.onnx")
     images = np.full((70, 3, 8, 8), 128, np.uint8)
     images[-1] = np.array([255, 128, 128], np.uint8)[:, None, None]
-    quantize.quantise(tmp_path / "float.onnx", tmp_path / "q.onnx", images, LAYOUTS[layout], [])
-    quantised = onnx.load_model(tmp_path / "q.onnx")
-    first = next(node for node in quantised.graph.node if node.op_type == "QuantizeLinear")
-    values = {t.name: onnx.numpy_helper.to_array(t) for t in quantised.graph.initializer}
+    quantize.quantize(tmp_path / "float.onnx", tmp_path / "q.onnx", images, LAYOUTS[layout], [])
+    quantized = onnx.load_model(tmp_path / "q.onnx")
+    first = next(node for node in quantized.graph.node if node.op_type == "QuantizeLinear")
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in quantized.graph.initializer}
     brightest = (1 - metadata["mean"][0]) / metadata["std"][0]
     assert values[first.input[1]] * 127 == pytest.approx(brightest, rel=0.01)
 
@@ -538,7 +538,7 @@ def test_calibration_that_does_not_fit(student_path: Path, tmp_path: Path) -> No
 
 
 class FakeSearch:
-    """Files are named after the layers left float; each quantised layer costs its own accuracy."""
+    """Files are named after the layers left float; each quantized layer costs its own accuracy."""
 
     costs = {"a": 0.01, "b": 0.2, "c": 0.05}  # noqa: RUF012
 
@@ -573,7 +573,7 @@ def test_search_leaves_the_worst_layers_float(
     probe = images_of(2, 3, 8)
     found = quantize.search(fake.attempt, known, skip, probe, Path("float"), fake.accuracy, allowed)
     assert found == expected
-    with pytest.raises(CheckFailed, match=r"int8 loses 1.00 points even with one quantised layer, allowed 0.50"):
+    with pytest.raises(CheckFailed, match=r"int8 loses 1.00 points even with one quantized layer, allowed 0.50"):
         quantize.search(fake.attempt, known, [], probe, Path("float"), fake.accuracy, 0.005)
 
 
@@ -594,7 +594,7 @@ def test_search_on_a_student_with_a_layer_that_int8_ruins(
     assert bad["exported"] < bad["student"] - 0.1
     result = exporting.export(student, out=tmp_path / "good.onnx", max_accuracy_drop=2.0, **common)
     assert result["int8"]["float_layers"] == ["blocks.4"]
-    assert quantised_inputs(tmp_path / "good.onnx") == {"blocks.0", "classifier"}
+    assert quantized_inputs(tmp_path / "good.onnx") == {"blocks.0", "classifier"}
     assert result["accuracy"]["exported"] >= result["accuracy"]["student"] - 0.02
 
 

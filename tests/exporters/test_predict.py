@@ -237,11 +237,11 @@ def test_other_sizes_are_brought_to_the_models_and_told(model: Path) -> None:
         left, top = (picture.width - short) / 2, (picture.height - short) / 2
         resized = picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
         check(answer, by_hand(model, np.asarray(resized).transpose(2, 0, 1)), None)
-    assert "3 of 4 pictures were resized to 8x8 (short side, centre crop)\n" in result.stderr
+    assert "3 of 4 pictures were resized to 8x8 (short side, center crop)\n" in result.stderr
     assert "converted" not in result.stderr
 
 
-def test_other_colours_are_brought_to_the_models_and_told(model: Path) -> None:
+def test_other_colors_are_brought_to_the_models_and_told(model: Path) -> None:
     rgb, gray, alpha = noise(SIZE, SIZE, 3), noise(SIZE, SIZE), noise(SIZE, SIZE, 1)
     palette = Image.fromarray(rgb).convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
     cases: list[tuple[Image.Image | np.ndarray, np.ndarray]] = [
@@ -298,7 +298,7 @@ def test_nothing_but_unreadable_pictures(model: Path) -> None:
     assert result.stderr.endswith("ncfmkit: 2 of 2 pictures could not be read\n")
 
 
-def test_colours_that_the_toolkit_does_not_take(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colors_that_the_toolkit_does_not_take(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict_module, "open_picture", lambda payload, where: Image.new("F", (SIZE, SIZE)))
     result = call(model, write("x.png", noise(SIZE, SIZE, 3)))
     assert result.exit_code == 1

@@ -143,7 +143,7 @@ class FakeRuntime:
         self.trt = trt
 
     def deserialize_cuda_engine(self, content: bytes) -> "FakeEngine | None":
-        self.trt.record("deserialise", content)
+        self.trt.record("deserialize", content)
         if not self.trt.loads:
             self.trt.complain()
         return FakeEngine(self.trt) if self.trt.loads else None
@@ -422,7 +422,7 @@ def refused(trt: FakeTensorRT, engine: Path, why: str) -> None:
     """The engine is refused for that reason, before TensorRT gets to see it."""
     with pytest.raises(UserError, match=rf"student.engine cannot be used: {why}.*{AGAIN}"):
         open_engine(engine)
-    assert not trt.named("deserialise")
+    assert not trt.named("deserialize")
 
 
 def test_names_a_file_that_is_not_there(trt: FakeTensorRT, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
 from ncfmkit.sets import set_file, synthetic
 from ncfmkit.sets.released import pixel_values
-from ncfmkit.sets.released.pixel_values import Normalisation
+from ncfmkit.sets.released.pixel_values import Normalization
 from ncfmkit.sets.synthetic import SyntheticSet
 
 CLASSES, PER_CLASS = 3, 2
@@ -190,11 +190,11 @@ def test_a_list_is_a_mosaic_and_others_are_not(tmp_path: Path, real: RealData, i
 def test_soft_labels_belong_to_decoded_images(
     tmp_path: Path, real: RealData, images: torch.Tensor, factor: int, decode: str
 ) -> None:
-    """Every decoded image has the logits of the stored one that it was cut from, told by a colour of its own."""
+    """Every decoded image has the logits of the stored one that it was cut from, told by a color of its own."""
     flat = torch.arange(1, 7).view(6, 1, 1, 1).expand(6, 3, 8, 8) / 10
     soft = torch.eye(3)[LABELS] * 9 + torch.arange(6)[:, None]
     path = saved([flat.contiguous(), soft], tmp_path / "a.pt")
-    settings = Settings(distill=dataclasses.replace(Settings().distill, decode="bound", decoded_budget=9))
+    settings = Settings(distill=dataclasses.replace(Settings().distill, decode="bound", decoded_per_class=9))
     got = convert(path, real, factor=factor, decode=decode, settings=settings)
     data = synthetic.decoded_images(got)
     assert got.soft_labels is not None
@@ -206,7 +206,7 @@ def test_soft_labels_belong_to_decoded_images(
         assert label == LABELS[stored]
 
 
-def normalised(images: torch.Tensor, mean: Any, std: Any) -> torch.Tensor:
+def normalized(images: torch.Tensor, mean: Any, std: Any) -> torch.Tensor:
     return (images - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
 
 
@@ -219,8 +219,8 @@ def test_every_kind_of_values_gives_the_same_set(tmp_path: Path, real: RealData,
         (images, {"values": "unit"}),
         (images * 255, {"values": "bytes"}),
         (as_bytes(images), {}),
-        (normalised(images, real.mean, real.std), {"values": "normalized"}),
-        (normalised(images, **other), {"values": "normalized", **flags}),
+        (normalized(images, real.mean, real.std), {"values": "normalized"}),
+        (normalized(images, **other), {"values": "normalized", **flags}),
     ]
     for form, how in forms:
         got = convert(saved([form, LABELS], tmp_path / "a.pt"), real, **how)
@@ -236,8 +236,8 @@ def whitened(images_ND: np.ndarray, train_ND: np.ndarray) -> np.ndarray:
     return (images_ND - train_ND.mean(0)) @ (u @ np.diag(1 / np.sqrt(s + 0.1)) @ u.T)
 
 
-@pytest.mark.parametrize("given", [None, Normalisation(mean=(0.3,), std=(0.4,))], ids=["plain", "normalised"])
-def test_whitening_is_undone(given: Normalisation | None) -> None:
+@pytest.mark.parametrize("given", [None, Normalization(mean=(0.3,), std=(0.4,))], ids=["plain", "normalized"])
+def test_whitening_is_undone(given: Normalization | None) -> None:
     real = open_real("digits", DataSettings())
     train_ND = real.train.images.reshape(len(real.train.images), -1) / 255
     prepared_ND = train_ND if given is None else (train_ND - 0.3) / 0.4
@@ -272,13 +272,13 @@ def test_kinds_that_are_taken_for_another_are_refused() -> None:
 
 RANGES: dict[str, tuple[str, float, float, str | None]] = {
     "unit, a little outside": ("unit", -0.049, 1.049, None),
-    "unit, normalised": ("unit", -0.06, 1, r"from -0\.06 to 1, which looks normalised or whitened: pass --values norm"),
+    "unit, normalized": ("unit", -0.06, 1, r"from -0\.06 to 1, which looks normalized or whitened: pass --values norm"),
     "unit, bytes": ("unit", 0, 255, r"from 0 to 255, which looks like bytes: pass --values bytes"),
     "unit, nothing": ("unit", 0, 16, r"from 0 to 16, which looks like no kind: bring them to \[0, 1\] first"),
     "unit, wild": ("unit", -400, 400, "which looks like no kind"),
     "bytes, a little outside": ("bytes", -12, 267, None),
     "bytes, unit": ("bytes", 0, 1, r"looks like \[0, 1\]: pass --values unit"),
-    "bytes, normalised": ("bytes", -2.1, 2.6, "looks normalised or whitened: pass --values normalized or zca"),
+    "bytes, normalized": ("bytes", -2.1, 2.6, "looks normalized or whitened: pass --values normalized or zca"),
     "normalized, unit": ("normalized", 0, 1, "pass --values unit"),
     "zca, unit": ("zca", 0, 1, "pass --values unit"),
     "normalized, bytes": ("normalized", 0, 250, "pass --values bytes"),

@@ -1,4 +1,4 @@
-"""The jobs behind the commands, on the embedded digits with tiny settings: artefacts, determinism, resuming, scores."""
+"""The jobs behind the commands, on the embedded digits with tiny settings: artifacts, determinism, resuming, scores."""
 
 import dataclasses
 import errno
@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from ncfmkit.distillation import loop
 from ncfmkit.distillation import pool as pool_module
-from ncfmkit.distillation.initial import initialise
+from ncfmkit.distillation.initial import initialize
 from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
 from ncfmkit.files import digest
 from ncfmkit.jobs import distill as distill_job
@@ -97,7 +97,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path
 
 
 def test_every_file_of_a_run_is_there(scored: Path) -> None:
-    expected = {"run.json", "metrics.jsonl", "checkpoint", "lock", *distill_job.ARTEFACTS}
+    expected = {"run.json", "metrics.jsonl", "checkpoint", "lock", *distill_job.ARTIFACTS}
     assert {p.name for p in scored.iterdir()} == expected
     assert sorted(p.name for p in (scored / "checkpoint").iterdir()) == ["step-00000008.pt", "step-00000012.pt"]
     assert steps_logged(scored) == list(range(1, 13))
@@ -178,10 +178,10 @@ def test_same_settings_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None
     assert set_file.load(other).manifest["sha256"]["images"] != set_file.load(one).manifest["sha256"]["images"]
 
 
-def test_no_steps_keep_the_initialisation(tmp_path: Path) -> None:
+def test_no_steps_keep_the_initialization(tmp_path: Path) -> None:
     run = start(tmp_path / "run", distill__steps=0, student__repeats=0)
     real = open_real("digits", setup.make_settings("digits", None, {}).data)
-    expected = initialise("mix", real, ipc=1, factor=1, seed=0)
+    expected = initialize("mix", real, ipc=1, factor=1, seed=0)
     assert torch.equal(set_file.load(run).images, expected.mul(255).round().to(torch.uint8))
     assert set_file.load(run).manifest["score"] is None
     assert not (run / "scores.json").exists()

@@ -15,7 +15,7 @@ from conftest import build_real, build_set
 from ncfmkit.config import RuntimeSettings, Settings, StudentSettings, to_dict
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.jobs.evaluate import Scoring, settings_for
-from ncfmkit.jobs.pack import Quantising, pack
+from ncfmkit.jobs.pack import Quantization, pack
 from ncfmkit.jobs.unpack import unpack
 from ncfmkit.jobs.verify import verify
 from ncfmkit.real.arguments import DataArguments
@@ -60,7 +60,7 @@ class Scored:
 
 
 def test_what_pack_changes(small: Path, tmp_path: Path) -> None:
-    """The licence is the only thing that packing as such changes."""
+    """The license is the only thing that packing as such changes."""
     before = loading.load(small)
     out, packed = pack(small, packing=Packing(layout="png"))
     assert out == Path("tiny-ipc2-png")
@@ -74,7 +74,7 @@ def test_what_pack_changes(small: Path, tmp_path: Path) -> None:
     assert same == {k: v for k, v in before.manifest.items() if k not in ("source", "manifest_sha256")}
 
 
-def test_a_licence_stays_with_the_set(small: Path, tmp_path: Path) -> None:
+def test_a_license_stays_with_the_set(small: Path, tmp_path: Path) -> None:
     first, _ = pack(small, packing=Packing(layout="webdataset"), license="mit")
     second, _ = pack(first, packing=Packing(layout="parquet"))  # not asked for again
     assert "license: mit" in (second / "README.md").read_text()
@@ -82,11 +82,11 @@ def test_a_licence_stays_with_the_set(small: Path, tmp_path: Path) -> None:
 
 def test_packing_in_fewer_bits(small: Path) -> None:
     before = loading.load(small)
-    how = Quantising(bits=4, scale="channel", dither=False)
-    out, _ = pack(small, packing=Packing(layout="safetensors"), quantising=how)
+    how = Quantization(bits=4, scale="channel", dither=False)
+    out, _ = pack(small, packing=Packing(layout="safetensors"), quantization=how)
     assert out == Path("tiny-ipc2-4bit-safetensors")
     got = loading.load(out)
-    expected, levels = quantize.quantise(before.images.numpy(), bits=4, scale="channel", dither=False)
+    expected, levels = quantize.quantize(before.images.numpy(), bits=4, scale="channel", dither=False)
     assert torch.equal(got.images, torch.from_numpy(expected))
     assert torch.equal(got.levels, torch.from_numpy(levels))
     assert got.manifest["bytes"] == {"pixels": 6 * 96, "levels": 6, "labels": 48}
@@ -96,19 +96,19 @@ def test_packing_in_fewer_bits(small: Path) -> None:
     told = {"bits": 4, "scale": "channel", "dither": False, "shape": [3, 8, 8], "original": original}
     assert got.manifest["pixels"] == told
     with pytest.raises(UserError, match="--bits 2: the set is in 4 bits already: start from the one it was made from"):
-        pack(out, packing=Packing(layout="png"), quantising=Quantising(bits=2))
+        pack(out, packing=Packing(layout="png"), quantization=Quantization(bits=2))
 
 
 def test_eight_bits_are_the_set_as_it_is(small: Path) -> None:
-    out, packed = pack(small, packing=Packing(layout="png"), quantising=Quantising(bits=8))
+    out, packed = pack(small, packing=Packing(layout="png"), quantization=Quantization(bits=8))
     assert packed.manifest == loading.load(small).manifest
     assert loading.load(out).levels is None
 
 
 def test_a_measured_score_is_promised(small: Path) -> None:
     measure = Scored(0.55, **{"student.epochs": 7, "runtime.compile": "off"})
-    how = Quantising(bits=2)
-    out, _ = pack(small, packing=Packing(layout="png"), quantising=how, score=measure)
+    how = Quantization(bits=2)
+    out, _ = pack(small, packing=Packing(layout="png"), quantization=how, score=measure)
     got = loading.load(out)
     assert got.manifest["score"] == PROMISED | {"last": {"mean": 0.55, "std": 0.01}}
     assert torch.equal(measure.seen[0].images, got.images)  # measured as it is packed

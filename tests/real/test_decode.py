@@ -1,4 +1,4 @@
-"""Pictures in, pixels out: sizes, colour modes, orientation, broken files."""
+"""Pictures in, pixels out: sizes, color modes, orientation, broken files."""
 
 import io
 
@@ -62,7 +62,7 @@ def test_given_size_without_resize(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(9, 20, 3), (20, 9, 3), (4, 4, 3), (3, 3, 3)])
-def test_crop_takes_the_centre_of_the_short_side(tmp_path, shape):
+def test_crop_takes_the_center_of_the_short_side(tmp_path, shape):
     image = noise(*shape)
     data = open_real(folder(tmp_path, image), DataSettings(size=4, resize="crop"))
     short, (h, w) = min(shape[:2]), shape[:2]
@@ -71,7 +71,7 @@ def test_crop_takes_the_centre_of_the_short_side(tmp_path, shape):
     np.testing.assert_array_equal(data.train.images[0], np.asarray(expected).transpose(2, 0, 1))
 
 
-def test_crop_is_short_side_then_centre_crop_and_antialiased():
+def test_crop_is_short_side_then_center_crop_and_antialiased():
     ramp = np.repeat(np.linspace(0, 255, 40)[None, :, None], 20, 0).repeat(3, 2).astype(np.uint8)
     crop = fit(Image.fromarray(ramp), Frame(size=10, color="rgb", crop=True, convert=False), "x")
     other = np.asarray(Image.fromarray(ramp).resize((20, 10), 3))[:, 5:15].transpose(2, 0, 1)

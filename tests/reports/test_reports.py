@@ -23,10 +23,10 @@ from ncfmkit.run import read_metrics
 
 
 def box_of(sheet: Image.Image, color: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the pixels of one colour, which must fill that box."""
+    """Left, top, right, bottom of the pixels of one color, which must fill that box."""
     found = (np.asarray(sheet.convert("RGB")) == color).all(axis=-1)
     ys, xs = np.nonzero(found)
-    assert len(ys), f"no pixel of colour {color}"
+    assert len(ys), f"no pixel of color {color}"
     box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
     assert found[box[1] : box[3], box[0] : box[2]].all()
     return box

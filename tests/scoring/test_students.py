@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from ncfmkit.config import NetworkSettings, StudentSettings
 from ncfmkit.errors import UserError
-from ncfmkit.images import labelled
+from ncfmkit.images import labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime
@@ -28,7 +28,7 @@ def build(real: RealData, tiny_network: NetworkSettings) -> Callable[[], nn.Modu
     return network_builder(tiny_network, real)
 
 
-def rows_of(subset: students.LabelledImages, real: RealData) -> list[list[int]]:
+def rows_of(subset: students.LabeledImages, real: RealData) -> list[list[int]]:
     """Positions in the train split of the subset's images, by class; every image of `real` is another."""
     where = {image.tobytes(): row for row, image in enumerate(real.train.images)}
     rows = [where[image.tobytes()] for image in subset.images]
@@ -110,23 +110,23 @@ def history(
     epochs: list[int] = []
     original = students.train
 
-    def spy(crew, sets, settings, *, after_epoch, **kwargs) -> None:
+    def spy(models, sets, settings, *, after_epoch, **kwargs) -> None:
         def noted(epoch: int) -> None:
             now.append(epoch)
             after_epoch(epoch)
 
-        original(crew, sets, settings, after_epoch=noted, **kwargs)
+        original(models, sets, settings, after_epoch=noted, **kwargs)
 
     now: list[int] = []
 
-    def scripted(crew, test) -> list[float]:
+    def scripted(models, test) -> list[float]:
         epochs.append(now[-1])
-        return [(0.1 * r + now[-1] * (7 - now[-1])) / 100 for r in range(crew.size)]
+        return [(0.1 * r + now[-1] * (7 - now[-1])) / 100 for r in range(models.size)]
 
     monkeypatch.setattr(students, "train", spy)
     monkeypatch.setattr(students, "accuracy", scripted)
     settings = dataclasses.replace(SHORT, **changes)
-    sets, test = [labelled(real, real.train)] * settings.repeats, labelled(real, real.test)
+    sets, test = [labeled(real, real.train)] * settings.repeats, labeled(real, real.test)
     return students.score(sets, test, build, settings, seed=0, runtime=runtime, title="t"), epochs
 
 
@@ -160,8 +160,8 @@ def test_last_is_the_last_epoch_and_best_the_maximum(
 
 
 def test_one_student_has_no_spread(real: RealData, build: Callable[[], nn.Module], runtime: Runtime) -> None:
-    test = labelled(real, real.test)
-    result = students.score([labelled(real, real.train)], test, build, SHORT, seed=0, runtime=runtime, title="t")
+    test = labeled(real, real.test)
+    result = students.score([labeled(real, real.train)], test, build, SHORT, seed=0, runtime=runtime, title="t")
     assert result["last"]["std"] == 0
     assert result["n"] == 1
     assert result["best"]["mean"] >= result["last"]["mean"]
@@ -182,17 +182,17 @@ def test_students_together_are_students_one_after_another(
     for together in (1, 3):
         ended: list[list] = []
 
-        def train(crew: students.Crew, *args, ended: list = ended, **kwargs) -> None:
-            trained(crew, *args, **kwargs)
-            ended.append(crew.states())
+        def train(models: students.StackedModels, *args, ended: list = ended, **kwargs) -> None:
+            trained(models, *args, **kwargs)
+            ended.append(models.states())
 
         monkeypatch.setattr(students, "train", train)
         monkeypatch.setattr(students, "side_by_side", lambda *a, together=together: together)
         result = students.score(
-            sets, labelled(real, real.test), build, settings, seed=0, runtime=runtime, title="together"
+            sets, labeled(real, real.test), build, settings, seed=0, runtime=runtime, title="together"
         )
         assert len(ended) == 3 // together
-        states[together] = [state for crew in ended for state in crew], result["last"]["values"]
+        states[together] = [state for models in ended for state in models], result["last"]["values"]
     x_NCHW = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 4 - 2
     logits = {k: [functional_call(build(), state, x_NCHW) for state in states[k][0]] for k in states}
     for alone, beside in zip(logits[1], logits[3], strict=True):

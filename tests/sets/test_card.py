@@ -15,7 +15,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.progress import printable
 from ncfmkit.sets import package
 from ncfmkit.sets.card import card
-from ncfmkit.sets.manifest import sealed, tensors_of
+from ncfmkit.sets.manifest import tensors_of, with_digests
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.table import LAYOUTS
 
@@ -37,7 +37,7 @@ HOSTILE = (
 def make(source: Any = None, **changes: Any) -> SyntheticSet:
     """A small set with the manifest of its file."""
     result = build_set(**({"source": SOURCE | (source or {})} | changes))
-    return dataclasses.replace(result, manifest=sealed(result.manifest, tensors_of(result)))
+    return dataclasses.replace(result, manifest=with_digests(result.manifest, tensors_of(result)))
 
 
 def text_of(result: SyntheticSet, layout: str = "parquet", images: str = "stored", **sizes: int) -> str:
@@ -104,10 +104,10 @@ def test_only_parquet_has_configs(layout: str) -> None:
         ("§", {"license": "other", "license_name": "other"}),
     ],
 )
-def test_licences_that_the_hub_does_not_know_are_others(stated: str, front: dict[str, str]) -> None:
+def test_licenses_that_the_hub_does_not_know_are_others(stated: str, front: dict[str, str]) -> None:
     text = text_of(make({"license": stated}))
     assert {key: value for key, value in parts(text)[0].items() if key.startswith("license")} == front
-    assert f"\n{stated}: the licence of the source, tiny" in text
+    assert f"\n{stated}: the license of the source, tiny" in text
 
 
 def test_one_student_has_no_deviation() -> None:
@@ -123,8 +123,8 @@ def test_the_score_of_the_original_is_told_of_fewer_bits() -> None:
     assert "Not scored in so few bits. The set in 8 bits that it was made from reached 61.9% ± 0.7." in text_of(result)
 
 
-def test_no_card_without_a_licence() -> None:
-    with pytest.raises(UserError, match=r"a dataset card states a licence.*'tiny-ipc2' has none: pass --license"):
+def test_no_card_without_a_license() -> None:
+    with pytest.raises(UserError, match=r"a dataset card states a license.*'tiny-ipc2' has none: pass --license"):
         text_of(make({"license": None}))
 
 
@@ -138,7 +138,7 @@ def test_it_says_what_the_set_is() -> None:
     text = text_of(make(kind="multi", factor=2, soft=True, score=SCORE))
     assert "\n# tiny-ipc2\n" in text
     assert (
-        "6 synthetic images of 3 classes, 8 x 8 pixels, colour, which stand for the 21 training images of tiny" in text
+        "6 synthetic images of 3 classes, 8 x 8 pixels, color, which stand for the 21 training images of tiny" in text
     )
     assert "mosaics: 2 per class are cut 1 x 1 and 2 x 2 and enlarged to 10 per class" in text
     assert "logits to train on instead of its label" in text
@@ -149,7 +149,7 @@ def test_it_says_what_the_set_is() -> None:
 def test_a_plain_set_has_no_mosaics_and_no_logits() -> None:
     text = text_of(make(factor=1, channels=1))
     assert "gray" in text
-    for word in ("mosaic", "logits", "softmax", "quantise", "bits", "cut("):
+    for word in ("mosaic", "logits", "softmax", "quantize", "bits", "cut("):
         assert word not in text.split("## How it was made")[0], word
 
 
@@ -159,7 +159,7 @@ def test_many_classes_are_cut_short() -> None:
     assert "c50," not in text_of(result)
 
 
-def test_the_last_epoch_is_the_figure_and_the_best_is_labelled() -> None:
+def test_the_last_epoch_is_the_figure_and_the_best_is_labeled() -> None:
     found = rows(text_of(make(score=SCORE)))
     assert found[0] == ["test accuracy, last epoch", "best epoch", "students", "network", "epochs"]
     assert found[2] == ["61.9% ± 0.7", "62.1% ± 0.5", "3", "convnet-2 width 8", "1,200"]

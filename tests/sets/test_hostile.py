@@ -29,7 +29,7 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import build_set
-from golden_sets import sealed
+from golden_sets import with_digests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -181,7 +181,7 @@ def with_other_manifest(draw: DrawFn, tree: Tree) -> Tree:
     if not isinstance(told, dict):
         return tree
     facts = told.pop("package", None)
-    text = sealed(told)["ncfmkit"]
+    text = with_digests(told)["ncfmkit"]
     if MANIFEST in tree:
         told = json.loads(text) | ({} if facts is None else {"package": facts})
         tree[MANIFEST] = json.dumps(told).encode()
@@ -201,7 +201,7 @@ def with_other_tensors(draw: DrawFn, tree: Tree) -> Tree:
     header = json.loads(content[8:start])
     for name in told["sha256"]:
         told["sha256"][name] = hashlib.sha256(data[slice(*header[name]["data_offsets"])]).hexdigest()
-    text = sealed(told)["ncfmkit"]
+    text = with_digests(told)["ncfmkit"]
     new = tree | {set_file.FILE_NAME: with_metadata(content[:start] + data, text)}
     return new | ({MANIFEST: json.dumps(json.loads(text) | facts).encode()} if MANIFEST in tree else {})
 
@@ -287,7 +287,7 @@ def load(path: Path) -> SyntheticSet:
     """As `loading.load`, with the rule that a set comes without problems and problems without a set."""
     result, problems = loading.read(path)
     assert (result is None) == bool(problems)
-    return set_file.whole(path, result, problems)
+    return set_file.require_intact(path, result, problems)
 
 
 def assert_is_what_it_says(got: SyntheticSet, original: SyntheticSet, tree: Tree) -> None:
@@ -478,7 +478,7 @@ def with_key(key: str, value: Any) -> Change:
     def change(tree: Tree) -> Tree:
         told = manifest_of(tree)
         facts = {"package": told.pop("package")} if "package" in told else {}
-        text = sealed(told | {key: value})["ncfmkit"]
+        text = with_digests(told | {key: value})["ncfmkit"]
         new = dict(tree)
         if MANIFEST in tree:
             new[MANIFEST] = json.dumps(json.loads(text) | facts).encode()
@@ -496,7 +496,7 @@ def not_finite(content: bytes) -> bytes:
     content = content[: start + end - 2] + b"\x00\x7e" + content[start + end :]
     told = json.loads(header["__metadata__"]["ncfmkit"])
     told["sha256"]["soft_labels"] = hashlib.sha256(content[start + begin : start + end]).hexdigest()
-    return with_metadata(content, sealed(told)["ncfmkit"])
+    return with_metadata(content, with_digests(told)["ncfmkit"])
 
 
 def chunk(name: bytes, data: bytes) -> bytes:

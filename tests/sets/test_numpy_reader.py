@@ -16,13 +16,13 @@ import pytest
 import safetensors.numpy
 import torch
 from conftest import build_set
-from golden_sets import DATA, GOLDENS, Golden, container, naive_decoded, restore, sealed, set_bytes
+from golden_sets import DATA, GOLDENS, Golden, container, naive_decoded, restore, set_bytes, with_digests
 from hypothesis import HealthCheck, assume, given, settings
 from mutations import mutated, mutated_json
 
 from ncfmkit.errors import UserError
 from ncfmkit.sets import numpy_reader, set_file
-from ncfmkit.sets.numpy_reader import NumpySet, SetError, decoded, normalised, read
+from ncfmkit.sets.numpy_reader import NumpySet, SetError, decoded, normalized, read
 from ncfmkit.sets.synthetic import SyntheticSet
 
 KINDS = [("single", 1, None), ("single", 2, None), ("single", 3, None), ("multi", 3, None), ("bound", 3, None)]
@@ -30,7 +30,7 @@ KINDS += [("bound", 2, budget) for budget in (1, 7, 9, 100)]
 
 
 def check_equal(ours: NumpySet, theirs: SyntheticSet) -> None:
-    """Content, decoded and normalised images."""
+    """Content, decoded and normalized images."""
     np.testing.assert_array_equal(ours.images, theirs.images)
     np.testing.assert_array_equal(ours.labels, theirs.labels)
     assert (ours.images.dtype, ours.labels.dtype) == (np.uint8, np.int64)
@@ -42,7 +42,7 @@ def check_equal(ours: NumpySet, theirs: SyntheticSet) -> None:
         assert len(ours.soft_labels) == len(decoded(ours)[0])
     for (x, labels), (expected, expected_labels), tolerance in (
         (decoded(ours), theirs.decoded(), 1e-6),
-        (normalised(ours), theirs.as_dataset().tensors[:2], 1e-5),
+        (normalized(ours), theirs.as_dataset().tensors[:2], 1e-5),
     ):
         assert (x.dtype, labels.dtype) == (np.float32, np.int64)
         np.testing.assert_allclose(x, expected, atol=tolerance)
@@ -63,20 +63,20 @@ def test_reads_what_ncfmkit_writes(
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("scale", ["channel", "image"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-def test_reads_quantised_pixels_that_ncfmkit_writes(tmp_path: Path, bits: int, scale: Any, soft: bool) -> None:
+def test_reads_quantized_pixels_that_ncfmkit_writes(tmp_path: Path, bits: int, scale: Any, soft: bool) -> None:
     file = tmp_path / "set.safetensors"
     set_file.save(build_set(size=5, bits=bits, scale=scale, soft=soft), file)
     assert "pixels" in safetensors.numpy.load_file(file)
     check_equal(read(str(file)), set_file.load(file))
 
 
-def test_a_channel_that_never_changes_is_normalised_to_0(tmp_path: Path) -> None:
+def test_a_channel_that_never_changes_is_normalized_to_0(tmp_path: Path) -> None:
     synthetic = build_set(mean=[0.0, 0.0, 0.0], std=[0.0, 1.0, 1.0])
     synthetic.images[:, 0] = 0
     file = tmp_path / "set.safetensors"
     set_file.save(synthetic, file)
     check_equal(read(file), set_file.load(file))
-    assert (normalised(read(file))[0][:, 0] == 0).all()
+    assert (normalized(read(file))[0][:, 0] == 0).all()
 
 
 @pytest.mark.parametrize(("kind", "factor", "budget"), KINDS)
@@ -90,7 +90,7 @@ def test_decodes_as_plain_loops_do(tmp_path: Path, kind: str, factor: int, budge
     assert got.tolist() == labels
 
 
-def quantised(bits: int, scale: str = "image", side: int = 5, channels: int = 3) -> Golden:
+def quantized(bits: int, scale: str = "image", side: int = 5, channels: int = 3) -> Golden:
     rng, count = np.random.default_rng(bits), 4
     codes = rng.integers(0, 2**bits, (count, channels, side, side), dtype=np.uint8)
     low = rng.integers(0, 256 - (2**bits - 1), (1 if scale == "channel" else count, channels, 1))
@@ -113,7 +113,7 @@ def test_restores_codes_as_plain_loops_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, scale: str, part: int
 ) -> None:
     monkeypatch.setattr(numpy_reader, "PART", part)
-    golden = quantised(bits, scale)
+    golden = quantized(bits, scale)
     np.testing.assert_array_equal(read(written(tmp_path, golden.content())).images, golden.images)
 
 
@@ -168,7 +168,7 @@ def test_golden_files_are_read_by_all_three_readers(name: str) -> None:
             np.testing.assert_array_equal(tensor, getattr(stored, key))
 
 
-def test_the_example_of_quantised_pixels() -> None:
+def test_the_example_of_quantized_pixels() -> None:
     packed, levels = np.array([[0x17, 0xA0]], np.uint8), np.array([[[10, 250]]], np.uint8)
     assert numpy_reader._codes(packed[0], 4, 3).tolist() == [0, 5, 7, 2]
     how = {"bits": 3, "shape": [1, 2, 2]}
@@ -207,7 +207,7 @@ spec = importlib.util.spec_from_file_location("reader", sys.argv[1])
 reader = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(reader)
 stored = reader.read(sys.argv[2])
-print(reader.decoded(stored)[0].shape, reader.normalised(stored)[1].sum(), stored.manifest["name"])
+print(reader.decoded(stored)[0].shape, reader.normalized(stored)[1].sum(), stored.manifest["name"])
 foreign = {name.split(".")[0] for name, module in sys.modules.items() if module} - sys.stdlib_module_names
 print(sorted(name for name in foreign if not name.startswith("_")))
 """
@@ -449,7 +449,7 @@ def test_false_tensors_are_refused(tmp_path: Path, name: str, tensors: dict[str,
 
 
 def test_the_digest_of_the_manifest_is_checked(tmp_path: Path) -> None:
-    manifest = json.loads(sealed(GOLDENS["single-gray"]().manifest)["ncfmkit"]) | {"name": "other"}
+    manifest = json.loads(with_digests(GOLDENS["single-gray"]().manifest)["ncfmkit"]) | {"name": "other"}
     content = container(GRAY, {"ncfmkit": json.dumps(manifest)})
     assert refused(tmp_path, content) == "the sha256 of its manifest is not the one stored in it"
 
@@ -476,7 +476,7 @@ def with_keys(**keys: Any) -> bytes:
 
 def with_text(old: str, new: str) -> bytes:
     """The golden file with another text of its manifest, whose digest does not matter: it is refused before."""
-    text = sealed(GOLDENS["single-gray"]().manifest)["ncfmkit"]
+    text = with_digests(GOLDENS["single-gray"]().manifest)["ncfmkit"]
     assert old in text
     return container(GRAY, {"ncfmkit": text.replace(old, new, 1)})
 
@@ -525,7 +525,7 @@ BAD = {
     "manifest: a key twice": with_text('"kind": ', '"kind": "synthetic set", "kind": '),
     "manifest: a key twice, deeper": with_text('"factor": ', '"factor": 2, "factor": '),
     "manifest: more after it": container(
-        GRAY, {"ncfmkit": sealed(GOLDENS["single-gray"]().manifest)["ncfmkit"] + " x"}
+        GRAY, {"ncfmkit": with_digests(GOLDENS["single-gray"]().manifest)["ncfmkit"] + " x"}
     ),
     "manifest: a long number": with_text("255", "9" * 5000),
     "manifest: nested 33 deep": with_keys(more=nested(32)),
@@ -664,7 +664,7 @@ def random_manifest_change(folder: Path, name: str, examples: int) -> None:
     @given(mutated_json(expected.manifest))
     def hunt(manifest: dict[str, Any]) -> None:
         assume(all(isinstance(key, str) for key in manifest))
-        metadata = sealed(manifest)
+        metadata = with_digests(manifest)
         try:
             got = read(written(folder, container(TENSORS[name], metadata)))
         except SetError as error:

@@ -22,7 +22,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.jobs import pack as pack_job
 from ncfmkit.jobs.unpack import unpack
 from ncfmkit.sets import loading, package, set_file
-from ncfmkit.sets.manifest import DIGEST_KEY, sealed, tensors_of
+from ncfmkit.sets.manifest import DIGEST_KEY, tensors_of, with_digests
 from ncfmkit.sets.package import MANIFEST, SUMS, Packing
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.table import LAYOUTS
@@ -38,7 +38,7 @@ def pack(result: SyntheticSet, folder: Path, layout: str, **how: Any) -> Path:
 
 
 def assert_equal(got: SyntheticSet, expected: SyntheticSet) -> None:
-    assert got.manifest == sealed(expected.manifest, tensors_of(expected))
+    assert got.manifest == with_digests(expected.manifest, tensors_of(expected))
     for name in ("images", "labels", "soft_labels", "levels"):
         a, b = getattr(got, name), getattr(expected, name)
         assert (a is None) == (b is None), name
@@ -99,7 +99,7 @@ def test_decoded_pictures_are_the_images_to_train_on(tmp_path: Path, layout: str
     result = build_set(soft=True, **LICENSED)
     folder, packing = tmp_path / "packed", Packing(layout=layout, images="decoded")
     package.write(result, folder, packing)
-    contents = package.contents_of(sealed(result.manifest, tensors_of(result)), packing)
+    contents = package.contents_of(with_digests(result.manifest, tensors_of(result)), packing)
     records = list(packing.row.read(folder, contents))
     images, labels = result.decoded()
     np.testing.assert_array_equal([r.image for r in records], images.mul(255).round())
@@ -134,15 +134,15 @@ def test_manifest_and_checksums_are_plain_files(tmp_path: Path, layout: str) -> 
     folder = pack(result, tmp_path / "packed", layout)
     told = json.loads((folder / MANIFEST).read_text())
     facts = told.pop("package")
-    assert told == sealed(result.manifest, tensors_of(result))
+    assert told == with_digests(result.manifest, tensors_of(result))
     assert facts["layout"] == layout
     assert facts["images"] == "stored"
     done = subprocess.run(["sha256sum", "-c", "--strict", SUMS], cwd=folder, capture_output=True, text=True, check=True)
     assert {line.split(": ")[0] for line in done.stdout.splitlines()} == contents(folder).keys() - {SUMS}
 
 
-def test_parquet_needs_a_licence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--to parquet .* states the licence of the real images \(tiny\): pass --lice"):
+def test_parquet_needs_a_license(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--to parquet .* states the license of the real images \(tiny\): pass --lice"):
         pack(build_set(), tmp_path / "packed", "parquet")
     assert not list(tmp_path.iterdir())
 
@@ -266,7 +266,7 @@ def test_the_one_file_beside_must_be_the_same(tmp_path: Path) -> None:
     set_file.save(other, folder / set_file.FILE_NAME)
     reseal(folder)
     assert problems_of(folder) == ["ncfmkit.json and synthetic.safetensors hold different manifests"]
-    told = sealed(other.manifest, tensors_of(other)) | {
+    told = with_digests(other.manifest, tensors_of(other)) | {
         "package": json.loads((folder / MANIFEST).read_text())["package"]
     }
     (folder / MANIFEST).write_text(json.dumps(told))

@@ -1,4 +1,4 @@
-"""Quantised pixels: exact in integers, packed bit by bit, as good as they can be."""
+"""Quantized pixels: exact in integers, packed bit by bit, as good as they can be."""
 
 import itertools
 
@@ -31,8 +31,8 @@ def naive_restore(codes: np.ndarray, levels: np.ndarray, bits: int) -> np.ndarra
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
 @pytest.mark.parametrize("scale", ["channel", "image"])
 @pytest.mark.parametrize("dither", [False, True])
-def test_quantised_images_are_their_codes(smooth: np.ndarray, bits: int, scale: quantize.Scale, dither: bool) -> None:
-    images, levels = quantize.quantise(smooth, bits=bits, scale=scale, dither=dither)
+def test_quantized_images_are_their_codes(smooth: np.ndarray, bits: int, scale: quantize.Scale, dither: bool) -> None:
+    images, levels = quantize.quantize(smooth, bits=bits, scale=scale, dither=dither)
     assert images.dtype == levels.dtype == np.uint8
     assert levels.shape == (1 if scale == "channel" else 6, 3, 2)
     assert (levels[..., 1].astype(int) - levels[..., 0] >= 2**bits - 1).all()
@@ -40,7 +40,7 @@ def test_quantised_images_are_their_codes(smooth: np.ndarray, bits: int, scale: 
     assert codes.max() < 2**bits
     np.testing.assert_array_equal(quantize.restore(codes, levels, bits), images)
     np.testing.assert_array_equal(naive_restore(codes, levels, bits), images)
-    again, same = quantize.quantise(images, bits=bits, scale=scale, dither=False)
+    again, same = quantize.quantize(images, bits=bits, scale=scale, dither=False)
     assert np.abs(again.astype(int) - images).mean() <= np.abs(images.astype(int) - smooth).mean()
     assert same.shape == levels.shape
 
@@ -68,7 +68,7 @@ def test_codes_are_the_nearest() -> None:
 
 def test_eight_bits_change_nothing(smooth: np.ndarray) -> None:
     for dither in (False, True):
-        images, levels = quantize.quantise(smooth, bits=8, scale="image", dither=dither)
+        images, levels = quantize.quantize(smooth, bits=8, scale="image", dither=dither)
         np.testing.assert_array_equal(images, smooth)
         assert levels.reshape(-1, 2).tolist() == [[0, 255]] * 18
 
@@ -99,17 +99,17 @@ def test_bits_after_the_last_code_are_found() -> None:
 @pytest.mark.parametrize("scale", ["channel", "image"])
 def test_parts_do_not_show(scale: quantize.Scale, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 5, 5), dtype=np.uint8)
-    whole, levels = quantize.quantise(images, bits=3, scale=scale, dither=False)
+    whole, levels = quantize.quantize(images, bits=3, scale=scale, dither=False)
     codes = quantize.pack(quantize.encode(whole, levels, 3), 3)
     monkeypatch.setattr(quantize, "PART", 3)
-    np.testing.assert_array_equal(quantize.quantise(images, bits=3, scale=scale, dither=False)[0], whole)
+    np.testing.assert_array_equal(quantize.quantize(images, bits=3, scale=scale, dither=False)[0], whole)
     np.testing.assert_array_equal(quantize.packed(whole, levels, 3), codes)
     np.testing.assert_array_equal(quantize.restored(codes, levels, (3, 5, 5), 3), whole)
 
 
 def test_levels_leave_outliers_out_where_that_is_better(smooth: np.ndarray) -> None:
     """In an image of 81 values between 50 and 190, three outliers must not widen the range to all of 0 to 255."""
-    images, levels = quantize.quantise(smooth, bits=2, scale="image", dither=False)
+    images, levels = quantize.quantize(smooth, bits=2, scale="image", dither=False)
     low, high = levels[1, 0]
     assert 0 < low < high < 255
     whole = np.broadcast_to(np.array([0, 255], np.uint8), levels.shape)
@@ -120,7 +120,7 @@ def test_levels_leave_outliers_out_where_that_is_better(smooth: np.ndarray) -> N
 
 def test_a_flat_image_stays_flat(smooth: np.ndarray) -> None:
     for bits in (2, 4, 6):
-        images, _ = quantize.quantise(smooth, bits=bits, scale="image", dither=False)
+        images, _ = quantize.quantize(smooth, bits=bits, scale="image", dither=False)
         assert (images[2] == 137).all()
 
 
@@ -128,8 +128,8 @@ def test_more_bits_are_closer_and_dithering_keeps_the_mean(smooth: np.ndarray) -
     ramp = np.linspace(0, 255, 48 * 48).reshape(1, 1, 48, 48).repeat(2, 1).astype(np.uint8)
     errors = []
     for bits in (2, 3, 4, 5, 6):
-        plain, _ = quantize.quantise(ramp, bits=bits, scale="channel", dither=False)
-        dithered, _ = quantize.quantise(ramp, bits=bits, scale="channel", dither=True)
+        plain, _ = quantize.quantize(ramp, bits=bits, scale="channel", dither=False)
+        dithered, _ = quantize.quantize(ramp, bits=bits, scale="channel", dither=True)
         errors.append(np.abs(plain.astype(float) - ramp).mean())
         blocks = [x.reshape(1, 2, 6, 8, 6, 8).mean((3, 5)) for x in (ramp, plain, dithered)]  # means of 8 x 8 pixels
         inside = np.s_[:, :, 1:-1]
@@ -142,4 +142,4 @@ def test_more_bits_are_closer_and_dithering_keeps_the_mean(smooth: np.ndarray) -
 @pytest.mark.parametrize("bits", [0, 1, 7, 9, 16])
 def test_other_bits_are_refused(smooth: np.ndarray, bits: int) -> None:
     with pytest.raises(UserError, match=rf"--bits {bits}: expected one of 8, 6, 5, 4, 3, 2"):
-        quantize.quantise(smooth, bits=bits, scale="image", dither=False)
+        quantize.quantize(smooth, bits=bits, scale="image", dither=False)

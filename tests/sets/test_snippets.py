@@ -81,7 +81,7 @@ def test_every_snippet_gives_the_images_to_train_on(
 
 
 @pytest.mark.parametrize("std", [[0.2, 0.25, 0.3], [0.0, 1.0, 1e-9], [0, 1, 1]])
-def test_the_torch_snippet_normalises(tmp_path: Path, run: Any, std: list[float]) -> None:
+def test_the_torch_snippet_normalizes(tmp_path: Path, run: Any, std: list[float]) -> None:
     synthetic = build_set(soft=True, std=std, **LICENSED)
     folder = tmp_path / "packed"
     package.write(synthetic, folder, Packing(layout="safetensors"))

@@ -1,4 +1,4 @@
-"""The synthetic set: decoding, initialisation and its file, against naive references."""
+"""The synthetic set: decoding, initialization and its file, against naive references."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import torch
 from conftest import build_set
 from safetensors.torch import save_file
 
-from ncfmkit.distillation.initial import from_set, initialise
+from ncfmkit.distillation.initial import from_set, initialize
 from ncfmkit.errors import UserError
 from ncfmkit.mosaic import decode, decode_factors, decode_mask
 from ncfmkit.sets import set_file
@@ -19,7 +19,7 @@ from ncfmkit.sets.synthetic import SyntheticSet
 
 
 def naive_enlarge(image: np.ndarray, side: int) -> np.ndarray:
-    """Bilinear with half-pixel centres, edges repeated."""
+    """Bilinear with half-pixel centers, edges repeated."""
     cell, out = image.shape[-1], np.zeros((image.shape[0], side, side))
     places = [max(0.0, (i + 0.5) * cell / side - 0.5) for i in range(side)]
     for r, row in enumerate(places):
@@ -124,7 +124,7 @@ def test_bound_meets_its_budget_with_the_largest_factors_first(budget: int | Non
 @pytest.mark.parametrize("factor", [1, 2, 3])
 def test_mix_holds_down_scaled_real_images_of_the_class(make_real, factor: int, size: int) -> None:
     real, ipc = make_real((9, 4, 13), size=size), 2
-    stored = initialise("mix", real, ipc=ipc, factor=factor, seed=3)
+    stored = initialize("mix", real, ipc=ipc, factor=factor, seed=3)
     assert stored.shape == (3 * ipc, 3, size, size)
     assert stored.dtype == torch.float32
     assert stored.min() >= 0
@@ -149,13 +149,13 @@ def test_mix_holds_down_scaled_real_images_of_the_class(make_real, factor: int, 
 
 def test_mosaic_then_decode_gives_images_of_the_full_side(make_real) -> None:
     real = make_real((9, 9), size=7)
-    stored = initialise("mix", real, ipc=2, factor=3, seed=0)
+    stored = initialize("mix", real, ipc=2, factor=3, seed=0)
     assert decode(stored, (3,)).shape == (4, 9, 3, 7, 7)
 
 
 def test_random_gives_real_images(make_real) -> None:
     real = make_real((5, 4))
-    stored = initialise("random", real, ipc=4, factor=2, seed=1)
+    stored = initialize("random", real, ipc=4, factor=2, seed=1)
     for c in range(2):
         own = torch.from_numpy(real.train.images[real.train.offsets[c] : real.train.offsets[c + 1]])
         matches = [
@@ -168,7 +168,7 @@ def test_random_gives_real_images(make_real) -> None:
 
 def test_noise_is_gray_and_clamped(make_real) -> None:
     real = make_real((1, 1), size=32)  # fewer real images than ipc: noise needs none
-    stored = initialise("noise", real, ipc=8, factor=2, seed=0)
+    stored = initialize("noise", real, ipc=8, factor=2, seed=0)
     assert stored.shape == (16, 3, 32, 32)
     assert stored.dtype == torch.float32
     assert stored.min() == 0
@@ -183,11 +183,11 @@ def test_noise_is_gray_and_clamped(make_real) -> None:
 @pytest.mark.parametrize("kind", ["mix", "random", "noise"])
 def test_a_class_is_drawn_by_seed_and_class_alone(make_real, kind: str) -> None:
     first, other = make_real((9, 6, 8)), make_real((11, 6, 5))
-    a, again = (initialise(kind, first, ipc=2, factor=2, seed=4) for _ in range(2))
-    b = initialise(kind, other, ipc=2, factor=2, seed=4)
+    a, again = (initialize(kind, first, ipc=2, factor=2, seed=4) for _ in range(2))
+    b = initialize(kind, other, ipc=2, factor=2, seed=4)
     assert torch.equal(a, again)
     assert torch.equal(a[2:4], b[2:4])
-    c = initialise(kind, first, ipc=2, factor=2, seed=5)
+    c = initialize(kind, first, ipc=2, factor=2, seed=5)
     assert not torch.equal(a, c)
     assert not torch.equal(a[:2], a[2:4])
 
@@ -197,7 +197,7 @@ def test_classes_draw_different_images(make_real) -> None:
     real = make_real((30, 30))
     real.train.images[30:] = real.train.images[:30]
     for kind in ("mix", "random", "noise"):
-        stored = initialise(kind, real, ipc=3, factor=2, seed=4)
+        stored = initialize(kind, real, ipc=3, factor=2, seed=4)
         assert not torch.equal(stored[:3], stored[3:])
 
 
@@ -205,17 +205,17 @@ def test_global_random_numbers_are_neither_read_nor_drawn(make_real) -> None:
     torch.manual_seed(1)
     np.random.seed(1)
     before = torch.get_rng_state()
-    a = initialise("mix", make_real(), ipc=2, factor=2, seed=4)
+    a = initialize("mix", make_real(), ipc=2, factor=2, seed=4)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
     np.random.seed(2)
-    assert torch.equal(a, initialise("mix", make_real(), ipc=2, factor=2, seed=4))
+    assert torch.equal(a, initialize("mix", make_real(), ipc=2, factor=2, seed=4))
 
 
 @pytest.mark.parametrize("kind", ["mix", "random"])
 def test_too_few_images_is_an_error(make_real, kind: str) -> None:
     with pytest.raises(UserError) as error:
-        initialise(kind, make_real((7, 3, 4)), ipc=4, factor=2, seed=0)
+        initialize(kind, make_real((7, 3, 4)), ipc=4, factor=2, seed=0)
     assert str(error.value) == (
         "--ipc 4 is above the 3 training images of class 'class 1' in tiny: "
         f"--init {kind} needs at least as many; lower --ipc, or use --init noise"
@@ -265,7 +265,7 @@ def test_decoded_images_and_labels(kind: str, factor: int, budget: int | None) -
         assert np.bincount(labels).tolist() == [budget] * 3
 
 
-def test_as_dataset_normalises() -> None:
+def test_as_dataset_normalizes() -> None:
     synthetic = build_set()
     x, labels = synthetic.decoded()
     dataset = synthetic.as_dataset()

@@ -10,9 +10,9 @@ Each kind has its range, and what is in another's is refused:
 | bytes | -13 or more | above 30, to 268 |
 | normalized, zca | below -0.05, -30 or more | 30 or less |
 
-The last two share theirs, since whitened images fit in that of normalised ones. They are told apart by what the
+The last two share theirs, since whitened images fit in that of normalized ones. They are told apart by what the
 inverse makes of them. Natural images have most of their contrast in few directions, which whitening evens out. Real
-ones, whitened but taken for normalised, keep a quarter to a half of the contrast of the data (measured: digits 0.49,
+ones, whitened but taken for normalized, keep a quarter to a half of the contrast of the data (measured: digits 0.49,
 noise with the spectrum of photographs 0.36). The other way round contrast grows two- to sevenfold, and 12% to 53% of
 the values end up outside [-0.5, 1.5].
 
@@ -31,10 +31,10 @@ from ncfmkit.real.store import RealData
 
 Values = Literal["unit", "bytes", "normalized", "zca"]
 SLACK = 0.05  # of the range [0, 1], on both sides
-LARGEST_NORMALISED = 30.0
+LARGEST_NORMALIZED = 30.0
 FAR = 0.5  # outside [0, 1]
 MOST_FAR = 0.1  # share of the values that may end up farther out
-LEAST_CONTRAST = 0.55  # of the data's, in what was normalised
+LEAST_CONTRAST = 0.55  # of the data's, in what was normalized
 ZCA_EPSILON = 0.1  # added to the variances, as the code of trajectory matching (MTT) has it
 LONG_WHITENED = 1000  # D from which people are told to wait
 LARGEST_WHITENED = 12288  # D: a matrix D x D is taken apart; 64x64 RGB
@@ -42,7 +42,7 @@ CHUNK_VALUES = 1 << 20  # in float64 at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normalisation:
+class Normalization:
     """Per channel, in [0, 1]."""
 
     mean: tuple[float, ...]
@@ -79,15 +79,15 @@ class Spread:
 
 
 def to_bytes(
-    images_NCHW: np.ndarray, order_N: np.ndarray, values: Values, real: RealData, given: Normalisation | None
+    images_NCHW: np.ndarray, order_N: np.ndarray, values: Values, real: RealData, given: Normalization | None
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The images in the order of their places `order_N`, clipped to [0, 1] and rounded to bytes, uint8 `[N, C, H, W]`.
 
     Args:
         images_NCHW: uint8 or float32, as released.
         values: what they are.
-        given: of `normalized`: what they were normalised with, none: the data's; of `zca`: what the data were
-            normalised with before the whitening was fitted, none: with nothing.
+        given: of `normalized`: what they were normalized with, none: the data's; of `zca`: what the data were
+            normalized with before the whitening was fitted, none: with nothing.
 
     Returns:
         The bytes; share and largest distance of what was clipped.
@@ -111,12 +111,12 @@ def to_bytes(
     return bytes_NCHW, spread.clipped()
 
 
-def _inverse(values: Values, real: RealData, given: Normalisation | None) -> Callable[[np.ndarray], np.ndarray]:
+def _inverse(values: Values, real: RealData, given: Normalization | None) -> Callable[[np.ndarray], np.ndarray]:
     """Of float64 images to [0, 1], both `[N, C, H, W]`."""
     if values == "zca":
         return fitted_whitening(real, given).undone
     if values == "normalized":
-        return (given or Normalisation(mean=real.mean, std=real.std)).undone
+        return (given or Normalization(mean=real.mean, std=real.std)).undone
     return lambda images_NCHW: images_NCHW / (255 if values == "bytes" else 1)
 
 
@@ -124,9 +124,9 @@ def _kinds(low: float, high: float) -> tuple[str, ...]:
     """The kinds whose range that is."""
     if low >= -SLACK and high <= 1 + SLACK:
         return ("unit",)
-    if low >= -255 * SLACK and LARGEST_NORMALISED < high <= 255 * (1 + SLACK):
+    if low >= -255 * SLACK and LARGEST_NORMALIZED < high <= 255 * (1 + SLACK):
         return ("bytes",)
-    if -LARGEST_NORMALISED <= low < -SLACK and high <= LARGEST_NORMALISED:
+    if -LARGEST_NORMALIZED <= low < -SLACK and high <= LARGEST_NORMALIZED:
         return ("normalized", "zca")
     return ()
 
@@ -142,7 +142,7 @@ def _check_range(images_NCHW: np.ndarray, values: Values) -> None:
         look = {
             "unit": "like [0, 1]",
             "bytes": "like bytes",
-            "normalized": "normalised or whitened",
+            "normalized": "normalized or whitened",
             "": "like no kind",
         }
         advice = f"pass --values {' or '.join(kinds)}" if kinds else "bring them to [0, 1] first"
@@ -153,12 +153,12 @@ def _check_range(images_NCHW: np.ndarray, values: Values) -> None:
 
 
 def _check_spread(spread: Spread, values: Values, real: RealData) -> None:
-    """Refuses what is normalised but taken for whitened, or the other way round."""
+    """Refuses what is normalized but taken for whitened, or the other way round."""
     if values not in ("normalized", "zca"):
         return
     share = spread.far / spread.values
     if share > MOST_FAR:
-        instead = "normalized" if values == "zca" else "zca, or --mean and --std as they were normalised with"
+        instead = "normalized" if values == "zca" else "zca, or --mean and --std as they were normalized with"
         raise UserError(
             f"--values {values}: taken so, {share:.0%} of the values lie outside [{-FAR}, {1 + FAR}], where images "
             f"have theirs in [0, 1]: pass --values {instead}"
@@ -167,22 +167,22 @@ def _check_spread(spread: Spread, values: Values, real: RealData) -> None:
     if values == "normalized" and contrast < LEAST_CONTRAST:
         raise UserError(
             f"--values normalized: taken so, the images have {contrast:.0%} of the contrast of {real.name}, which "
-            "looks whitened: pass --values zca; if they are not, undo the normalisation and save [images, targets]"
+            "looks whitened: pass --values zca; if they are not, undo the normalization and save [images, targets]"
         )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Whitening:
-    """ZCA: `W = U diag((s + 0.1)^(-1/2)) U^T` of the images' centred values.
+    """ZCA: `W = U diag((s + 0.1)^(-1/2)) U^T` of the images' centerd values.
 
     s and U are the eigenvalues and -vectors of their unbiased covariance over the training images, in [0, 1] or
-    normalised as `given`.
+    normalized as `given`.
     """
 
     mean_D: np.ndarray  # float64, as the rest
     root_D: np.ndarray  # of s + 0.1
     basis_DD: np.ndarray  # U
-    given: Normalisation | None
+    given: Normalization | None
 
     def undone(self, images_NCHW: np.ndarray) -> np.ndarray:
         """float64 `[N, C, H, W]`, in [0, 1] but for what lies outside."""
@@ -192,7 +192,7 @@ class Whitening:
         return self.given.undone(unit_NCHW) if self.given is not None else unit_NCHW
 
 
-def fitted_whitening(real: RealData, given: Normalisation | None) -> Whitening:
+def fitted_whitening(real: RealData, given: Normalization | None) -> Whitening:
     """The whitening of the training images.
 
     Raises:

@@ -180,7 +180,7 @@ def _name(tensor: torch.Tensor) -> str:
 
 
 def _read_folder(root: Path, max_bytes: int) -> Released:
-    """Pictures of class folders, all of one size and colour mode; folders and files in sorted order."""
+    """Pictures of class folders, all of one size and color mode; folders and files in sorted order."""
     folders = tuple(sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")))
     if not folders:
         raise UserError(f"{root}: expected one folder per class in it, got none")
@@ -223,7 +223,7 @@ def _decoded(files: dict[str, Path], max_bytes: int) -> Iterator[np.ndarray]:
             if (picture.mode, picture.size) != first[1:]:
                 raise UserError(
                     f"{name}: expected {_look(first[1], first[2])} as {first[0]}, got "
-                    f"{_look(picture.mode, picture.size)}: bring all pictures to one size and colour mode first"
+                    f"{_look(picture.mode, picture.size)}: bring all pictures to one size and color mode first"
                 )
             image_HWC = np.asarray(picture).reshape(*picture.size[::-1], MODES[picture.mode])
             yield image_HWC.transpose(2, 0, 1)

@@ -19,7 +19,7 @@ from ncfmkit.errors import UserError
 ENCODINGS = ("png", "webp")
 OVERHEAD = 65536  # bytes that a file may be larger than twice its pixels
 PNG_START = b"\x89PNG\r\n\x1a\n"
-PNG_CHANNELS = {0: 1, 2: 3}  # colour types: gray, RGB
+PNG_CHANNELS = {0: 1, 2: 3}  # color types: gray, RGB
 LARGEST_FILTER = 4  # first byte of a PNG's row
 MOST_PIXELS = 89_478_485  # of which Pillow and its users begin to take a picture for a bomb
 LONGEST_WEBP = 16383  # pixels of a side
@@ -129,7 +129,7 @@ def _png_header(content: bytes, where: str) -> Header:
         raise _refused(where, "a PNG with a damaged start or end")
     width, height, bits, color, *methods = struct.unpack_from(">II5B", content, 16)
     if bits != 8 or color not in PNG_CHANNELS or any(methods):
-        raise _refused(where, f"expected a plain PNG of 8 bits, gray or RGB, got {bits} bits, colour type {color}")
+        raise _refused(where, f"expected a plain PNG of 8 bits, gray or RGB, got {bits} bits, color type {color}")
     packed = b"".join(data for name, data in chunks if name == b"IDAT")
     return Header("PNG", (PNG_CHANNELS[color], height, width), packed)
 
@@ -190,5 +190,5 @@ def _pixels(content: bytes, header: Header, where: str) -> np.ndarray:
 def _gray(pixels_HWC: np.ndarray, where: str) -> np.ndarray:
     """The one channel of a WebP that has three equal ones."""
     if (pixels_HWC != pixels_HWC[..., :1]).any():
-        raise _refused(where, "expected a gray picture, got colours")
+        raise _refused(where, "expected a gray picture, got colors")
     return pixels_HWC[..., :1]

@@ -18,7 +18,7 @@ from ncfmkit.config import DataSettings
 from ncfmkit.errors import UserError
 from ncfmkit.real.opening import open_real
 from ncfmkit.sets import package
-from ncfmkit.sets.manifest import sealed, tensors_of
+from ncfmkit.sets.manifest import tensors_of, with_digests
 from ncfmkit.sets.views import parquet, parquet_headers
 from ncfmkit.sets.views.records import Contents, Record
 
@@ -179,7 +179,7 @@ def test_datasets_loads_a_whole_package(
     rows = loaded["train"]
     assert rows.features["image"] == datasets.Image()
     assert rows.features["label"] == datasets.ClassLabel(names=list(CLASSES))
-    contents = package.contents_of(sealed(synthetic.manifest, tensors_of(synthetic)), packing)
+    contents = package.contents_of(with_digests(synthetic.manifest, tensors_of(synthetic)), packing)
     expected = read(folder, contents)
     assert len(rows) == len(expected)
     for row, record in zip(rows, expected, strict=True):

@@ -104,8 +104,8 @@ def test_a_handmade_png_is_taken():
         (png(bits=16), "got 16 bits"),
         (png(bits=4, color=0), "got 4 bits"),
         (saved(rgb().convert("P")), "PLTE"),
-        (saved(rgb().convert("RGBA")), "colour type 6"),
-        (saved(rgb().convert("LA")), "colour type 4"),
+        (saved(rgb().convert("RGBA")), "color type 6"),
+        (saved(rgb().convert("LA")), "color type 4"),
         (png(methods=(0, 0, 1)), "expected a plain PNG"),
         (saved(rgb(), save_all=True, append_images=[rgb().rotate(180)]), "acTL"),
         (with_chunk(b"tRNS", bytes(6)), "tRNS"),
@@ -149,8 +149,8 @@ def test_what_encode_does_not_write_is_refused(content, why):
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_colours_where_gray_is_due(encoding):
-    with pytest.raises(UserError, match=r"expected (1x5x7, got 3x5x7|a gray picture, got colours)"):
+def test_colors_where_gray_is_due(encoding):
+    with pytest.raises(UserError, match=r"expected (1x5x7, got 3x5x7|a gray picture, got colors)"):
         decode(encode(noise(), encoding), (1, 5, 7), "it")
 
 
