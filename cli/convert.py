@@ -104,7 +104,7 @@ def convert(
     overrides: dict[str, Any],
 ) -> None:
     """Reads a set that another project released (DM, MTT, DATM, ...) and writes it as an ordinary one."""
-    from ncfmkit.files import format_bytes, parse_bytes
+    from ncfmkit.files import check_free, format_bytes, parse_bytes
     from ncfmkit.jobs import setup
     from ncfmkit.jobs.convert import Reading, convert_file
     from ncfmkit.real.arguments import DataArguments
@@ -123,7 +123,9 @@ def convert(
         decode=settings.distill.decode if "distill.decode" in overrides else "single",
         max_bytes=parse_bytes(max_size, "--max-size"),
     )
-    out, result = convert_file(path, arguments, settings, reading, out=out)
+    if out is not None:
+        check_free(out)
+    out, result = convert_file(path, arguments.open(settings), settings, reading, out=out)
     size = out.stat().st_size
     if json:
         o.print_json({"set": str(out), "bytes": size, "manifest": result.manifest})

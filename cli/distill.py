@@ -42,7 +42,7 @@ def distill(
         raise UserError("say what to distill: `ncfmkit distill digits`, a path, or --resume DIR")
     else:
         arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-        folder = job.distill_run(arguments, recipe=recipe, out=out, baselines=names, overrides=overrides)
+        folder = job.start(arguments, recipe=recipe, out=out, baselines=names, overrides=overrides)
     if json:
         o.print_json({"run": str(folder), **load_run(folder)})
     else:

@@ -30,13 +30,16 @@ def evaluate(
     from ncfmkit.jobs import evaluate as job
     from ncfmkit.real.arguments import DataArguments
     from ncfmkit.reports.scores import score_table
+    from ncfmkit.runtime import choose_runtime
     from ncfmkit.scoring.baselines import parse_baselines
     from ncfmkit.sets.loading import load
 
     result = load(path)
     settings = job.settings_for(result, overrides)
     arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    scores = job.evaluate(result, arguments, settings, baselines=parse_baselines(baselines))
+    names = parse_baselines(baselines)
+    runtime = choose_runtime(settings.runtime)
+    scores = job.evaluate(result, arguments.open(settings), settings, runtime, baselines=names)
     if json:
         o.print_json(scores)
         return

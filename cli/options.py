@@ -166,7 +166,7 @@ def scoring(
     if data is None:
         return None
     arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    return Scoring(arguments=arguments, overrides=overrides)
+    return Scoring(source=arguments, overrides=overrides)
 
 
 def parse_set(pairs: list[str] | None) -> dict[str, str]:

@@ -18,14 +18,16 @@ def pretrain(
     overrides: dict[str, Any],
 ) -> None:
     """Trains the extractor pool alone; `distill` with the same settings then finds it in the cache."""
-    from ncfmkit.distillation.pool import pool_line
     from ncfmkit.jobs import pretrain as job
-    from ncfmkit.jobs import setup
+    from ncfmkit.jobs.setup import make_settings
     from ncfmkit.real.arguments import DataArguments
+    from ncfmkit.runtime import choose_runtime
 
     arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    pool = job.pretrain(arguments, setup.make_settings(data, recipe, overrides))
+    settings = make_settings(data, recipe, overrides)
+    runtime = choose_runtime(settings.runtime)
+    pool = job.pretrain(arguments.open(settings), settings, runtime)
     if json:
         o.print_json({"key": pool.key, "accuracies": pool.accuracies, "seconds": pool.seconds})
     else:
-        print(pool_line(pool))
+        print(pool.describe())

@@ -26,9 +26,11 @@ def train(
     overrides: dict[str, Any],
 ) -> None:
     """Trains one student on a set and keeps it, with network, sizes, normalization and class names in its metadata."""
+    from ncfmkit.files import check_free
     from ncfmkit.jobs import train as job
     from ncfmkit.jobs.evaluate import settings_for
     from ncfmkit.real.arguments import DataArguments
+    from ncfmkit.runtime import choose_runtime
     from ncfmkit.sets.loading import load
 
     result = load(path)
@@ -37,7 +39,11 @@ def train(
         arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
     elif data_root or download or skip_bad or any(key.startswith("data.") for key in overrides):
         raise UserError("flags of the real data need --data: it says what to test the student on")
-    metadata = job.train(result, settings_for(result, overrides), out=out, arguments=arguments)
+    check_free(out)
+    settings = settings_for(result, overrides)
+    runtime = choose_runtime(settings.runtime)
+    real = arguments.open(settings) if arguments else None
+    metadata = job.train(result, real, settings, runtime, out=out)
     if json:
         o.print_json({"student": str(out), **metadata})
         return

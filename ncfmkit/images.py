@@ -5,12 +5,14 @@ Axes: N images, C channels, H = W side, K labels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ncfmkit.real.store import RealData, Split
+if TYPE_CHECKING:
+    from ncfmkit.real.store import RealData, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ def normalize(x_NCHW: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> to
     return (x_NCHW - mean) / std
 
 
-def labeled(real: RealData, split: Split) -> LabeledImages:
+def labeled(real: "RealData", split: "Split") -> LabeledImages:
     """A split of the real data, to train or test on."""
     labels = torch.from_numpy(split.labels)
     return LabeledImages(images=split.images, labels=labels, mean=real.mean, std=real.std, classes=len(real.classes))

@@ -7,7 +7,6 @@ from ncfmkit.errors import UserError
 from ncfmkit.mosaic import compose
 from ncfmkit.real.store import RealData
 from ncfmkit.rng import keyed_rng
-from ncfmkit.sets.synthetic import SyntheticSet
 
 
 def initialize(kind: str, real: RealData, *, ipc: int, factor: int, seed: int) -> torch.Tensor:
@@ -42,21 +41,22 @@ def _pick(real: RealData, label: int, count: int, rng: np.random.Generator) -> n
     return real.train.images[start + order]
 
 
-def from_set(start: SyntheticSet, real: RealData, *, ipc: int) -> torch.Tensor:
-    """The images of an earlier set, to start from (`init = "load"`).
+def from_images(images_NCHW: torch.Tensor, classes: tuple[str, ...], real: RealData, *, ipc: int) -> torch.Tensor:
+    """The images of an earlier set, to start from (`init = "load"`), float32 in [0, 1] `[C*M, ch, H, W]`.
+
+    Args:
+        images_NCHW: uint8, sorted by class.
+        classes: their names, in label order.
 
     Raises:
         UserError: its classes, IPC or image shape are not the run's.
     """
+    if classes != real.classes:
+        difference = f"{len(classes)} instead of {len(real.classes)}"
+        if len(classes) == len(real.classes):
+            difference = next(f"{a!r} instead of {b!r}" for a, b in zip(classes, real.classes, strict=True) if a != b)
+        raise UserError(f"--load: the set has other classes than {real.name}: {difference}")
     expected = (len(real.classes) * ipc, real.channels, real.size, real.size)
-    if start.classes != real.classes:
-        raise UserError(f"--load: the set has other classes than {real.name}: {_first_difference(start, real)}")
-    if tuple(start.images.shape) != expected:
-        raise UserError(f"--load: expected images of shape {expected}, got {tuple(start.images.shape)}: check --ipc")
-    return start.images.float() / 255
-
-
-def _first_difference(start: SyntheticSet, real: RealData) -> str:
-    if len(start.classes) != len(real.classes):
-        return f"{len(start.classes)} instead of {len(real.classes)}"
-    return next(f"{a!r} instead of {b!r}" for a, b in zip(start.classes, real.classes, strict=True) if a != b)
+    if tuple(images_NCHW.shape) != expected:
+        raise UserError(f"--load: expected images of shape {expected}, got {tuple(images_NCHW.shape)}: check --ipc")
+    return images_NCHW.float() / 255

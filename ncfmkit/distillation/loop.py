@@ -1,63 +1,113 @@
-"""The loop: steps, metrics, checkpoints, resuming."""
+"""The loop: from initial images to the last step, with metrics, checkpoints and resuming (docs/method.md, section 5).
+
+Each step draws an extractor between its initial and its trained weights, moves the images of every class to match the
+real ones at frequencies that tell them apart, and calibrates them by the trained network: :func:`distill_step`.
+"""
 
 import dataclasses
 import math
 import time
 
+import torch
+
 from ncfmkit.config import Settings
-from ncfmkit.distillation.memory import Plan, _budget, _plan
-from ncfmkit.distillation.problem import Problem, State, StepLosses
+from ncfmkit.distillation.memory import Plan, make_plan
+from ncfmkit.distillation.pool import Pool
+from ncfmkit.distillation.problem import Problem, State, make_problem, make_state
 from ncfmkit.distillation.step import distill_step
 from ncfmkit.errors import Interrupted
-from ncfmkit.files import format_bytes
+from ncfmkit.files import format_bytes, parse_bytes
+from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice, track
+from ncfmkit.real.store import RealData
 from ncfmkit.run import RunDirectory, deferred_interrupts
+from ncfmkit.runtime import Runtime
 
 LOGGED_STEPS = 1000  # lines of metrics.jsonl, at most about
 
 
-def run_steps(run: RunDirectory, settings: Settings, problem: Problem, state: State) -> None:
-    """All steps that are left, with checkpoints; an interruption saves the state first."""
-    steps, every = settings.distill.steps, settings.runtime.checkpoint_every
-    stored = run.load_checkpoint(problem.runtime.device)
+def prepare(
+    real: RealData, settings: Settings, pool: Pool, images_NCHW: torch.Tensor, runtime: Runtime
+) -> tuple[Problem, State, Plan]:
+    """All that a step takes, before the first one.
+
+    With an empty pool it is a rehearsal: what would fail after hours of training extractors fails at once.
+
+    Args:
+        images_NCHW: initial images, float32 in [0, 1] `[C*M, ch, H, W]`.
+
+    Raises:
+        UserError: network, factor or memory budget do not fit the data.
+    """
+    budget = parse_bytes(settings.runtime.memory_budget) if settings.runtime.memory_budget else None
+    problem = make_problem(
+        real,
+        settings.distill,
+        seed=settings.seed,
+        pool=pool,
+        build=network_builder(settings.network, real),
+        runtime=runtime,
+        budget=budget,
+        gradient_checkpointing=settings.runtime.gradient_checkpointing,
+    )
+    state = make_state(problem, images_NCHW)
+    plan = make_plan(problem, state, budget=budget, classes_per_batch=settings.runtime.classes_per_batch)
+    return problem, state, plan
+
+
+def distill(
+    run: RunDirectory, real: RealData, settings: Settings, pool: Pool, images_NCHW: torch.Tensor, runtime: Runtime
+) -> torch.Tensor:
+    """Distills the real images into the synthetic ones; goes on from the run's newest checkpoint where there is one.
+
+    Args:
+        run: where losses and checkpoints are kept.
+        images_NCHW: initial images, float32 in [0, 1] `[C*M, ch, H, W]`, sorted by class.
+
+    Returns:
+        The images after the last step, float32 in [0, 1] on the runtime's device, same shape.
+
+    Raises:
+        NonFiniteLossError: with the class and the step; the last checkpoint is kept.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved first.
+    """
+    problem, state, plan = prepare(real, settings, pool, images_NCHW, runtime)
+    steps = settings.distill.steps
+
+    # Resume: random draws are keyed by the step, so the state is all that an interrupted run needs.
+    stored = run.load_checkpoint(runtime.device)
     if stored is not None:
         state.load_state_dict(stored)
         del stored
         notice(f"resuming after step {state.step} of {steps}")
     logged = run.cut_metrics(state.step)
-    seconds = logged[-1]["seconds"] if logged else 0.0
-    plan = _plan(settings, problem, state)
+    spent = logged[-1]["seconds"] if logged else 0.0
     if state.step < steps:
-        notice(_plan_line(plan, problem, _budget(settings)))
+        budget = settings.runtime.memory_budget
+        notice(
+            f"memory: {f'budget {format_bytes(parse_bytes(budget))}' if budget else 'default budget'}; "
+            f"{plan.chunk} images at once, up to {plan.kept_graphs} such graphs, "
+            f"{plan.classes_per_batch} of {problem.classes} classes stacked"
+        )
     run.update(status="distilling")
+
     log_every = max(1, math.ceil(steps / LOGGED_STEPS))
-    start = time.monotonic() - seconds
+    start = time.monotonic() - spent
     with deferred_interrupts() as interrupted, track("distilling", steps) as bar:
         bar.advance(state.step)
         while state.step < steps:
             losses = distill_step(problem, state, plan)
-            stop = interrupted()
-            if state.step % log_every == 0 or state.step == steps:
-                row = {"step": state.step, **dataclasses.asdict(losses), "seconds": time.monotonic() - start}
-                run.append_metrics(row)
-            if state.step % every == 0 or state.step == steps or stop:
+            spent = time.monotonic() - start
+            last, stop = state.step == steps, interrupted()
+
+            if state.step % log_every == 0 or last:
+                run.append_metrics({"step": state.step, **dataclasses.asdict(losses), "seconds": spent})
+            if state.step % settings.runtime.checkpoint_every == 0 or last or stop:
                 run.save_checkpoint(state.state_dict())
-            bar.advance(note=_loss_note(losses))
+            calibration = "" if losses.calibration is None else f", calibration {losses.calibration:.3f}"
+            bar.advance(note=f"matching {losses.matching:.2f}{calibration}")
             if stop:
                 raise Interrupted(f"saved after step {state.step} of {steps}: go on with --resume {run.path}")
-    logged = run.metrics()
-    spent = logged[-1]["seconds"] if logged else 0.0
+
     run.update(timings={"distill_seconds": round(spent, 2), "steps": steps})
-
-
-def _plan_line(plan: Plan, problem: Problem, budget: int | None) -> str:
-    said = f"budget {format_bytes(budget)}" if budget else "default budget"
-    return (
-        f"memory: {said}; {plan.chunk} images at once, up to {plan.kept_graphs} such graphs, "
-        f"{plan.classes_per_batch} of {problem.classes} classes stacked"
-    )
-
-
-def _loss_note(losses: StepLosses) -> str:
-    calibration = "" if losses.calibration is None else f", calibration {losses.calibration:.3f}"
-    return f"matching {losses.matching:.2f}{calibration}"
+    return state.images.detach()

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from ncfmkit import augment
-from ncfmkit.config import Settings
 from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.problem import Problem, State, default_budget
 from ncfmkit.errors import UserError
-from ncfmkit.files import format_bytes, parse_bytes
+from ncfmkit.files import format_bytes
 from ncfmkit.mosaic import decode, decode_factors
 from ncfmkit.progress import notice
 from ncfmkit.runtime import is_out_of_memory, saved_bytes
@@ -103,7 +102,7 @@ def within_memory(plan: Plan, problem: Problem, state: State, phase: Callable[[]
 
 
 def make_plan(problem: Problem, state: State, *, budget: int | None, classes_per_batch: int | None = None) -> Plan:
-    """Chunk, kept graphs and classes_per_batch that keep what a step has on the device within `budget` bytes.
+    """The plan that keeps what a step has on the device within `budget` bytes.
 
     Args:
         budget: for the stored images with gradient and optimizer state, networks, psi, real images on the device, and
@@ -129,13 +128,11 @@ def make_plan(problem: Problem, state: State, *, budget: int | None, classes_per
         )
     working = max(least, default_budget(problem.runtime)) if budget is None else budget - fixed
     fitting = problem.classes if not kept_per_class else working // 2 // kept_per_class
-    classes_per_batch = max(
-        1, min(problem.classes if classes_per_batch is None else classes_per_batch, fitting, problem.classes)
-    )
-    graphs = max(per_image * decoded, working - classes_per_batch * kept_per_class)
+    together = max(1, min(classes_per_batch or problem.classes, fitting, problem.classes))
+    graphs = max(per_image * decoded, working - together * kept_per_class)
     best = min(LARGEST_CHUNK, PREFERRED_CHUNK[device.type] // per_image)
     chunk = max(decoded, min(best, graphs // per_image))
-    return Plan(chunk=chunk, kept_graphs=max(1, graphs // (per_image * chunk)), classes_per_batch=classes_per_batch)
+    return Plan(chunk=chunk, kept_graphs=max(1, graphs // (per_image * chunk)), classes_per_batch=together)
 
 
 def _fixed_bytes(problem: Problem, state: State) -> int:
@@ -168,11 +165,3 @@ def _bytes_per_image(problem: Problem, state: State) -> int:
     graph = max(0, saved_bytes(run) - weights)
     phases = 4 * 4 * problem.settings.frequencies if problem.metric.uses_frequencies else 0
     return math.ceil(1.5 * graph / mask_MP.shape[1]) + phases
-
-
-def _budget(settings: Settings) -> int | None:
-    return parse_bytes(settings.runtime.memory_budget) if settings.runtime.memory_budget else None
-
-
-def _plan(settings: Settings, problem: Problem, state: State) -> Plan:
-    return make_plan(problem, state, budget=_budget(settings), classes_per_batch=settings.runtime.classes_per_batch)

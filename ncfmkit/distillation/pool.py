@@ -41,8 +41,20 @@ class Pool:
     accuracies: list[float | None]  # on the test split, fractions; None where the source has no test split
     seconds: float  # spent training in this run; 0 where all came from the cache
 
+    @classmethod
+    def empty(cls) -> "Pool":
+        """A pool without members, to check settings with before any is trained."""
+        return cls(key="", initial=[], final=[], accuracies=[], seconds=0.0)
+
     def __len__(self) -> int:
         return len(self.final)
+
+    def describe(self) -> str:
+        """One line that says where the pool came from and how good its members are."""
+        made = f"trained in {self.seconds:.0f} s" if self.seconds else "from the cache"
+        known = [a for a in self.accuracies if a is not None]
+        accuracy = f", test accuracy {min(known):.1%} to {max(known):.1%}" if known else ", no test split"
+        return f"extractor pool: {len(self)} members, {made}{accuracy}"
 
     @torch.no_grad()
     def blend(self, network: nn.Module, member: int, beta: float) -> None:
@@ -90,7 +102,16 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
         missing = [m for m, member in enumerate(kept) if member is None]
         if missing:
             notice(f"extractor pool: training {len(missing)} of {pool.members} members, {pool.epochs} epochs each")
-            _train_members(missing, files, real, network, pool, seed, runtime)
+            build, data = network_builder(network, real), labeled(real, real.train)
+            models = StackedModels(build, 1, runtime)
+            with track("extractor pool", len(missing) * pool.epochs) as bar:
+                for m in missing:
+                    initial = fresh_state(build, seed, "extractor", m)
+                    models.load([initial])
+                    train(models, [data], pool, seed=seed, keys=[m], bar=bar)
+                    score = accuracy(models, labeled(real, real.test))[0] if real.test else None
+                    _write_member(files[m], initial, models.states()[0], score)
+                    bar.advance(0, note="" if score is None else f"member {m}: test accuracy {score:.1%}")
         members = [member or _read_member(file) for member, file in zip(kept, files, strict=True)]
     return Pool(
         key=key,
@@ -99,28 +120,6 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
         accuracies=[m[2] for m in members],
         seconds=time.monotonic() - start if missing else 0.0,
     )
-
-
-def _train_members(
-    missing: list[int],
-    files: list[Path],
-    real: RealData,
-    network: NetworkSettings,
-    pool: PoolSettings,
-    seed: int,
-    runtime: Runtime,
-) -> None:
-    build = network_builder(network, real)
-    models = StackedModels(build, 1, runtime)
-    data = labeled(real, real.train)
-    with track("extractor pool", len(missing) * pool.epochs) as bar:
-        for member in missing:
-            initial = fresh_state(build, seed, "extractor", member)
-            models.load([initial])
-            train(models, [data], pool, seed=seed, keys=[member], bar=bar)
-            score = accuracy(models, labeled(real, real.test))[0] if real.test else None
-            _write_member(files[member], initial, models.states()[0], score)
-            bar.advance(0, note="" if score is None else f"member {member}: test accuracy {score:.1%}")
 
 
 def _write_member(file: Path, initial: State, final: State, score: float | None) -> None:
@@ -162,11 +161,3 @@ def _checksum(tensors: State, score: float | None) -> str:
     """sha256 of all that a member's file holds."""
     content = [[name, str(v.dtype), list(v.shape), digest(v)] for name, v in sorted(tensors.items())]
     return hashlib.sha256(json.dumps([score, content]).encode()).hexdigest()
-
-
-def pool_line(pool: Pool) -> str:
-    """One line that says where the pool came from and how good its members are."""
-    made = f"trained in {pool.seconds:.0f} s" if pool.seconds else "from the cache"
-    known = [a for a in pool.accuracies if a is not None]
-    accuracy = f", test accuracy {min(known):.1%} to {max(known):.1%}" if known else ", no test split"
-    return f"extractor pool: {len(pool)} members, {made}{accuracy}"

@@ -138,6 +138,8 @@ def make_problem(
     matcher, calibrator = (build().to(runtime.device).requires_grad_(False) for _ in range(2))
     probe = torch.zeros(2, real.channels, real.size, real.size, device=runtime.device)
     features = checkpointed_features(matcher) if gradient_checkpointing else matcher.features
+    images, allowed = real.train.images, default_budget(runtime) if budget is None else budget
+    on_device = runtime.device.type == "cuda" and images.nbytes <= allowed // 4
     return Problem(
         real=real,
         settings=settings,
@@ -151,16 +153,9 @@ def make_problem(
         logits=AugmentedNetwork(calibrator, real, settings.augment, runtime),
         feature_dim=matcher.features(probe).shape[1],
         mask_MP=decode_mask(settings.decode, settings.factor, settings.ipc, settings.decoded_per_class),
-        train_images=_train_images(real, runtime, budget),
+        # torch.from_numpy would warn of an array that is read-only
+        train_images=torch.tensor(images, device=runtime.device) if on_device else images,
     )
-
-
-def _train_images(real: RealData, runtime: Runtime, budget: int | None) -> np.ndarray | torch.Tensor:
-    images = real.train.images
-    allowed = default_budget(runtime) if budget is None else budget
-    if runtime.device.type != "cuda" or images.nbytes > allowed // 4:
-        return images
-    return torch.tensor(images, device=runtime.device)  # torch.from_numpy warns of what is read-only
 
 
 def checkpointed_features(network: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -50,6 +50,9 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
         NonFiniteLossError: with the class and the step; the images are as the loss found them.
     """
     s = problem.settings
+
+    # Draw what all classes share: an extractor between its initial and its trained weights, the network that
+    # calibrates, the frequencies. Each class draws its own real images and augmentations.
     shared = keyed_rng(problem.seed, "step", state.step)
     member, final_member = shared.integers(len(problem.pool), size=2).tolist()
     beta = shared.random()
@@ -58,15 +61,16 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
     draws = [draw_class(problem, state.step, c) for c in range(problem.classes)]
     freq_TD = _draw_frequencies(problem, state)
 
+    # Match: the images of every class go one step down the discrepancy (Eq. 8).
     def match(classes_per_batch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         return _match(problem, state, plan, draws, freq_TD, classes_per_batch)
-
-    def calibrate(classes_per_batch: int) -> torch.Tensor:
-        return _calibrate(problem, state, plan, draws, classes_per_batch)
 
     matching_C, freq_grad = within_memory(plan, problem, state, lambda: match(plan.classes_per_batch))
     _check_finite(problem, state, "matching", matching_C, lambda: match(1)[0])
     _image_step(state)
+    loss = matching = s.matching_weight * float(matching_C.mean())
+
+    # Ascend: psi goes one step up the same discrepancy, averaged over classes, at the frequencies that it drew.
     if state.psi_optimizer is not None:
         assert freq_TD is not None
         assert freq_grad is not None
@@ -74,9 +78,13 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
         state.psi_optimizer.step()
         state.psi_optimizer.zero_grad()  # frees the gradients
 
-    loss = matching = s.matching_weight * float(matching_C.mean())
+    # Calibrate: the images go one more step, down the cross-entropy of the trained network.
     calibration = None
     if s.calibration_weight > 0:
+
+        def calibrate(classes_per_batch: int) -> torch.Tensor:
+            return _calibrate(problem, state, plan, draws, classes_per_batch)
+
         calibration_C = within_memory(plan, problem, state, lambda: calibrate(problem.classes))
         _check_finite(problem, state, "calibration", calibration_C, lambda: calibrate(1))
         _image_step(state)
@@ -84,6 +92,7 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
         loss += s.calibration_weight * calibration
     _check_images(problem, state)
 
+    # The learning rate halves after `patience` steps without a lower loss.
     lr = state.optimizer.param_groups[0]["lr"]
     state.scheduler.step(loss)
     state.step += 1
@@ -114,22 +123,25 @@ def _match(
     losses: list[torch.Tensor] = []
     weight = problem.settings.matching_weight * state.scaler.get_scale()
     for group in class_groups(problem.classes, classes_per_batch):
-        chunks_of_real, chunks_of_syn = real_chunks(problem, plan, group), syn_chunks(problem, plan, group)
-        real = _real_extractor(problem, draws, group)
-        real_stat, real_parts = ncfd.streamed_statistic(problem.metric, real, chunks_of_real, freq_leaf)
+        # The real side needs no gradient but that of the frequencies: its chunks are only summed.
+        of_real, of_syn = real_chunks(problem, plan, group), syn_chunks(problem, plan, group)
+        real_stat, real_parts = ncfd.streamed_statistic(
+            problem.metric, _real_extractor(problem, draws, group), of_real, freq_leaf
+        )
+        # The synthetic side is summed, then sent backward chunk by chunk with the fixed gradient of the sum.
         u_CP = np.stack([draws[c].matching_P for c in group])
         loss_C, real_grad = ncfd.streamed_backward(
             problem.metric,
             _syn_extractor(problem, state, group, u_CP, problem.features),
-            chunks_of_syn,
+            of_syn,
             freq_leaf,
             real_stat,
             weight=weight,
-            retain=kept_graphs_of(plan, len(chunks_of_syn)),
+            retain=kept_graphs_of(plan, len(of_syn)),
         )
         losses.append(loss_C)
         if learned:
-            for part, chunk in zip(real_parts, chunks_of_real, strict=True):
+            for part, chunk in zip(real_parts, of_real, strict=True):
                 part.backward(real_grad[:, chunk.classes])
     freq_grad = None if freq_leaf is None or freq_leaf.grad is None else freq_leaf.grad / weight
     return torch.cat(losses), freq_grad

@@ -1,4 +1,4 @@
-"""Released sets into ordinary ones: which image is of which class, what the values are, what the manifest says.
+"""`ncfmkit convert`: released sets into ordinary ones. Which image is of which class, and what its values are.
 
 Axes: N stored images, C channels, H = W side, K classes, D decoded images.
 """
@@ -19,9 +19,9 @@ from ncfmkit.errors import UserError
 from ncfmkit.files import check_free, safe_name, sha256_of
 from ncfmkit.networks import resolve_network
 from ncfmkit.progress import notice, shortened_list
-from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
-from ncfmkit.sets import manifest, set_file
+from ncfmkit.sets import set_file
+from ncfmkit.sets.manifest import finished_set
 from ncfmkit.sets.released.pixel_values import Normalization, Values, to_bytes
 from ncfmkit.sets.released.read import Released, read
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -47,7 +47,7 @@ class Reading:
 
 
 def convert_file(
-    path: Path, arguments: DataArguments, settings: Settings, reading: Reading, *, out: Path | None
+    path: Path, real: RealData, settings: Settings, reading: Reading, *, out: Path | None
 ) -> tuple[Path, SyntheticSet]:
     """As :func:`convert`, and writes the set to `out`, or to its name's .safetensors; nothing is overwritten.
 
@@ -56,24 +56,23 @@ def convert_file(
     """
     if out is not None:
         check_free(out)
-    result = convert(path, arguments, settings, reading)
+    result = convert(path, real, settings, reading)
     out = out or Path(safe_name(result.manifest["name"]) + ".safetensors")
     check_free(out)
     return out, dataclasses.replace(result, manifest=set_file.save(result, out))
 
 
-def convert(path: Path, arguments: DataArguments, settings: Settings, reading: Reading) -> SyntheticSet:
+def convert(path: Path, real: RealData, settings: Settings, reading: Reading) -> SyntheticSet:
     """A released set as an ordinary one; its score is unknown.
 
     Args:
         path: a file of `torch.save` or a folder of pictures, see :mod:`ncfmkit.sets.released.read`.
-        arguments: the real data that it was made from: class names, normalization, and the whitening.
+        real: the data that it was made from: class names, normalization, and the whitening.
         settings: of the data and of the students that train on it; they go into the manifest.
 
     Raises:
         UserError: the file is no set, does not fit the data, or its values are not what the user says.
     """
-    real = arguments.open(settings)
     normalization = _normalization(reading, real.channels)
     released = read(path, labels=reading.labels, experiment=reading.experiment, max_bytes=reading.max_bytes)
     _check_shape(path, released, real)
@@ -83,7 +82,7 @@ def convert(path: Path, arguments: DataArguments, settings: Settings, reading: R
     values = reading.values or ("bytes" if released.images.dtype == np.uint8 else "unit")
     images_NCHW, clipped = to_bytes(released.images, order_N, values, real, normalization)
     _say(path, released, values, settings, clipped)
-    result = manifest.finished_set(settings, real, torch.from_numpy(images_NCHW))
+    result = finished_set(settings, real, torch.from_numpy(images_NCHW))
     converted = _origin(path, released) | {"kind": released.kind, "values": values, "clipped": clipped}
     if released.kind == "experiments":
         converted["experiment"] = reading.experiment or 0
@@ -178,13 +177,13 @@ def _folder_classes(path: Path, folders: tuple[str, ...], real: RealData) -> np.
 def _ipc(path: Path, labels_N: np.ndarray, real: RealData, released: Released) -> int:
     """Images per class, the same for all."""
     counts = np.bincount(labels_N, minlength=len(real.classes))
-    shortened_list, many = int(counts.argmin()), int(counts.argmax())
-    if counts[shortened_list] == counts[many]:
-        return int(counts[shortened_list])
+    fewest, most = int(counts.argmin()), int(counts.argmax())
+    if counts[fewest] == counts[most]:
+        return int(counts[fewest])
     largest = released.labels is None
     raise UserError(
-        f"{path} has {counts[shortened_list]} images of class {real.classes[shortened_list]!r} and {counts[many]} of "
-        f"{real.classes[many]!r}{', by the largest soft label of each' if largest else ''}: expected equally many "
+        f"{path} has {counts[fewest]} images of class {real.classes[fewest]!r} and {counts[most]} of "
+        f"{real.classes[most]!r}{', by the largest soft label of each' if largest else ''}: expected equally many "
         f"of every class{'; if its rows are sorted by class, pass --labels-by-position' if largest else ''}"
     )
 

@@ -1,4 +1,4 @@
-"""The jobs that the commands do, each one function: distill, resume, pretrain, evaluate, train."""
+"""`ncfmkit distill`: pool, steps, the set, its pictures, its scores and one page, all in a run directory."""
 
 import dataclasses
 import shlex
@@ -9,23 +9,21 @@ from typing import Any
 
 import torch
 
-from ncfmkit import networks
 from ncfmkit._version import __version__
 from ncfmkit.config import Settings, from_dict, to_dict
-from ncfmkit.distillation import initial
-from ncfmkit.distillation.loop import run_steps
-from ncfmkit.distillation.memory import _budget, _plan
-from ncfmkit.distillation.pool import Pool, open_pool, pool_line
-from ncfmkit.distillation.problem import Problem, make_problem, make_state
+from ncfmkit.distillation import loop
+from ncfmkit.distillation.initial import from_images, initialize
+from ncfmkit.distillation.pool import Pool, open_pool
 from ncfmkit.errors import Interrupted, UserError
-from ncfmkit.files import write_atomic
-from ncfmkit.jobs.evaluate import _scores
-from ncfmkit.jobs.setup import make_settings, resolved
+from ncfmkit.files import write_atomic, write_json
+from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
-from ncfmkit.reports import contact_sheet, curves, page
-from ncfmkit.run import RunDirectory, next_free, write_json
+from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
+from ncfmkit.reports.curves import curves
+from ncfmkit.reports.page import write_report
+from ncfmkit.run import RunDirectory, next_free
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
@@ -68,37 +66,59 @@ def distill(
     Raises:
         UserError, NonFiniteLossError, Interrupted: as the command's exit codes 2, 3 and 130.
     """
-    arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    folder = distill_run(arguments, recipe=recipe, out=out, baselines=baselines, overrides=overrides)
-    return load(folder)
+    source = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    return load(start(source, recipe=recipe, out=out, baselines=baselines, overrides=overrides))
 
 
-def distill_run(
-    arguments: DataArguments,
+def start(
+    source: DataArguments,
     *,
     recipe: str | None,
     out: str | Path | None,
     baselines: Sequence[str],
     overrides: dict[str, Any],
 ) -> Path:
-    """As :func:`distill`; returns the run directory."""
-    data = arguments.data
-    settings = make_settings(data, recipe, overrides)
-    baselines = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
-    folder = Path(out) if out else next_free(Path("runs"), f"{_slug(data)}-ipc{settings.distill.ipc}")
+    """As :func:`distill`: opens the real data, after what can be checked without them. Returns the run directory."""
+    settings = make_settings(source.data, recipe, overrides)
+    names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
+    data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
+    folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}")
     RunDirectory.free(folder)
     runtime = choose_runtime(settings.runtime)
-    real = arguments.open(settings)
-    settings = resolved(settings, real)
+    distill_real(source.open(settings), settings, runtime, folder=folder, source=source, baselines=names)
+    return folder
+
+
+def distill_real(
+    real: RealData,
+    settings: Settings,
+    runtime: Runtime,
+    *,
+    folder: Path,
+    source: DataArguments,
+    baselines: Sequence[str] = (),
+) -> None:
+    """A new run on real data that are open.
+
+    Args:
+        folder: the run directory to make.
+        source: where the data came from: a run that is resumed opens them again.
+        baselines: names of rows of `BASELINES`.
+
+    Raises:
+        UserError, NonFiniteLossError, Interrupted: as :func:`distill`.
+    """
+    # Check: what would fail late fails now, before an extractor is trained and before anything is written.
+    settings = resolve(settings, real)
     images = _initial_images(settings, real)
     if settings.student.repeats:
         students.test_split(real)
         check_baselines(real, baselines, stored=settings.distill.ipc, decoded=decoded_per_class(settings))
-    _rehearse(settings, real, runtime, images)
-    run = RunDirectory.create(folder, _run_info(settings, real, runtime, arguments, baselines))
+    loop.prepare(real, settings, Pool.empty(), images, runtime)
+
+    run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines))
     with run.alone():
-        _go_on(run, settings, real, runtime, images, baselines)
-    return folder
+        _complete(run, real, settings, runtime, images, baselines)
 
 
 def resume(path: str | Path) -> SyntheticSet:
@@ -111,13 +131,14 @@ def resume(path: str | Path) -> SyntheticSet:
     run = RunDirectory.open(Path(path))
     info = run.info()
     settings = from_dict(info["settings"])
-    asked = dataclasses.replace(
+    # what was chosen then, not what would be chosen now
+    chosen = dataclasses.replace(
         settings.runtime, precision=info["precision"], compile="on" if info["compile"] else "off"
     )
-    runtime = choose_runtime(asked)
+    runtime = choose_runtime(chosen)
     if info["status"] == "done":
         if not (run.path / "report.html").exists():
-            page.write_report(run.path)
+            write_report(run.path)
         notice(f"{path} is finished: nothing is left to do")
         return load(run.path)
     with run.alone():
@@ -125,48 +146,80 @@ def resume(path: str | Path) -> SyntheticSet:
         if real.fingerprint != info["data"]["fingerprint"]:
             raise UserError(f"the data at {info['arguments']['data']} have changed since {path} was started")
         with cpu_threads(info["threads"]):  # sums in another order would end with other bytes
-            _go_on(run, settings, real, runtime, _initial_images(settings, real), info["baselines"])
+            _complete(run, real, settings, runtime, _initial_images(settings, real), info["baselines"])
     return load(run.path)
 
 
-def _slug(data: str) -> str:
-    return Path(data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
+def _complete(
+    run: RunDirectory,
+    real: RealData,
+    settings: Settings,
+    runtime: Runtime,
+    images: torch.Tensor,
+    baselines: Sequence[str],
+) -> None:
+    """All that is left of a run, new or resumed; an interruption says how to go on."""
+    d = settings.distill
+    notice(f"run directory: {run.path}")
+    try:
+        notice(
+            f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
+            f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
+            f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
+            + (f"; {real.skipped} unreadable images passed over" if real.skipped else "")
+        )
+        notice(f"device: {runtime.describe()}")
+
+        # The method: a pool of extractors, then the loop.
+        pool = open_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
+        notice(pool.describe())
+        run.update(pool={"key": pool.key, "accuracies": pool.accuracies, "seconds": round(pool.seconds, 1)})
+        images = loop.distill(run, real, settings, pool, images, runtime)
+
+        # What it gives: the set and its pictures.
+        result = finished_set(settings, real, images)
+        set_file.save(result, run.path / set_file.FILE_NAME)
+        sheet = contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
+        write_atomic(run.path / "preview.png", png_bytes(sheet))
+        curves(run.metrics(), run.path / "curves.png")
+
+        # How good it is: students trained on it, and on the baselines.
+        if settings.student.repeats:
+            run.update(status="scoring")
+            scores = students.score_set(
+                result.labeled(),
+                real,
+                settings,
+                stored=d.ipc,
+                baselines=baselines,
+                herding=lambda count: herded_subset(real, count, pool.final[0], settings.network, runtime),
+                runtime=runtime,
+            )
+            write_json(run.path / "scores.json", scores)
+            score = manifest_score(scores["rows"][0])
+            result = dataclasses.replace(result, manifest=result.manifest | {"score": score})
+            set_file.save(result, run.path / set_file.FILE_NAME)
+        run.update(status="done")
+        write_report(run.path)
+    except KeyboardInterrupt:
+        raise Interrupted(f"what was finished is kept: go on with --resume {run.path}") from None
 
 
 def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
     d = settings.distill
     if d.init == "load":
-        return initial.from_set(load(str(d.load)), real, ipc=d.ipc)
-    return initial.initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
-
-
-def _rehearse(settings: Settings, real: RealData, runtime: Runtime, images: torch.Tensor) -> None:
-    """Finds what would fail after the pool is trained, before anything is written: network, factor, memory budget."""
-    pool = Pool(key="", initial=[], final=[], accuracies=[], seconds=0.0)
-    problem = _problem(settings, real, runtime, pool)
-    _plan(settings, problem, make_state(problem, images))
-
-
-def _problem(settings: Settings, real: RealData, runtime: Runtime, pool: Pool) -> Problem:
-    return make_problem(
-        real,
-        settings.distill,
-        seed=settings.seed,
-        pool=pool,
-        build=networks.network_builder(settings.network, real),
-        runtime=runtime,
-        budget=_budget(settings),
-        gradient_checkpointing=settings.runtime.gradient_checkpointing,
-    )
+        earlier = load(str(d.load))
+        return from_images(earlier.images, earlier.classes, real, ipc=d.ipc)
+    return initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
 
 
 def _run_info(
-    settings: Settings, real: RealData, runtime: Runtime, arguments: DataArguments, baselines: Sequence[str]
+    real: RealData, settings: Settings, runtime: Runtime, source: DataArguments, baselines: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "ncfmkit": __version__,
         "command": shlex.join(["ncfmkit", *sys.argv[1:]]) if "ncfmkit" in Path(sys.argv[0]).name else None,
-        "arguments": dataclasses.asdict(arguments.absolute()),
+        "arguments": dataclasses.asdict(source.absolute()),
         "baselines": list(baselines),
         "data": {
             "name": real.name,
@@ -187,67 +240,3 @@ def _run_info(
         "versions": versions(),
         "status": "started",
     }
-
-
-def _go_on(
-    run: RunDirectory,
-    settings: Settings,
-    real: RealData,
-    runtime: Runtime,
-    images: torch.Tensor,
-    baselines: Sequence[str],
-) -> None:
-    """Everything after the data are open, told how to go on with if it is interrupted."""
-    notice(f"run directory: {run.path}")
-    try:
-        _all_stages(run, settings, real, runtime, images, baselines)
-    except KeyboardInterrupt:
-        raise Interrupted(f"what was finished is kept: go on with --resume {run.path}") from None
-
-
-def _all_stages(
-    run: RunDirectory,
-    settings: Settings,
-    real: RealData,
-    runtime: Runtime,
-    images: torch.Tensor,
-    baselines: Sequence[str],
-) -> None:
-    """Pool, steps, the set's file, pictures, scores, report."""
-    notice(_headline(settings, real))
-    notice(f"device: {runtime.describe()}")
-    pool = open_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
-    notice(pool_line(pool))
-    run.update(pool={"key": pool.key, "accuracies": pool.accuracies, "seconds": round(pool.seconds, 1)})
-    problem = _problem(settings, real, runtime, pool)
-    state = make_state(problem, images)
-    run_steps(run, settings, problem, state)
-    result = finished_set(settings, real, state.images)
-    set_file.save(result, run.path / set_file.FILE_NAME)
-    _draw(run, result)
-    if settings.student.repeats:
-        run.update(status="scoring")
-        herding = lambda count: herded_subset(real, count, pool.final[0], settings.network, runtime)  # noqa: E731
-        scores = _scores(result, real, settings, baselines, herding, runtime)
-        write_json(run.path / "scores.json", scores)
-        result = dataclasses.replace(result, manifest=result.manifest | {"score": manifest_score(scores["rows"][0])})
-        set_file.save(result, run.path / set_file.FILE_NAME)
-    run.update(status="done")
-    page.write_report(run.path)
-
-
-def _headline(settings: Settings, real: RealData) -> str:
-    d = settings.distill
-    stored = len(real.classes) * d.ipc
-    return (
-        f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
-        f"{'gray' if real.channels == 1 else 'rgb'} -> {stored:,} images ({d.ipc} per class, factor {d.factor}, "
-        f"{d.decode}); recipe {settings.recipe}, seed {settings.seed}"
-        + (f"; {real.skipped} unreadable images passed over" if real.skipped else "")
-    )
-
-
-def _draw(run: RunDirectory, result: SyntheticSet) -> None:
-    sheet = contact_sheet.contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
-    write_atomic(run.path / "preview.png", contact_sheet.png_bytes(sheet))
-    curves.curves(run.metrics(), run.path / "curves.png")

@@ -1,4 +1,4 @@
-"""The jobs of shipping a set: pack, unpack, verify."""
+"""`ncfmkit pack`: a set for other people's tools."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -21,13 +21,14 @@ LONGEST_LICENSE = 200  # characters
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantization:
-    bits: int  # one of pixels.BITS; 8: as it is
+    bits: int  # one of quantize.BITS; 8: as it is
     scale: quantize.Scale = "image"
     dither: bool = False
 
 
 @contextmanager
 def all_or_nothing() -> Iterator[None]:
+    """For jobs whose files appear whole or not at all: an interruption says so."""
     try:
         yield
     except KeyboardInterrupt:
@@ -75,9 +76,10 @@ def pack(
 
 def scored(result: SyntheticSet, score: Scoring) -> SyntheticSet:
     """The set with a measured score, and with the recipe that reached it where flags changed that."""
-    used = to_dict(score.settings(result))
+    scores, settings = score(result)
+    used = to_dict(settings)
     recipe = {key: used[key] for key in ("student", "network", "seed")}
-    promised = manifest_score(score(result)["rows"][0])
+    promised = manifest_score(scores["rows"][0])
     return with_manifest(result, score=promised, settings=result.manifest["settings"] | recipe)
 
 

@@ -1,17 +1,15 @@
 """`ncfmkit pretrain`: only the extractor pool."""
 
 from ncfmkit.config import Settings
-from ncfmkit.distillation import pool
-from ncfmkit.jobs.setup import resolved
+from ncfmkit.distillation.pool import Pool, open_pool
+from ncfmkit.jobs.setup import resolve
 from ncfmkit.progress import notice
-from ncfmkit.real.arguments import DataArguments
-from ncfmkit.runtime import choose_runtime
+from ncfmkit.real.store import RealData
+from ncfmkit.runtime import Runtime
 
 
-def pretrain(arguments: DataArguments, settings: Settings) -> pool.Pool:
+def pretrain(real: RealData, settings: Settings, runtime: Runtime) -> Pool:
     """Only the extractor pool: trains what the cache lacks."""
-    runtime = choose_runtime(settings.runtime)
-    real = arguments.open(settings)
-    settings = resolved(settings, real)
+    settings = resolve(settings, real)
     notice(f"device: {runtime.describe()}")
-    return pool.open_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
+    return open_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)

@@ -1,4 +1,4 @@
-"""What several jobs begin with: settings from recipe and flags, what the data decide."""
+"""What several jobs begin with: settings from recipe and flags, what the data decide, whether a set fits them."""
 
 import dataclasses
 import os
@@ -10,7 +10,9 @@ from ncfmkit.augment import parse_strategy
 from ncfmkit.config import Settings, check, load_recipe, override
 from ncfmkit.errors import UserError
 from ncfmkit.files import parse_bytes
+from ncfmkit.progress import shortened_list
 from ncfmkit.real.store import RealData
+from ncfmkit.sets.synthetic import SyntheticSet
 
 DEFAULT_RECIPES = {"digits": "digits"}  # of data that has one recipe of its own
 
@@ -41,9 +43,24 @@ def read_class_list(overrides: dict[str, Any]) -> dict[str, Any]:
     return overrides | {key: names}
 
 
-def resolved(settings: Settings, real: RealData) -> Settings:
-    """The settings with what the data decided, but `data` as asked: it is part of the data's fingerprint."""
+def resolve(settings: Settings, real: RealData) -> Settings:
+    """The settings with what the data decided, but `data` as the user said it: it is part of the data's fingerprint."""
     network = networks.resolve_network(settings.network, real.size)
     load = settings.distill.load and os.path.abspath(settings.distill.load)  # a run is resumed from anywhere
     distill = dataclasses.replace(settings.distill, load=load)
     return dataclasses.replace(settings, network=network, distill=distill)
+
+
+def check_fits(result: SyntheticSet, real: RealData) -> None:
+    """Raises UserError if a set and real data have other classes or image shapes."""
+    if result.classes != real.classes:
+        raise UserError(
+            f"the set has the classes {shortened_list(result.classes)}, {real.name} has "
+            f"{shortened_list(real.classes)}: pass the data that it was made from"
+        )
+    expected = (real.channels, real.size, real.size)
+    if tuple(result.images.shape[1:]) != expected:
+        raise UserError(
+            f"the set has images of shape {tuple(result.images.shape[1:])}, {real.name} has {expected}: "
+            "pass --size, --resize and --color as the set was made with"
+        )

@@ -3,32 +3,28 @@
 from pathlib import Path
 from typing import Any
 
-from ncfmkit import images, networks
+from ncfmkit import networks
 from ncfmkit._version import __version__
 from ncfmkit.config import Settings, to_dict
 from ncfmkit.files import check_free
-from ncfmkit.jobs.evaluate import check_same
+from ncfmkit.images import labeled
+from ncfmkit.jobs.setup import check_fits
 from ncfmkit.progress import notice
-from ncfmkit.real.arguments import DataArguments
-from ncfmkit.runtime import choose_runtime
+from ncfmkit.real.store import RealData
+from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import student_file, students
-from ncfmkit.sets import synthetic
 from ncfmkit.sets.manifest import DIGEST_KEY
 from ncfmkit.sets.synthetic import SyntheticSet
 
 
 def train(
-    result: SyntheticSet,
-    settings: Settings,
-    *,
-    out: Path,
-    arguments: DataArguments | None = None,
+    result: SyntheticSet, real: RealData | None, settings: Settings, runtime: Runtime, *, out: Path
 ) -> dict[str, Any]:
     """Trains one student on a set and keeps it as safetensors with what is needed to use it in its metadata.
 
     Args:
+        real: real data whose test split tells the accuracy; none: it stays unknown.
         out: the file to write; not overwritten.
-        arguments: real data whose test split tells the accuracy; none: it stays unknown.
 
     Returns:
         The metadata.
@@ -37,25 +33,17 @@ def train(
         UserError: `out` is there already, or the data do not fit the set.
     """
     check_free(out)
-    runtime = choose_runtime(settings.runtime)
-    real = arguments.open(settings) if arguments else None
     if real is not None:
-        check_same(result, real)
+        check_fits(result, real)
+    test = labeled(real, students.test_split(real)) if real is not None else None
     channels, size = result.images.shape[1], result.images.shape[-1]
     network = networks.resolve_network(settings.network, size)
     notice(f"device: {runtime.describe()}")
     state, accuracy = students.train_student(
-        synthetic.decoded_images(result),
-        lambda: networks.build(
-            network.name,
-            channels=channels,
-            classes=len(result.classes),
-            size=size,
-            width=network.width,
-            depth=network.depth,
-        ),
+        result.labeled(),
+        networks.builder(network, channels=channels, classes=len(result.classes), size=size),
         settings.student,
-        test=images.labeled(real, students.test_split(real)) if real else None,
+        test=test,
         seed=settings.seed,
         runtime=runtime,
     )

@@ -6,8 +6,8 @@ from typing import Any
 from ncfmkit.config import check, from_dict
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.jobs.evaluate import Scoring
-from ncfmkit.sets import loading, manifest, set_file
-from ncfmkit.sets.manifest import format_score
+from ncfmkit.sets import loading, set_file
+from ncfmkit.sets.manifest import format_score, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
 
 
@@ -63,7 +63,8 @@ def _measured(path: Path, result: SyntheticSet, score: Scoring) -> dict[str, Any
             f"the score of {path} is of one student, which has no standard deviation to check within: {_promise(path)} "
             "measures and records a better one"
         )
-    return {"promised": promised, "measured": manifest.manifest_score(score(result)["rows"][0])}
+    scores, _ = score(result)
+    return {"promised": promised, "measured": manifest_score(scores["rows"][0])}
 
 
 def _score_problems(promised: dict[str, Any], measured: dict[str, Any]) -> list[str]:
@@ -72,6 +73,5 @@ def _score_problems(promised: dict[str, Any], measured: dict[str, Any]) -> list[
         return []
     return [
         f"its students reach {format_score(measured)}, promised are {format_score(promised)}: "
-        f"expected {least:.1%} or more ("
-        "one standard deviation below)"
+        f"expected {least:.1%} or more (one standard deviation below)"
     ]

@@ -5,15 +5,17 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from ncfmkit import networks
 from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
-from ncfmkit.networks.convnet import ConvNet
+from ncfmkit.networks.convnet import ConvNet, default_depth
 from ncfmkit.networks.densenet import densenet121
 from ncfmkit.networks.plain import BodyNet, alexnet, vgg11
 from ncfmkit.networks.resnet import resnet18, resnetap10
-from ncfmkit.real.store import RealData
+
+if TYPE_CHECKING:
+    from ncfmkit.real.store import RealData
 
 DEFAULT_WIDTH = 128
 
@@ -78,21 +80,26 @@ def build(
     return row.build(channels=channels, classes=classes, size=size)
 
 
-def network_builder(settings: NetworkSettings, real: RealData) -> Callable[[], networks.Classifier]:
-    """A function that builds the network for the data's channels, size and classes."""
+def builder(settings: NetworkSettings, *, channels: int, classes: int, size: int) -> Callable[[], Classifier]:
+    """A function that builds the network of those settings, as :func:`build`."""
     return partial(
-        networks.build,
+        build,
         settings.name,
-        channels=real.channels,
-        classes=len(real.classes),
-        size=real.size,
+        channels=channels,
+        classes=classes,
+        size=size,
         width=settings.width,
         depth=settings.depth,
     )
 
 
+def network_builder(settings: NetworkSettings, real: "RealData") -> Callable[[], Classifier]:
+    """A function that builds the network for the data's channels, size and classes."""
+    return builder(settings, channels=real.channels, classes=len(real.classes), size=real.size)
+
+
 def resolve_network(network: NetworkSettings, size: int) -> NetworkSettings:
     """The network with its depth said, where the size of the images decides it."""
     if network.name == "convnet" and network.depth is None:
-        return dataclasses.replace(network, depth=networks.convnet.default_depth(size))
+        return dataclasses.replace(network, depth=default_depth(size))
     return network

@@ -1,6 +1,8 @@
 """What a set is compared with: subsets of the real data, of equal size or whole (METHOD section 8)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,11 +17,44 @@ from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
 from ncfmkit.training import State
 
-BASELINES = {
-    "random": "as many random real images as are stored",
-    "random-decoded": "as many random real images as the set decodes to",
-    "herding": "as many real images as are stored, chosen by herding on features of the pool's first member",
-    "whole": "the whole training split",
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """A row of `BASELINES`: real images that students are trained on beside a set."""
+
+    summary: str  # what they are, for people
+    label: str  # of their row in a table of scores; `{}` stands for the images per class
+    size: Literal["stored", "decoded", "whole"]  # images per class: as the set stores, as it decodes to, or all
+    draw: (
+        Callable[[RealData, int, int, int], LabeledImages] | None
+    )  # (real, images per class, seed, repeat); None: herded
+
+
+BASELINES: dict[str, Baseline] = {
+    "random": Baseline(
+        summary="as many random real images as are stored",
+        label="random real, {} per class",
+        size="stored",
+        draw=lambda real, per_class, seed, repeat: random_subset(real, per_class, seed, repeat),
+    ),
+    "random-decoded": Baseline(
+        summary="as many random real images as the set decodes to",
+        label="random real, {} per class",
+        size="decoded",
+        draw=lambda real, per_class, seed, repeat: random_subset(real, per_class, seed, repeat),
+    ),
+    "herding": Baseline(
+        summary="as many real images as are stored, chosen by herding on features of the pool's first member",
+        label="herding, {} per class",
+        size="stored",
+        draw=None,
+    ),
+    "whole": Baseline(
+        summary="the whole training split",
+        label="whole training split",
+        size="whole",
+        draw=lambda real, per_class, seed, repeat: labeled(real, real.train),
+    ),
 }
 
 
@@ -54,14 +89,14 @@ def random_subset(real: RealData, per_class: int, seed: int, repeat: int) -> Lab
 
 
 def check_baselines(real: RealData, baselines: Sequence[str], *, stored: int, decoded: int) -> None:
-    """Whether the classes are large enough for the baselines, before anything is trained.
+    """Raises UserError, before anything is trained, if a class has too few images for a baseline.
 
-    Raises:
-        UserError: one is not.
+    Args:
+        stored, decoded: images per class that the set stores, and that it decodes to.
     """
-    wanted = {"random": stored, "herding": stored, "random-decoded": decoded}
+    sizes = {"stored": stored, "decoded": decoded, "whole": 0}
     for name in baselines:
-        _check_enough(real, wanted.get(name, 0))
+        _check_enough(real, sizes[BASELINES[name].size])
 
 
 def _check_enough(real: RealData, per_class: int) -> None:

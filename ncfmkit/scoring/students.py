@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ncfmkit.config import NetworkSettings, StudentSettings
+from ncfmkit.config import NetworkSettings, Settings, StudentSettings
 from ncfmkit.errors import UserError
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import Tracker, track
 from ncfmkit.real.store import RealData, Split
 from ncfmkit.runtime import Runtime, device_name, versions
-from ncfmkit.scoring.baselines import check_baselines, random_subset
-from ncfmkit.sets.synthetic import SyntheticSet, decoded_images
+from ncfmkit.scoring.baselines import BASELINES, check_baselines
 from ncfmkit.training import StackedModels, State, accuracy, fresh_state, train
 
 
@@ -109,57 +108,60 @@ def describe_network(network: NetworkSettings) -> str:
     return f"convnet-{network.depth} width {network.width}" if network.name == "convnet" else network.name
 
 
-def score_all(
-    synthetic: SyntheticSet,
+def score_set(
+    distilled: LabeledImages,
     real: RealData,
+    settings: Settings,
     *,
-    network: NetworkSettings,
-    settings: StudentSettings,
-    whole_epochs: int,
+    stored: int,
     baselines: Sequence[str],
     herding: Callable[[int], LabeledImages],
-    seed: int,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    """Scores of the set and of each baseline, as `scores.json` holds them.
+    """Scores of a set and of each baseline, as `scores.json` holds them.
 
     Args:
-        network: of the students.
-        whole_epochs: epochs on the whole training split, where `settings.whole_epochs` does not say.
+        distilled: the set, decoded.
+        settings: `network` and `student` are the students', `pool.epochs` the epochs on the whole training split where
+            `student.whole_epochs` does not say.
+        stored: stored images per class of the set.
+        baselines: names of rows of `BASELINES`.
         herding: gives the herded subset of that many images per class; called only if asked for.
 
     Raises:
         UserError: there is no test split, or too few images for a baseline.
     """
-    build, test = network_builder(network, real), labeled(real, test_split(real))
-    decoded = decoded_images(synthetic)
-    per_class = len(decoded) // len(real.classes)
-    check_baselines(real, baselines, stored=synthetic.ipc, decoded=per_class)
-    repeats = range(settings.repeats)
-    whole = dataclasses.replace(settings, epochs=settings.whole_epochs or whole_epochs)
-    sets: dict[str, Callable[[], list[LabeledImages]]] = {
-        "distilled": lambda: [decoded] * settings.repeats,
-        "random": lambda: [random_subset(real, synthetic.ipc, seed, r) for r in repeats],
-        "random-decoded": lambda: [random_subset(real, per_class, seed, r) for r in repeats],
-        "herding": lambda: [herding(synthetic.ipc)] * settings.repeats,
-        "whole": lambda: [labeled(real, real.train)] * settings.repeats,
-    }
-    labels = {
-        "distilled": f"distilled, {synthetic.ipc} per class",
-        "random": f"random real, {synthetic.ipc} per class",
-        "random-decoded": f"random real, {per_class} per class",
-        "herding": f"herding, {synthetic.ipc} per class",
-        "whole": "whole training split",
-    }
+    students, repeats = settings.student, settings.student.repeats
+    build, test = network_builder(settings.network, real), labeled(real, test_split(real))
+    sizes = {"stored": stored, "decoded": len(distilled) // len(real.classes), "whole": 0}
+    check_baselines(real, baselines, stored=stored, decoded=sizes["decoded"])
     rows = []
     for name in ("distilled", *baselines):
-        trained_on = sets[name]()
-        used = whole if name == "whole" else settings
-        result = score(trained_on, test, build, used, seed=seed, runtime=runtime, title=f"students: {labels[name]}")
-        images = len(synthetic.images) if name == "distilled" else len(trained_on[0])
-        rows.append(
-            {"set": name, "label": labels[name], "images": images, "network": describe_network(network)} | result
+        epochs = students.epochs
+        if name == "distilled":
+            label, sets = f"distilled, {stored} per class", [distilled] * repeats
+        else:
+            baseline = BASELINES[name]
+            per_class = sizes[baseline.size]
+            label = baseline.label.format(per_class)
+            if baseline.draw is None:
+                sets = [herding(per_class)] * repeats
+            else:
+                sets = [baseline.draw(real, per_class, settings.seed, repeat) for repeat in range(repeats)]
+            if baseline.size == "whole":
+                epochs = students.whole_epochs or settings.pool.epochs
+        result = score(
+            sets,
+            test,
+            build,
+            dataclasses.replace(students, epochs=epochs),
+            seed=settings.seed,
+            runtime=runtime,
+            title=f"students: {label}",
         )
+        images = stored * len(real.classes) if name == "distilled" else len(sets[0])
+        about = {"set": name, "label": label, "images": images, "network": describe_network(settings.network)}
+        rows.append(about | result)
     return {"device": device_name(runtime.device), "precision": runtime.precision, "versions": versions(), "rows": rows}
 
 

@@ -1,4 +1,4 @@
-"""The synthetic set: stored images, how they are initialized from real ones and decoded (METHOD section 4).
+"""The synthetic set: stored images, labels, manifest, and what they decode to.
 
 Axes: N stored images, P decoded images per stored image, C channels, H = W side, M = IPC.
 A stored image is a factor x factor mosaic; decoding cuts it up and enlarges each cell to the full side.
@@ -72,16 +72,15 @@ class SyntheticSet:
         soft = () if self.soft_labels is None else (self.soft_labels.float(),)
         return TensorDataset(normalize(images, *channels), labels, *soft)
 
-
-def decoded_images(synthetic: SyntheticSet) -> LabeledImages:
-    """A synthetic set, decoded, to train on: normalized as its manifest says, by its soft labels where it has them."""
-    images, labels = synthetic.decoded()
-    mean, std = (tuple(synthetic.manifest[k]) for k in ("mean", "std"))
-    return LabeledImages(
-        images=images,
-        labels=labels,
-        mean=mean,
-        std=std,
-        classes=len(synthetic.classes),
-        soft_labels=synthetic.soft_labels,
-    )
+    def labeled(self) -> LabeledImages:
+        """The set, decoded, to train on: normalized as its manifest says, by its soft labels where it has them."""
+        images, labels = self.decoded()
+        mean, std = (tuple(self.manifest[k]) for k in ("mean", "std"))
+        return LabeledImages(
+            images=images,
+            labels=labels,
+            mean=mean,
+            std=std,
+            classes=len(self.classes),
+            soft_labels=self.soft_labels,
+        )

@@ -21,26 +21,15 @@ from ncfmkit.errors import UserError
 from ncfmkit.jobs import convert as convert_job
 from ncfmkit.jobs.convert import Reading
 from ncfmkit.jobs.evaluate import settings_for
-from ncfmkit.real import arguments
 from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
-from ncfmkit.sets import set_file, synthetic
+from ncfmkit.sets import set_file
 from ncfmkit.sets.released import pixel_values
 from ncfmkit.sets.released.pixel_values import Normalization
 from ncfmkit.sets.synthetic import SyntheticSet
 
 CLASSES, PER_CLASS = 3, 2
 LABELS = torch.tensor([2, 0, 1, 0, 2, 1])
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Given(arguments.DataArguments):
-    """Real data that are open already."""
-
-    real: RealData
-
-    def open(self, settings: Settings) -> RealData:
-        return self.real
 
 
 @pytest.fixture
@@ -53,7 +42,7 @@ def images(real: RealData) -> torch.Tensor:
 
 def convert(path: Path, real: RealData, **how: Any) -> SyntheticSet:
     settings = how.pop("settings", Settings())
-    return convert_job.convert(path, Given(data="tiny", real=real), settings, Reading(**how))
+    return convert_job.convert(path, real, settings, Reading(**how))
 
 
 def saved(content: Any, path: Path) -> Path:
@@ -76,7 +65,7 @@ def test_the_result_is_an_ordinary_set(tmp_path: Path, real: RealData, images: t
     path = saved([images, torch.randn(6, 3)], tmp_path / "a.pt")
     out, got = convert_job.convert_file(
         path,
-        Given(data="tiny", real=real),
+        real,
         Settings(),
         Reading(labels_by_position=True),
         out=tmp_path / "a.safetensors",
@@ -196,7 +185,7 @@ def test_soft_labels_belong_to_decoded_images(
     path = saved([flat.contiguous(), soft], tmp_path / "a.pt")
     settings = Settings(distill=dataclasses.replace(Settings().distill, decode="bound", decoded_per_class=9))
     got = convert(path, real, factor=factor, decode=decode, settings=settings)
-    data = synthetic.decoded_images(got)
+    data = got.labeled()
     assert got.soft_labels is not None
     assert got.soft_labels.dtype == torch.float16
     assert len(data) == len(got.soft_labels) == 3 * {"single": 2 * factor**2, "multi": 10, "bound": 9}[decode]
@@ -484,7 +473,7 @@ def test_links_are_not_followed(digits_file: Path) -> None:
 def test_the_file_has_a_plain_name(tmp_path: Path, real: RealData, images: torch.Tensor) -> None:
     """Whatever the data are called."""
     path = saved([images, LABELS], tmp_path / "a.pt")
-    given = Given(data="tiny", real=dataclasses.replace(real, name="../my: data"))
+    given = dataclasses.replace(real, name="../my: data")
     out, result = convert_job.convert_file(path, given, Settings(), Reading(), out=None)
     assert (out.name, out.parent) == ("my-data-ipc2.safetensors", Path())
     assert result.manifest["name"] == "../my: data-ipc2"

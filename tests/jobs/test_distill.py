@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from ncfmkit.config import Settings
 from ncfmkit.distillation import loop
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.distillation.initial import initialize
@@ -27,8 +28,9 @@ from ncfmkit.jobs.evaluate import evaluate, settings_for
 from ncfmkit.jobs.train import train
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.opening import open_real
+from ncfmkit.real.store import RealData
 from ncfmkit.run import RunDirectory
-from ncfmkit.runtime import choose_runtime
+from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import student_file, students
 from ncfmkit.sets import set_file
 
@@ -61,7 +63,7 @@ def start(out: Path, data: str = "digits", baselines: tuple[str, ...] = (), **ov
     folder = {} if data == "digits" else {"distill.ipc": 1, "runtime.compile": "off"}  # what the digits' recipe says
     settings = TINY | folder | {key.replace("__", "."): value for key, value in overrides.items()}
     arguments = DataArguments(data=data)
-    return distill_job.distill_run(arguments, recipe=None, out=out, baselines=baselines, overrides=settings)
+    return distill_job.start(arguments, recipe=None, out=out, baselines=baselines, overrides=settings)
 
 
 def set_bytes(folder: Path) -> bytes:
@@ -512,6 +514,14 @@ def test_class_lists_from_files(tmp_path: Path) -> None:
         setup.make_settings("digits", None, {"data.classes": str(binary)})
 
 
+def opened(settings: Settings, data: str = "digits") -> RealData:
+    return DataArguments(data=data).open(settings)
+
+
+def evaluate_on(data: str, result: Any, settings: Settings, **how: Any) -> dict[str, Any]:
+    return evaluate(result, opened(settings, data), settings, choose_runtime(settings.runtime), **how)
+
+
 def evaluation_settings(result: Any, **overrides: Any) -> Any:
     small = {"student.epochs": 2, "student.repeats": 1, "runtime.compile": "off", "runtime.device": "cpu"}
     return settings_for(result, small | overrides)
@@ -519,7 +529,7 @@ def evaluation_settings(result: Any, **overrides: Any) -> Any:
 
 def test_pretrain_makes_the_pool_that_distill_finds(scored: Path) -> None:
     settings = setup.make_settings("digits", None, TINY)
-    pool = pretrain.pretrain(DataArguments(data="digits"), settings)
+    pool = pretrain.pretrain(opened(settings), settings, choose_runtime(settings.runtime))
     assert pool.seconds == 0
     assert pool.key == RunDirectory.open(scored).info()["pool"]["key"]
 
@@ -527,7 +537,7 @@ def test_pretrain_makes_the_pool_that_distill_finds(scored: Path) -> None:
 def test_evaluate_with_another_network(scored: Path) -> None:
     result = set_file.load(scored)
     settings = evaluation_settings(result, **{"network.name": "alexnet"})
-    scores = evaluate(result, DataArguments(data="digits"), settings, baselines=("random",))
+    scores = evaluate_on("digits", result, settings, baselines=("random",))
     assert [r["network"] for r in scores["rows"]] == ["alexnet", "alexnet"]
     assert [r["set"] for r in scores["rows"]] == ["distilled", "random"]
     assert scores["precision"] == "fp32"
@@ -536,7 +546,7 @@ def test_evaluate_with_another_network(scored: Path) -> None:
 def test_evaluate_as_the_run_scored(scored: Path) -> None:
     result = set_file.load(scored)
     settings = evaluation_settings(result, **{"student.epochs": 3, "student.repeats": 2})
-    scores = evaluate(result, DataArguments(data="digits"), settings)
+    scores = evaluate_on("digits", result, settings)
     stored = json.loads((scored / "scores.json").read_text())["rows"][0]
     assert scores["rows"][0]["last"] == stored["last"]
 
@@ -545,28 +555,27 @@ def test_evaluate_on_other_data_is_refused(tmp_path: Path, scored: Path) -> None
     result = set_file.load(scored)
     shapes = str(make_folder(tmp_path / "shapes", {"a": 4, "b": 5}))
     with pytest.raises(UserError, match=r"the set has the classes 0, 1, 2, 3, .*shapes has a, b"):
-        evaluate(result, DataArguments(data=shapes), evaluation_settings(result))
+        evaluate_on(shapes, result, evaluation_settings(result))
     digits = str(make_folder(tmp_path / "large", {str(c): 2 for c in range(10)}, size=10))
     settings = evaluation_settings(result, **{"data.size": "none"})
     with pytest.raises(UserError, match=r"the set has images of shape \(1, 8, 8\), large has \(1, 10, 10\)"):
-        evaluate(result, DataArguments(data=digits), settings)
+        evaluate_on(digits, result, settings)
 
 
 def test_evaluate_without_students_is_refused(scored: Path) -> None:
     result = set_file.load(scored)
     settings = evaluation_settings(result, **{"student.repeats": 0})
     with pytest.raises(UserError, match="--repeats 0: expected 1 or more"):
-        evaluate(result, DataArguments(data="digits"), settings)
+        evaluate_on("digits", result, settings)
 
 
 @pytest.fixture(scope="module")
 def student(scored: Path, shared_cache: Path) -> tuple[Path, dict[str, Any]]:
     result, out = set_file.load(scored), scored.parent / "student.safetensors"
-    arguments = DataArguments(data="digits")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NCFMKIT_CACHE", str(shared_cache))
         settings = evaluation_settings(result, **{"student.epochs": 20})
-        return out, train(result, settings, out=out, arguments=arguments)
+        return out, train(result, opened(settings), settings, choose_runtime(settings.runtime), out=out)
 
 
 def test_a_student_reloads_with_its_accuracy(student: tuple[Path, dict[str, Any]]) -> None:
@@ -583,13 +592,13 @@ def test_a_student_reloads_with_its_accuracy(student: tuple[Path, dict[str, Any]
     assert stored["test_accuracy"] > 0.15
 
 
-def test_a_student_is_not_overwritten(scored: Path, student: tuple[Path, dict[str, Any]]) -> None:
+def test_a_student_is_not_overwritten(scored: Path, student: tuple[Path, dict[str, Any]], runtime: Runtime) -> None:
     before = student[0].read_bytes()
     result = set_file.load(scored)
     with pytest.raises(UserError, match="is there already: choose another --out"):
-        train(result, evaluation_settings(result), out=student[0])
+        train(result, None, evaluation_settings(result), runtime, out=student[0])
     with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
-        train(result, evaluation_settings(result), out=scored / "nowhere" / "s.safetensors")
+        train(result, None, evaluation_settings(result), runtime, out=scored / "nowhere" / "s.safetensors")
     assert student[0].read_bytes() == before
 
 

@@ -51,12 +51,10 @@ class Scored:
         self.mean, self.overrides = mean, overrides
         self.seen: list[SyntheticSet] = []
 
-    def settings(self, result: SyntheticSet) -> Settings:
-        return settings_for(result, self.overrides)
-
-    def __call__(self, result: SyntheticSet) -> dict[str, Any]:
+    def __call__(self, result: SyntheticSet) -> tuple[dict[str, Any], Settings]:
         self.seen.append(result)
-        return {"rows": [PROMISED | {"last": {"mean": self.mean, "std": 0.01, "values": []}}]}
+        row = PROMISED | {"last": {"mean": self.mean, "std": 0.01, "values": []}}
+        return {"rows": [row]}, settings_for(result, self.overrides)
 
 
 def test_what_pack_changes(small: Path, tmp_path: Path) -> None:
@@ -206,9 +204,9 @@ def test_the_score_is_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     set_file.save(build_set(settings=settings, score=PROMISED | {"last": {"mean": 0, "std": 0}}), tmp_path / "set")
     monkeypatch.setattr(DataArguments, "open", lambda self, settings: build_real())
     arguments = DataArguments(data="tiny")
-    found = verify(tmp_path / "set", Scoring(arguments=arguments, overrides={}))
+    found = verify(tmp_path / "set", Scoring(source=arguments, overrides={}))
     assert (found["measured"]["epochs"], found["measured"]["n"]) == (3, 2)
-    other = verify(tmp_path / "set", Scoring(arguments=arguments, overrides={"student.epochs": 1}))
+    other = verify(tmp_path / "set", Scoring(source=arguments, overrides={"student.epochs": 1}))
     assert other["measured"]["epochs"] == 1
 
 

@@ -16,7 +16,6 @@ from ncfmkit.networks import network_builder
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import baselines, students
-from ncfmkit.sets import synthetic
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
 
@@ -218,9 +217,7 @@ def test_a_decoded_set_trains_by_its_soft_labels(real: RealData, soft: bool) -> 
         "std": list(real.std),
     }
     logits = torch.arange(36).view(12, 3).half() if soft else None
-    data = synthetic.decoded_images(
-        SyntheticSet(images=images, labels=torch.arange(3), manifest=manifest, soft_labels=logits)
-    )
+    data = SyntheticSet(images=images, labels=torch.arange(3), manifest=manifest, soft_labels=logits).labeled()
     assert data.soft_labels is logits
     assert (len(data), data.classes, data.mean, data.std) == (12, 3, real.mean, real.std)
     assert data.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4

@@ -11,9 +11,10 @@ import torch
 from conftest import build_set
 from safetensors.torch import save_file
 
-from ncfmkit.distillation.initial import from_set, initialize
+from ncfmkit.distillation.initial import from_images, initialize
 from ncfmkit.errors import UserError
 from ncfmkit.mosaic import decode, decode_factors, decode_mask
+from ncfmkit.real.store import RealData
 from ncfmkit.sets import set_file
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -222,14 +223,17 @@ def test_too_few_images_is_an_error(make_real, kind: str) -> None:
     )
 
 
-def test_from_set_gives_its_images(real) -> None:
+def test_from_images_gives_its_images(real) -> None:
     start = build_set()
-    got = from_set(start, real, ipc=2)
+    got = from_images(start.images, start.classes, real, ipc=2)
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got, start.images.numpy() / 255, atol=1e-7)
 
 
-def test_from_set_errors(make_real, real) -> None:
+def test_from_images_errors(make_real, real) -> None:
+    def from_set(start: SyntheticSet, real: RealData, *, ipc: int) -> torch.Tensor:
+        return from_images(start.images, start.classes, real, ipc=ipc)
+
     with pytest.raises(UserError, match=r"--load: the set has other classes than tiny: 3 instead of 2"):
         from_set(build_set(), make_real((4, 4)), ipc=2)
     other = build_set()
