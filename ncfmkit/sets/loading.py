@@ -168,7 +168,7 @@ def _told(facts: Any) -> Packing:
     if not isinstance(facts, dict) or not {"layout", "images"} <= facts.keys() <= {"layout", "images", "encoding"}:
         raise UserError(f"{MANIFEST}: its {KEY!r} does not say the layout and the images")
     packing = Packing(**facts)
-    if packing.row.write is not None and packing.encoding is None:
+    if packing.row.module is not None and packing.encoding is None:
         raise UserError(f"{MANIFEST}: its {KEY!r} does not say the encoding of the pictures")
     return packing
 
@@ -182,14 +182,14 @@ def _from_file(
         return None, [f"{set_file.FILE_NAME}: {problem}" for problem in problems]
     if result.manifest != manifest:
         return None, [f"{MANIFEST} and {set_file.FILE_NAME} hold different manifests"]
-    if packing.row.read is not None:
+    if packing.row.module is not None:
         problems = _differences(folder, result, packing)
     return (None, problems) if problems else (result, [])
 
 
 def _differences(folder: Path, result: SyntheticSet, packing: Packing) -> list[str]:
     """Records that are not the set's; decoded ones may be off by one, since they were interpolated elsewhere."""
-    assert packing.row.read is not None
+    assert packing.row.module is not None
     tolerance = 0 if packing.images == "stored" else 1
     contents = contents_of(result.manifest, packing)
     if packing.images == "decoded":
@@ -208,7 +208,7 @@ def _differences(folder: Path, result: SyntheticSet, packing: Packing) -> list[s
 def _from_records(
     folder: Path, manifest: dict[str, Any], packing: Packing, scratch: Path | None
 ) -> tuple[SyntheticSet | None, list[str]]:
-    if packing.row.read is None or packing.images == "decoded" or "pixels" in manifest:
+    if packing.row.module is None or packing.images == "decoded" or "pixels" in manifest:
         return None, [f"{set_file.FILE_NAME} is missing: this package cannot be without it"]
     shape = (len(manifest["classes"]) * manifest["ipc"]["stored"], *image_shape(manifest))
     _check_expansion(folder, shape)

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from ncfmkit.config import LARGEST_FACTOR, Settings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import digest
 from ncfmkit.mosaic import decode_factors, decode_mask
-from ncfmkit.real.store import RealData
 from ncfmkit.sets import quantize
 from ncfmkit.sets.synthetic import SyntheticSet
+
+if TYPE_CHECKING:
+    from ncfmkit.real.store import RealData
 
 DIGEST_KEY = "manifest_sha256"
 PACKAGE_FILE = "ncfmkit.json"  # the manifest beside the files of a package
@@ -412,7 +414,7 @@ def decoded_per_class(settings: Settings) -> int:
     return int(decode_mask(d.decode, d.factor, d.ipc, d.decoded_per_class).sum())
 
 
-def finished_set(settings: Settings, real: RealData, images: torch.Tensor) -> SyntheticSet:
+def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> SyntheticSet:
     """The set as it is stored: uint8, with everything but the score in its manifest.
 
     Args:

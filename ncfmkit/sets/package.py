@@ -20,9 +20,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.files import check_free, sha256_of, write_atomic
 from ncfmkit.mosaic import decode_factors, decoded_rows
 from ncfmkit.progress import track
-from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
 from ncfmkit.sets import set_file
-from ncfmkit.sets.card import PREVIEW, card
 from ncfmkit.sets.manifest import LONGEST_SHOWN, PACKAGE_FILE, tensors_of
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.pictures import ENCODINGS, check_size
@@ -67,7 +65,7 @@ class Packing:
             raise UserError(f"--shard-size {self.shard_bytes}: expected 1 byte or more")
         if self.shard_bytes is not None and not self.row.sharded:
             raise UserError(f"--to {self.layout} has no shards: leave --shard-size out")
-        if self.row.write is None and (self.images == "decoded" or self.encoding is not None):
+        if self.row.module is None and (self.images == "decoded" or self.encoding is not None):
             raise UserError(f"--to {self.layout} has no pictures: leave --decoded and --encoding out")
 
     @property
@@ -117,7 +115,7 @@ def check_writable(synthetic: SyntheticSet, folder: Path, packing: Packing) -> N
         UserError: the folder is there already or cannot be, the layout needs a license, decoded images are too large.
     """
     check_free(folder)
-    if packing.row.write is not None:
+    if packing.row.module is not None:
         channels, height, width = synthetic.images.shape[1:]
         check_size((channels, height, width), packing.pictures)
     if packing.images == "decoded":
@@ -135,7 +133,7 @@ def _has_card(synthetic: SyntheticSet) -> bool:
 
 def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
     manifest, with_card = synthetic.manifest, _has_card(synthetic)
-    if packing.row.write is not None:
+    if packing.row.module is not None:
         contents = contents_of(manifest, packing)
         with track("packing", contents.count) as bar:
 
@@ -145,11 +143,11 @@ def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
                     bar.advance()
 
             packing.row.write(folder, contents, counted())
-    exact = packing.row.write is not None and packing.images == "stored" and synthetic.levels is None
+    exact = packing.row.module is not None and packing.images == "stored" and synthetic.levels is None
     if with_card or not exact or is_bomb(folder, synthetic.images.numel()):
         set_file.save(synthetic, folder / set_file.FILE_NAME)
     facts = {"layout": packing.layout, "images": packing.images}
-    facts |= {} if packing.row.write is None else {"encoding": packing.pictures}
+    facts |= {} if packing.row.module is None else {"encoding": packing.pictures}
     write_atomic(folder / MANIFEST, json.dumps(manifest | {KEY: facts}, indent=1, sort_keys=True).encode() + b"\n")
     if with_card:
         _write_card(synthetic, folder, packing)
@@ -158,6 +156,10 @@ def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
 
 
 def _write_card(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
+    # Pillow and yaml: not needed to read a set
+    from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
+    from ncfmkit.sets.card import PREVIEW, card
+
     sheet = contact_sheet(synthetic.images.numpy(), synthetic.labels.numpy(), synthetic.classes)
     write_atomic(folder / PREVIEW, png_bytes(sheet))
     sizes = {name: (folder / name).stat().st_size for name in sorted(files_in(folder))}

@@ -29,7 +29,7 @@ from ncfmkit.sets.views.table import LAYOUTS
 
 LICENSED = {"source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": "mit"}}
 PLAIN = [name for name, row in LAYOUTS.items() if not row.card]
-PICTURES = [name for name, row in LAYOUTS.items() if row.write is not None]
+PICTURES = [name for name, row in LAYOUTS.items() if row.module is not None]
 
 
 def pack(result: SyntheticSet, folder: Path, layout: str, **how: Any) -> Path:

@@ -31,7 +31,7 @@ SETS: dict[str, dict[str, Any]] = {
     "3 bits, per channel, gray, soft": {"bits": 3, "scale": "channel", "channels": 1, "soft": True, "factor": 1},
     "5 bits, multi, soft": {"bits": 5, "scale": "channel", "kind": "multi", "soft": True},
 }
-PICTURES = [name for name, row in LAYOUTS.items() if row.write is not None]
+PICTURES = [name for name, row in LAYOUTS.items() if row.module is not None]
 FORMS = [("safetensors", "stored", None), *itertools.product(PICTURES, ("stored", "decoded"), ("png", "webp"))]
 
 

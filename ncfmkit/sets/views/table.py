@@ -1,10 +1,13 @@
-"""The one table of layouts that a set is packed as: adding one is adding a row and a file."""
+"""The one table of layouts that a set is packed as: adding one is adding a row and a file.
 
-from collections.abc import Callable, Iterable, Iterator
+Light: a layout's module, with the libraries that it needs, is imported when files are written or read.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
-from ncfmkit.sets.views import image_folder, parquet, webdataset
 from ncfmkit.sets.views.records import Contents, Record
 
 
@@ -12,10 +15,21 @@ from ncfmkit.sets.views.records import Contents, Record
 class Layout:
     name: str
     summary: str  # one line for help and documentation
-    write: Callable[[Path, Contents, Iterable[Record]], None] | None = None  # none: the one file is all there is
-    read: Callable[[Path, Contents], Iterator[Record]] | None = None
+    module: str | None = None  # with `write` and `read`; none: the one file is all there is
     sharded: bool = False  # takes --shard-size
     card: bool = False  # nothing without its dataset card
+
+    def write(self, folder: Path, contents: Contents, records: Iterable[Record]) -> None:
+        """Writes the layout's files into a folder."""
+        import_module(self._module()).write(folder, contents, records)
+
+    def read(self, folder: Path, contents: Contents) -> Iterator[Record]:
+        """The records of the layout's files, in the order of the set."""
+        return import_module(self._module()).read(folder, contents)
+
+    def _module(self) -> str:
+        assert self.module is not None, f"layout {self.name} has no files of its own"
+        return self.module
 
 
 LAYOUTS = {
@@ -25,23 +39,20 @@ LAYOUTS = {
         Layout(
             name="webdataset",
             summary=".tar shards of pictures, labels and facts, for webdataset and tar",
-            write=webdataset.write,
-            read=webdataset.read,
+            module="ncfmkit.sets.views.webdataset",
             sharded=True,
         ),
         Layout(
             name="parquet",
             summary="Parquet with a dataset card, for datasets.load_dataset",
-            write=parquet.write,
-            read=parquet.read,
+            module="ncfmkit.sets.views.parquet",
             sharded=True,
             card=True,
         ),
         Layout(
             name="png",
             summary="class folders of pictures, for torchvision's ImageFolder",
-            write=image_folder.write,
-            read=image_folder.read,
+            module="ncfmkit.sets.views.image_folder",
         ),
     )
 }

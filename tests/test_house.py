@@ -1,0 +1,135 @@
+"""The house: which folder may stand on which, and what loading a set imports."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+BASE = {"_version", "errors", "config", "progress", "rng", "files", "runtime", "run", "mosaic", "augment", "recipes"}
+ROOMS: dict[str, set[str]] = {  # what each may import beside itself; `base` are the modules above
+    "base": set(),
+    "real": {"base"},
+    "networks": {"base"},
+    "training": {"base"},  # images.py and training.py
+    "distillation": {"base", "real", "networks", "training"},
+    "scoring": {"base", "real", "networks", "training"},
+    "reports": {"base"},
+    "sets": {"base", "real", "training", "reports"},
+    "exporters": {"base", "real", "networks", "training", "scoring", "reports", "sets"},
+    "jobs": {"base", "real", "networks", "training", "distillation", "scoring", "reports", "sets", "exporters"},
+    "cli": {"base", "real", "networks", "training", "scoring", "reports", "sets", "exporters", "jobs"},
+}
+
+
+def room_of(module: str) -> str:
+    """The room of a module such as `ncfmkit.real.store`."""
+    part = module.split(".")[1]
+    if part in BASE:
+        return "base"
+    return "training" if part == "images" else part
+
+
+def modules() -> list[tuple[str, Path]]:
+    """Every module of the package, under the name that it installs as."""
+    found = []
+    for folder in ("ncfmkit", "cli", "exporters"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            if folder == "ncfmkit" and parts[1] in ("cli", "exporters"):  # links to the folders above
+                continue
+            name = ".".join(parts if folder == "ncfmkit" else ("ncfmkit", *parts)).removesuffix(".__init__")
+            found.append((name, file))
+    return found
+
+
+def imported(file: Path, names: set[str]) -> set[str]:
+    """The modules of ncfmkit that a file imports, wherever in it the import stands; types alone do not count."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    types_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in types_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} & names or {node.module}
+    return {name for name in found if name.startswith("ncfmkit.")}
+
+
+def test_every_folder_stands_on_those_below() -> None:
+    listed = modules()
+    names = {name for name, _ in listed}
+    wrong = [
+        f"{name} imports {other}: {room_of(name)} may import {sorted(ROOMS[room_of(name)])}"
+        for name, file in listed
+        if name != "ncfmkit"
+        for other in sorted(imported(file, names))
+        if room_of(other) not in ROOMS[room_of(name)] | {room_of(name)}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_rooms_stand_in_one_order() -> None:
+    """A table with a circle in it would allow everything."""
+    done: set[str] = set()
+    while len(done) < len(ROOMS):
+        ready = {room for room, below in ROOMS.items() if below <= done} - done
+        assert ready, f"these stand on each other: {sorted(ROOMS.keys() - done)}"
+        done |= ready
+
+
+def test_every_folder_is_in_the_table() -> None:
+    assert {room_of(name) for name, _ in modules() if name != "ncfmkit"} == ROOMS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("ncfmkit.distillation.step", "import ncfmkit.sets.manifest"),
+        ("ncfmkit.exporters.export", "def f():\n    from ncfmkit.jobs import distill"),
+        ("ncfmkit.real.store", "from ncfmkit import training"),
+        ("ncfmkit.sets.loading", "from ncfmkit.distillation.loop import distill"),
+    ],
+)
+def test_a_wrong_import_is_found(tmp_path: Path, name: str, code: str) -> None:
+    (tmp_path / "wrong.py").write_text(code, encoding="utf-8")
+    (other,) = imported(tmp_path / "wrong.py", {n for n, _ in modules()})
+    assert room_of(other) not in ROOMS[room_of(name)] | {room_of(name)}
+
+
+def test_loading_a_set_imports_little() -> None:
+    """Neither the training loop, nor the real data's readers, nor what writes packages."""
+    watched = ("ncfmkit", "pyarrow", "PIL", "matplotlib", "yaml")
+    code = (
+        "import sys, ncfmkit; ncfmkit.load(sys.argv[1]);"
+        f"print(*sorted(m for m in sys.modules if m.split('.')[0] in {watched}))"
+    )
+    file = ROOT / "tests" / "data" / "single-gray.safetensors"
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True, cwd=ROOT)
+    base = {
+        "ncfmkit",
+        *(f"ncfmkit.{m}" for m in ("_version", "config", "errors", "files", "images", "mosaic", "progress")),
+    }
+    assert set(done.stdout.split()) <= base | {
+        "ncfmkit.sets",
+        "ncfmkit.sets.loading",
+        "ncfmkit.sets.manifest",
+        "ncfmkit.sets.package",
+        "ncfmkit.sets.quantize",
+        "ncfmkit.sets.set_file",
+        "ncfmkit.sets.synthetic",
+        "ncfmkit.sets.views",
+        "ncfmkit.sets.views.pictures",
+        "ncfmkit.sets.views.records",
+        "ncfmkit.sets.views.table",
+    }
