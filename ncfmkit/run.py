@@ -101,8 +101,6 @@ class RunDirectory:
         """Sets keys of `run.json`."""
         write_json(self.info_file, self.info() | changes)
 
-    # ---- metrics ----
-
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds one line to `metrics.jsonl`."""
         try:
@@ -112,8 +110,6 @@ class RunDirectory:
             raise UserError(f"cannot write {self.metrics_file}: {error.strerror}") from None
 
     def metrics(self) -> list[dict[str, Any]]:
-        from ncfmkit.run import read_metrics
-
         return read_metrics(self.metrics_file) if self.metrics_file.exists() else []
 
     def cut_metrics(self, steps: int) -> list[dict[str, Any]]:
@@ -121,8 +117,6 @@ class RunDirectory:
         rows = [row for row in self.metrics() if row["step"] <= steps]
         write_atomic(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows).encode())
         return rows
-
-    # ---- checkpoints ----
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Saves the state of a step with its own checksum; the newest two are kept.
@@ -174,13 +168,13 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
 
     Does nothing outside the main thread, where Python delivers no signals.
     """
-    asked = False
+    stop_requested = False
 
     def handle(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal stop_requested
+        if stop_requested:
             raise KeyboardInterrupt
-        asked = True
+        stop_requested = True
         notice("stopping after this step (once more: at once, losing what came after the last checkpoint)")
 
     if threading.current_thread() is not threading.main_thread():
@@ -188,7 +182,7 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
         return
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: stop_requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

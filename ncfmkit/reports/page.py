@@ -1,4 +1,4 @@
-"""What a run shows people: the contact sheet, the curves, the score table and one self-contained HTML page.
+"""The page of a run: its pictures, scores, settings and provenance in one self-contained HTML file.
 
 Everything here reads plain arrays and JSON files; nothing needs torch.
 

@@ -268,9 +268,9 @@ def _known(table: Mapping[str, Any]) -> Settings:
     """The settings of a manifest that this version knows, of whatever types; those that are missing are the default."""
     sections = {}
     for section, kind in SECTIONS.items():
-        told, names = table.get(section), {field.name for field in dataclasses.fields(kind)}
-        if isinstance(told, Mapping):
-            sections[section] = kind(**{name: value for name, value in told.items() if name in names})
+        values, names = table.get(section), {field.name for field in dataclasses.fields(kind)}
+        if isinstance(values, Mapping):
+            sections[section] = kind(**{name: value for name, value in values.items() if name in names})
     return Settings(**{key: table[key] for key in ("recipe", "seed") if key in table}, **sections)
 
 

@@ -108,7 +108,7 @@ def _read_package(folder: Path, scratch: Path | None) -> tuple[SyntheticSet | No
     if problems:
         return None, [f"{MANIFEST}: {problem}" for problem in problems]
     try:
-        packing = _told(facts)
+        packing = _packing_from(facts)
         if (folder / set_file.FILE_NAME).is_file():
             return _from_file(folder, manifest, packing, mapped=scratch is not None)
         return _from_records(folder, manifest, packing, scratch)
@@ -160,10 +160,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def packing_of(folder: Path) -> Packing:
     """How a whole package was packed."""
-    return _told(_read_manifest(folder).get(KEY))
+    return _packing_from(_read_manifest(folder).get(KEY))
 
 
-def _told(facts: Any) -> Packing:
+def _packing_from(facts: Any) -> Packing:
     """How a package was packed, as its manifest says."""
     if not isinstance(facts, dict) or not {"layout", "images"} <= facts.keys() <= {"layout", "images", "encoding"}:
         raise UserError(f"{MANIFEST}: its {KEY!r} does not say the layout and the images")
