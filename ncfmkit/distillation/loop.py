@@ -19,7 +19,7 @@ LOGGED_STEPS = 1000  # lines of metrics.jsonl, at most about
 def run_steps(run: RunDirectory, settings: Settings, problem: Problem, state: State) -> None:
     """All steps that are left, with checkpoints; an interruption saves the state first."""
     steps, every = settings.distill.steps, settings.runtime.checkpoint_every
-    stored = run.load_checkpoint(problem.runtime.device)
+    stored = run.load_checkpoint()
     if stored is not None:
         state.load_state_dict(stored)
         del stored
