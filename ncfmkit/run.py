@@ -10,16 +10,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic, write_json
 from ncfmkit.progress import notice
-
-if TYPE_CHECKING:
-    import torch
 
 KEPT_CHECKPOINTS = 2
 REQUIRED_INFO = {"arguments", "baselines", "compile", "data", "device", "precision", "seed", "settings", "status"}
@@ -135,15 +132,19 @@ class RunDirectory:
         for path in set(self._saved()) - set(kept):
             path.unlink()
 
-    def load_checkpoint(self, device: "torch.device") -> dict[str, Any] | None:
-        """The newest checkpoint that its checksum confirms, or None; damaged ones are named in a notice."""
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint that its checksum confirms, or None; damaged ones are named in a notice.
+
+        Its tensors are on the CPU, whatever device they were saved from: each `load_state_dict` moves what belongs on
+        the device, which then never holds the state twice, and leaves what optimizers keep on the CPU there.
+        """
         import torch
 
         for path in reversed(self._saved()):
             content = path.read_bytes()
             body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
             if hashlib.sha256(body).digest() == digest:
-                return torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+                return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
             notice(f"{path.name} is damaged (its checksum is wrong): using the one before it")
         return None
 

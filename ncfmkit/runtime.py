@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import sysconfig
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,16 @@ from ncfmkit.errors import UserError
 from ncfmkit.files import cache_dir, writable
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Said by RuntimeErrors of the CPU's allocator, and by CUDA, cuBLAS and cuDNN 8 and 9 of memory that they take past
+# torch's allocator. torch 2.9 and newer raise the CUDA ones as AcceleratorError, which is a RuntimeError too.
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +52,8 @@ class Runtime:
             return function
         import torch._dynamo.config as dynamo
 
+        # torch.compile advises TF32 on GPUs that have it; fp32 means float32 here
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32 matrix multiplication available")
         dynamo.recompile_limit = 256
         dynamo.fail_on_recompile_limit_hit = True
         return torch.compile(function, dynamic=False)
@@ -182,9 +195,9 @@ def saved_bytes(run: Callable[[], Any]) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception is the device's (or the CPU allocator's) way to say that memory ran out."""
+    """Whether an exception is the way of torch, of the device or of its libraries to say that memory ran out."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
     )
 
 

@@ -18,7 +18,6 @@ from ncfmkit.files import write_atomic, write_json
 from ncfmkit.run import RunDirectory, deferred_interrupts, next_free
 
 INFO = dict.fromkeys(runs.REQUIRED_INFO)
-CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -39,9 +38,15 @@ def test_newest_two_checkpoints_are_kept(run: RunDirectory) -> None:
     for step in (5, 10, 15, 20):
         run.save_checkpoint(state(step))
     assert names(run) == ["step-00000015.pt", "step-00000020.pt"]
-    loaded = run.load_checkpoint(CPU)
+    loaded = run.load_checkpoint()
     assert loaded["step"] == 20
     assert torch.equal(loaded["images"], state(20)["images"])
+
+
+def test_a_checkpoint_from_a_gpu_is_read_to_the_cpu(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    run.save_checkpoint(state(5))
+    assert run.load_checkpoint()["images"].device == torch.device("cpu")
 
 
 def flip(content: bytes) -> bytes:
@@ -67,7 +72,7 @@ def test_damaged_newest_is_noticed_and_the_one_before_used(
     run.save_checkpoint(state(10))
     newest = run.checkpoints / "step-00000010.pt"
     newest.write_bytes(damage(newest.read_bytes()))
-    assert run.load_checkpoint(CPU)["step"] == 5
+    assert run.load_checkpoint()["step"] == 5
     said = capsys.readouterr()
     assert "step-00000010.pt is damaged" in said.err
     assert not said.out
@@ -78,11 +83,11 @@ def test_all_damaged_is_none(run: RunDirectory) -> None:
         run.save_checkpoint(state(step))
     for path in run.checkpoints.iterdir():
         path.write_bytes(flip(path.read_bytes()))
-    assert run.load_checkpoint(CPU) is None
+    assert run.load_checkpoint() is None
 
 
 def test_no_checkpoint_is_none(run: RunDirectory) -> None:
-    assert run.load_checkpoint(CPU) is None
+    assert run.load_checkpoint() is None
 
 
 def test_a_damaged_later_checkpoint_does_not_push_out_a_good_one(run: RunDirectory) -> None:
@@ -101,7 +106,7 @@ def test_other_files_beside_checkpoints_stay(run: RunDirectory) -> None:
     for step in (1, 2, 3):
         run.save_checkpoint(state(step))
     assert note.read_text() == "mine"
-    assert run.load_checkpoint(CPU)["step"] == 3
+    assert run.load_checkpoint()["step"] == 3
 
 
 def test_cut_metrics(run: RunDirectory) -> None:

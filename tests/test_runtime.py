@@ -1,6 +1,8 @@
 """The runtime: devices, precision, compilation, sizes, and counting what autograd keeps."""
 
+import dataclasses
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -210,12 +212,45 @@ def test_saved_bytes_counts_graphs_that_have_been_dropped() -> None:
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (MemoryError(), True),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported at some other API call"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
         (RuntimeError("shapes do not match"), False),
-        (ValueError(), False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), False),
+        (RuntimeError("out of resource: shared memory, Required: 278528, Hardware limit: 232448"), False),
+        (ValueError("CUDA error: out of memory"), False),
     ],
 )
 def test_is_out_of_memory(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+@pytest.mark.skipif(not hasattr(torch, "AcceleratorError"), reason="this torch has no AcceleratorError")
+def test_errors_of_the_accelerator_are_out_of_memory_where_they_say_so() -> None:
+    assert is_out_of_memory(torch.AcceleratorError("CUDA error: out of memory"))
+    assert not is_out_of_memory(torch.AcceleratorError("CUDA error: device-side assert triggered"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own imports
+def test_torchs_advice_to_use_tf32_is_not_shown(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own function says it, as on a GPU with TF32; every other warning from there is still one."""
+    from torch._inductor import compile_fx
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    advise = getattr(compile_fx, "_warn_tf32_disabled", None)
+    if advise is None:
+        pytest.skip(f"torch {torch.__version__} gives this advice elsewhere, or not at all")
+    advise = advise.__wrapped__  # cached: said once a process
+    with pytest.raises(UserWarning, match="TensorFloat32"):
+        advise()
+    dataclasses.replace(runtime, compile=True).compiled(format_bytes)
+    advise()
+    with pytest.raises(UserWarning, match="another"):
+        warnings.warn_explicit("another", UserWarning, compile_fx.__file__, 1, compile_fx.__name__)
 
 
 def test_compiled_code_is_kept_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def distill(
     steps = settings.distill.steps
 
     # Resume: random draws are keyed by the step, so the state is all that an interrupted run needs.
-    stored = run.load_checkpoint(runtime.device)
+    stored = run.load_checkpoint()
     if stored is not None:
         state.load_state_dict(stored)
         del stored

@@ -4,8 +4,6 @@ import glob
 import os
 from pathlib import Path
 
-from braceexpand import braceexpand
-
 
 def matching(data: str, suffix: str) -> list[Path]:
     """Sorted absolute paths of the files with `suffix` that a path, folder, glob or brace pattern stands for."""
@@ -21,6 +19,10 @@ def matching(data: str, suffix: str) -> list[Path]:
 
 
 def _expanded(data: str) -> list[str]:
+    if "{" not in data:
+        return [data]
+    from braceexpand import braceexpand  # here, so that only braces need the library
+
     try:
         return list(braceexpand(data))
     except ValueError:  # unbalanced braces are part of a name

@@ -24,6 +24,7 @@ from ncfmkit.config import DataSettings
 from ncfmkit.errors import UserError
 from ncfmkit.real import arrays as array_sources
 from ncfmkit.real.opening import open_real
+from ncfmkit.real.paths import matching
 from ncfmkit.real.sources import SOURCES
 
 SIDE = 6
@@ -456,6 +457,14 @@ def test_shards_without_names_and_with_holdout(tmp_path):
     shard(tmp_path / "w/part-0.tar", [encoded(i) for i in pixels(8)], [0, 1] * 4)
     data = open_real(str(tmp_path / "w"), DataSettings(holdout=0.25))
     assert (data.classes, data.train.counts().tolist(), data.test.counts().tolist()) == (("0", "1"), [3, 3], [1, 1])
+
+
+def test_only_braces_need_the_library_that_expands_them(tmp_path, monkeypatch):
+    (tmp_path / "train-0.tar").touch()
+    monkeypatch.setitem(sys.modules, "braceexpand", None)
+    assert matching(str(tmp_path / "train-*.tar"), ".tar") == [tmp_path / "train-0.tar"]
+    with pytest.raises(ImportError):
+        matching(str(tmp_path / "train-{0..1}.tar"), ".tar")
 
 
 def test_shard_errors(tmp_path):

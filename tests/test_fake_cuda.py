@@ -1,0 +1,282 @@
+"""What can be known of CUDA without a GPU: no tensors are mixed across devices, and how often the host waits."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_cuda
+import pytest
+import torch
+from fake_cuda import GPU, Recorder
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from ncfmkit import networks
+from ncfmkit.config import DistillSettings, NetworkSettings, PoolSettings, StudentSettings
+from ncfmkit.distillation import memory
+from ncfmkit.distillation.initial import initialize
+from ncfmkit.distillation.memory import Plan, make_plan
+from ncfmkit.distillation.problem import Problem, State, make_problem, make_state
+from ncfmkit.distillation.step import distill_step
+from ncfmkit.images import labeled
+from ncfmkit.networks import network_builder
+from ncfmkit.progress import track
+from ncfmkit.run import REQUIRED_INFO, RunDirectory
+from ncfmkit.runtime import Runtime
+from ncfmkit.scoring import students
+from ncfmkit.scoring.baselines import herded_subset
+from ncfmkit.training import StackedModels, accuracy, fresh_state, train
+
+# How often the host waits for the device; blocking copies to it; copies said not to block, but from pageable memory.
+# These are today's, and none may rise. Where one falls, lower it here, so that it stays down.
+COUNTS = {
+    "step, default": (5, 6, 30),
+    "step, learned": (5, 6, 30),
+    "step, mean": (5, 6, 30),
+    "step, sgd, no calibration": (3, 4, 30),
+    "step, bound": (5, 6, 30),
+    "step, every augmentation": (5, 6, 30),
+    "step, fp32": (5, 6, 30),
+    "step, fp16": (9, 6, 30),
+    "step, in pieces": (5, 18, 30),
+    "step, recomputed": (5, 6, 30),
+    "training, 1 in bf16": (2, 24, 6),
+    "training, 3 in bf16": (2, 72, 18),
+    "training, 1 in fp32": (2, 24, 6),
+    "training, 3 in fp32": (2, 72, 18),
+    "training, 1 in fp16": (2, 24, 6),
+    "testing, 1": (1, 3, 0),
+    "testing, 3": (1, 3, 0),
+}
+
+STEPS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "learned": {"sampler": "learned"},
+    "mean": {"metric": "mean"},
+    "sgd, no calibration": {"optimizer": "sgd", "calibration_weight": 0.0},
+    "bound": {"decode": "bound", "alpha": 0.3},
+    "every augmentation": {"augment": "color_crop_flip_scale_rotate_cutout"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _supported() -> None:
+    """Skips where there can be no such device, but not with the versions of torch that have been seen to take to it."""
+    if why := fake_cuda.unsupported():
+        seen = (2, 13) <= tuple(map(int, torch.__version__.split(".")[:2])) <= (2, 15)
+        if seen and sys.platform == "linux" and not torch.cuda.is_available():
+            pytest.fail(why)
+        pytest.skip(why)
+
+
+def check_counts(name: str, recorder: Recorder) -> None:
+    """Compares with `COUNTS`: a rise fails, and so does a fall that is not written down."""
+    counters = {"waits": recorder.waits, "blocking copies": recorder.blocking, "pageable copies": recorder.unpinned}
+    for stored, (what, counter) in zip(COUNTS[name], counters.items(), strict=True):
+        found = counter.total()
+        places = "".join(f"\n  {count} x {place}" for place, count in sorted(counter.items()))
+        assert found <= stored, f"{what} of {name!r} rose from {stored} to {found}:{places}"
+        assert found >= stored, f"{what} of {name!r} fell from {stored} to {found}: lower it in COUNTS"
+
+
+def on(precision: str) -> Runtime:
+    return Runtime(device=GPU, precision=precision, compile=False, why="tests")
+
+
+Prepare = Callable[..., tuple[Problem, State, Plan]]
+
+
+@pytest.fixture
+def prepare(make_real: Callable, make_pool: Callable) -> Prepare:
+    """A problem on the GPU that is not there, its state and its plan; to be called inside `fake_cuda()`."""
+    real = make_real((40, 30, 20))
+    pool, build = make_pool(real)
+
+    def prepared(
+        precision: str, *, budget: int | None = None, checkpointing: bool = False, **settings: Any
+    ) -> tuple[Problem, State, Plan]:
+        problem = make_problem(
+            real,
+            DistillSettings(ipc=2, frequencies=64, real_batch=16, **settings),
+            seed=0,
+            pool=pool,
+            build=build,
+            runtime=on(precision),
+            budget=budget,
+            gradient_checkpointing=checkpointing,
+        )
+        state = make_state(problem, initialize("mix", real, ipc=2, factor=2, seed=0))
+        return problem, state, make_plan(problem, state, budget=budget)
+
+    return prepared
+
+
+def counts_of_a_step(prepare: Prepare, precision: str, **how: Any) -> Recorder:
+    """Of the second step, for the first one makes what all later ones use."""
+    with fake_cuda.fake_cuda() as recorder:
+        problem, state, plan = prepare(precision, **how)
+        distill_step(problem, state, plan)
+        recorder.clear()
+        distill_step(problem, state, plan)
+    return recorder
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step(prepare: Prepare, name: str) -> None:
+    check_counts(f"step, {name}", counts_of_a_step(prepare, "bf16", **STEPS[name]))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_step_in_other_precisions(prepare: Prepare, precision: str) -> None:
+    check_counts(f"step, {precision}", counts_of_a_step(prepare, precision))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", STEPS)
+def test_every_step_in_every_precision(prepare: Prepare, name: str, precision: str) -> None:
+    counts_of_a_step(prepare, precision, **STEPS[name])
+
+
+def test_a_step_in_pieces(prepare: Prepare) -> None:
+    check_counts("step, in pieces", counts_of_a_step(prepare, "bf16", sampler="learned", budget=400_000))
+
+
+def test_a_checkpointed_step(prepare: Prepare) -> None:
+    # in float32, because recomputation enters torch's own autocast, not ours
+    check_counts("step, recomputed", counts_of_a_step(prepare, "fp32", checkpointing=True))
+
+
+def devices(state: State) -> list[torch.device]:
+    return [v.device for v in tree_flatten(state.state_dict())[0] if isinstance(v, torch.Tensor)]
+
+
+def test_a_resumed_state_is_where_it_was(prepare: Prepare, tmp_path: Path) -> None:
+    """What a checkpoint brings from the CPU ends where the step that was saved had it, and costs no more waits."""
+    run = RunDirectory.create(tmp_path / "run", dict.fromkeys(REQUIRED_INFO))
+    with fake_cuda.fake_cuda():
+        problem, state, plan = prepare("bf16", sampler="learned")
+        distill_step(problem, state, plan)
+        before = devices(state)
+        content = tree_map(lambda v: v.cpu() if isinstance(v, torch.Tensor) else v, state.state_dict())
+    run.save_checkpoint(content)
+    stored = run.load_checkpoint()
+    assert stored is not None
+    with fake_cuda.fake_cuda() as recorder:
+        problem, state, plan = prepare("bf16", sampler="learned")
+        state.load_state_dict(stored)
+        assert devices(state) == before
+        assert {GPU, torch.device("cpu")} == set(before)  # AdamW counts its steps on the CPU
+        distill_step(problem, state, plan)  # the chunks are made
+        recorder.clear()
+        distill_step(problem, state, plan)
+    check_counts("step, learned", recorder)
+
+
+@pytest.mark.parametrize(
+    ("size", "precision"),
+    [(1, "bf16"), (3, "bf16"), (1, "fp16"), *(pytest.param(n, "fp32", marks=pytest.mark.slow) for n in (1, 3))],
+)
+def test_training(make_real: Callable, size: int, precision: str) -> None:
+    """Two epochs of three batches."""
+    real = make_real((30, 30, 30))
+    build = network_builder(NetworkSettings(width=8, depth=2), real)
+    data = [labeled(real, real.train)] * size
+    with fake_cuda.fake_cuda() as recorder, track("", 2) as bar:
+        models = StackedModels(build, size, on(precision))
+        models.load([fresh_state(build, 0, "s", k) for k in range(size)])
+        recorder.clear()
+        train(models, data, PoolSettings(epochs=2, batch=32), seed=0, keys=range(size), bar=bar)
+        check_counts(f"training, {size} in {precision}", recorder)
+        recorder.clear()
+        assert len(accuracy(models, labeled(real, real.test))) == size
+        check_counts(f"testing, {size}", recorder)
+        assert {v.device.type for state in models.states() for v in state.values()} == {"cpu"}
+
+
+def test_scores_and_herding(make_real: Callable, make_pool: Callable) -> None:
+    real, network = make_real((30, 30, 30)), NetworkSettings(width=8, depth=2)
+    pool, build = make_pool(real, network=network)
+    settings = StudentSettings(epochs=2, repeats=2, evaluations=1)
+    with fake_cuda.fake_cuda():
+        data = herded_subset(real, 3, pool.final[0], network, on("bf16"))
+        test = labeled(real, real.test)
+        result = students.score([data] * 2, test, build, settings, seed=0, runtime=on("bf16"), title="")
+    assert result["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        pytest.param(name, precision, marks=[pytest.mark.slow] if "densenet" in name or precision == "fp32" else [])
+        for name in networks.NETWORKS
+        for precision in ("bf16", "fp32")
+    ],
+)
+def test_every_network(name: str, precision: str) -> None:
+    with fake_cuda.fake_cuda() as recorder:
+        network = networks.build(name, channels=3, classes=10, size=32).to(GPU)
+        x = torch.randn(4, 3, 32, 32, device=GPU, requires_grad=True)
+        with on(precision).autocast():
+            logits = network(x)
+        logits.float().sum().backward()
+        assert x.grad is not None
+        assert x.grad.device == GPU
+    assert not recorder.waits
+
+
+def test_mixed_devices_are_found(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = memory.cut
+    monkeypatch.setattr(memory, "cut", lambda a, b, c, device: plain(a, b, c, torch.device("cpu")))
+    with pytest.raises(Exception, match=r"two( different)? devices"):
+        counts_of_a_step(prepare, "fp32")
+
+
+def test_waits_and_copies_are_found() -> None:
+    with fake_cuda.fake_cuda() as recorder:
+        x = torch.ones(4).to(GPU)
+        float(x.sum()), bool(x.any()), x.tolist(), x.cpu(), x[torch.tensor([1])]
+        with pytest.raises(DynamicOutputShapeException):
+            x[x > 0]
+        torch.ones(4).pin_memory().to(GPU, non_blocking=True)
+        torch.ones(4).to(GPU, non_blocking=True)
+    found = {place.split(" @")[0] for place in recorder.waits}
+    assert {"scalar read", "copy to the CPU", "index.Tensor by an index on the CPU"} < found
+    assert recorder.waits.total() == 6
+    assert recorder.blocking.total() == 1
+    assert recorder.unpinned.total() == 1
+
+
+def test_a_count_that_rises_or_falls_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COUNTS, "three reads", (3, 0, 0))
+    with fake_cuda.fake_cuda() as recorder:
+        x = torch.ones((), device=GPU)
+        float(x), float(x)
+        with pytest.raises(AssertionError, match="waits of 'three reads' fell from 3 to 2: lower it in COUNTS"):
+            check_counts("three reads", recorder)
+        float(x)
+        check_counts("three reads", recorder)
+        float(x)
+        with pytest.raises(AssertionError, match=r"waits of 'three reads' rose from 3 to 4:\n +4 x scalar read @ "):
+            check_counts("three reads", recorder)
+
+
+def test_autocast_is_as_torchs() -> None:
+    """Where no gradient is needed torch's own autocast can be asked what it does on CUDA."""
+
+    def types(autocast: Any) -> list[torch.dtype]:
+        f = torch.nn.functional
+        x, w = torch.randn(2, 8, 8, 8, device=GPU), torch.randn(8, 8, 3, 3, device=GPU)
+        with autocast:
+            y = f.conv2d(x, w)
+            n = f.group_norm(y, 8)
+            flat = n.flatten(1)
+            return [v.dtype for v in (y, n, n.relu(), f.linear(flat, torch.randn(3, 288, device=GPU)), flat @ flat.T)]
+
+    with fake_cuda.fake_cuda(), torch.no_grad():
+        ours = types(on("bf16").autocast())
+    with pytest.MonkeyPatch.context() as patch, FakeTensorMode(), torch.no_grad():
+        patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+        assert ours == types(torch.autocast("cuda", torch.bfloat16))
