@@ -1,15 +1,21 @@
 PYTHON ?= python3
 VENV ?= .venv
 ONNXRUNTIME ?= cpu
+JOBS ?= auto
 READY = $(VENV)/ready
+# One thread a process (tests/conftest.py) and a process a core; each takes about 1 GiB, so 8 at most unless JOBS says more
+PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --maxprocesses $(if $(filter auto,$(JOBS)),8,$(JOBS)) --dist worksteal
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 
 demo: $(READY)  ## distill the embedded digits into ten images, and score them
 	$(VENV)/bin/ncfmkit distill digits --baselines random,whole
 
-test: $(READY)  ## the whole test suite but what is marked slow or gpu
-	$(VENV)/bin/python -m pytest
+test: $(READY)  ## the tests that are marked neither slow nor gpu
+	$(PYTEST)
+
+test-all: $(READY)  ## every test that needs no GPU
+	$(PYTEST) -m 'not gpu'
 
 check: $(READY)  ## lint, format and types
 	$(VENV)/bin/ruff check .

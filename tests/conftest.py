@@ -3,8 +3,13 @@
 And a tiny student, which knows that data, with what it exports to.
 """
 
-import getpass
 import os
+
+# One thread a process, unless told otherwise, and in the processes that tests start: tensors of this size gain nothing
+# from more, and threads that wait for each other take twenty times as long on a busy machine. torch reads it on import.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import getpass
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence

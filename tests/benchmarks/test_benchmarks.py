@@ -1,17 +1,18 @@
 """The benchmark on a tiny setting: its counts, its turns, its rows, its page."""
 
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as command
-from benchmarks import floor, page, parts, race, settings, worker
+from benchmarks import floor, page, parts, race, settings, training, worker
 from benchmarks.reference import Reference
 from benchmarks.settings import Setting
 from ncfmkit.distillation.step import distill_step
@@ -47,10 +48,32 @@ def test_the_floor_is_the_longer_of_computing_and_moving() -> None:
     assert work.seconds("bf16", rates) == pytest.approx(9)
 
 
-def test_rates_of_this_machine() -> None:
-    rates = floor.measure_rates(torch.device("cpu"), ("bf16",))
-    assert set(rates) == {"fp32", "bf16"}
-    assert all(1e8 < r["flops"] < 1e16 and 1e8 < r["copy_bytes"] < 1e14 for r in rates.values())
+def test_rates_are_work_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The product's operations as torch counts them, and the bytes that the copy reads and writes, in half a second."""
+    work: list[float] = []
+
+    def half_a_second(run: Any, device: torch.device) -> float:
+        with FlopCounterMode(display=False) as counter:
+            result = run()
+        work.append(counter.get_total_flops() or result.nbytes + result.nbytes)
+        return 0.5
+
+    monkeypatch.setattr(floor, "_median_seconds", half_a_second)
+    rates = floor.measure_rates(torch.device("meta"), ("bf16",))
+    product, copy, product_bf16, copy_bf16 = (2 * w for w in work)
+    assert rates == {
+        "fp32": {"flops": product, "copy_bytes": copy},
+        "bf16": {"flops": product_bf16, "copy_bytes": copy_bf16},
+    }
+    assert product_bf16 == product > 1e9
+    assert 2 * copy_bf16 == copy > 1e8
+
+
+def test_the_first_two_runs_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    lasted = iter([50, 60, 7, 1, 2, 6, 5, 4, 3])
+    clock = itertools.accumulate(x for seconds in lasted for x in (0, seconds))
+    monkeypatch.setattr(floor.time, "perf_counter", lambda: float(next(clock)))
+    assert floor._median_seconds(lambda: None, torch.device("cpu")) == 4
 
 
 @pytest.mark.parametrize("sampler", ["gaussian", "learned"])
@@ -89,6 +112,48 @@ def test_contenders_of_one_setting_do_the_same_steps(tmp_path: Path, sampler: st
     assert (a - ours.state.images.flatten()).abs().max() == 0
 
 
+class Here:
+    """Answers as a `race.Process` does, in this process: importing torch takes longer than all that is asked here."""
+
+    def __init__(self, job: dict[str, Any], *, module: str = "benchmarks.worker", environment: object = None):
+        self._job = json.loads(json.dumps(job))
+        self._make: Any = {"benchmarks.worker": worker.Contender, "benchmarks.training": training.Trainer}[module]
+        self._made: Any = None
+
+    def ask(self, order: str) -> Any:
+        try:
+            self._made = self._made or self._make(self._job)
+            return json.loads(json.dumps(getattr(self._made, order)()))
+        except Exception as error:
+            raise race.Ended(race.why(1, f"{type(error).__name__}: {error}")) from None
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contenders run in this process."""
+    monkeypatch.setattr(race, "Process", Here)
+    monkeypatch.setattr(command, "Process", Here)
+
+
+def test_a_contender_in_a_process_of_its_own(tmp_path: Path) -> None:
+    job = {"setting": dataclasses.asdict(TINY), "runtime": EAGER, "data": str(TINY.pixels(tmp_path))}
+    same = contender(tmp_path)
+    with race.Process(job | {"contender": "ncfmkit"}, environment=race.TRIM) as process:
+        assert process.ask("about") == json.loads(json.dumps(same.about()))
+        assert process.ask("step")["seconds"] > 0
+        same.step()
+        assert process.ask("images") == same.images()
+        assert sys.platform != "linux" or process.ask("memory")["resident"] > 50 * 2**20
+        with pytest.raises(race.Ended, match="failed: 'Contender' object has no attribute 'fly'"):
+            process.ask("fly")
+
+
 RATES = {"fp32": {"flops": 1e11, "copy_bytes": 1e10}}
 
 
@@ -97,6 +162,7 @@ def row_of(tmp_path: Path, *, plain_rate: float | None = None, **runtime) -> dic
     return race.race(TINY, folder=tmp_path, runtimes=runtimes, rates=RATES, plain_rate=plain_rate, rounds=2, limit=60)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_row_of_two_contenders(tmp_path: Path) -> None:
     row = row_of(tmp_path)
     assert row["notes"] == []
@@ -111,6 +177,7 @@ def test_a_row_of_two_contenders(tmp_path: Path) -> None:
     assert row["speedup"]["values"] == [a / b for a, b in zip(plain, ours, strict=True)]
 
 
+@pytest.mark.usefixtures("here")
 def test_what_does_not_fit_is_said_in_its_row(tmp_path: Path) -> None:
     row = row_of(tmp_path, memory_budget="1B")
     assert len(row["notes"]) == 1
@@ -190,8 +257,14 @@ def test_the_page_is_what_the_results_say() -> None:
     assert page.PAGE.read_text(encoding="utf-8") == page.render()
 
 
-def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On tiny settings, in this process but for the contenders."""
+@pytest.mark.parametrize("contenders", ["here", pytest.param("processes", marks=pytest.mark.slow)])
+def test_the_whole_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, contenders: str
+) -> None:
+    """On tiny settings."""
+    if contenders == "here":
+        request.getfixturevalue("here")
+    monkeypatch.setattr(floor, "measure_rates", lambda *_: RATES)
     monkeypatch.setattr(command, "CIFAR10", TINY)
     monkeypatch.setattr(command, "AXES", {"ipc": (1, 2)})
     monkeypatch.setattr(command, "along", lambda axis: [dataclasses.replace(TINY, **{axis: v}) for v in (1, 2)])

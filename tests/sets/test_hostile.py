@@ -59,6 +59,7 @@ MOST_MEMORY = 32 << 20  # bytes that reading a mutated set of a few kilobytes ma
 MOST_GROWTH = 100 << 20  # bytes that the process may grow by, all readings of a test together
 MOST_SECONDS = 5  # for one file; a loaded machine takes a multiple of the usual milliseconds
 TRACED = 20  # one case in so many is read under tracemalloc, which is slow
+FEW, MANY = 200, 10_000  # cases of a hunt, without and with -m slow
 HUNT = {
     "deadline": None,
     "derandomize": True,
@@ -345,14 +346,14 @@ def hunt_sets(watch: Watch, name: str, examples: int) -> None:
 
 @pytest.mark.parametrize("name", ["file-bits", "safetensors", "webdataset", "parquet", "png"])
 def test_random_changes_of_sets(watch: Watch, name: str) -> None:
-    hunt_sets(watch, name, 2000)
+    hunt_sets(watch, name, FEW)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_many_random_changes_of_sets(watch: Watch, name: str) -> None:
-    hunt_sets(watch, name, 50_000)
+    hunt_sets(watch, name, MANY)
 
 
 RELEASED = {
@@ -429,14 +430,14 @@ def hunt_released(watch: Watch, name: str, examples: int) -> None:
 
 
 def test_random_changes_of_released_sets(watch: Watch) -> None:
-    hunt_released(watch, "list", 2000)
+    hunt_released(watch, "list", FEW)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", RELEASED)
 def test_many_random_changes_of_released_sets(watch: Watch, name: str) -> None:
-    hunt_released(watch, name, 50_000)
+    hunt_released(watch, name, MANY)
 
 
 FILE = set_file.FILE_NAME

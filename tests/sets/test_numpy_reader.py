@@ -682,11 +682,11 @@ def random_manifest_change(folder: Path, name: str, examples: int) -> None:
 
 @pytest.mark.parametrize("hunt", [random_bytes_change, random_manifest_change])
 def test_random_damage_is_refused_or_harmless(tmp_path: Path, hunt: Callable[[Path, str, int], None]) -> None:
-    hunt(tmp_path, "quantised-soft", 2000)
+    hunt(tmp_path, "quantised-soft", 200)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDENS)
 @pytest.mark.parametrize("hunt", [random_bytes_change, random_manifest_change])
 def test_much_random_damage(tmp_path: Path, hunt: Callable[[Path, str, int], None], name: str) -> None:
-    hunt(tmp_path, name, 50_000)
+    hunt(tmp_path, name, 10_000)

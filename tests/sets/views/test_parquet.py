@@ -413,7 +413,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Contents, byt
     return folder, contents, (folder / "data/train-00000-of-00001.parquet").read_bytes()
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_damage_is_refused_or_harmless(small: tuple[Path, Contents, bytes], data: st.DataObject) -> None:
     folder, contents, content = small
