@@ -15,11 +15,8 @@ SetArgument = Annotated[
 def evaluate(
     path: SetArgument,
     *,
-    data: Annotated[str, typer.Option("--data", help="the real data that it was made from", rich_help_panel="Data")],
+    data: o.MadeFrom,
     baselines: o.Baselines = "none",
-    data_root: o.DataRoot = None,
-    download: o.Download = False,
-    skip_bad: o.SkipBad = False,
     set_: o.Set = None,
     json: o.Json = False,
     overrides: dict[str, Any],
@@ -28,15 +25,13 @@ def evaluate(
     from rich.console import Console
 
     from ncfmkit.jobs import evaluate as job
-    from ncfmkit.real.arguments import DataArguments
     from ncfmkit.reports.scores import score_table
     from ncfmkit.scoring.baselines import parse_baselines
     from ncfmkit.sets.loading import load
 
     result = load(path)
     settings = job.settings_for(result, overrides)
-    arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    scores = job.evaluate(result, arguments, settings, baselines=parse_baselines(baselines))
+    scores = job.evaluate(result, data, settings, baselines=parse_baselines(baselines))
     if json:
         o.print_json(scores)
         return

@@ -1,18 +1,22 @@
 """`ncfmkit pretrain`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ncfmkit.cli import options as o
+
+if TYPE_CHECKING:
+    from ncfmkit.real.arguments import DataArguments
 
 
 @o.settings_flags("data", "network", "pool", "runtime", "seed")
 def pretrain(
-    data: o.DataArgument,
+    data: Annotated[
+        "DataArguments", typer.Argument(help="digits, cifar10, ... or a path; `ncfmkit recipes --data` lists both")
+    ],
     *,
     recipe: o.Recipe = None,
-    data_root: o.DataRoot = None,
-    download: o.Download = False,
-    skip_bad: o.SkipBad = False,
     set_: o.Set = None,
     json: o.Json = False,
     overrides: dict[str, Any],
@@ -21,10 +25,8 @@ def pretrain(
     from ncfmkit.distillation.pool import pool_line
     from ncfmkit.jobs import pretrain as job
     from ncfmkit.jobs import setup
-    from ncfmkit.real.arguments import DataArguments
 
-    arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    pool = job.pretrain(arguments, setup.make_settings(data, recipe, overrides))
+    pool = job.pretrain(data, setup.make_settings(data.data, recipe, overrides))
     if json:
         o.print_json({"key": pool.key, "accuracies": pool.accuracies, "seconds": pool.seconds})
     else:
