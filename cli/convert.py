@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ncfmkit.cli import options as o
+from ncfmkit.config import SETTINGS
 
 Values = Annotated[
     Literal["unit", "bytes", "normalized", "zca"] | None,
@@ -54,7 +55,7 @@ Factor = Annotated[
     int | None,
     typer.Option(
         "--factor",
-        help="a stored image is a factor x factor mosaic; default: 2 for a list of images and targets, else 1",
+        help=f"{SETTINGS['distill.factor'].help}; default: 2 for a list of images and targets, else 1",
         rich_help_panel="Released set",
     ),
 ]
@@ -62,7 +63,7 @@ Decode = Annotated[
     Literal["single", "multi", "bound"] | None,
     typer.Option(
         "--decode",
-        help="which factors a stored image is cut by; default: single",
+        help=f"{SETTINGS['distill.decode'].help}; default: single",
         rich_help_panel="Released set",
     ),
 ]
@@ -84,7 +85,7 @@ def convert(
         typer.Argument(metavar="FILE", help="a .pt file of images and labels, or a folder of class folders"),
     ],
     *,
-    data: Annotated[str, typer.Option("--data", help="the real data that it was made from", rich_help_panel="Data")],
+    data: o.MadeFrom,
     values: Values = None,
     mean: Mean = None,
     std: Std = None,
@@ -96,9 +97,6 @@ def convert(
     max_size: MaxSize = "2GiB",
     out: Annotated[Path | None, typer.Option("--out", help="the file to write; default: NAME.safetensors")] = None,
     recipe: o.Recipe = None,
-    data_root: o.DataRoot = None,
-    download: o.Download = False,
-    skip_bad: o.SkipBad = False,
     set_: o.Set = None,
     json: o.Json = False,
     overrides: dict[str, Any],
@@ -107,11 +105,9 @@ def convert(
     from ncfmkit.files import check_free, format_bytes, parse_bytes
     from ncfmkit.jobs import setup
     from ncfmkit.jobs.convert import Reading, convert_file
-    from ncfmkit.real.arguments import DataArguments
 
     overrides |= {k: v for k, v in {"distill.factor": factor, "distill.decode": decode}.items() if v is not None}
-    settings = setup.make_settings(data, recipe, overrides)
-    arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
+    settings = setup.make_settings(data.data, recipe, overrides)
     reading = Reading(
         labels=labels,
         labels_by_position=labels_by_position,
@@ -125,12 +121,12 @@ def convert(
     )
     if out is not None:
         check_free(out)
-    out, result = convert_file(path, arguments.open(settings), settings, reading, out=out)
+    out, result = convert_file(path, data.open(settings), settings, reading, out=out)
     size = out.stat().st_size
     if json:
         o.print_json({"set": str(out), "bytes": size, "manifest": result.manifest})
         return
     print(
         f"{out}: {len(result.images):,} images of {len(result.classes)} classes, {format_bytes(size)}; its score is "
-        f"unknown, {shlex.join(['ncfmkit', 'evaluate', str(out), '--data', data])} tells it"
+        f"unknown, {shlex.join(['ncfmkit', 'evaluate', str(out), '--data', data.data])} tells it"
     )

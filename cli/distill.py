@@ -1,48 +1,47 @@
 """`ncfmkit distill`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ncfmkit.cli import options as o
 from ncfmkit.errors import UserError
 
+if TYPE_CHECKING:
+    from ncfmkit.real.arguments import DataArguments
+
 
 @o.settings_flags("data", "distill", "network", "pool", "student", "runtime", "seed")
 def distill(
     data: Annotated[
-        str | None, typer.Argument(help="digits, cifar10, ... or a path (`ncfmkit recipes --data`)")
+        "DataArguments | None", typer.Argument(help="digits, cifar10, ... or a path (`ncfmkit recipes --data`)")
     ] = None,
     *,
     recipe: o.Recipe = None,
     out: Annotated[str | None, typer.Option("--out", help="run directory; default: a fresh one under runs/")] = None,
     resume: Annotated[str | None, typer.Option("--resume", metavar="DIR", help="go on with an interrupted run")] = None,
     baselines: o.Baselines = "random",
-    data_root: o.DataRoot = None,
-    download: o.Download = False,
-    skip_bad: o.SkipBad = False,
     set_: o.Set = None,
     json: o.Json = False,
+    data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
     """Makes a small synthetic set from a labeled image set, and scores it."""
     from ncfmkit.jobs import distill as job
-    from ncfmkit.real.arguments import DataArguments
     from ncfmkit.run import load_run
     from ncfmkit.scoring.baselines import parse_baselines
 
     names = parse_baselines(baselines)
     if resume is not None:
-        if data is not None or overrides or recipe or out or data_root or download or skip_bad or names != ("random",):
+        if data is not None or data_flags or overrides or recipe or out or names != ("random",):
             raise UserError("--resume goes on with the run's own settings: pass nothing else with it")
         folder = Path(resume)
         job.resume(folder)
     elif data is None:
         raise UserError("say what to distill: `ncfmkit distill digits`, a path, or --resume DIR")
     else:
-        arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-        folder = job.start(arguments, recipe=recipe, out=out, baselines=names, overrides=overrides)
+        folder = job.start(data, recipe=recipe, out=out, baselines=names, overrides=overrides)
     if json:
         o.print_json({"run": str(folder), **load_run(folder)})
     else:

@@ -15,11 +15,8 @@ SetArgument = Annotated[
 def evaluate(
     path: SetArgument,
     *,
-    data: Annotated[str, typer.Option("--data", help="the real data that it was made from", rich_help_panel="Data")],
+    data: o.MadeFrom,
     baselines: o.Baselines = "none",
-    data_root: o.DataRoot = None,
-    download: o.Download = False,
-    skip_bad: o.SkipBad = False,
     set_: o.Set = None,
     json: o.Json = False,
     overrides: dict[str, Any],
@@ -28,7 +25,6 @@ def evaluate(
     from rich.console import Console
 
     from ncfmkit.jobs import evaluate as job
-    from ncfmkit.real.arguments import DataArguments
     from ncfmkit.reports.scores import score_table
     from ncfmkit.runtime import choose_runtime
     from ncfmkit.scoring.baselines import parse_baselines
@@ -36,10 +32,9 @@ def evaluate(
 
     result = load(path)
     settings = job.settings_for(result, overrides)
-    arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
     names = parse_baselines(baselines)
     runtime = choose_runtime(settings.runtime)
-    scores = job.evaluate(result, arguments.open(settings), settings, runtime, baselines=names)
+    scores = job.evaluate(result, data.open(settings), settings, runtime, baselines=names)
     if json:
         o.print_json(scores)
         return

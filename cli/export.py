@@ -1,12 +1,15 @@
 """`ncfmkit export`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ncfmkit.cli import options as o
 from ncfmkit.exporters.table import EXPORTERS
+
+if TYPE_CHECKING:
+    from ncfmkit.real.arguments import DataArguments
 
 
 @o.settings_flags("data")
@@ -36,7 +39,7 @@ def export(
         int | None, typer.Option("--opset", metavar="N", help="default: the newest that ONNX Runtime here runs")
     ] = None,
     calibration: Annotated[
-        str | None,
+        "DataArguments | None",
         typer.Option(
             "--calibration",
             metavar="SET|DATA",
@@ -58,12 +61,10 @@ def export(
         ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="real data to compare on, too", rich_help_panel="Data")
+        "DataArguments | None", typer.Option("--data", help="real data to compare on, too", rich_help_panel="Data")
     ] = None,
-    data_root: o.DataRoot = None,
-    download: o.Download = False,
-    skip_bad: o.SkipBad = False,
     json: o.Json = False,
+    data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
     """Exports a student with its preprocessing inside, and compares what was written with the student."""
@@ -71,17 +72,12 @@ def export(
     from ncfmkit.exporters import export as exporting
     from ncfmkit.exporters.calibration import is_set
     from ncfmkit.jobs.setup import make_settings
-    from ncfmkit.real.arguments import DataArguments
 
-    def arguments(name: str | None) -> DataArguments | None:
-        if name is None:
-            return None
-        return DataArguments(data=name, data_root=data_root, download=download, skip_bad=skip_bad)
-
-    real = data is not None or (calibration is not None and not is_set(calibration))
-    if not real and (data_root or download or skip_bad or overrides):
+    named = [given.data for given in (data, calibration) if given is not None]
+    real = data is not None or (calibration is not None and not is_set(calibration.data))
+    if not real and data_flags:
         raise UserError("flags of the real data need --data: it says what to compare on")
-    if "" in (data, calibration) or (int8_skip is not None and not all(int8_skip.replace(" ", "").split(","))):
+    if "" in named or (int8_skip is not None and not all(int8_skip.replace(" ", "").split(","))):
         raise UserError("--data, --calibration and --int8-skip: expected names, got an empty one")
     try:
         result = exporting.export(
@@ -92,9 +88,9 @@ def export(
             layout=layout,
             output=output,
             opset=opset,
-            data=arguments(data),
-            settings=make_settings(data or calibration or "", None, overrides),
-            calibration=arguments(calibration),
+            data=data,
+            settings=make_settings(named[0] if named else "", None, overrides),
+            calibration=calibration,
             int8_skip=[name.strip() for name in int8_skip.split(",")] if int8_skip else [],
             max_accuracy_drop=max_accuracy_drop,
         )

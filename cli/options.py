@@ -1,88 +1,28 @@
-"""Options that commands share. A flag that sets a setting is a row of `FLAGS`; its type is the setting's own."""
+"""Options that commands share: a flag for each setting to which config.py gives one, and those of the real data."""
 
 import functools
 import inspect
 import json
 import math
-import types
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ncfmkit.config import full_key, setting_keys
+from ncfmkit.config import PANELS, SETTINGS, Setting, full_key
 from ncfmkit.errors import UserError
 
-FLAGS: dict[str, dict[str, str]] = {
-    "Data": {
-        "data.size": "side of the images in pixels",
-        "data.resize": "crop: short side to --size, then the center",
-        "data.color": "channels of the images",
-        "data.convert_color": "convert images of another color mode",
-        "data.classes": "class names to keep, comma-separated, or a file with one a line",
-        "data.holdout": "fraction of each class kept for testing where there is no test split",
-        "data.imbalance": "ratio of the largest to the smallest class of a long-tailed version",
-    },
-    "Distillation": {
-        "distill.ipc": "stored images per class",
-        "distill.factor": "a stored image is a factor x factor mosaic",
-        "distill.decode": "which factors a stored image is cut by",
-        "distill.init": "what the images start from",
-        "distill.load": "the set that --init load starts from",
-        "distill.steps": "steps; 0 keeps the initialization",
-        "distill.metric": "ncfd, or mean matching (DM) as a baseline",
-        "distill.sampler": "frequencies drawn from a Gaussian, or by a network trained against the images",
-        "distill.frequencies": "frequencies per step",
-        "distill.alpha": "amplitude against phase, 0 to 1",
-        "distill.calibration_weight": "weight of the calibration loss; 0 leaves it out",
-        "distill.real_batch": "real images per class and step",
-        "distill.optimizer": "of the images",
-        "distill.lr": "learning rate of the images",
-    },
-    "Networks": {
-        "network.name": "the network, see `ncfmkit recipes --networks`",
-        "network.width": "channels of a ConvNet's blocks",
-        "network.depth": "blocks of a ConvNet",
-        "pool.members": "extractors in the pool",
-        "pool.epochs": "epochs of each extractor",
-        "student.epochs": "epochs of each student",
-        "student.repeats": "students per score; 0 leaves scoring out",
-    },
-    "Machine": {
-        "runtime.device": "auto, cpu, cuda, cuda:N or mps",
-        "runtime.precision": "of the networks",
-        "runtime.compile": "torch.compile",
-        "runtime.memory_budget": "memory for all of a step, such as 512MiB",
-        "runtime.gradient_checkpointing": "recompute the extractor's blocks in the backward pass",
-        "runtime.checkpoint_every": "steps between saved states",
-        "seed": "of every random draw",
-    },
-}
+if TYPE_CHECKING:
+    from ncfmkit.jobs.evaluate import Scoring
+    from ncfmkit.real.arguments import DataArguments
 
-NAMES = {
-    "network.name": "--network",
-    "network.width": "--width",
-    "network.depth": "--depth",
-    "pool.members": "--pool",
-    "pool.epochs": "--pool-epochs",
-    "student.epochs": "--student-epochs",
-    "student.repeats": "--repeats",
-    "distill.calibration_weight": "--calibration",
-}
-
-DataArgument = Annotated[
-    str, typer.Argument(help="digits, cifar10, ... or a path; `ncfmkit recipes --data` lists both")
-]
-DataRoot = Annotated[
-    str | None, typer.Option("--data-root", help="folder of torchvision's data sets", rich_help_panel="Data")
-]
-Download = Annotated[bool, typer.Option("--download", help="let torchvision download", rich_help_panel="Data")]
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="pass over unreadable images, and count them", rich_help_panel="Data")
+MadeFrom = Annotated[
+    "DataArguments", typer.Option("--data", help="the real data that it was made from", rich_help_panel="Data")
 ]
 ScoreData = Annotated[
-    str | None, typer.Option("--data", help="the real data that --score tests on", rich_help_panel="Data")
+    "DataArguments | None",
+    typer.Option("--data", help="the real data that --score tests on", rich_help_panel="Data"),
 ]
 Recipe = Annotated[str | None, typer.Option("--recipe", help="a recipe's name or a .toml file")]
 Set = Annotated[
@@ -94,79 +34,104 @@ Baselines = Annotated[
 ]
 
 
-def flag_name(key: str) -> str:
-    """`--real-batch` for `distill.real_batch`."""
-    return NAMES.get(key, "--" + key.split(".")[-1].replace("_", "-"))
+def _parameter(name: str, kind: Any, default: Any, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
-def _parameter(key: str, text: str, panel: str) -> inspect.Parameter:
-    kind = setting_keys()[key]
-    options = [o for o in (typing.get_args(kind) if _is_union(kind) else (kind,)) if o is not type(None)]
-    if options[0] is bool:
-        option = typer.Option(flag_name(key), help=text, rich_help_panel=panel)
-        annotation: Any = Annotated[bool | None, option]
-    else:
-        option = typer.Option(flag_name(key), help=text, rich_help_panel=panel, metavar=_metavar(options[0]))
-        annotation = Annotated[str | None, option]
-    name = key.replace(".", "__")
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _data_option(flag: str, help: str) -> Any:
+    return typer.Option(flag, help=help, rich_help_panel="Data")
 
 
-def _is_union(kind: Any) -> bool:
-    return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
-
-
-def _metavar(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return "|".join(typing.get_args(kind))
-    return {int: "N", float: "X"}.get(kind, "TEXT")
+_DATA_FLAGS = (
+    _parameter("data_root", str | None, None, _data_option("--data-root", "folder of torchvision's data sets")),
+    _parameter("download", bool, False, _data_option("--download", "let torchvision download")),
+    _parameter("skip_bad", bool, False, _data_option("--skip-bad", "pass over unreadable images, and count them")),
+)
 
 
 def settings_flags(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the flags of those sections; what the user set arrives as `overrides`, by setting key."""
-    keys = {
-        key: (text, panel)
-        for panel, rows in FLAGS.items()
-        for key, text in rows.items()
-        if key.split(".")[0] in sections
-    }
+    """Gives a command the flags of those sections and of the real data.
+
+    What the user set arrives as `overrides`, by setting key. A parameter of the command of type `DataArguments` is a
+    text on the command line; --data-root, --download and --skip-bad follow the last of them and become part of the
+    object, which is none where no data were named. A command that takes `data_flags` is told whether any flag of the
+    real data was given, be it one of the three or of the settings in `data`.
+    """
+    keys = [key for section in sections for key, about in SETTINGS.items() if about.section == section and about.flag]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command).parameters
+        named = [name for name, parameter in own.items() if _is_data(parameter)]
+
         @functools.wraps(command)
         def wrapper(**arguments: Any) -> None:
-            flags = {key: arguments.pop(key.replace(".", "__")) for key in keys}
+            flags = {key: arguments.pop(_name(key)) for key in keys}
             overrides = {key: value for key, value in flags.items() if value is not None}
-            command(**arguments, overrides=overrides | parse_set(arguments.get("set_")))
+            overrides |= parse_set(arguments.get("set_"))
+            where = {flag.name: arguments.pop(flag.name) for flag in _DATA_FLAGS}
+            arguments |= {name: _data(arguments[name], where) for name in named}
+            if "data_flags" in own:
+                arguments["data_flags"] = any(where.values()) or any(key.startswith("data.") for key in overrides)
+            command(**arguments, overrides=overrides)
 
-        own = [p for n, p in inspect.signature(command).parameters.items() if n != "overrides"]
-        flags = [_parameter(key, text, panel) for key, (text, panel) in keys.items()]
-        wrapper.__signature__ = inspect.Signature(own + flags)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in own + flags}
+        parameters = []
+        for name, parameter in own.items():
+            if name not in ("overrides", "data_flags"):
+                parameters.append(_as_text(parameter) if name in named else parameter)
+            if name == named[-1]:
+                parameters += _DATA_FLAGS
+        parameters += [_flag(SETTINGS[key]) for key in keys]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
         del wrapper.__wrapped__
         return wrapper
 
     return decorate
 
 
-def scoring(
-    score: bool, data: str | None, data_root: str | None, download: bool, skip_bad: bool, overrides: dict[str, Any]
-) -> Any:
-    """How `--score` is to be done, a `jobs.Scoring`; none where nothing is to be scored.
+def _name(key: str) -> str:
+    return key.replace(".", "__")
+
+
+def _flag(about: Setting) -> inspect.Parameter:
+    """The flag of a setting: text, which :func:`ncfmkit.config.override` parses, or a switch."""
+    help = f"{about.help}, {about.range}" if about.range and about.range.at_most is not None else about.help
+    metavar = "|".join(about.choices) or {bool: None, int: "N", float: "X"}.get(about.kind, "TEXT")
+    option = typer.Option(about.flag, help=help, metavar=metavar, rich_help_panel=PANELS[about.section])
+    return _parameter(_name(about.key), bool | None if about.kind is bool else str | None, None, option)
+
+
+def _is_data(parameter: inspect.Parameter) -> bool:
+    # the type stands there as text: its module imports numpy, for which --help must not wait
+    return "DataArguments" in str(typing.get_args(parameter.annotation)[:1])
+
+
+def _as_text(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A parameter for data as the command line has it: their name or path."""
+    return parameter.replace(annotation=Annotated[str | None, typing.get_args(parameter.annotation)[1]])
+
+
+def _data(name: str | None, where: dict[str, Any]) -> "DataArguments | None":
+    if name is None:
+        return None
+    from ncfmkit.real.arguments import DataArguments
+
+    return DataArguments(data=name, **where)
+
+
+def scoring(score: bool, data: "DataArguments | None", data_flags: bool, overrides: dict[str, Any]) -> "Scoring | None":
+    """How `--score` is to be done; none where nothing is to be scored.
 
     Raises:
         UserError: `--score` without `--data`, or flags of either without `--score`.
     """
     from ncfmkit.jobs.evaluate import Scoring
-    from ncfmkit.real.arguments import DataArguments
 
     if score and data is None:
         raise UserError("--score needs --data: the real data that the students are tested on")
-    if not score and (data or data_root or download or skip_bad or overrides):
+    if not score and (data is not None or data_flags or overrides):
         raise UserError("flags of data, students and machine say how to score the set: pass --score, or leave them out")
-    if data is None:
-        return None
-    arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    return Scoring(source=arguments, overrides=overrides)
+    return None if data is None else Scoring(source=data, overrides=overrides)
 
 
 def parse_set(pairs: list[str] | None) -> dict[str, str]:

@@ -47,11 +47,9 @@ def pack(
         typer.Option("--score", help="measure the set as it is packed, and promise that score", rich_help_panel=SCORE),
     ] = False,
     data: o.ScoreData = None,
-    data_root: o.DataRoot = None,
-    download: o.Download = False,
-    skip_bad: o.SkipBad = False,
     set_: o.Set = None,
     json: o.Json = False,
+    data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
     """Packs a set for other people's tools: a folder with the set, its manifest, checksums and a dataset card."""
@@ -63,7 +61,7 @@ def pack(
     if bits in (None, 8) and (dither or scale != "image"):
         raise UserError("--scale and --dither say how pixels are stored in fewer bits: pass --bits below 8")
     quantization = None if bits is None else job.Quantization(bits=bits, scale=scale, dither=dither)  # type: ignore[arg-type]
-    scoring = o.scoring(score, data, data_root, download, skip_bad, overrides)
+    scoring = o.scoring(score, data, data_flags, overrides)
     folder, result = job.pack(
         Path(path),
         packing=Packing(

@@ -1,13 +1,16 @@
 """`ncfmkit train`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ncfmkit.cli import options as o
 from ncfmkit.cli.evaluate import SetArgument
 from ncfmkit.errors import UserError
+
+if TYPE_CHECKING:
+    from ncfmkit.real.arguments import DataArguments
 
 
 @o.settings_flags("data", "network", "student", "runtime", "seed")
@@ -16,34 +19,27 @@ def train(
     *,
     out: Annotated[Path, typer.Option("--out", help="the file to write")] = Path("student.safetensors"),
     data: Annotated[
-        str | None, typer.Option("--data", help="real data to test the student on", rich_help_panel="Data")
+        "DataArguments | None", typer.Option("--data", help="real data to test the student on", rich_help_panel="Data")
     ] = None,
-    data_root: o.DataRoot = None,
-    download: o.Download = False,
-    skip_bad: o.SkipBad = False,
     set_: o.Set = None,
     json: o.Json = False,
+    data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
     """Trains one student on a set and keeps it, with network, sizes, normalization and class names in its metadata."""
     from ncfmkit.files import check_free
     from ncfmkit.jobs import train as job
     from ncfmkit.jobs.evaluate import settings_for
-    from ncfmkit.real.arguments import DataArguments
     from ncfmkit.runtime import choose_runtime
     from ncfmkit.sets.loading import load
 
     result = load(path)
-    arguments = None
-    if data is not None:
-        arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    elif data_root or download or skip_bad or any(key.startswith("data.") for key in overrides):
+    if data is None and data_flags:
         raise UserError("flags of the real data need --data: it says what to test the student on")
     check_free(out)
     settings = settings_for(result, overrides)
     runtime = choose_runtime(settings.runtime)
-    real = arguments.open(settings) if arguments else None
-    metadata = job.train(result, real, settings, runtime, out=out)
+    metadata = job.train(result, data.open(settings) if data else None, settings, runtime, out=out)
     if json:
         o.print_json({"student": str(out), **metadata})
         return

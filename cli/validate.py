@@ -1,11 +1,14 @@
 """`ncfmkit validate`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ncfmkit.cli import options as o
+
+if TYPE_CHECKING:
+    from ncfmkit.real.arguments import DataArguments
 
 SPEED = "Speed"
 
@@ -14,7 +17,9 @@ SPEED = "Speed"
 def validate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX classifier, or a TensorRT engine (.engine)")],
     *,
-    data: Annotated[str, typer.Option("--data", help="real data with a test split", rich_help_panel="Data")],
+    data: Annotated[
+        "DataArguments", typer.Option("--data", help="real data with a test split", rich_help_panel="Data")
+    ],
     provider: Annotated[
         str | None,
         typer.Option("--provider", metavar="cpu|cuda|tensorrt|all", help="what runs the model; default: cpu"),
@@ -49,9 +54,6 @@ def validate(
         typer.Option("--threads", metavar="N", help="CPU threads; default: torch's", rich_help_panel=SPEED),
     ] = None,
     no_speed: Annotated[bool, typer.Option("--no-speed", help="leave timing out", rich_help_panel=SPEED)] = False,
-    data_root: o.DataRoot = None,
-    download: o.Download = False,
-    skip_bad: o.SkipBad = False,
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
@@ -63,7 +65,6 @@ def validate(
     from ncfmkit.exporters import validate as job
     from ncfmkit.exporters.timing import Effort, parse_batches
     from ncfmkit.jobs import setup
-    from ncfmkit.real.arguments import DataArguments
 
     told = {key: value for key, value in (("layout", layout), ("output", output)) if value is not None}
     asked = job.Validation(
@@ -76,8 +77,7 @@ def validate(
         threads=threads,
         effort=None if no_speed else Effort(batches=parse_batches(batches)),
     )
-    arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    result = job.validate(asked, arguments, setup.make_settings(data, None, overrides))
+    result = job.validate(asked, data, setup.make_settings(data.data, None, overrides))
     if json:
         o.print_json(result)
     else:

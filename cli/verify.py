@@ -17,10 +17,8 @@ def verify(
         bool, typer.Option("--score", help="train students by the set's recipe: do they reach what it promises?")
     ] = False,
     data: o.ScoreData = None,
-    data_root: o.DataRoot = None,
-    download: o.Download = False,
-    skip_bad: o.SkipBad = False,
     json: o.Json = False,
+    data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
     """Checks that a set is intact: checksums, shapes, values, labels, recipe; with --score, that it keeps its promise.
@@ -32,7 +30,7 @@ def verify(
     from ncfmkit.sets.manifest import format_score
     from ncfmkit.sets.package import SUMS, is_package
 
-    scoring = o.scoring(score, data, data_root, download, skip_bad, overrides)
+    scoring = o.scoring(score, data, data_flags, overrides)
     try:
         found = job.verify(path, scoring)
     except CheckFailed as error:

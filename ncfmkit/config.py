@@ -1,14 +1,17 @@
 """The settings of a run: frozen, read from a TOML recipe, overridden by flags, checked as a whole.
 
 Precedence: default < recipe < explicit flag. Nothing changes settings once made; `dataclasses.replace` makes new ones.
+A setting is described once, where it is defined; its checks, its flag with the --help text and docs/settings.md follow.
 """
 
 import dataclasses
 import difflib
 import math
+import operator
 import tomllib
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -16,102 +19,210 @@ from typing import Any, Literal
 
 from ncfmkit.errors import UserError
 
-Color = Literal["rgb", "gray"]
+LARGEST_FACTOR = 64  # of a mosaic
+LARGEST = 1e30  # of a setting: float32 ends at 3.4e38, and AdamW begins with ten times its learning rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Which numbers a setting may be. A lower end is always given, with `at_most` it is `at_least`."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    multiple_of: float | None = None
+
+    def __contains__(self, number: float) -> bool:
+        return (
+            (self.at_least is None or number >= self.at_least)
+            and (self.above is None or number > self.above)
+            and (self.at_most is None or number <= self.at_most)
+            and (self.below is None or number < self.below)
+            and (self.multiple_of is None or number % self.multiple_of == 0)
+        )
+
+    def __str__(self) -> str:
+        """Such as `1 or more`, `0 to 1`, `more than 0 and below 1` or `16 or more and a multiple of 16`."""
+        parts = [f"more than {self.above}" if self.at_least is None else f"{self.at_least} or more"]
+        if self.at_most is not None:
+            parts = [f"{self.at_least} to {self.at_most}"]
+        if self.below is not None:
+            parts.append(f"below {self.below}")
+        if self.multiple_of is not None:
+            parts.append(f"a multiple of {self.multiple_of}")
+        return " and ".join(parts)
+
+
+def setting(default: Any, help: str, *, unit: str = "", flag: str | None = None, **limits: float) -> Any:
+    """A field of a section of the settings, with its description.
+
+    Args:
+        help: one line for --help and the docs; `{section}` in it, or in `flag`, becomes the section's name.
+        unit: what its number counts.
+        flag: the option that sets it; without one, a recipe or `--set` does.
+        limits: the :class:`Range` of its number, or of each number of its list.
+    """
+    about = {"help": help, "unit": unit, "flag": flag, "range": Range(**limits) if limits else None}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    size: int | None = None  # side of the square images in pixels; none: as the images are
-    color: Color | None = None  # channels of the images; none: as the images are
-    resize: Literal["none", "crop"] = "none"  # crop: short side to `size`, then the center; none: must be `size`
-    convert_color: bool = False  # convert images of another color mode to `color`; false: they are errors
-    classes: tuple[str, ...] = ()  # class names or label numbers to keep, in label order; empty: all
-    holdout: float = 0.0  # fraction in [0, 1) of each class kept for testing where a source has no test split
-    imbalance: float = 1.0  # ratio >= 1 of the largest to the smallest class of the long-tailed version; 1: as it is
+    """The real images: which of them, and how they are read."""
+
+    size: int | None = setting(
+        None, "side of the images in pixels; none: as they are", unit="pixels", at_least=4, flag="--size"
+    )
+    color: Literal["rgb", "gray"] | None = setting(None, "channels of the images; none: as they are", flag="--color")
+    resize: Literal["none", "crop"] = setting(
+        "none", "crop: short side to --size, then the center; none: they must have that size", flag="--resize"
+    )
+    convert_color: bool = setting(
+        False, "convert images of another color mode instead of refusing them", flag="--convert-color"
+    )
+    classes: tuple[str, ...] = setting(
+        (), "class names or labels to keep, comma-separated, or a file with one a line; empty: all", flag="--classes"
+    )
+    holdout: float = setting(
+        0.0, "fraction of each class to test on where there is no test split", at_least=0, below=1, flag="--holdout"
+    )
+    imbalance: float = setting(
+        1.0, "ratio of largest to smallest class of a long-tailed version; 1: as it is", at_least=1, flag="--imbalance"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    name: str = "convnet"  # a row of ncfmkit.networks.NETWORKS
-    width: int = 128  # channels of each ConvNet block
-    depth: int | None = None  # blocks of a ConvNet; none: from the size (2 at 8, 3 at 28 and 32, 4 at 64, 5 at 128)
+    """The architecture of extractors and students."""
+
+    name: str = setting("convnet", "the network, see `ncfmkit recipes --networks`", flag="--network")
+    width: int = setting(128, "channels of a ConvNet's blocks", unit="channels", at_least=1, flag="--width")
+    depth: int | None = setting(  # by the size: 2 at 8, 3 at 28 and 32, 4 at 64, 5 at 128
+        None, "blocks of a ConvNet; none: by the image size", unit="blocks", at_least=1, flag="--depth"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """How one classifier is trained, extractor or student (METHOD: the paper's sections 5.1 and B)."""
 
-    epochs: int = 60  # passes over the set
-    batch: int = 128  # images per step, at most
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.01  # initial learning rate
-    momentum: float = 0.9  # of SGD
-    weight_decay: float = 5e-4
-    milestones: tuple[float, ...] = (2 / 3, 5 / 6)  # fractions of the run after which lr is multiplied by gamma
-    gamma: float = 0.2
-    augment: str = "color_crop"  # operations joined by _, see ncfmkit.augment
-    cutmix: float = 0.5  # probability of CutMix per batch
+    epochs: int = setting(60, "epochs of each {section} network", unit="epochs", at_least=1, flag="--{section}-epochs")
+    batch: int = setting(128, "images per step, at most", unit="images", at_least=1)
+    optimizer: Literal["sgd", "adamw"] = setting("sgd", "optimizer of the weights")
+    lr: float = setting(0.01, "initial learning rate", above=0)
+    momentum: float = setting(0.9, "momentum of SGD", at_least=0, below=1)
+    weight_decay: float = setting(5e-4, "weight decay", at_least=0)
+    milestones: tuple[float, ...] = setting(
+        (2 / 3, 5 / 6), "fractions of the run after which lr is multiplied by gamma", above=0, below=1
+    )
+    gamma: float = setting(0.2, "what lr is multiplied by at each milestone", above=0)
+    augment: str = setting(
+        "color_crop", "operations joined by _: color, flip, cutout, and one at a time of crop, scale, rotate; or none"
+    )
+    cutmix: float = setting(0.5, "probability of CutMix for a batch", at_least=0, at_most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSettings(TrainSettings):
-    members: int = 20  # extractors in the pool
+    """The pool of feature extractors and their training."""
+
+    members: int = setting(20, "extractors in the pool", unit="extractors", at_least=1, flag="--pool")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSettings(TrainSettings):
+    """The students that score a set and their training."""
+
+    # other defaults than the pool's; their descriptions are inherited
     epochs: int = 2000
     optimizer: Literal["sgd", "adamw"] = "adamw"
     lr: float = 1e-3
     milestones: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     gamma: float = 0.5
     augment: str = "color_crop_flip_scale_rotate"
-    repeats: int = 10  # students per score
-    evaluations: int = 20  # test-set evaluations over the run, evenly spaced, the last epoch among them
-    whole_epochs: int | None = None  # epochs of the whole-set baseline; none: as the pool
+    repeats: int = setting(
+        10, "students per score; 0 leaves scoring out", unit="students", at_least=0, flag="--repeats"
+    )
+    evaluations: int = setting(
+        20, "tests during the training, evenly spaced, the last epoch among them", unit="tests", at_least=1
+    )
+    whole_epochs: int | None = setting(
+        None, "epochs of the whole-set baseline; none: as the pool", unit="epochs", at_least=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings:
-    ipc: int = 10  # stored images per class (M)
-    factor: int = 2  # a stored image is a factor x factor mosaic; 1: no mosaic
-    decode: Literal["single", "multi", "bound"] = "single"  # factor only | 1..factor | largest first to a budget
-    decoded_per_class: int | None = None  # decoded images per class of `bound`; none: ipc * factor**2
-    init: Literal["mix", "random", "noise", "load"] = "mix"
-    load: str | None = None  # path of the set that `init = "load"` starts from
-    steps: int = 20_000
-    metric: Literal["ncfd", "mean"] = "ncfd"  # mean: distribution matching by mean features (DM), the baseline
-    matching_weight: float = 300.0  # scale of the matching loss
-    alpha: float = 0.5  # amplitude against phase in the NCFD, in [0, 1] (Eq. 8)
-    frequencies: int = 1024  # T, frequencies per step
-    sampler: Literal["gaussian", "learned"] = "gaussian"  # learned: the sampling network psi
-    sampler_lr: float = 1e-3  # of psi's gradient ascent
-    sampler_momentum: float = 0.5
-    calibration_weight: float = 1.0  # of the calibration loss; 0: no calibration
-    real_batch: int = 1024  # real images per class and step, or all that the class has
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
-    momentum: float = 0.5  # of SGD
-    weight_decay: float = 5e-4
-    patience: int = 500  # steps without a lower loss after which lr halves
-    augment: str = "color_crop_cutout"  # one draw per class and step, shared by real and synthetic
+    """The method: the synthetic images, the discrepancy that is matched, the steps."""
+
+    ipc: int = setting(10, "stored images per class", unit="images per class", at_least=1, flag="--ipc")
+    factor: int = setting(
+        2, "a stored image is a factor x factor mosaic", at_least=1, at_most=LARGEST_FACTOR, flag="--factor"
+    )
+    decode: Literal["single", "multi", "bound"] = setting(
+        "single", "cut stored images by --factor alone, by 1 to it, or largest first up to a budget", flag="--decode"
+    )
+    decoded_per_class: int | None = setting(
+        None, "the budget of --decode bound; none: ipc * factor**2", unit="images per class", at_least=1
+    )
+    init: Literal["mix", "random", "noise", "load"] = setting("mix", "what the images start from", flag="--init")
+    load: str | None = setting(None, "the set that --init load starts from", flag="--load")
+    steps: int = setting(20_000, "steps; 0 keeps the initialization", unit="steps", at_least=0, flag="--steps")
+    metric: Literal["ncfd", "mean"] = setting("ncfd", "ncfd, or mean matching (DM) as a baseline", flag="--metric")
+    matching_weight: float = setting(300.0, "weight of the matching loss", at_least=0)
+    alpha: float = setting(0.5, "amplitude against phase in the NCFD (Eq. 8)", at_least=0, at_most=1, flag="--alpha")
+    frequencies: int = setting(1024, "frequencies per step", at_least=16, multiple_of=16, flag="--frequencies")
+    sampler: Literal["gaussian", "learned"] = setting(
+        "gaussian", "frequencies drawn from a Gaussian, or by a network trained against the images", flag="--sampler"
+    )
+    sampler_lr: float = setting(1e-3, "learning rate of the sampling network's gradient ascent", above=0)
+    sampler_momentum: float = setting(0.5, "momentum of that ascent", at_least=0, below=1)
+    calibration_weight: float = setting(
+        1.0, "weight of the calibration loss; 0 leaves it out", at_least=0, flag="--calibration"
+    )
+    real_batch: int = setting(
+        1024, "real images per class and step, at most", unit="images per class", at_least=1, flag="--real-batch"
+    )
+    optimizer: Literal["adamw", "sgd"] = setting("adamw", "optimizer of the images", flag="--optimizer")
+    lr: float = setting(1e-3, "learning rate of the images", above=0, flag="--lr")
+    momentum: float = setting(0.5, "momentum of SGD", at_least=0, below=1)
+    weight_decay: float = setting(5e-4, "weight decay of the images", at_least=0)
+    patience: int = setting(500, "steps without a lower loss after which lr halves", unit="steps", at_least=1)
+    augment: str = setting(
+        "color_crop_cutout", "as pool.augment; drawn once per class and step, for real and synthetic"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeSettings:
-    device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # of the networks; the discrepancy is always float32
-    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile
-    memory_budget: str | None = None  # such as "2GiB", for all that a step has on the device; none: chosen per device
-    gradient_checkpointing: bool = False  # recompute the extractor's blocks in the backward pass
-    classes_per_batch: int | None = None  # classes stacked into one batch; none: as memory allows
-    checkpoint_every: int = 500  # steps between saved states
+    """The machine: device, precision, memory."""
+
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", flag="--device")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto", "precision of the networks; the discrepancy is always float32", flag="--precision"
+    )
+    compile: Literal["auto", "on", "off"] = setting("auto", "use torch.compile", flag="--compile")
+    memory_budget: str | None = setting(
+        None, "memory for all of a step on the device, such as 2GiB; none: chosen by device", flag="--memory-budget"
+    )
+    gradient_checkpointing: bool = setting(
+        False, "recompute the extractor's blocks in the backward pass", flag="--gradient-checkpointing"
+    )
+    classes_per_batch: int | None = setting(
+        None, "classes stacked into one batch; none: as memory allows", unit="classes", at_least=1
+    )
+    checkpoint_every: int = setting(
+        500, "steps between saved states", unit="steps", at_least=1, flag="--checkpoint-every"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
+    """The settings of a run: the seed alone stands outside a section, at the top of a recipe."""
+
     recipe: str = "default"  # where the settings started: a recipe's name
-    seed: int = 0
+    seed: int = setting(0, "seed of every random draw", at_least=0, flag="--seed")
     data: DataSettings = field(default_factory=DataSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     pool: PoolSettings = field(default_factory=PoolSettings)
@@ -120,20 +231,84 @@ class Settings:
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
 
 
-LARGEST_FACTOR = 64  # of a mosaic
-LARGEST = 1e30  # of a setting: float32 ends at 3.4e38, and AdamW begins with ten times its learning rate
-
 SECTIONS: dict[str, type] = {
     f.name: typing.cast(type, f.type) for f in dataclasses.fields(Settings) if dataclasses.is_dataclass(f.type)
 }
 
+PANELS = {  # of --help, by section
+    "data": "Data",
+    "distill": "Distillation",
+    "network": "Networks",
+    "pool": "Networks",
+    "student": "Networks",
+    "runtime": "Machine",
+    "seed": "Machine",
+}
 
-def setting_keys() -> dict[str, Any]:
-    """Every setting as `section.field` (or `seed`), with its type."""
-    keys: dict[str, Any] = {"seed": int}
-    for section, cls in SECTIONS.items():
-        keys |= {f"{section}.{name}": kind for name, kind in typing.get_type_hints(cls).items()}
-    return keys
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The description of a setting, as checks, flags and docs read it."""
+
+    key: str  # `section.field`, or `seed`
+    kind: Any  # type of its values, such as int, tuple[float, ...] or a Literal
+    optional: bool  # it may be none, too
+    default: Any
+    help: str
+    unit: str
+    flag: str | None
+    range: Range | None
+
+    @property
+    def section(self) -> str:
+        """`distill` of `distill.ipc`, and `seed` of `seed`."""
+        return self.key.split(".")[0]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All that it may be, if that is a few words."""
+        return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
+
+    def wrong(self, value: Any) -> str | None:
+        """What is wrong with a value of its type, in one line; none if it may be that."""
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float):
+                continue
+            if self.range is not None and number not in self.range:
+                return f"{self.key}: expected {f'{self.range} {self.unit}'.strip()}, got {number}"
+            if isinstance(number, float) and not math.isfinite(number):
+                return f"{self.key}: expected a finite number, got {number}"
+            if isinstance(number, float) and abs(number) > LARGEST:
+                most = f"at most {LARGEST:g}, the most that float32 can reckon with"
+                return f"{self.key}: expected {most}, got {number}"
+        return None
+
+
+def _describe() -> Iterator[Setting]:
+    for section, cls in {"": Settings, **SECTIONS}.items():
+        bases = [base for base in cls.__mro__ if dataclasses.is_dataclass(base)]
+        for f in dataclasses.fields(cls):
+            # a section that changes an inherited default leaves the description where it is
+            found = [g.metadata for base in bases for g in dataclasses.fields(base) if g.name == f.name and g.metadata]
+            if not found:  # the recipe's name, or a section
+                continue
+            about = found[0]
+            # `int | None` is a types.UnionType, `Literal[...] | None` a typing.Union
+            is_union = typing.get_origin(f.type) in (types.UnionType, typing.Union)
+            kinds = typing.get_args(f.type) if is_union else (f.type,)
+            yield Setting(
+                key=f"{section}.{f.name}" if section else f.name,
+                kind=next(kind for kind in kinds if kind is not type(None)),
+                optional=type(None) in kinds,
+                default=f.default,
+                help=about["help"].replace("{section}", section),
+                unit=about["unit"],
+                flag=about["flag"] and about["flag"].replace("{section}", section),
+                range=about["range"],
+            )
+
+
+SETTINGS: dict[str, Setting] = {about.key: about for about in _describe()}
 
 
 def full_key(key: str) -> str:
@@ -142,25 +317,19 @@ def full_key(key: str) -> str:
     Raises:
         UserError: no setting has that name, or several have.
     """
-    keys = setting_keys()
-    if key in keys:
+    if key in SETTINGS:
         return key
-    matches = [k for k in keys if k.split(".")[-1] == key]
+    matches = [k for k in SETTINGS if k.split(".")[-1] == key]
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise UserError(f"setting {key!r} is ambiguous: write one of {', '.join(matches)}")
-    near = difflib.get_close_matches(key, [*keys, *(k.split(".")[-1] for k in keys)], n=1, cutoff=0.0)[0]
+    near = difflib.get_close_matches(key, [*SETTINGS, *(k.split(".")[-1] for k in SETTINGS)], n=1, cutoff=0.0)[0]
     raise UserError(f"unknown setting {key!r}: did you mean {near!r}?")
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
-    """`value` as the setting's type; text is parsed, so that flags and TOML give the same."""
-    # `int | None` is a types.UnionType, `Literal[...] | None` a typing.Union
-    options = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
-    if type(None) in options and (value is None or value in ("", "none")):
-        return None
-    kind = next(o for o in options if o is not type(None))
+    """`value` as a setting's type; text is parsed, so that flags and TOML give the same."""
     origin = typing.get_origin(kind)
     if origin is Literal:
         if value in typing.get_args(kind):
@@ -192,10 +361,11 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
 
 def override(settings: Settings, values: dict[str, Any]) -> Settings:
     """`settings` with `{"distill.ipc": 1, "seed": 3}` applied; bare names as in :func:`full_key`."""
-    kinds = setting_keys()
     for name, value in values.items():
         key = full_key(name)
-        value = _convert(key, value, kinds[key])
+        about = SETTINGS[key]
+        none = about.optional and (value is None or value in ("", "none"))
+        value = None if none else _convert(key, value, about.kind)
         section, _, leaf = key.rpartition(".")
         if section:
             value = dataclasses.replace(getattr(settings, section), **{leaf: value})
@@ -228,7 +398,6 @@ def recipe_text(recipe: str) -> str:
 
 def _flatten(recipe: str, table: dict[str, Any]) -> dict[str, Any]:
     """A recipe's tables as `section.field` keys; unknown ones are errors that name the nearest valid one."""
-    keys = setting_keys()
     flat: dict[str, Any] = {}
     for name, value in table.items():
         if name == "description":
@@ -240,9 +409,9 @@ def _flatten(recipe: str, table: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"recipe {recipe}: unknown section [{name}]: did you mean [{section}]?")
         entries = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
         for key, entry in entries.items():
-            if key not in keys:
-                near = [k for k in keys if k.endswith(f".{key}")]
-                near = near or difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+            if key not in SETTINGS:
+                near = [k for k in SETTINGS if k.endswith(f".{key}")]
+                near = near or difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.0)
                 raise UserError(f"recipe {recipe}: unknown key {key!r}: did you mean {' or '.join(map(repr, near))}?")
             flat[key] = entry
     return flat
@@ -277,108 +446,45 @@ def recipe_description(recipe: str) -> str:
 
 
 def check(settings: Settings) -> Settings:
-    """Ranges and cross-field rules; returns the settings.
+    """The settings, if each is in its range and all go together.
 
     Raises:
-        UserError: every broken rule, one a line.
+        UserError: all that is wrong, one a line.
     """
-    d, p, s, r, data = settings.distill, settings.pool, settings.student, settings.runtime, settings.data
-    rules = [
-        (settings.seed >= 0, f"seed: expected 0 or more, got {settings.seed}"),
-        (d.ipc >= 1, f"distill.ipc: expected 1 or more images per class, got {d.ipc}"),
-        (1 <= d.factor <= LARGEST_FACTOR, f"distill.factor: expected 1 to {LARGEST_FACTOR}, got {d.factor}"),
-        (d.steps >= 0, f"distill.steps: expected 0 or more, got {d.steps}"),
-        (d.real_batch >= 1, f"distill.real_batch: expected 1 or more, got {d.real_batch}"),
-        (d.frequencies >= 16, f"distill.frequencies: expected 16 or more, got {d.frequencies}"),
-        (d.frequencies % 16 == 0, f"distill.frequencies: expected a multiple of 16, got {d.frequencies}"),
-        (
-            d.sampler == "gaussian" or d.frequencies >= 32,
-            "distill.sampler 'learned' needs 32 frequencies or more (batch norm over two components), "
-            f"got {d.frequencies}",
-        ),
-        (0 <= d.alpha <= 1, f"distill.alpha: expected a value in [0, 1], got {d.alpha}"),
-        (d.lr > 0, f"distill.lr: expected more than 0, got {d.lr}"),
-        (d.matching_weight >= 0, f"distill.matching_weight: expected 0 or more, got {d.matching_weight}"),
-        (d.sampler_lr > 0, f"distill.sampler_lr: expected more than 0, got {d.sampler_lr}"),
-        (
-            0 <= d.sampler_momentum < 1,
-            f"distill.sampler_momentum: expected a value in [0, 1), got {d.sampler_momentum}",
-        ),
-        (
-            d.decoded_per_class is None or d.decoded_per_class >= 1,
-            f"distill.decoded_per_class: expected 1 or more, got {d.decoded_per_class}",
-        ),
-        (d.calibration_weight >= 0, f"distill.calibration_weight: expected 0 or more, got {d.calibration_weight}"),
-        (d.patience >= 1, f"distill.patience: expected 1 or more, got {d.patience}"),
-        (d.init != "load" or d.load is not None, "distill.init is 'load': pass the set to start from as distill.load"),
-        (d.load is None or d.init == "load", f"distill.load is given but distill.init is {d.init!r}: set it to 'load'"),
-        (
-            d.decoded_per_class is None or d.decode == "bound",
-            f"distill.decoded_per_class needs distill.decode = 'bound', got {d.decode!r}",
-        ),
-        (
-            d.metric == "ncfd" or d.sampler == "gaussian",
-            "distill.metric 'mean' has no frequencies to learn: set distill.sampler to 'gaussian'",
-        ),
-        (data.size is None or data.size >= 4, f"data.size: expected 4 pixels or more, got {data.size}"),
-        (
-            data.size is None or d.factor <= data.size,
-            f"distill.factor {d.factor} is above the image side {data.size}: lower the factor",
-        ),
-        (data.resize == "none" or data.size is not None, "data.resize is 'crop': say to which side with data.size"),
-        (0 <= data.holdout < 1, f"data.holdout: expected a fraction in [0, 1), got {data.holdout}"),
-        (data.imbalance >= 1, f"data.imbalance: expected 1 or more, got {data.imbalance}"),
-        (
-            len(data.classes) != 1,
-            f"data.classes: expected two classes or more for a classifier to tell apart, got {list(data.classes)}",
-        ),
-        (len(set(data.classes)) == len(data.classes), f"data.classes: a class is listed twice in {list(data.classes)}"),
-        (settings.network.width >= 1, f"network.width: expected 1 or more, got {settings.network.width}"),
-        (
-            settings.network.depth is None or settings.network.depth >= 1,
-            f"network.depth: expected 1 or more, got {settings.network.depth}",
-        ),
-        (p.members >= 1, f"pool.members: expected 1 or more, got {p.members}"),
-        (s.repeats >= 0, f"student.repeats: expected 0 or more, got {s.repeats}"),
-        (
-            s.whole_epochs is None or s.whole_epochs >= 1,
-            f"student.whole_epochs: expected 1 or more, got {s.whole_epochs}",
-        ),
-        (s.evaluations >= 1, f"student.evaluations: expected 1 or more, got {s.evaluations}"),
-        (r.checkpoint_every >= 1, f"runtime.checkpoint_every: expected 1 or more, got {r.checkpoint_every}"),
-    ]
-    for name, train in (("pool", p), ("student", s)):
-        rules += [
-            (train.epochs >= 1, f"{name}.epochs: expected 1 or more, got {train.epochs}"),
-            (train.batch >= 1, f"{name}.batch: expected 1 or more, got {train.batch}"),
-            (train.lr > 0, f"{name}.lr: expected more than 0, got {train.lr}"),
-            (0 <= train.cutmix <= 1, f"{name}.cutmix: expected a probability, got {train.cutmix}"),
-            (train.gamma > 0, f"{name}.gamma: expected more than 0, got {train.gamma}"),
-            (
-                all(0 < m < 1 for m in train.milestones) and list(train.milestones) == sorted(train.milestones),
-                f"{name}.milestones: expected rising fractions in (0, 1), got {list(train.milestones)}",
-            ),
-        ]
-    for name, optimized in (("pool", p), ("student", s), ("distill", d)):
-        rules += [
-            (0 <= optimized.momentum < 1, f"{name}.momentum: expected a value in [0, 1), got {optimized.momentum}"),
-            (optimized.weight_decay >= 0, f"{name}.weight_decay: expected 0 or more, got {optimized.weight_decay}"),
-        ]
-    for section in SECTIONS:
-        for name, value in vars(getattr(settings, section)).items():
-            if isinstance(value, float):
-                rules += [
-                    (math.isfinite(value), f"{section}.{name}: expected a finite number, got {value}"),
-                    (
-                        not LARGEST < abs(value) < math.inf,
-                        f"{section}.{name}: expected at most {LARGEST:g}, the most that float32 can reckon with, "
-                        f"got {value}",
-                    ),
-                ]
-    broken = [message for ok, message in rules if not ok]
-    if broken:
-        raise UserError("\n".join(broken))
+    wrong = [about.wrong(operator.attrgetter(key)(settings)) for key, about in SETTINGS.items()]
+    lines = [line for line in (*wrong, *_broken_rules(settings)) if line]
+    if lines:
+        raise UserError("\n".join(lines))
     return settings
+
+
+def _broken_rules(settings: Settings) -> Iterator[str]:
+    """What is wrong with settings that go together, or with the items of a list."""
+    d, data = settings.distill, settings.data
+    if len(data.classes) == 1:
+        yield f"data.classes: expected two classes or more for a classifier to tell apart, got {list(data.classes)}"
+    if len(set(data.classes)) < len(data.classes):
+        yield f"data.classes: a class is listed twice in {list(data.classes)}"
+    if data.resize == "crop" and data.size is None:
+        yield "data.resize is 'crop': say to which side with data.size"
+    if data.size is not None and d.factor > data.size:
+        yield f"distill.factor {d.factor} is above the image side {data.size}: lower the factor"
+    if d.decoded_per_class is not None and d.decode != "bound":
+        yield f"distill.decoded_per_class needs distill.decode = 'bound', got {d.decode!r}"
+    if d.init == "load" and d.load is None:
+        yield "distill.init is 'load': pass the set to start from as distill.load"
+    if d.init != "load" and d.load is not None:
+        yield f"distill.load is given but distill.init is {d.init!r}: set it to 'load'"
+    if d.metric == "mean" and d.sampler == "learned":
+        yield "distill.metric 'mean' has no frequencies to learn: set distill.sampler to 'gaussian'"
+    if d.sampler == "learned" and d.frequencies < 32:
+        yield (
+            "distill.sampler 'learned' needs 32 frequencies or more (batch norm over two components), "
+            f"got {d.frequencies}"
+        )
+    for section, train in (("pool", settings.pool), ("student", settings.student)):
+        if list(train.milestones) != sorted(train.milestones):
+            yield f"{section}.milestones: expected rising fractions, got {list(train.milestones)}"
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -407,3 +513,50 @@ def from_dict(table: dict[str, Any]) -> Settings:
             values[new.split(".")[1]] = values.pop(key)
             table[section] = values
     return override(Settings(recipe=recipe), _flatten(recipe, table))
+
+
+def settings_page() -> str:
+    """docs/settings.md: the settings of each section in a table."""
+    lines = [
+        "# Settings",
+        "",
+        "<!-- Made by `python -m ncfmkit.config > docs/settings.md` from the descriptions in ncfmkit/config.py. -->",
+        "",
+        "A recipe (TOML, a table for each section) overrides defaults, a flag overrides both. `--set KEY=VALUE` is the",
+        "flag of what has none. `none` means no value.",
+    ]
+    for section, cls in {"": Settings, **SECTIONS}.items():
+        lines += ["", f"## {section or 'seed'}", "", " ".join((cls.__doc__ or "").split()), ""]
+        lines += ["| key | flag | type | default | range | unit | description |", "|---|---|---|---|---|---|---|"]
+        for about in SETTINGS.values():
+            if about.key.rpartition(".")[0] == section:
+                cells = [_code(about.key), _code(about.flag), _type_words(about), _default_words(about.default)]
+                lines.append(f"| {' | '.join([*cells, str(about.range or ''), about.unit, about.help])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _code(text: str | None) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _type_words(about: Setting) -> str:
+    words = {
+        bool: "`true`, `false`",
+        int: "whole number",
+        float: "number",
+        str: "text",
+        tuple[str, ...]: "list of texts",
+        tuple[float, ...]: "list of numbers",
+    }
+    text = ", ".join(map(_code, about.choices)) or words[about.kind]
+    return f"{text}, `none`" if about.optional else text
+
+
+def _default_words(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_default_words, value)) or "empty"
+    return _code(f"{value:g}" if isinstance(value, float) else str(value).lower())
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")

@@ -18,8 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import ncfmkit
-from ncfmkit.cli import main, options
-from ncfmkit.config import setting_keys
+from ncfmkit.cli import main
 from ncfmkit.distillation import loop
 from ncfmkit.errors import NonFiniteLossError
 from ncfmkit.jobs import distill as distill_job
@@ -104,25 +103,6 @@ def test_torch_is_not_imported_for_help(code: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert result.stderr.strip() == "set()"
-
-
-def test_flags_are_settings_and_have_one_name_each() -> None:
-    rows = [key for panel in options.FLAGS.values() for key in panel]
-    assert set(rows) <= set(setting_keys())
-    assert set(options.NAMES) <= set(rows)
-    assert len(rows) == len(set(rows))
-    names = [options.flag_name(key) for key in rows]
-    own = ["--out", "--resume", "--recipe", "--baselines", "--data-root", "--download", "--skip-bad", "--set", "--json"]
-    everything = [*names, *own, "--data", "--help"]
-    assert len(everything) == len(set(everything))
-
-
-def test_every_flag_is_in_the_help_of_distill() -> None:
-    text = succeeds("distill", "--help").stdout
-    for panel, rows in options.FLAGS.items():
-        assert panel in text
-        for key in rows:
-            assert re.search(rf"{options.flag_name(key)}\b", text), key
 
 
 @pytest.mark.parametrize("command", ["distill", "evaluate"])
@@ -230,13 +210,13 @@ WRONG_SETTINGS = {
     "--set no =": (["--set", "ipc"], "--set 'ipc': expected KEY=VALUE"),
     "--precision": (["--precision", "fp23"], "expected one of auto, fp32, bf16, fp16, got 'fp23'"),
     "--device": (["--device", "gpu"], "unknown device 'gpu': expected auto, cpu, cuda"),
-    "--ipc 0": (["--ipc", "0"], "distill.ipc: expected 1 or more images per class, got 0"),
-    "--ipc one": (["--ipc", "one"], "distill.ipc: expected int, got 'one'"),
+    "--ipc 0": (["--ipc", "0"], r"distill\.ipc: .*1 or more images per class.* 0$"),
+    "--ipc one": (["--ipc", "one"], r"distill\.ipc: .*int.* 'one'$"),
     "--ipc 1000": (["--ipc", "1000"], r"--ipc 1000 is above the \d+ training images of class '\d' in digits"),
     "--factor": (["--factor", "9"], "factor 9 is above the image side 8: lower the factor"),
     "--baselines": (["--baselines", "random,hreding"], "unknown baseline 'hreding': known: random, random-decoded"),
     "--lr nan": (["--lr", "nan"], r"distill\.lr: expected"),
-    "--steps -1": (["--steps=-1"], "distill.steps: expected 0 or more, got -1"),
+    "--steps -1": (["--steps=-1"], r"distill\.steps: .*0 or more.* -1$"),
     "--memory-budget": (["--memory-budget", "1KB"], "is below what one stored image needs"),
     "--load": (["--init", "load", "--load", "nothing"], "no synthetic set at .*nothing"),
     "--init load": (["--init", "load"], "pass the set to start from"),
@@ -261,7 +241,7 @@ def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_several_wrong_settings_are_told_at_once() -> None:
     message = refused("distill", "digits", "--ipc", "0", "--alpha", "2", says="distill.ipc")
-    assert "distill.alpha: expected a value in [0, 1], got 2.0" in message
+    assert re.search(r"^distill\.alpha: .*0 to 1.* 2\.0$", message, re.MULTILINE)
 
 
 def test_wrong_data(tmp_path: Path) -> None:

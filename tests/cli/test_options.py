@@ -1,0 +1,213 @@
+"""The options that commands share: each flag reaches its setting, and data arrive as one object."""
+
+import inspect
+import operator
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pytest
+import typer
+from commands import succeeds
+from typer.testing import CliRunner
+
+from ncfmkit.cli import main, options
+from ncfmkit.config import PANELS, SETTINGS, Settings, override
+from ncfmkit.errors import UserError
+from ncfmkit.real import arguments as real_arguments
+
+if TYPE_CHECKING:
+    from ncfmkit.real.arguments import DataArguments
+
+FLAGGED = {about.flag: about for about in SETTINGS.values() if about.flag}
+# flag: what is typed, its setting, the value there; written down apart from the descriptions
+REACHED: dict[str, tuple[str | None, str, Any]] = {
+    "--size": ("16", "data.size", 16),
+    "--color": ("gray", "data.color", "gray"),
+    "--resize": ("crop", "data.resize", "crop"),
+    "--convert-color": (None, "data.convert_color", True),
+    "--classes": ("cat,3", "data.classes", ("cat", "3")),
+    "--holdout": ("0.1", "data.holdout", 0.1),
+    "--imbalance": ("10", "data.imbalance", 10.0),
+    "--ipc": ("3", "distill.ipc", 3),
+    "--factor": ("1", "distill.factor", 1),
+    "--decode": ("multi", "distill.decode", "multi"),
+    "--init": ("noise", "distill.init", "noise"),
+    "--load": ("old.safetensors", "distill.load", "old.safetensors"),
+    "--steps": ("20_001", "distill.steps", 20_001),
+    "--metric": ("mean", "distill.metric", "mean"),
+    "--sampler": ("learned", "distill.sampler", "learned"),
+    "--frequencies": ("64", "distill.frequencies", 64),
+    "--alpha": ("0.25", "distill.alpha", 0.25),
+    "--calibration": ("0", "distill.calibration_weight", 0.0),
+    "--real-batch": ("32", "distill.real_batch", 32),
+    "--optimizer": ("sgd", "distill.optimizer", "sgd"),
+    "--lr": ("1e-2", "distill.lr", 0.01),
+    "--network": ("resnet18", "network.name", "resnet18"),
+    "--width": ("8", "network.width", 8),
+    "--depth": ("2", "network.depth", 2),
+    "--pool": ("2", "pool.members", 2),
+    "--pool-epochs": ("4", "pool.epochs", 4),
+    "--student-epochs": ("5", "student.epochs", 5),
+    "--repeats": ("0", "student.repeats", 0),
+    "--device": ("cpu", "runtime.device", "cpu"),
+    "--precision": ("bf16", "runtime.precision", "bf16"),
+    "--compile": ("off", "runtime.compile", "off"),
+    "--memory-budget": ("1GiB", "runtime.memory_budget", "1GiB"),
+    "--gradient-checkpointing": (None, "runtime.gradient_checkpointing", True),
+    "--checkpoint-every": ("7", "runtime.checkpoint_every", 7),
+    "--seed": ("9", "seed", 9),
+}
+
+
+def typed(command: Callable[..., None], *arguments: str) -> None:
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def test_the_flags_are_those_that_are_tried() -> None:
+    assert set(FLAGGED) == set(REACHED)
+
+
+@pytest.mark.parametrize("flag", REACHED)
+def test_every_flag_reaches_its_setting(flag: str) -> None:
+    received: dict[str, Any] = {}
+
+    @options.settings_flags(*PANELS)
+    def command(*, data: options.ScoreData = None, overrides: dict[str, Any]) -> None:
+        received.update(overrides)
+
+    text, key, value = REACHED[flag]
+    typed(command, flag, *([] if text is None else [text]))
+    assert list(received) == [key]
+    setting = operator.attrgetter(key)
+    assert setting(override(Settings(), received)) == value != setting(Settings())
+
+
+def test_flags_have_one_name_each() -> None:
+    assert len(FLAGGED) == sum(about.flag is not None for about in SETTINGS.values())
+    own = ["--out", "--resume", "--recipe", "--baselines", "--data-root", "--download", "--skip-bad", "--set", "--json"]
+    assert not {*own, "--data", "--help"} & set(FLAGGED)
+
+
+def test_every_flag_is_in_the_help_of_distill() -> None:
+    text = succeeds("distill", "--help").stdout
+    lines = {found.group(1): line for line in text.splitlines() if (found := re.match(r"│ +(--[a-z-]+)", line))}
+    for flag, about in FLAGGED.items():
+        assert PANELS[about.section] in text
+        assert about.help.split()[0] in lines[flag]
+        assert all(choice in lines[flag] for choice in about.choices)
+    assert "0 to 1" in lines["--alpha"]
+
+
+def test_no_flag_of_a_section_that_a_command_does_not_take() -> None:
+    text = succeeds("pretrain", "--help").stdout
+    assert "--pool-epochs" in text
+    assert "--student-epochs" not in text
+    assert "--ipc" not in text
+
+
+def test_a_command_gets_one_object_for_the_data() -> None:
+    received: list[Any] = []
+
+    @options.settings_flags("data")
+    def command(*, data: options.MadeFrom, overrides: dict[str, Any]) -> None:
+        received.append((data, overrides))
+
+    typed(command, "--data", "digits")
+    typed(command, "--data", "x", "--data-root", "folder", "--download", "--skip-bad", "--size", "8")
+    assert received == [
+        (real_arguments.DataArguments(data="digits"), {}),
+        (
+            real_arguments.DataArguments(data="x", data_root="folder", download=True, skip_bad=True),
+            {"data.size": "8"},
+        ),
+    ]
+
+
+def test_data_that_must_be_named() -> None:
+    @options.settings_flags("data")
+    def command(*, data: options.MadeFrom, overrides: dict[str, Any]) -> None:
+        raise AssertionError
+
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 2
+    assert "--data" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "flags"),
+    [
+        ([], [], False),
+        (["--seed", "3"], [], False),
+        (["--size", "8"], [], True),
+        (["--set", "data.size=8"], [], True),
+        (["--data-root", "x"], [], True),
+        (["--download"], [], True),
+        (["--skip-bad"], [], True),
+        (["a"], ["first"], False),
+        (["--second", "b", "--skip-bad"], ["second"], True),
+        (["a", "--second", "b", "--skip-bad"], ["first", "second"], True),
+    ],
+)
+def test_data_that_need_not_be_named(arguments: list[str], named: list[str], flags: bool) -> None:
+    """Two kinds of data, as of `export`: what is said of where they are goes for both."""
+    received: dict[str, Any] = {}
+
+    @options.settings_flags("data", "seed")
+    def command(
+        first: Annotated["DataArguments | None", typer.Argument()] = None,
+        *,
+        second: Annotated["DataArguments | None", typer.Option("--second")] = None,
+        set_: options.Set = None,
+        data_flags: bool,
+        overrides: dict[str, Any],
+    ) -> None:
+        received.update(first=first, second=second, data_flags=data_flags)
+
+    typed(command, *arguments)
+    names = {"first": "a", "second": "b"}
+    skip = "--skip-bad" in arguments
+    for parameter, name in names.items():
+        expected = real_arguments.DataArguments(data=name, skip_bad=skip) if parameter in named else None
+        assert received[parameter] == expected
+    assert received["data_flags"] is flags
+
+
+@pytest.mark.parametrize(
+    ("score", "data", "data_flags", "overrides", "says"),
+    [
+        (True, None, False, {}, "--score needs --data"),
+        (False, "digits", False, {}, "pass --score"),
+        (False, None, True, {}, "pass --score"),
+        (False, None, False, {"student.epochs": "1"}, "pass --score"),
+    ],
+)
+def test_flags_of_a_score_that_is_not_measured(
+    score: bool, data: str | None, data_flags: bool, overrides: dict[str, Any], says: str
+) -> None:
+    named = None if data is None else real_arguments.DataArguments(data=data)
+    with pytest.raises(UserError, match=says):
+        options.scoring(score, named, data_flags, overrides)
+
+
+def test_a_score_that_is_measured() -> None:
+    data = real_arguments.DataArguments(data="digits")
+    scoring = options.scoring(True, data, False, {"student.epochs": "1"})
+    assert scoring is not None
+    assert (scoring.arguments, scoring.overrides) == (data, {"student.epochs": "1"})
+    assert options.scoring(False, None, False, {}) is None
+
+
+@pytest.mark.parametrize("command", main.app.registered_commands, ids=lambda c: c.callback.__name__)
+def test_where_data_are_is_asked_once_where_data_are_named(command: Any) -> None:
+    names = list(inspect.signature(command.callback).parameters)
+    where = ["data_root", "download", "skip_bad"]
+    assert [name for name in names if name in where] in (where, [])
+    assert ("data_root" in names) == ("data__size" in names)
+    assert "overrides" not in names
+    assert "data_flags" not in names
