@@ -11,7 +11,7 @@ import operator
 import tomllib
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -502,16 +502,22 @@ RENAMED = {  # keys of settings that earlier sets and runs were saved with
 }
 
 
-def from_dict(table: dict[str, Any]) -> Settings:
-    """The settings that :func:`to_dict` wrote, now or in an earlier version."""
+def current_names(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table that :func:`to_dict` wrote, now or in an earlier version, with the names that settings have now."""
     table = dict(table)
-    recipe = table.pop("recipe", "default")
     for old, new in RENAMED.items():
         section, key = old.split(".")
-        if isinstance(table.get(section), dict) and key in table[section]:
+        if isinstance(table.get(section), Mapping) and key in table[section]:
             values = dict(table[section])
             values[new.split(".")[1]] = values.pop(key)
             table[section] = values
+    return table
+
+
+def from_dict(table: Mapping[str, Any]) -> Settings:
+    """The settings that :func:`to_dict` wrote, now or in an earlier version."""
+    table = current_names(table)
+    recipe = table.pop("recipe", "default")
     return override(Settings(recipe=recipe), _flatten(recipe, table))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ncfmkit.config import SECTIONS, DistillSettings, Settings, StudentSettings
+from ncfmkit.config import SECTIONS, DistillSettings, Settings, StudentSettings, current_names
 from ncfmkit.errors import UserError
 from ncfmkit.files import format_bytes
 from ncfmkit.progress import printable
@@ -266,7 +266,7 @@ def _making(result: SyntheticSet, settings: Settings) -> Iterator[str]:
 
 def _known(table: Mapping[str, Any]) -> Settings:
     """The settings of a manifest that this version knows, of whatever types; those that are missing are the default."""
-    sections = {}
+    sections, table = {}, current_names(table)
     for section, kind in SECTIONS.items():
         values, names = table.get(section), {field.name for field in dataclasses.fields(kind)}
         if isinstance(values, Mapping):
