@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from watch import Watch
 
 from ncfmkit import networks
 from ncfmkit.cli import main
@@ -226,3 +227,10 @@ def onnx_path(student_path: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     path = tmp_path_factory.mktemp("onnx") / "student.onnx"
     export.export(student_path, out=path)
     return path
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Watch]:
+    watch = Watch(tmp_path)
+    yield watch
+    watch.close()

@@ -1,12 +1,13 @@
 """What is installed is what the folders hold, and the command line goes by one name only."""
 
 import importlib
-import re
 import sys
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 # top-level folder -> the package that it installs as
@@ -47,9 +48,18 @@ def test_package_dir_maps_the_folders_that_exist(setuptools_table: dict) -> None
     assert set(mapped) <= set(setuptools_table["packages"])
 
 
-def test_recipes_are_package_data(setuptools_table: dict) -> None:
-    assert setuptools_table["package-data"]["ncfmkit.recipes"] == ["*.toml"]
-    assert list((ROOT / "ncfmkit" / "recipes").glob("*.toml"))
+def test_every_other_file_is_package_data(setuptools_table: dict) -> None:
+    """What is no module, such as recipes, is installed as well."""
+    data = setuptools_table["package-data"]
+    found = {
+        (name, file.name)
+        for name, folder in package_folders().items()
+        for file in folder.iterdir()
+        if file.is_file() and file.suffix not in (".py", ".pyc")
+    }
+    assert ("ncfmkit.recipes", "digits.toml") in found
+    missing = [(name, file) for name, file in found if not any(fnmatch(file, p) for p in data.get(name, []))]
+    assert not missing
 
 
 @pytest.mark.parametrize("home", [home for home in HOMES if home != "ncfmkit" and (ROOT / home).is_dir()])
@@ -68,17 +78,41 @@ def test_short_name_is_refused(home: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert home not in sys.modules
 
 
-def test_constraints_pin_exact_versions() -> None:
+@pytest.fixture(scope="module")
+def requirements() -> dict[str, list[Requirement]]:
+    """By extra; the plain dependencies are those of `""`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = {"": project["dependencies"]} | project["optional-dependencies"]
+    return {extra: [Requirement(line) for line in lines] for extra, lines in lists.items()}
+
+
+def test_constraints_pin_versions_that_the_ranges_admit(requirements: dict[str, list[Requirement]]) -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    requirements = [line.split("#")[0].strip() for line in lines]
-    loose = [r for r in requirements if r and not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+( *;.*)?", r)]
-    assert not loose
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    versions = {pin.name: [s.version for s in pin.specifier if s.operator == "=="] for pin in pins}
+    assert len(versions) == len(pins)
+    ranges = [r for extra, rs in requirements.items() for r in rs if extra != "tensorrt" and r.name != "ncfmkit"]
+    assert {r.name for r in ranges} == set(versions)
+    wrong = [str(r) for r in ranges if not (len(versions[r.name]) == 1 and r.specifier.contains(versions[r.name][0]))]
+    assert not wrong
 
 
-def test_pre_commit_hooks_are_local() -> None:
-    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
-    assert re.findall(r"repo: *(\S+)", text) == ["local"]
-    assert set(re.findall(r"language: *(\S+)", text)) == {"system"}
-    assert "://" not in text
-    for command in ("ruff check", "ruff format --check", "mypy"):
-        assert f"entry: {command}" in text
+@pytest.mark.parametrize(
+    ("machine", "gpu"),
+    [
+        ({"sys_platform": "linux", "platform_machine": "x86_64"}, "onnxruntime-gpu"),
+        ({"sys_platform": "darwin", "platform_machine": "arm64"}, "onnxruntime"),
+    ],
+)
+def test_no_extra_brings_a_second_onnxruntime(
+    requirements: dict[str, list[Requirement]], machine: dict[str, str], gpu: str
+) -> None:
+    """Installed together they overwrite each other."""
+    runtimes = {
+        extra: [r.name for r in rs if "onnxruntime" in r.name and (r.marker is None or r.marker.evaluate(machine))]
+        for extra, rs in requirements.items()
+    }
+    expected = {"cpu": ["onnxruntime"], "gpu": [gpu]}
+    assert runtimes == {extra: expected.get(extra, []) for extra in requirements}
+    uses = {extra: {e for r in rs if r.name == "ncfmkit" for e in r.extras} for extra, rs in requirements.items()}
+    assert {extra for extra, others in uses.items() if others & {"cpu", "gpu"}} == {"tensorrt"}

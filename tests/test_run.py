@@ -1,6 +1,7 @@
-"""A run directory: checkpoints survive damage, metrics are cut, files appear whole or not at all, signals wait."""
+"""A run directory: checkpoints survive damage, metrics are cut, signals wait."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -14,8 +15,7 @@ import torch
 
 from ncfmkit import run as runs
 from ncfmkit.errors import UserError
-from ncfmkit.files import write_atomic, write_json
-from ncfmkit.run import RunDirectory, deferred_interrupts, next_free
+from ncfmkit.run import RunDirectory, deferred_interrupts, next_free, read_metrics
 
 INFO = dict.fromkeys(runs.REQUIRED_INFO)
 ROOT = Path(__file__).resolve().parent.parent
@@ -236,43 +236,6 @@ def test_next_free(tmp_path: Path) -> None:
     assert next_free(tmp_path, "a") == tmp_path / "a-3"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    path = tmp_path / "set.bin"
-    write_atomic(path, b"old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UserError, match=r"the disk is full: .*set\.bin was not written; free 3 bytes"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["set.bin"]
-
-
-def test_interrupt_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "run.json"
-    write_json(path, {"a": 1})
-
-    def interrupted(descriptor: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("os.fsync", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_json(path, {"a": 2})
-    assert path.read_text() == '{\n "a": 1\n}\n'
-    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot write .*set\.bin: No such file or directory"):
-        write_atomic(tmp_path / "nowhere" / "set.bin", b"new")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
-        write_atomic(tmp_path / "file" / "set.bin", b"new")
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_wait_and_a_second_does_not(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
@@ -305,3 +268,25 @@ def test_other_threads_leave_signals_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [False, before]
+
+
+def metrics(steps: int) -> list[dict]:
+    return [{"step": i, "matching": 300.0 / (i + 1), "calibration": 2.0, "lr": 1e-3} for i in range(steps)]
+
+
+def test_read_metrics_passes_over_a_last_line_cut_short(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    whole = "".join(json.dumps(row) + "\n" for row in metrics(3))
+    path.write_text(whole)
+    assert read_metrics(path) == metrics(3)
+    for cut in range(1, 60):
+        path.write_text(whole[:-cut])
+        assert read_metrics(path) == metrics(3 if cut == 1 else 2), f"cut by {cut}"
+
+
+def test_read_metrics_refuses_damage_before_the_last_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"st\n{"step": 2}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl line 2: expected a JSON object"):
+        read_metrics(path)

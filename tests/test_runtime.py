@@ -1,4 +1,4 @@
-"""The runtime: devices, precision, compilation, sizes, and counting what autograd keeps."""
+"""The runtime: devices, precision, compilation, and counting what autograd keeps."""
 
 import dataclasses
 import os
@@ -11,56 +11,8 @@ import torch
 from ncfmkit import runtime as R
 from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import UserError
-from ncfmkit.files import format_bytes, parse_bytes
+from ncfmkit.files import format_bytes
 from ncfmkit.runtime import Runtime, choose_runtime, is_out_of_memory, saved_bytes
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("2GiB", 2 * 2**30),
-        ("512 MiB", 512 * 2**20),
-        ("800MB", 800 * 10**6),
-        (" 1.5 kib ", 1536),
-        ("3kB", 3000),
-        ("12B", 12),
-        ("1000", 1000),
-        ("0.5GB", 5 * 10**8),
-        (".5GiB", 2**29),
-        ("2.GiB", 2**31),
-    ],
-)
-def test_parse_bytes(text: str, count: int) -> None:
-    assert parse_bytes(text) == count
-
-
-@pytest.mark.parametrize(
-    "text", ["", "GiB", "2 GiBs", "two GiB", "1.2.3MB", "-1GiB", "2Gi B", "1e3", ".", ".GiB", "1TB"]
-)
-def test_parse_bytes_refuses_what_is_no_size(text: str) -> None:
-    with pytest.raises(UserError) as error:
-        parse_bytes(text)
-    assert str(error.value) == (
-        f"memory budget {text!r} is not a size: expected a number and a unit, such as 2GiB or 512MiB"
-    )
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1 KiB"),
-        (20 * 1024, "20 KiB"),
-        (312 * 2**20, "312 MiB"),
-        (1000 * 2**20, "1000 MiB"),
-        (1.5 * 2**30, "1.5 GiB"),
-        (78 * 2**30, "78 GiB"),
-        (2000 * 2**30, "2000 GiB"),
-    ],
-)
-def test_format_bytes(count: float, text: str) -> None:
-    assert format_bytes(count) == text
 
 
 @pytest.fixture

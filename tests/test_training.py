@@ -157,17 +157,6 @@ def test_certain_soft_labels_train_as_hard_ones_to_the_last_byte(real, runtime) 
     assert largest_difference(hard, soft) == 0
 
 
-def test_targets_are_those_of_the_index(real) -> None:
-    index = np.array([20, 0, 8])
-    hard = labeled(real, real.train).targets(index, torch.device("cpu"))
-    assert hard.dtype == torch.float32
-    assert hard.tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
-    logits = torch.arange(63).view(21, 3).half() * torch.tensor([0, 0.01, -0.02]).half()
-    soft = with_soft_labels(real, logits).targets(index, torch.device("cpu"))
-    assert soft.dtype == torch.float32
-    torch.testing.assert_close(soft, logits[[20, 0, 8]].float().softmax(1), rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("batch", [1, 4, 7, 12, 256])
 def test_accuracy_equals_a_naive_count(real, runtime, batch: int) -> None:
     models = StackedModels(builder(real), 2, runtime)

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,7 +16,6 @@ from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import baselines, students
 from ncfmkit.sets.synthetic import SyntheticSet
-from ncfmkit.training import fresh_state
 
 SHORT = StudentSettings(epochs=4, batch=16, evaluations=2, repeats=2)
 
@@ -25,81 +23,6 @@ SHORT = StudentSettings(epochs=4, batch=16, evaluations=2, repeats=2)
 @pytest.fixture
 def build(real: RealData, tiny_network: NetworkSettings) -> Callable[[], nn.Module]:
     return network_builder(tiny_network, real)
-
-
-def rows_of(subset: students.LabeledImages, real: RealData) -> list[list[int]]:
-    """Positions in the train split of the subset's images, by class; every image of `real` is another."""
-    where = {image.tobytes(): row for row, image in enumerate(real.train.images)}
-    rows = [where[image.tobytes()] for image in subset.images]
-    return [[r for r, label in zip(rows, subset.labels, strict=True) if label == c] for c in range(len(real.classes))]
-
-
-def test_random_subset_has_that_many_of_each_class(real: RealData) -> None:
-    rows = rows_of(baselines.random_subset(real, 4, 0, 0), real)
-    for label, mine in enumerate(rows):
-        assert len(set(mine)) == 4
-        low, high = real.train.offsets[label : label + 2]
-        assert all(low <= r < high for r in mine)
-
-
-def test_random_subset_is_drawn_by_seed_repeat_and_class(real: RealData, make_real: Callable[..., RealData]) -> None:
-    draw = lambda seed, repeat: rows_of(baselines.random_subset(real, 4, seed, repeat), real)  # noqa: E731
-    assert draw(0, 0) == draw(0, 0)
-    draws = [draw(seed, repeat) for seed in range(3) for repeat in range(3)]
-    assert len({str(d) for d in draws}) == len(draws)
-    # class 0 is the same whatever the other classes hold
-    more = make_real((7, 9, 9))
-    assert rows_of(baselines.random_subset(more, 4, 1, 2), more)[0] == draw(1, 2)[0]
-
-
-def test_a_subset_of_everything_is_everything(make_real: Callable[..., RealData]) -> None:
-    real = make_real((5, 5))
-    assert rows_of(baselines.random_subset(real, 5, 0, 0), real) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
-
-
-def test_a_class_that_is_too_small_is_named(real: RealData) -> None:
-    says = r"a baseline of 6 real images per class needs more than the 5 of class 'class 1' in tiny: leave it out"
-    with pytest.raises(UserError, match=says):
-        baselines.random_subset(real, 6, 0, 0)
-    with pytest.raises(UserError, match=says):
-        baselines.check_baselines(real, ("whole", "random-decoded"), stored=1, decoded=6)
-    baselines.check_baselines(real, ("random", "herding", "whole"), stored=5, decoded=6)
-    baselines.check_baselines(real, (), stored=100, decoded=100)
-
-
-def naive_herding(feat_ND: np.ndarray, count: int) -> list[int]:
-    """Every candidate's mean is computed afresh."""
-    mean_D = feat_ND.mean(0)
-    picks: list[int] = []
-    for _ in range(count):
-        left = [i for i in range(len(feat_ND)) if i not in picks]
-        picks.append(min(left, key=lambda i: np.linalg.norm(feat_ND[[*picks, i]].mean(0) - mean_D)))
-    return picks
-
-
-@pytest.mark.parametrize(("n", "d", "count"), [(1, 3, 1), (9, 1, 4), (20, 5, 20), (60, 16, 25)])
-def test_herd_is_greedy(n: int, d: int, count: int) -> None:
-    feat_ND = np.random.default_rng(n).normal(1, 2, (n, d))
-    assert baselines.herd(torch.from_numpy(feat_ND), count).tolist() == naive_herding(feat_ND, count)
-
-
-def test_herd_of_equal_rows_picks_each_once() -> None:
-    assert sorted(baselines.herd(torch.ones(4, 3, dtype=torch.float64), 4)) == [0, 1, 2, 3]
-
-
-def test_herded_subset_uses_the_networks_features(
-    real: RealData, tiny_network: NetworkSettings, build: Callable[[], nn.Module], runtime: Runtime
-) -> None:
-    state = fresh_state(build, 0, "extractor")
-    rows = rows_of(baselines.herded_subset(real, 3, state, tiny_network, runtime), real)
-    network = build()
-    network.load_state_dict(state)
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (real.mean, real.std))
-    with torch.no_grad():
-        feat_ND = network.features((torch.from_numpy(real.train.images) / 255 - mean) / std).double().numpy()
-    for label, mine in enumerate(rows):
-        low, high = real.train.offsets[label : label + 2]
-        assert mine == sorted(low + pick for pick in naive_herding(feat_ND[low:high], 3))
 
 
 def history(
@@ -221,25 +144,3 @@ def test_a_decoded_set_trains_by_its_soft_labels(real: RealData, soft: bool) -> 
     assert data.soft_labels is logits
     assert (len(data), data.classes, data.mean, data.std) == (12, 3, real.mean, real.std)
     assert data.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", ()),
-        ("none", ()),
-        ("random", ("random",)),
-        (" random , whole,", ("random", "whole")),
-        ("none,herding", ("herding",)),
-        ("random,random", ("random",)),
-        (",".join(baselines.BASELINES), tuple(baselines.BASELINES)),
-    ],
-)
-def test_parse_baselines(text: str, expected: tuple[str, ...]) -> None:
-    assert baselines.parse_baselines(text) == expected
-
-
-@pytest.mark.parametrize("text", ["best", "random;whole", "Random", "random,wholes"])
-def test_unknown_baselines(text: str) -> None:
-    with pytest.raises(UserError, match=r"unknown baseline .*known: random, random-decoded, herding, whole, none"):
-        baselines.parse_baselines(text)

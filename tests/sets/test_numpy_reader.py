@@ -17,8 +17,9 @@ import safetensors.numpy
 import torch
 from conftest import build_set
 from golden_sets import DATA, GOLDENS, Golden, container, naive_decoded, restore, set_bytes, with_digests
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from mutations import mutated, mutated_json
+from watch import FEW, HUNT, MANY
 
 from ncfmkit.errors import UserError
 from ncfmkit.sets import numpy_reader, set_file
@@ -611,8 +612,8 @@ def test_memory_of_reading_is_bounded_by_the_file(tmp_path: Path, bits: int | No
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a":[' + "{}," * 2**17 + "0]}", '{"a":[' + '{"":{}},' * 2**16 + "0]}", '{"a":' + "[" * 2**19,
-     "{" + ",".join(f'"{i:x}":[]' for i in range(2**16)) + "}"],
+    ['{"a":[' + "{}," * 2**15 + "0]}", '{"a":[' + '{"":{}},' * 2**14 + "0]}", '{"a":' + "[" * 2**17,
+     "{" + ",".join(f'"{i:x}":[]' for i in range(2**14)) + "}"],
 )  # fmt: skip
 def test_memory_of_a_hostile_header_is_bounded(tmp_path: Path, text: str) -> None:
     for content in (text, json.dumps({"__metadata__": {"ncfmkit": text}})):
@@ -625,12 +626,6 @@ def test_a_huge_shape_takes_no_memory(tmp_path: Path) -> None:
 
 
 UNTOUCHED = {name: read(DATA / f"{name}.safetensors") for name in GOLDENS}
-HUNT = {
-    "deadline": None,
-    "derandomize": True,
-    "database": None,
-    "suppress_health_check": list(HealthCheck),
-}
 
 
 def check_same(got: NumpySet, expected: NumpySet) -> None:
@@ -682,11 +677,11 @@ def random_manifest_change(folder: Path, name: str, examples: int) -> None:
 
 @pytest.mark.parametrize("hunt", [random_bytes_change, random_manifest_change])
 def test_random_damage_is_refused_or_harmless(tmp_path: Path, hunt: Callable[[Path, str, int], None]) -> None:
-    hunt(tmp_path, "quantised-soft", 200)
+    hunt(tmp_path, "quantised-soft", FEW)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDENS)
 @pytest.mark.parametrize("hunt", [random_bytes_change, random_manifest_change])
 def test_much_random_damage(tmp_path: Path, hunt: Callable[[Path, str, int], None], name: str) -> None:
-    hunt(tmp_path, name, 10_000)
+    hunt(tmp_path, name, MANY)

@@ -32,7 +32,11 @@ SETS: dict[str, dict[str, Any]] = {
     "5 bits, multi, soft": {"bits": 5, "scale": "channel", "kind": "multi", "soft": True},
 }
 PICTURES = [name for name, row in LAYOUTS.items() if row.module is not None]
-FORMS = [("safetensors", "stored", None), *itertools.product(PICTURES, ("stored", "decoded"), ("png", "webp"))]
+HOW = list(itertools.product(("stored", "decoded"), ("png", "webp")))
+# pairwise: every set in every layout, with three of the four ways to write pictures; every layout with all of them
+CASES = [(which, "safetensors", "stored", None) for which in SETS] + [
+    (which, layout, *HOW[(i + j) % len(HOW)]) for i, which in enumerate(SETS) for j, layout in enumerate(PICTURES)
+]
 
 
 def blocks(card: str) -> list[str]:
@@ -57,8 +61,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 # webdataset leaves shards open until they are collected
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO.*tar:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("layout", "images", "encoding"), FORMS)
-@pytest.mark.parametrize("which", SETS)
+@pytest.mark.parametrize(("which", "layout", "images", "encoding"), CASES)
 def test_every_snippet_gives_the_images_to_train_on(
     tmp_path: Path, run: Any, which: str, layout: str, encoding: str | None, images: str
 ) -> None:

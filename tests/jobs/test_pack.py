@@ -1,7 +1,5 @@
-"""The jobs and commands of shipping: pack, unpack, verify."""
+"""Packing a set: what changes and what stays, and the whole way there and back by command."""
 
-import dataclasses
-import errno
 import json
 import re
 from pathlib import Path
@@ -9,27 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from commands import call, refused, succeeds
-from conftest import build_real, build_set
+from commands import refused, succeeds
+from promises import PROMISED, Scored, promising_set
 
-from ncfmkit.config import RuntimeSettings, Settings, StudentSettings, to_dict
-from ncfmkit.errors import CheckFailed, UserError
-from ncfmkit.jobs.evaluate import Scoring, settings_for
+from ncfmkit.errors import UserError
 from ncfmkit.jobs.pack import Quantization, pack
-from ncfmkit.jobs.unpack import unpack
-from ncfmkit.jobs.verify import verify
-from ncfmkit.real.arguments import DataArguments
 from ncfmkit.sets import loading, package, quantize, set_file
 from ncfmkit.sets.package import Packing
-from ncfmkit.sets.synthetic import SyntheticSet
-
-PROMISED = {
-    "network": "convnet-2 width 8",
-    "epochs": 2,
-    "n": 3,
-    "last": {"mean": 0.6, "std": 0.05},
-    "best": {"mean": 0.7, "std": 0.02},
-}
 
 
 @pytest.fixture(autouse=True)
@@ -39,22 +23,7 @@ def _here(own_folder: None) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    path = tmp_path / "small.safetensors"
-    set_file.save(build_set(score=PROMISED), path)
-    return path
-
-
-class Scored:
-    """Stands for `jobs.Scoring`: says this accuracy, and remembers what it was asked to score."""
-
-    def __init__(self, mean: float, **overrides: Any):
-        self.mean, self.overrides = mean, overrides
-        self.seen: list[SyntheticSet] = []
-
-    def __call__(self, result: SyntheticSet) -> tuple[dict[str, Any], Settings]:
-        self.seen.append(result)
-        row = PROMISED | {"last": {"mean": self.mean, "std": 0.01, "values": []}}
-        return {"rows": [row]}, settings_for(result, self.overrides)
+    return promising_set(tmp_path / "small.safetensors")
 
 
 def test_what_pack_changes(small: Path, tmp_path: Path) -> None:
@@ -125,91 +94,6 @@ def test_bad_input_is_found_before_students_are_trained(small: Path) -> None:
     assert not measure.seen
 
 
-@pytest.mark.parametrize("layout", ["safetensors", "webdataset", "png"])
-@pytest.mark.parametrize("kind", [{}, {"soft": True}, {"bits": 3}])
-def test_unpack_gives_the_same_file(tmp_path: Path, layout: str, kind: dict[str, Any]) -> None:
-    path = tmp_path / "small.safetensors"
-    set_file.save(build_set(score=PROMISED, **kind), path)
-    out, _ = pack(path, packing=Packing(layout=layout))
-    file, manifest = unpack(out)
-    assert file == Path("tiny-ipc2.safetensors")
-    assert file.read_bytes() == path.read_bytes()
-    assert manifest == loading.load(path).manifest
-    assert {p.name for p in tmp_path.iterdir()} == {"small.safetensors", out.name, "tiny-ipc2.safetensors"}
-
-
-def test_unpack_overwrites_nothing_and_leaves_nothing(small: Path, tmp_path: Path) -> None:
-    out, _ = pack(small, packing=Packing(layout="webdataset"))
-    with pytest.raises(UserError, match=r"small.safetensors is there already: choose another --out"):
-        unpack(out, small)
-    with pytest.raises(UserError, match="there is no folder nowhere: make it first"):
-        unpack(out, Path("nowhere/x.safetensors"))
-    shard = next(out.glob("*.tar"))
-    shard.write_bytes(shard.read_bytes()[:-700])
-    with pytest.raises(UserError, match=r"is damaged: .*tar is damaged: its sha256"):
-        unpack(out)
-    assert {p.name for p in tmp_path.iterdir()} == {"small.safetensors", out.name}
-
-
-def test_verify_says_what_it_found(small: Path) -> None:
-    found = verify(small)
-    assert found["problems"] == []
-    assert found["manifest"]["name"] == "tiny-ipc2"
-    assert "measured" not in found
-
-
-def test_a_recipe_that_cannot_run_is_a_problem(tmp_path: Path) -> None:
-    settings = to_dict(Settings())
-    settings["student"]["epochs"] = 0
-    set_file.save(build_set(settings=settings), tmp_path / "set.safetensors")
-    with pytest.raises(CheckFailed, match=r"set.safetensors: 1 problem\n  its settings are not a recipe .*epochs"):
-        verify(tmp_path / "set.safetensors")
-
-
-@pytest.mark.parametrize(("mean", "holds"), [(0.7, True), (0.551, True), (0.549, False), (0.1, False)])
-def test_the_promise_holds_within_its_deviation(small: Path, mean: float, holds: bool) -> None:
-    measure = Scored(mean)
-    if holds:
-        found = verify(small, measure)
-        assert found["promised"] == PROMISED
-        assert found["measured"]["last"]["mean"] == mean
-        return
-    says = rf"its students reach {mean:.1%} \+- 1.0% \(n = 3\), promised are 60.0% \+- 5.0% \(n = 3\): expected 55.0%"
-    with pytest.raises(CheckFailed, match=says) as failed:
-        verify(small, measure)
-    assert failed.value.result["measured"]["last"]["mean"] == mean
-
-
-def test_there_must_be_a_promise(tmp_path: Path) -> None:
-    measure = Scored(0.55)
-    path = tmp_path / "set.safetensors"
-    set_file.save(build_set(), path)
-    with pytest.raises(
-        UserError,
-        match=r"promises no score to check: `ncfmkit pack .* --score --data DATA",
-    ):
-        verify(path, measure)
-    set_file.save(build_set(score=PROMISED | {"n": 1}), path)
-    with pytest.raises(UserError, match="of one student, which has no standard deviation"):
-        verify(path, measure)
-    assert not measure.seen
-
-
-def test_the_score_is_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The students of `verify --score` are trained by the settings in the manifest, whatever the defaults."""
-    recipe = StudentSettings(epochs=3, repeats=2, batch=16, evaluations=1)
-    settings = to_dict(dataclasses.replace(Settings(seed=7, runtime=RuntimeSettings(compile="off")), student=recipe))
-    settings["network"] = {"name": "convnet", "width": 8, "depth": 2}
-    settings["distill"]["ipc"] = 2
-    set_file.save(build_set(settings=settings, score=PROMISED | {"last": {"mean": 0, "std": 0}}), tmp_path / "set")
-    monkeypatch.setattr(DataArguments, "open", lambda self, settings: build_real())
-    arguments = DataArguments(data="tiny")
-    found = verify(tmp_path / "set", Scoring(source=arguments, overrides={}))
-    assert (found["measured"]["epochs"], found["measured"]["n"]) == (3, 2)
-    other = verify(tmp_path / "set", Scoring(source=arguments, overrides={"student.epochs": 1}))
-    assert other["measured"]["epochs"] == 1
-
-
 def test_pack_verify_unpack_by_command(small: Path, tmp_path: Path) -> None:
     said = succeeds("pack", small, "--to", "parquet", "--license", "mit", "--out", "shipped").stdout
     assert re.match(r"shipped: parquet, 6 files, [\d.]+ KiB\ncheck it with `ncfmkit verify shipped`, or with", said)
@@ -251,24 +135,6 @@ def test_an_interruption_leaves_nothing(small: Path, monkeypatch: pytest.MonkeyP
     assert sorted(p.name for p in Path().iterdir()) == before
 
 
-def test_verify_lists_all_and_exits_with_1(small: Path) -> None:
-    succeeds("pack", small, "--to", "png", "--out", "shipped")
-    folder = Path("shipped")
-    (folder / "class 0" / "00000.png").write_bytes(b"broken")
-    (folder / "class 1" / "00001.png").unlink()
-    result = call("verify", folder)
-    assert result.exit_code == 1
-    assert result.stdout == ""
-    assert result.stderr == (
-        "ncfmkit: shipped: 2 problems\n"
-        "  class 1/00001.png is missing\n"
-        "  class 0/00000.png is damaged: its sha256 is not that in SHA256SUMS\n"
-    )
-    result = call("verify", folder, "--json")
-    assert result.exit_code == 1
-    assert len(json.loads(result.stdout)["problems"]) == 2
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -302,25 +168,3 @@ def test_bad_input(small: Path, arguments: list[str], says: str) -> None:
     message = refused(*[small if a == "SET" else a for a in arguments], says=re.escape(says))
     assert message.count("\n") == 1
     assert sorted(p for p in Path().iterdir() if p.name != "cache") == [p for p in before if p.name != "cache"]
-
-
-def test_a_full_disk_while_unpacking(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, _ = pack(small, packing=Packing(layout="png"))
-    before = {p.name for p in tmp_path.iterdir()}
-
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(loading, "_gathered", full)
-    with pytest.raises(UserError, match=r"tiny-ipc2-png cannot be unpacked in \.: No space left on device"):
-        unpack(out)
-    assert {p.name for p in tmp_path.iterdir()} == before
-
-
-def test_a_loaded_set_does_not_change_with_its_file(small: Path) -> None:
-    """A file that is mapped and gets shorter would end the process."""
-    result = loading.load(small)
-    images = result.images.clone()
-    with open(small, "r+b") as file:
-        file.truncate(100)
-    assert torch.equal(result.images, images)

@@ -1,0 +1,104 @@
+"""Checking a set: its files, its recipe and the score that it promises."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from commands import call, succeeds
+from conftest import build_real, build_set
+from promises import PROMISED, Scored, promising_set
+
+from ncfmkit.config import RuntimeSettings, Settings, StudentSettings, to_dict
+from ncfmkit.errors import CheckFailed, UserError
+from ncfmkit.jobs.evaluate import Scoring
+from ncfmkit.jobs.verify import verify
+from ncfmkit.real.arguments import DataArguments
+from ncfmkit.sets import set_file
+
+
+@pytest.fixture(autouse=True)
+def _here(own_folder: None) -> None:
+    """Commands run in `tmp_path`."""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return promising_set(tmp_path / "small.safetensors")
+
+
+def test_verify_says_what_it_found(small: Path) -> None:
+    found = verify(small)
+    assert found["problems"] == []
+    assert found["manifest"]["name"] == "tiny-ipc2"
+    assert "measured" not in found
+
+
+def test_a_recipe_that_cannot_run_is_a_problem(tmp_path: Path) -> None:
+    settings = to_dict(Settings())
+    settings["student"]["epochs"] = 0
+    set_file.save(build_set(settings=settings), tmp_path / "set.safetensors")
+    with pytest.raises(CheckFailed, match=r"set.safetensors: 1 problem\n  its settings are not a recipe .*epochs"):
+        verify(tmp_path / "set.safetensors")
+
+
+@pytest.mark.parametrize(("mean", "holds"), [(0.7, True), (0.551, True), (0.549, False), (0.1, False)])
+def test_the_promise_holds_within_its_deviation(small: Path, mean: float, holds: bool) -> None:
+    measure = Scored(mean)
+    if holds:
+        found = verify(small, measure)
+        assert found["promised"] == PROMISED
+        assert found["measured"]["last"]["mean"] == mean
+        return
+    says = rf"its students reach {mean:.1%} \+- 1.0% \(n = 3\), promised are 60.0% \+- 5.0% \(n = 3\): expected 55.0%"
+    with pytest.raises(CheckFailed, match=says) as failed:
+        verify(small, measure)
+    assert failed.value.result["measured"]["last"]["mean"] == mean
+
+
+def test_there_must_be_a_promise(tmp_path: Path) -> None:
+    measure = Scored(0.55)
+    path = tmp_path / "set.safetensors"
+    set_file.save(build_set(), path)
+    with pytest.raises(
+        UserError,
+        match=r"promises no score to check: `ncfmkit pack .* --score --data DATA",
+    ):
+        verify(path, measure)
+    set_file.save(build_set(score=PROMISED | {"n": 1}), path)
+    with pytest.raises(UserError, match="of one student, which has no standard deviation"):
+        verify(path, measure)
+    assert not measure.seen
+
+
+def test_the_score_is_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The students of `verify --score` are trained by the settings in the manifest, whatever the defaults."""
+    recipe = StudentSettings(epochs=3, repeats=2, batch=16, evaluations=1)
+    settings = to_dict(dataclasses.replace(Settings(seed=7, runtime=RuntimeSettings(compile="off")), student=recipe))
+    settings["network"] = {"name": "convnet", "width": 8, "depth": 2}
+    settings["distill"]["ipc"] = 2
+    set_file.save(build_set(settings=settings, score=PROMISED | {"last": {"mean": 0, "std": 0}}), tmp_path / "set")
+    monkeypatch.setattr(DataArguments, "open", lambda self, settings: build_real())
+    arguments = DataArguments(data="tiny")
+    found = verify(tmp_path / "set", Scoring(source=arguments, overrides={}))
+    assert (found["measured"]["epochs"], found["measured"]["n"]) == (3, 2)
+    other = verify(tmp_path / "set", Scoring(source=arguments, overrides={"student.epochs": 1}))
+    assert other["measured"]["epochs"] == 1
+
+
+def test_verify_lists_all_and_exits_with_1(small: Path) -> None:
+    succeeds("pack", small, "--to", "png", "--out", "shipped")
+    folder = Path("shipped")
+    (folder / "class 0" / "00000.png").write_bytes(b"broken")
+    (folder / "class 1" / "00001.png").unlink()
+    result = call("verify", folder)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        "ncfmkit: shipped: 2 problems\n"
+        "  class 1/00001.png is missing\n"
+        "  class 0/00000.png is damaged: its sha256 is not that in SHA256SUMS\n"
+    )
+    result = call("verify", folder, "--json")
+    assert result.exit_code == 1
+    assert len(json.loads(result.stdout)["problems"]) == 2

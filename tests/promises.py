@@ -1,0 +1,38 @@
+"""A set that promises a score, and what stands for measuring it."""
+
+from pathlib import Path
+from typing import Any
+
+from conftest import build_set
+
+from ncfmkit.config import Settings
+from ncfmkit.jobs.evaluate import settings_for
+from ncfmkit.sets import set_file
+from ncfmkit.sets.synthetic import SyntheticSet
+
+PROMISED = {
+    "network": "convnet-2 width 8",
+    "epochs": 2,
+    "n": 3,
+    "last": {"mean": 0.6, "std": 0.05},
+    "best": {"mean": 0.7, "std": 0.02},
+}
+
+
+def promising_set(path: Path) -> Path:
+    """Writes `build_set`'s set with that score."""
+    set_file.save(build_set(score=PROMISED), path)
+    return path
+
+
+class Scored:
+    """Stands for `jobs.Scoring`: says this accuracy, and remembers what it was asked to score."""
+
+    def __init__(self, mean: float, **overrides: Any):
+        self.mean, self.overrides = mean, overrides
+        self.seen: list[SyntheticSet] = []
+
+    def __call__(self, result: SyntheticSet) -> tuple[dict[str, Any], Settings]:
+        self.seen.append(result)
+        row = PROMISED | {"last": {"mean": self.mean, "std": 0.01, "values": []}}
+        return {"rows": [row]}, settings_for(result, self.overrides)

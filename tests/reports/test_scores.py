@@ -1,0 +1,66 @@
+"""The score table's figures."""
+
+import pytest
+from rich.console import Console
+from score_rows import score
+
+from ncfmkit.reports.scores import score_table
+
+
+def rendered(rows: list[dict], width: int = 140) -> str:
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(score_table(rows))
+    return capture.get().replace("\xa0", " ")
+
+
+def test_score_table_prints_percent_deviation_and_n():
+    text = rendered([score("distilled", 0.893), score("whole", 0.9705)])
+    assert "89.3 ± 0.4" in text
+    assert "90.3 ± 0.2" in text
+    assert "92.0" in text
+    assert "peeks" in text
+    assert "convnet-2 width 64" in text
+
+
+def test_score_table_never_breaks_a_figure_at_80_columns():
+    text = rendered([score("random-decoded", 0.893, images=50_000), score("whole", 0.9705)], width=80)
+    assert "89.3 ± 0.4" in text
+    assert "90.3 ± 0.2" in text
+    assert "200,000" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("network", ["convnet-2 width 64", "another-network"])
+def test_score_table_is_readable_at_80_columns(network):
+    text = rendered([score("random-decoded", 0.893, network=network, images=50_000), score("whole", 0.9705)], width=80)
+    heading, rule = text.splitlines()[:3], [line.startswith("─") for line in text.splitlines()]
+    assert rule.index(True) == 2  # headings of two lines
+    assert heading[1].split() == ["set", "epochs", "stored", "on", "last", "whole", "n", "best*"]
+    assert "…" not in text
+    assert "best epoch (peeks at the test set)" in text
+    assert network in text
+
+
+def test_score_of_one_student_has_no_deviation():
+    text = rendered([score("distilled", 0.893, n=1)])
+    assert "89.3" in text
+    assert "89.3 ±" not in text
+
+
+def test_share_compares_only_the_same_network():
+    wide, deep = score("distilled", 0.9, network="wide"), score("distilled", 0.6, network="deep")
+    text = rendered([wide, deep, score("whole", 0.95, network="wide")])
+    assert "94.7" in text  # 0.9 / 0.95
+    assert "63.2" not in text  # 0.6 / 0.95
+    assert "deep" in text
+
+
+def test_score_table_shows_labels_with_brackets_as_they_are():
+    assert "[bold]x[/bold]" in rendered([score("distilled", 0.5) | {"label": "[bold]x[/bold]"}])
+
+
+def test_score_table_copes_with_missing_figures():
+    text = rendered([{"set": "distilled"}, {"set": "whole", "last": {"mean": float("nan")}}])
+    assert "distilled" in text
+    assert "nan" not in text
