@@ -39,7 +39,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How one classifier is trained, extractor or student (METHOD: the paper's sections 5.1 and B)."""
+    """How one classifier is trained, extractor or student (docs/method.md, sections 3 and 8; the paper's 5.1 and B)."""
 
     epochs: int = 60  # passes over the set
     batch: int = 128  # images per step, at most
