@@ -26,7 +26,8 @@ HEAD = """# Speed and memory
 
 Generated from `benchmarks/results/` by `python -m benchmarks.page`; `python -m benchmarks --help` measures.
 
-**plain** is METHOD's step written down once (`benchmarks/reference.py`): class by class, eager, float32, whole batches.
+**plain** is one step of [the method](method.md) written down once (`benchmarks/reference.py`): class by class, eager,
+float32, whole batches.
 It is also the oracle that tests compare ncfmkit with. Both take turns in one run, each in a process of its own, on
 random pixels of the shape that is named, with an untrained ConvNet of width 128. Seconds are medians, the range of the
 turns in brackets; memory is the most that the process took: on a CPU all that was resident, libraries and mapped images

@@ -1,12 +1,16 @@
-"""One step of METHOD section 5 as one would write it first: the measure of speed and the oracle of correctness.
+"""One step of docs/method.md, section 5, as one would write it first: measure of speed and oracle of correctness.
 
 Class by class, eager float32, whole batches, every class with an optimizer of its own. It shares with the library the
 random draws, the networks and the decoding's mask, so that the same draws give the same step; the augmentation, the
 decoding, the discrepancy, the sampling network and the update are written here once more, plainly.
+
+In float64, with the same draws, it is the yardstick of the tests: how far float32 may be off is what its rounding
+makes of this very step, not a figure that suits one processor.
 """
 
 import copy
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -72,22 +76,46 @@ def psi(parameters: list[torch.Tensor], eps_GD: torch.Tensor, z_TD: torch.Tensor
     return x.repeat_interleave(16, dim=0) * z_TD
 
 
-class Reference:
-    """The images of every class, and the step that moves them."""
+@dataclass(frozen=True)
+class Gradients:
+    """A loss of a step, mean over classes, and its gradients where it was taken."""
 
-    def __init__(self, problem: Problem, images_NCHW: torch.Tensor, psi_parameters: list[torch.Tensor] | None = None):
+    loss: float
+    images: list[torch.Tensor]  # [M, ch, H, W] of each class
+    psi: list[torch.Tensor]  # of psi's parameters, in their order; empty where frequencies are not learned
+
+
+class Reference:
+    """The images of every class, and the step that moves them.
+
+    Args:
+        problem: settings, real data and pool; its own two networks are left alone.
+        images_NCHW: images to start from, in [0, 1], sorted by class.
+        psi_parameters: of the sampling network, where frequencies are learned.
+        dtype: what everything but the random draws is computed in.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        images_NCHW: torch.Tensor,
+        psi_parameters: list[torch.Tensor] | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ):
         s = problem.settings
-        self.problem, self.device = problem, problem.runtime.device
-        starts = images_NCHW.to(self.device).split(s.ipc)
+        self.problem, self.device, self.dtype = problem, problem.runtime.device, dtype
+        starts = images_NCHW.detach().to(self.device, dtype).split(s.ipc)
         self.images = [x.clone().requires_grad_() for x in starts]  # one leaf per class
         self.optimizers = [self._optimizer(s, x) for x in self.images]
         self.psi = None
         if psi_parameters is not None:
-            self.psi = [p.detach().clone().requires_grad_() for p in psi_parameters]
+            self.psi = [p.detach().to(dtype, copy=True).requires_grad_() for p in psi_parameters]
             self.psi_optimizer = torch.optim.SGD(self.psi, lr=s.sampler_lr, momentum=s.sampler_momentum, maximize=True)
-        self.matcher, self.calibrator = copy.deepcopy((problem.matcher, problem.calibrator))
+        self.matcher, self.calibrator = (copy.deepcopy(n).to(dtype) for n in (problem.matcher, problem.calibrator))
         mean, std = (
-            torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (problem.real.mean, problem.real.std)
+            torch.tensor(v, device=self.device, dtype=dtype).view(1, -1, 1, 1)
+            for v in (problem.real.mean, problem.real.std)
         )
         self.mean, self.std = mean, std
 
@@ -109,7 +137,8 @@ class Reference:
         beta = float(rng.random())
         with torch.no_grad():
             for name, parameter in self.matcher.named_parameters():
-                parameter.copy_(beta * pool.initial[member][name] + (1 - beta) * pool.final[member][name])
+                ends = pool.initial[member][name].to(parameter), pool.final[member][name].to(parameter)
+                parameter.copy_(beta * ends[0] + (1 - beta) * ends[1])
             for name, parameter in self.calibrator.named_parameters():
                 parameter.copy_(pool.final[final][name])
 
@@ -118,10 +147,14 @@ class Reference:
         if s.metric == "mean":
             return None
         generator = torch_generator(self.device, self.problem.seed, "frequencies", step)
+
+        def normal(count: int) -> torch.Tensor:
+            return torch.randn(count, dim, generator=generator, device=self.device).to(self.dtype)
+
         if self.psi is None:
-            return torch.randn(s.frequencies, dim, generator=generator, device=self.device)
-        eps_GD = torch.randn(s.frequencies // 16, dim, generator=generator, device=self.device)
-        return psi(self.psi, eps_GD, torch.randn(s.frequencies, dim, generator=generator, device=self.device))
+            return normal(s.frequencies)
+        eps_GD = normal(s.frequencies // 16)
+        return psi(self.psi, eps_GD, normal(s.frequencies))
 
     def _discrepancy(self, real_ND: torch.Tensor, syn_ND: torch.Tensor, freq_TD: torch.Tensor | None) -> torch.Tensor:
         if freq_TD is None:
@@ -129,21 +162,15 @@ class Reference:
         real_T, syn_T = characteristic_function(real_ND, freq_TD), characteristic_function(syn_ND, freq_TD)
         return ncfd(real_T, syn_T, self.problem.settings.alpha)
 
-    def _update(self, label: int, loss: torch.Tensor) -> None:
-        (self.images[label].grad,) = torch.autograd.grad(loss, self.images[label])
-        self.optimizers[label].step()
-        with torch.no_grad():
-            self.images[label].clamp_(0, 1)
-
-    def step(self, step: int) -> tuple[float, float | None]:
-        """One step of every class; the weighted matching loss and the cross-entropy, means over classes."""
+    def matching(self, step: int) -> Gradients:
+        """Weighted NCFD of every class, and its gradients where images and psi are now."""
         problem, s = self.problem, self.problem.settings
         self._draw_networks(step)
         freq_TD = self._draw_frequencies(step)
-        draws = [draw_class(problem, step, c) for c in range(problem.classes)]
-        matching, calibration, ascent = [], [], []
-        for c, draw in enumerate(draws):
-            real = torch.from_numpy(problem.real.train.images[draw.real_index]).to(self.device).float() / 255
+        losses, grads, ascent = [], [], []
+        for c in range(problem.classes):
+            draw = draw_class(problem, step, c)
+            real = torch.from_numpy(problem.real.train.images[draw.real_index]).to(self.device).to(self.dtype) / 255
             both = (torch.cat([real, self._decoded(c)]) - self.mean) / self.std
             both = augment(both, draw.matching_P)
             with torch.no_grad():
@@ -152,17 +179,46 @@ class Reference:
             loss = s.matching_weight * self._discrepancy(real_ND, syn_ND, None if freq_TD is None else freq_TD.detach())
             if self.psi is not None:
                 ascent.append(self._discrepancy(real_ND, syn_ND.detach(), freq_TD) / problem.classes)
-            matching.append(loss.item())
-            self._update(c, loss)
-        if ascent:
-            self.psi_optimizer.zero_grad()
-            torch.stack(ascent).sum().backward()
-            self.psi_optimizer.step()
-        if s.calibration_weight > 0:
-            for c, draw in enumerate(draws):
-                x_NCHW = augment((self._decoded(c) - self.mean) / self.std, draw.calibration_P)
-                label_N = torch.full((len(x_NCHW),), c, device=self.device)
-                loss = F.cross_entropy(self.calibrator(x_NCHW), label_N)
-                calibration.append(loss.item())
-                self._update(c, s.calibration_weight * loss)
-        return float(np.mean(matching)), float(np.mean(calibration)) if calibration else None
+            losses.append(loss.item())
+            grads += torch.autograd.grad(loss, self.images[c])
+        psi_grads = [] if self.psi is None else list(torch.autograd.grad(torch.stack(ascent).sum(), self.psi))
+        return Gradients(float(np.mean(losses)), grads, psi_grads)
+
+    def calibration(self, step: int) -> Gradients:
+        """Cross-entropy of every class, unweighted, and the gradients of the weighted one where the images are now."""
+        problem, losses, grads = self.problem, [], []
+        self._draw_networks(step)
+        for c in range(problem.classes):
+            x_NCHW = augment((self._decoded(c) - self.mean) / self.std, draw_class(problem, step, c).calibration_P)
+            label_N = torch.full((len(x_NCHW),), c, device=self.device)
+            loss = F.cross_entropy(self.calibrator(x_NCHW), label_N)
+            losses.append(loss.item())
+            grads += torch.autograd.grad(problem.settings.calibration_weight * loss, self.images[c])
+        return Gradients(float(np.mean(losses)), grads, [])
+
+    def move(self, grads: list[torch.Tensor]) -> None:
+        """One step of every class's optimizer down these gradients."""
+        for images, grad, optimizer in zip(self.images, grads, self.optimizers, strict=True):
+            images.grad = grad.to(self.dtype)
+            optimizer.step()
+            with torch.no_grad():
+                images.clamp_(0, 1)
+
+    def ascend(self, psi_grads: list[torch.Tensor]) -> None:
+        """One step of psi up these gradients."""
+        assert self.psi is not None
+        for parameter, grad in zip(self.psi, psi_grads, strict=True):
+            parameter.grad = grad.to(self.dtype)
+        self.psi_optimizer.step()
+
+    def step(self, step: int) -> tuple[float, float | None]:
+        """One step of every class; the weighted matching loss and the cross-entropy, means over classes."""
+        matching = self.matching(step)
+        self.move(matching.images)
+        if self.psi is not None:
+            self.ascend(matching.psi)
+        if self.problem.settings.calibration_weight == 0:
+            return matching.loss, None
+        calibration = self.calibration(step)
+        self.move(calibration.images)
+        return matching.loss, calibration.loss

@@ -1,4 +1,4 @@
-"""Differentiable augmentation (DSA) and CutMix, on normalized images (METHOD section 6).
+"""Differentiable augmentation (DSA) and CutMix, on normalized images (docs/method.md, section 6).
 
 Every image has one row of uniform numbers, `u_NP`; where a draw is shared, as by all images of a class in the matching
 loss, the rows are equal. So one function serves the matching loss, the calibration and the training of networks.

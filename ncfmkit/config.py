@@ -105,7 +105,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How one classifier is trained, extractor or student (METHOD: the paper's sections 5.1 and B)."""
+    """How one classifier is trained, extractor or student (docs/method.md, sections 3 and 8; the paper's 5.1 and B)."""
 
     epochs: int = setting(60, "epochs of each {section} network", unit="epochs", at_least=1, flag="--{section}-epochs")
     batch: int = setting(128, "images per step, at most", unit="images", at_least=1)

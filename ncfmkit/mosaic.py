@@ -1,4 +1,4 @@
-"""Mosaics: how one stored image holds several smaller ones, and how it is decoded (METHOD section 4).
+"""Mosaics: how one stored image holds several smaller ones, and how it is decoded (docs/method.md, section 4).
 
 Axes: N stored images, P decoded images per stored image, C channels, H = W side, M = IPC.
 A stored image is a factor x factor mosaic; decoding cuts it up and enlarges each cell to the full side.

@@ -1,4 +1,4 @@
-"""Trains classifiers: the extractors of the pool and the students of a score, by one loop (METHOD sections 3 and 8).
+"""Trains classifiers, the pool's extractors and the students, by one loop (docs/method.md, sections 3 and 8).
 
 Axes: R networks trained side by side, B batch, C channels, H = W side, K labels, P uniform numbers.
 """

@@ -1,4 +1,4 @@
-"""Every operation of the augmentation against a per-image numpy reference written from METHOD section 6."""
+"""Every operation of the augmentation against a per-image numpy reference written from docs/method.md, section 6."""
 
 import math
 

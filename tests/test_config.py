@@ -104,7 +104,7 @@ def test_images_of_a_setting(recipe: str, size: int, color: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("subset", "first", "last"),  # METHOD section 9, in label order
+    ("subset", "first", "last"),  # WordNet ids, in label order
     [
         ("imagenette", "n01440764", "n03888257"),
         ("imagewoof", "n02096294", "n02105641"),

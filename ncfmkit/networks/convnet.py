@@ -1,4 +1,4 @@
-"""ConvNet-d, the field's standard small network (METHOD section 7).
+"""ConvNet-d, the field's standard small network (docs/method.md, section 7).
 
 Shapes: N images, C channels, H = W side, K classes, D features.
 """

@@ -1,4 +1,4 @@
-"""DenseNet-121 in its CIFAR form with instance norm (METHOD section 7).
+"""DenseNet-121 in its CIFAR form with instance norm (docs/method.md, section 7).
 
 Shapes: N images, C channels, H = W side.
 """

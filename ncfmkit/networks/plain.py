@@ -1,4 +1,4 @@
-"""The networks without shortcuts, in their CIFAR forms with instance norm: AlexNet and VGG-11 (METHOD section 7).
+"""AlexNet and VGG-11, the networks without shortcuts, in their CIFAR forms (docs/method.md, section 7).
 
 Shapes: N images, C channels, H = W side, K classes, D features.
 """

@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-AP-10 in their CIFAR forms with instance norm (METHOD section 7).
+"""ResNet-18 and ResNet-AP-10 in their CIFAR forms with instance norm (docs/method.md, section 7).
 
 Shapes: N images, C channels, H = W side.
 """

@@ -1,4 +1,4 @@
-"""What a set is compared with: subsets of the real data, of equal size or whole (METHOD section 8)."""
+"""What a set is compared with: subsets of the real data, of equal size or whole (docs/method.md, section 8)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

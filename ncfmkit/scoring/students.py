@@ -1,4 +1,4 @@
-"""Scores: fresh students trained on a set and tested on real images, and the baselines beside it (METHOD section 8).
+"""Scores: fresh students trained on a set and tested on real images, and its baselines (docs/method.md, section 8).
 
 The figure is the last epoch's. The best epoch's stands beside it for comparison with published tables, which peek at
 the test set that way.

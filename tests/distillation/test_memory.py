@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from rounding import EPS, SPARE, off
 
 from benchmarks.held import Held
 from ncfmkit.config import DistillSettings, NetworkSettings
@@ -94,7 +95,7 @@ def test_checkpointed_features_keep_fewer_bytes_of_a_forward_pass(make_real, mak
     plain, checkpointed = network.features, checkpointed_features(network)
     assert saved_bytes(lambda: checkpointed(x)) < 0.5 * saved_bytes(lambda: plain(x))
     grads = [torch.autograd.grad(f(x).square().sum(), x)[0] for f in (plain, checkpointed)]
-    torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-7)
+    assert off(*grads) <= SPARE * EPS  # the same operations, done twice
     with torch.no_grad():
         assert torch.equal(plain(x), checkpointed(x))
 
