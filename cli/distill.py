@@ -42,13 +42,14 @@ def distill(
         raise UserError("say what to distill: `ncfmkit distill digits`, a path, or --resume DIR")
     else:
         folder = job.start(data, recipe=recipe, out=out, baselines=names, overrides=overrides)
+    run = load_run(folder)
     if json:
-        o.print_json({"run": str(folder), **load_run(folder)})
+        o.print_json({"run": str(folder), **run})
     else:
-        _show(folder)
+        _show(folder, run)
 
 
-def _show(folder: Path) -> None:
+def _show(folder: Path, run: dict[str, Any]) -> None:
     """The paths of what was made, and the score table last."""
     from rich.console import Console
     from rich.markup import escape
@@ -57,9 +58,6 @@ def _show(folder: Path) -> None:
     from ncfmkit.reports.scores import score_table
 
     console = Console(highlight=False)
-    from ncfmkit.run import load_run
-
-    run = load_run(folder)
     for name, what in job.ARTIFACTS.items():
         if (folder / name).exists():
             console.print(f"{escape(str(folder / name))}  [dim]{what}[/dim]", soft_wrap=True)
