@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     return pretend
 
 
-def choose(**settings: str) -> Runtime:
+def choose(**settings: Any) -> Runtime:
     return choose_runtime(RuntimeSettings(**settings))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.progress import Tracker
 from ncfmkit.training import StackedModels, accuracy, batch_plan, fresh_state, train
 
-PLAIN = {"epochs": 3, "batch": 8, "augment": "none", "cutmix": 0.0, "milestones": ()}
+PLAIN: dict[str, Any] = {"epochs": 3, "batch": 8, "augment": "none", "cutmix": 0.0, "milestones": ()}
 
 # biases before an instance norm: their gradient is rounding alone, which AdamW enlarges
 NO_GRADIENT = {"blocks.0.bias", "blocks.4.bias"}
@@ -91,7 +92,7 @@ def test_every_image_is_used_in_every_epoch(real, runtime, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_full_batch_training_equals_a_naive_loop(real, runtime, optimizer: str) -> None:
+def test_full_batch_training_equals_a_naive_loop(real, runtime, optimizer: Any) -> None:
     settings = TrainSettings(
         epochs=6, batch=100, optimizer=optimizer, lr=0.01, momentum=0.8, weight_decay=0.05, augment="none", cutmix=0.0,
         milestones=(1 / 3, 2 / 3), gamma=0.1,
@@ -102,7 +103,7 @@ def test_full_batch_training_equals_a_naive_loop(real, runtime, optimizer: str) 
     x = torch.from_numpy(real.train.images).float() / 255
     x = (x - torch.tensor(real.mean).view(1, 3, 1, 1)) / torch.tensor(real.std).view(1, 3, 1, 1)
     label = torch.tensor([0] * 7 + [1] * 5 + [2] * 9)
-    memory = [{} for _ in network.parameters()]
+    memory: list[dict[str, Any]] = [{} for _ in network.parameters()]
     for epoch in range(6):
         lr = 0.01 * [1, 1, 0.1, 0.1, 0.01, 0.01][epoch]
         grads = torch.autograd.grad(F.cross_entropy(network(x), label), list(network.parameters()))
@@ -187,7 +188,7 @@ def test_accuracy_counts_no_padding(runtime, real) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_crew_of_three_equals_three_crews_of_one(make_real, runtime, optimizer: str) -> None:
+def test_a_crew_of_three_equals_three_crews_of_one(make_real, runtime, optimizer: Any) -> None:
     real = make_real()
     data = [labeled(make_real(seed=s), make_real(seed=s).train) for s in range(3)]
     settings = TrainSettings(
@@ -238,7 +239,12 @@ def test_logits_are_float32_whatever_the_precision(real, make_real) -> None:
 def test_learning_rate_schedule(real, runtime, monkeypatch, milestones, gamma, epochs, expected) -> None:
     made, rates, done = [], [], []
     original = training._optimizer
-    monkeypatch.setattr(training, "_optimizer", lambda *a: made.append(original(*a)) or made[0])
+
+    def spy(*arguments):
+        made.append(original(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(training, "_optimizer", spy)
     models = StackedModels(builder(real), 1, runtime)
     settings = TrainSettings(**(PLAIN | {"epochs": epochs, "milestones": milestones, "gamma": gamma, "lr": 0.3}))
 
@@ -319,7 +325,12 @@ def test_float_images_train_as_uint8_ones_do(real, runtime) -> None:
 def test_one_geometric_operation_per_batch_and_a_draw_per_image(real, runtime, monkeypatch) -> None:
     rows: list[torch.Tensor] = []
     original = training.augment
-    monkeypatch.setattr(training, "augment", lambda x, s, u: rows.append(u) or original(x, s, u))
+
+    def spy(x, strategy, u):
+        rows.append(u)
+        return original(x, strategy, u)
+
+    monkeypatch.setattr(training, "augment", spy)
     trained(real, runtime, TrainSettings(epochs=4, batch=7, augment="crop_scale_rotate"))
     assert len(rows) == 12
     assert all(len(u[:, 0].unique()) == 1 for u in rows)

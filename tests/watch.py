@@ -24,7 +24,7 @@ MOST_GROWTH = 100 << 20  # bytes that the process may grow by, all readings of a
 MOST_SECONDS = 5  # for one file; a loaded machine takes a multiple of the usual milliseconds
 TRACED = 20  # one case in so many is read under tracemalloc, which is slow
 FEW, MANY = 200, 10_000  # cases of a hunt, without and with -m slow
-HUNT = {
+HUNT: dict[str, Any] = {
     "deadline": None,
     "derandomize": True,
     "database": None,

@@ -17,7 +17,7 @@ from ncfmkit.sets.package import Packing
 from ncfmkit.sets.snippets import snippets
 from ncfmkit.sets.views.table import LAYOUTS
 
-LICENSED = {"source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": "mit"}}
+LICENSED: dict[str, Any] = {"source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": "mit"}}
 SETS: dict[str, dict[str, Any]] = {
     "no mosaics": {"factor": 1},
     "single, factor 2": {"factor": 2},
