@@ -43,7 +43,9 @@ def main() -> None:
             export.export(arguments.student, out=path, precision=precision, calibration=calibration)
         sizes = {name: path.stat().st_size for name, path in files.items()}
         threads = torch.get_num_threads()
-        sessions = {name: open_session(path, arguments.provider, threads=threads) for name, path in files.items()}
+        sessions: dict[str, timing.Runner] = {
+            name: open_session(path, arguments.provider, threads=threads) for name, path in files.items()
+        }
     student = validate.load_student(arguments.student, sessions["fp32"].contract)
     reference = accuracy.score(_scores(student.deployed), test.images, title="torch")
     accuracies = {"torch": accuracy.tally(reference, test.labels)["accuracy"]}

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,8 +92,8 @@ def measure_rates(device: torch.device, precisions: tuple[str, ...]) -> dict[str
         a = torch.randn(side, side, device=device).to(DTYPES[precision])
         source = torch.zeros(count, dtype=DTYPES[precision], device=device)
         target = torch.empty_like(source)
-        product = _median_seconds(lambda a=a: a @ a, device)
-        copy = _median_seconds(lambda s=source, t=target: t.copy_(s), device)
+        product = _median_seconds(partial(torch.matmul, a, a), device)
+        copy = _median_seconds(partial(target.copy_, source), device)
         rates[precision] = {"flops": 2 * side**3 / product, "copy_bytes": 2 * source.nbytes / copy}
         del a, source, target
     if device.type == "cuda":

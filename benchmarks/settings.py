@@ -3,8 +3,11 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+
+Sampler = Literal["gaussian", "learned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,7 @@ class Setting:
     ipc: int = 10
     real_batch: int = 256  # per class, or all that it has
     frequencies: int = 1024
-    sampler: str = "gaussian"
+    sampler: Sampler = "gaussian"
     width: int = 128
 
     def pixels(self, folder: Path) -> Path:
@@ -71,4 +74,5 @@ AXES: dict[str, tuple[int, ...]] = {
 def along(axis: str) -> list[Setting]:
     """The base setting with one of its numbers varied."""
     per_class = 1024 if axis == "side" else BASE.per_class
-    return [dataclasses.replace(BASE, per_class=per_class, **{axis: value}) for value in AXES[axis]]
+    varied: list[dict[str, Any]] = [{axis: value} for value in AXES[axis]]
+    return [dataclasses.replace(BASE, per_class=per_class, **change) for change in varied]

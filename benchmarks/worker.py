@@ -95,8 +95,8 @@ def random_pool(setting: Setting, members: int = 2) -> Pool:
     """Untrained extractors, the same in every process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        states = [dict(floor.build(setting).named_parameters()) for _ in range(2 * members)]
-    states = [{k: v.detach() for k, v in state.items()} for state in states]
+        networks = [floor.build(setting) for _ in range(2 * members)]
+    states = [{k: v.detach() for k, v in network.named_parameters()} for network in networks]
     return Pool(key="", initial=states[:members], final=states[members:], accuracies=[None] * members, seconds=0.0)
 
 

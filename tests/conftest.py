@@ -137,7 +137,7 @@ def make_pool() -> Callable[..., tuple[Pool, Callable[[], torch.nn.Module]]]:
 
 
 def build_set(
-    kind: str = "single",
+    kind: Any = "single",
     factor: int = 2,
     budget: int | None = None,
     *,

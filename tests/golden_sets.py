@@ -117,7 +117,7 @@ class Golden:
     soft_labels: np.ndarray | None = None
 
     def content(self) -> bytes:
-        tensors = {"labels": self.labels}
+        tensors: dict[str, Any] = {"labels": self.labels}
         if self.codes is None:
             tensors["images"] = self.images
         else:
@@ -199,7 +199,11 @@ def main() -> None:
         golden = make()
         (DATA / f"{name}.safetensors").write_bytes(golden.content())
         decoded, labels = naive_decoded(golden.images, golden.labels, golden.manifest)
-        expected = {"images": golden.images, "decoded": decoded.astype(np.float32), "labels": np.array(labels)}
+        expected: dict[str, Any] = {
+            "images": golden.images,
+            "decoded": decoded.astype(np.float32),
+            "labels": np.array(labels),
+        }
         np.savez_compressed(DATA / f"{name}.npz", **expected)
 
 

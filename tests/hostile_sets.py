@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from conftest import build_set
-from mutations import Tree
+from mutations import Link, Tree
 
 from ncfmkit.sets import loading, package, set_file
 from ncfmkit.sets.package import MANIFEST, SUMS, Packing
 from ncfmkit.sets.synthetic import SyntheticSet
 
-LICENSED = {"source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": "mit"}}
+LICENSED: dict[str, Any] = {"source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": "mit"}}
 OUTSIDE = "outside.txt"  # beside the set, in no package
 
 
@@ -57,13 +57,16 @@ def manifest_of(tree: Tree) -> dict[str, Any]:
     if isinstance(told := tree.get(MANIFEST), bytes):
         return json.loads(told)
     content = tree[set_file.FILE_NAME]  # a folder with this file alone is as good as the file
+    assert isinstance(content, bytes)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return json.loads(header["__metadata__"]["ncfmkit"])
 
 
-def with_metadata(content: bytes, text: str) -> bytes:
+def with_metadata(content: bytes | Link | None, text: str) -> bytes:
     """The safetensors file with another manifest."""
+    assert isinstance(content, bytes)
     length = int.from_bytes(content[:8], "little")
+    assert isinstance(content, bytes)
     header = json.loads(content[8 : 8 + length]) | {"__metadata__": {"ncfmkit": text}}
     new = json.dumps(header).encode()
     return len(new).to_bytes(8, "little") + new + content[8 + length :]

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
 MOST_BYTES = 16  # written or inserted at once
-ODD_VALUES = (
+ODD_VALUES: tuple[Any, ...] = (
     *(None, True, False, "", "images", "\ud800", "\0", [], {}, [[]], [0, 255], [None]),
     *(0, -1, 1, 2, 3, 8, 255, 256, 2**31, 2**63, 2**64, -(2**63), 10**400),
     *(0.0, -0.0, 0.5, 1.0, 1e308, 5e-324, float("nan"), float("inf"), float("-inf")),
@@ -307,7 +307,7 @@ def _other_member(draw: DrawFn, info: tarfile.TarInfo, data: bytes) -> Member:
     return info, data
 
 
-def _member(info: tarfile.TarInfo, data: bytes, form: int) -> bytes:
+def _member(info: tarfile.TarInfo, data: bytes, form: Literal[0, 1, 2]) -> bytes:
     try:
         header = info.tobuf(form, "utf-8", "surrogateescape")
     except ValueError:  # what this form cannot tell

@@ -43,9 +43,11 @@ def smooth(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
 
     def built() -> nn.Module:
         network = build()
-        for i, layer in enumerate(network.blocks):
+        blocks = network.get_submodule("blocks")
+        assert isinstance(blocks, nn.Sequential)
+        for i, layer in enumerate(blocks):
             if isinstance(layer, nn.ReLU):
-                network.blocks[i] = nn.SiLU()
+                blocks[i] = nn.SiLU()
         return network
 
     return built

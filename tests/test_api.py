@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import ncfmkit
 from ncfmkit.run import load_run
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = {
+TINY: dict[str, Any] = {
     "network.width": 8,
     "pool.members": 1,
     "pool.epochs": 1,

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,13 @@ def state(step: int) -> dict:
     return {"step": step, "images": torch.full((4, 3), float(step))}
 
 
+def loaded_from(run: RunDirectory) -> dict[str, Any]:
+    """The state of the newest good checkpoint, which must be there."""
+    loaded = run.load_checkpoint()
+    assert loaded is not None
+    return loaded
+
+
 def names(run: RunDirectory) -> list[str]:
     return sorted(p.name for p in run.checkpoints.iterdir())
 
@@ -38,7 +46,7 @@ def test_newest_two_checkpoints_are_kept(run: RunDirectory) -> None:
     for step in (5, 10, 15, 20):
         run.save_checkpoint(state(step))
     assert names(run) == ["step-00000015.pt", "step-00000020.pt"]
-    loaded = run.load_checkpoint()
+    loaded = loaded_from(run)
     assert loaded["step"] == 20
     assert torch.equal(loaded["images"], state(20)["images"])
 
@@ -46,7 +54,7 @@ def test_newest_two_checkpoints_are_kept(run: RunDirectory) -> None:
 def test_a_checkpoint_from_a_gpu_is_read_to_the_cpu(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
     run.save_checkpoint(state(5))
-    assert run.load_checkpoint()["images"].device == torch.device("cpu")
+    assert loaded_from(run)["images"].device == torch.device("cpu")
 
 
 def flip(content: bytes) -> bytes:
@@ -72,7 +80,7 @@ def test_damaged_newest_is_noticed_and_the_one_before_used(
     run.save_checkpoint(state(10))
     newest = run.checkpoints / "step-00000010.pt"
     newest.write_bytes(damage(newest.read_bytes()))
-    assert run.load_checkpoint()["step"] == 5
+    assert loaded_from(run)["step"] == 5
     said = capsys.readouterr()
     assert "step-00000010.pt is damaged" in said.err
     assert not said.out
@@ -106,7 +114,7 @@ def test_other_files_beside_checkpoints_stay(run: RunDirectory) -> None:
     for step in (1, 2, 3):
         run.save_checkpoint(state(step))
     assert note.read_text() == "mine"
-    assert run.load_checkpoint()["step"] == 3
+    assert loaded_from(run)["step"] == 3
 
 
 def test_cut_metrics(run: RunDirectory) -> None:

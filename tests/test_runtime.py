@@ -4,6 +4,7 @@ import dataclasses
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     return pretend
 
 
-def choose(**settings: str) -> Runtime:
+def choose(**settings: Any) -> Runtime:
     return choose_runtime(RuntimeSettings(**settings))
 
 

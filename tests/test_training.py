@@ -6,6 +6,7 @@ Float32 is judged by the naive loop's own distance from float64 (`rounding.py`).
 import dataclasses
 import math
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.progress import Tracker
 from ncfmkit.training import StackedModels, accuracy, batch_plan, fresh_state, train
 
-PLAIN = {"epochs": 3, "batch": 8, "augment": "none", "cutmix": 0.0, "milestones": ()}
+PLAIN: dict[str, Any] = {"epochs": 3, "batch": 8, "augment": "none", "cutmix": 0.0, "milestones": ()}
 
 # biases before an instance norm: their gradient is rounding alone, which AdamW enlarges
 NO_GRADIENT = {"blocks.0.bias", "blocks.4.bias"}
@@ -109,7 +110,7 @@ def naive_loop(real, optimizer: str, dtype: torch.dtype) -> dict[str, torch.Tens
     network = smooth(builder(real))().to(dtype)
     network.load_state_dict(fresh_state(builder(real), 1, "member", 0))
     x, label = normalized(real, dtype), torch.tensor([0] * 7 + [1] * 5 + [2] * 9)
-    memory = [{} for _ in network.parameters()]
+    memory: list[dict[str, Any]] = [{} for _ in network.parameters()]
     for epoch in range(6):
         lr = 0.01 * [1, 1, 0.1, 0.1, 0.01, 0.01][epoch]
         grads = torch.autograd.grad(F.cross_entropy(network(x), label), list(network.parameters()))
@@ -118,18 +119,18 @@ def naive_loop(real, optimizer: str, dtype: torch.dtype) -> dict[str, torch.Tens
                 if optimizer == "sgd":
                     g = g + 0.05 * p
                     m["v"] = 0.8 * m["v"] + g if "v" in m else g
-                    p -= lr * m["v"]
+                    p.sub_(lr * m["v"])
                 else:
-                    p *= 1 - lr * 0.05
+                    p.mul_(1 - lr * 0.05)
                     m["m"] = 0.9 * m.get("m", 0) + 0.1 * g
                     m["v"] = 0.999 * m.get("v", 0) + 0.001 * g**2
                     t = epoch + 1
-                    p -= lr * (m["m"] / (1 - 0.9**t)) / ((m["v"] / (1 - 0.999**t)).sqrt() + 1e-8)
+                    p.sub_(lr * (m["m"] / (1 - 0.9**t)) / ((m["v"] / (1 - 0.999**t)).sqrt() + 1e-8))
     return {k: v.detach() for k, v in network.named_parameters()}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_full_batch_training_equals_a_naive_loop(real, runtime, optimizer: str) -> None:
+def test_full_batch_training_equals_a_naive_loop(real, runtime, optimizer: Any) -> None:
     settings = TrainSettings(
         epochs=6, batch=100, optimizer=optimizer, lr=0.01, momentum=0.8, weight_decay=0.05, augment="none", cutmix=0.0,
         milestones=(1 / 3, 2 / 3), gamma=0.1,
@@ -210,7 +211,7 @@ def test_accuracy_counts_no_padding(runtime, real) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_three_models_side_by_side_equal_three_alone(make_real, runtime, optimizer: str) -> None:
+def test_three_models_side_by_side_equal_three_alone(make_real, runtime, optimizer: Any) -> None:
     """Judged by how far an ulp in the initial weights leads: every step rounds by about as much."""
     real = make_real()
     data = [labeled(make_real(seed=s), make_real(seed=s).train) for s in range(3)]
@@ -270,7 +271,12 @@ def test_logits_are_float32_whatever_the_precision(real, make_real) -> None:
 def test_learning_rate_schedule(real, runtime, monkeypatch, milestones, gamma, epochs, expected) -> None:
     made, rates, done = [], [], []
     original = training._optimizer
-    monkeypatch.setattr(training, "_optimizer", lambda *a: made.append(original(*a)) or made[0])
+
+    def spy(*arguments):
+        made.append(original(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(training, "_optimizer", spy)
     models = StackedModels(builder(real), 1, runtime)
     settings = TrainSettings(**(PLAIN | {"epochs": epochs, "milestones": milestones, "gamma": gamma, "lr": 0.3}))
 
@@ -351,7 +357,12 @@ def test_float_images_train_as_uint8_ones_do(real, runtime) -> None:
 def test_one_geometric_operation_per_batch_and_a_draw_per_image(real, runtime, monkeypatch) -> None:
     rows: list[torch.Tensor] = []
     original = training.augment
-    monkeypatch.setattr(training, "augment", lambda x, s, u: rows.append(u) or original(x, s, u))
+
+    def spy(x, strategy, u):
+        rows.append(u)
+        return original(x, strategy, u)
+
+    monkeypatch.setattr(training, "augment", spy)
     trained(real, runtime, TrainSettings(epochs=4, batch=7, augment="crop_scale_rotate"))
     assert len(rows) == 12
     assert all(len(u[:, 0].unique()) == 1 for u in rows)

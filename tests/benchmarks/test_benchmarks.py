@@ -79,6 +79,8 @@ def test_the_first_two_runs_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sampler", ["gaussian", "learned"])
 def test_the_parts_make_up_the_step_and_change_nothing(tmp_path: Path, sampler: str) -> None:
     timed, other = (contender(tmp_path, sampler=sampler, classes=10) for _ in range(2))
+    assert timed.plan is not None
+    assert other.plan is not None
     expected = distill_step(other.problem, other.state, other.plan)
     before = timed.problem.features._compiled
     seconds = parts.split(timed.problem, timed.state, timed.plan)
@@ -201,12 +203,12 @@ def test_why_a_contender_ended() -> None:
     assert race.why(3, "") == "failed: exit code 3"
 
 
-class Fake:
+class Fake(race.Process):
     """A contender that ends after some steps."""
 
     asked: ClassVar[list[str]] = []
 
-    def __init__(self, name: str, steps: int = 100):
+    def __init__(self, name: str, steps: int = 100):  # starts nothing
         self.name, self.left = name, steps
 
     def ask(self, order: str) -> dict:
@@ -237,8 +239,9 @@ def test_settings() -> None:
     assert len(names) == len(settings.STEPS)
     for axis, values in settings.AXES.items():
         varied = settings.along(axis)
+        same: dict[str, Any] = {axis: values[0]}
         assert [getattr(s, axis) for s in varied] == list(values)
-        assert len({dataclasses.replace(s, **{axis: values[0]}) for s in varied}) == 1
+        assert len({dataclasses.replace(s, **same) for s in varied}) == 1
         assert all(s.real_batch <= s.per_class for s in varied)
 
 
@@ -267,7 +270,7 @@ def test_the_whole_command(
     monkeypatch.setattr(floor, "measure_rates", lambda *_: RATES)
     monkeypatch.setattr(command, "CIFAR10", TINY)
     monkeypatch.setattr(command, "AXES", {"ipc": (1, 2)})
-    monkeypatch.setattr(command, "along", lambda axis: [dataclasses.replace(TINY, **{axis: v}) for v in (1, 2)])
+    monkeypatch.setattr(command, "along", lambda _: [dataclasses.replace(TINY, ipc=v) for v in (1, 2)])
     file, plot = tmp_path / "results.json", tmp_path / "growth.png"
     arguments = [
         "--only",

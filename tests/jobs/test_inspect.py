@@ -62,6 +62,7 @@ def test_a_set(small: Path) -> None:
     assert what.summary["bytes per class"] == "144 B"
     assert what.summary["smaller than its pixels"] == "274 times"  # 1234 * 64 / 288
     assert what.scores is None
+    assert what.images is not None
     assert what.images.images.shape == (4, 1, 8, 8)
 
 

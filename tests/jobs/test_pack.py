@@ -55,6 +55,7 @@ def test_packing_in_fewer_bits(small: Path) -> None:
     got = loading.load(out)
     expected, levels = quantize.quantize(before.images.numpy(), bits=4, scale="channel", dither=False)
     assert torch.equal(got.images, torch.from_numpy(expected))
+    assert got.levels is not None
     assert torch.equal(got.levels, torch.from_numpy(levels))
     assert got.manifest["bytes"] == {"pixels": 6 * 96, "levels": 6, "labels": 48}
     assert got.manifest["score"] is None
@@ -73,7 +74,7 @@ def test_eight_bits_are_the_set_as_it_is(small: Path) -> None:
 
 
 def test_a_measured_score_is_promised(small: Path) -> None:
-    measure = Scored(0.55, **{"student.epochs": 7, "runtime.compile": "off"})
+    measure: Any = Scored(0.55, **{"student.epochs": 7, "runtime.compile": "off"})
     how = Quantization(bits=2)
     out, _ = pack(small, packing=Packing(layout="png"), quantization=how, score=measure)
     got = loading.load(out)
@@ -85,7 +86,7 @@ def test_a_measured_score_is_promised(small: Path) -> None:
 
 
 def test_bad_input_is_found_before_students_are_trained(small: Path) -> None:
-    measure = Scored(0.55)
+    measure: Any = Scored(0.55)
     with pytest.raises(UserError, match="pass --license"):
         pack(small, packing=Packing(layout="parquet"), score=measure)
     Path("there").mkdir()

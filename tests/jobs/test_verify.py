@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import call, succeeds
@@ -44,7 +45,7 @@ def test_a_recipe_that_cannot_run_is_a_problem(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mean", "holds"), [(0.7, True), (0.551, True), (0.549, False), (0.1, False)])
 def test_the_promise_holds_within_its_deviation(small: Path, mean: float, holds: bool) -> None:
-    measure = Scored(mean)
+    measure: Any = Scored(mean)
     if holds:
         found = verify(small, measure)
         assert found["promised"] == PROMISED
@@ -53,11 +54,12 @@ def test_the_promise_holds_within_its_deviation(small: Path, mean: float, holds:
     says = rf"its students reach {mean:.1%} \+- 1.0% \(n = 3\), promised are 60.0% \+- 5.0% \(n = 3\): expected 55.0%"
     with pytest.raises(CheckFailed, match=says) as failed:
         verify(small, measure)
+    assert failed.value.result is not None
     assert failed.value.result["measured"]["last"]["mean"] == mean
 
 
 def test_there_must_be_a_promise(tmp_path: Path) -> None:
-    measure = Scored(0.55)
+    measure: Any = Scored(0.55)
     path = tmp_path / "set.safetensors"
     set_file.save(build_set(), path)
     with pytest.raises(

@@ -5,11 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
-from ncfmkit.networks import network_builder
+from ncfmkit.networks import Classifier, network_builder
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import baselines, students
@@ -17,7 +16,7 @@ from ncfmkit.training import fresh_state
 
 
 @pytest.fixture
-def build(real: RealData, tiny_network: NetworkSettings) -> Callable[[], nn.Module]:
+def build(real: RealData, tiny_network: NetworkSettings) -> Callable[[], Classifier]:
     return network_builder(tiny_network, real)
 
 
@@ -82,7 +81,7 @@ def test_herd_of_equal_rows_picks_each_once() -> None:
 
 
 def test_herded_subset_uses_the_networks_features(
-    real: RealData, tiny_network: NetworkSettings, build: Callable[[], nn.Module], runtime: Runtime
+    real: RealData, tiny_network: NetworkSettings, build: Callable[[], Classifier], runtime: Runtime
 ) -> None:
     state = fresh_state(build, 0, "extractor")
     rows = rows_of(baselines.herded_subset(real, 3, state, tiny_network, runtime), real)

@@ -2,16 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.func import functional_call
 
 from ncfmkit.config import NetworkSettings, StudentSettings
 from ncfmkit.errors import UserError
-from ncfmkit.images import labeled
-from ncfmkit.networks import network_builder
+from ncfmkit.images import LabeledImages, labeled
+from ncfmkit.networks import Classifier, network_builder
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import baselines, students
@@ -21,12 +21,17 @@ SHORT = StudentSettings(epochs=4, batch=16, evaluations=2, repeats=2)
 
 
 @pytest.fixture
-def build(real: RealData, tiny_network: NetworkSettings) -> Callable[[], nn.Module]:
+def build(real: RealData, tiny_network: NetworkSettings) -> Callable[[], Classifier]:
     return network_builder(tiny_network, real)
 
 
+def held_out(real: RealData) -> LabeledImages:
+    assert real.test is not None
+    return labeled(real, real.test)
+
+
 def history(
-    monkeypatch: pytest.MonkeyPatch, real: RealData, build: Callable[[], nn.Module], runtime: Runtime, **changes: int
+    monkeypatch: pytest.MonkeyPatch, real: RealData, build: Callable[[], Classifier], runtime: Runtime, **changes: Any
 ) -> tuple[dict, list[int]]:
     """A score whose accuracies are scripted (rising, then falling), and the epochs that were evaluated."""
     epochs: list[int] = []
@@ -48,7 +53,7 @@ def history(
     monkeypatch.setattr(students, "train", spy)
     monkeypatch.setattr(students, "accuracy", scripted)
     settings = dataclasses.replace(SHORT, **changes)
-    sets, test = [labeled(real, real.train)] * settings.repeats, labeled(real, real.test)
+    sets, test = [labeled(real, real.train)] * settings.repeats, held_out(real)
     return students.score(sets, test, build, settings, seed=0, runtime=runtime, title="t"), epochs
 
 
@@ -59,7 +64,7 @@ def history(
 def test_evaluations_are_evenly_spaced_and_end_with_the_last_epoch(
     monkeypatch: pytest.MonkeyPatch,
     real: RealData,
-    build: Callable[[], nn.Module],
+    build: Callable[[], Classifier],
     runtime: Runtime,
     epochs: int,
     evaluations: int,
@@ -70,7 +75,7 @@ def test_evaluations_are_evenly_spaced_and_end_with_the_last_epoch(
 
 
 def test_last_is_the_last_epoch_and_best_the_maximum(
-    monkeypatch: pytest.MonkeyPatch, real: RealData, build: Callable[[], nn.Module], runtime: Runtime
+    monkeypatch: pytest.MonkeyPatch, real: RealData, build: Callable[[], Classifier], runtime: Runtime
 ) -> None:
     result, _ = history(monkeypatch, real, build, runtime, epochs=6, evaluations=6, repeats=3)
     assert result["last"]["values"] == pytest.approx([0.06, 0.061, 0.062])
@@ -81,8 +86,8 @@ def test_last_is_the_last_epoch_and_best_the_maximum(
     assert result["decoded"] == 21
 
 
-def test_one_student_has_no_spread(real: RealData, build: Callable[[], nn.Module], runtime: Runtime) -> None:
-    test = labeled(real, real.test)
+def test_one_student_has_no_spread(real: RealData, build: Callable[[], Classifier], runtime: Runtime) -> None:
+    test = held_out(real)
     result = students.score([labeled(real, real.train)], test, build, SHORT, seed=0, runtime=runtime, title="t")
     assert result["last"]["std"] == 0
     assert result["n"] == 1
@@ -90,7 +95,7 @@ def test_one_student_has_no_spread(real: RealData, build: Callable[[], nn.Module
 
 
 def test_students_together_are_students_one_after_another(
-    monkeypatch: pytest.MonkeyPatch, real: RealData, build: Callable[[], nn.Module], runtime: Runtime
+    monkeypatch: pytest.MonkeyPatch, real: RealData, build: Callable[[], Classifier], runtime: Runtime
 ) -> None:
     """What they answer agrees; the sets differ from student to student.
 
@@ -98,7 +103,7 @@ def test_students_together_are_students_one_after_another(
     """
     sets = [baselines.random_subset(real, 4, 0, r) for r in range(3)]
     settings = dataclasses.replace(SHORT, epochs=12)
-    states: dict[int, list] = {}
+    states: dict[int, tuple[list, list]] = {}
     trained = students.train
 
     for together in (1, 3):
@@ -110,9 +115,7 @@ def test_students_together_are_students_one_after_another(
 
         monkeypatch.setattr(students, "train", train)
         monkeypatch.setattr(students, "side_by_side", lambda *a, together=together: together)
-        result = students.score(
-            sets, labeled(real, real.test), build, settings, seed=0, runtime=runtime, title="together"
-        )
+        result = students.score(sets, held_out(real), build, settings, seed=0, runtime=runtime, title="together")
         assert len(ended) == 3 // together
         states[together] = [state for models in ended for state in models], result["last"]["values"]
     x_NCHW = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 4 - 2

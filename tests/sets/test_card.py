@@ -194,7 +194,7 @@ def test_other_methods_have_other_words() -> None:
 
 
 def test_a_converted_set_does_not_claim_our_method() -> None:
-    converted = {"file": "images_best.pt", "sha256": "cd" * 32, "kind": "dm", "values": "zca"}
+    converted: dict[str, Any] = {"file": "images_best.pt", "sha256": "cd" * 32, "kind": "dm", "values": "zca"}
     converted |= {"clipped": {"share": 0.0123, "largest": 0.4}}
     text = text_of(make({"converted": converted}))
     assert f"as images\\_best.pt (sha256 {'cd' * 32})" in text
@@ -283,7 +283,7 @@ def test_hostile_names_do_not_reach_the_code(name: str) -> None:
     assert len(code) == 3
 
 
-ODD = ("x", None, True, [], {"a": [1]}, [[]], 10**400, -(10**20), 1e300, 0, "<b>*x*</b>")
+ODD: tuple[Any, ...] = ("x", None, True, [], {"a": [1]}, [[]], 10**400, -(10**20), 1e300, 0, "<b>*x*</b>")
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -332,7 +332,13 @@ def test_conversions_of_any_type_are_shown(odd: Any) -> None:
 
 
 def test_a_share_that_is_no_number_is_text() -> None:
-    converted = {"file": "a.pt", "sha256": "cd" * 32, "kind": "dm", "values": "zca", "clipped": {"share": "x"}}
+    converted: dict[str, Any] = {
+        "file": "a.pt",
+        "sha256": "cd" * 32,
+        "kind": "dm",
+        "values": "zca",
+        "clipped": {"share": "x"},
+    }
     result = make()
     manifest = result.manifest | {"source": SOURCE | {"converted": converted}}
     assert "were clipped: x of them." in text_of(dataclasses.replace(result, manifest=manifest))

@@ -28,7 +28,12 @@ Change = Callable[[Tree], Tree]
 
 
 def edited(name: str, edit: Callable[[bytes], bytes]) -> Change:
-    return lambda tree: tree | {name: edit(tree[name])}
+    def change(tree: Tree) -> Tree:
+        content = tree[name]
+        assert isinstance(content, bytes)
+        return tree | {name: edit(content)}
+
+    return change
 
 
 def flipped(content: bytes, place: int = -1) -> bytes:

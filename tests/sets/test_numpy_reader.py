@@ -26,7 +26,13 @@ from ncfmkit.sets import numpy_reader, set_file
 from ncfmkit.sets.numpy_reader import NumpySet, SetError, decoded, normalized, read
 from ncfmkit.sets.synthetic import SyntheticSet
 
-KINDS = [("single", 1, None), ("single", 2, None), ("single", 3, None), ("multi", 3, None), ("bound", 3, None)]
+KINDS: list[tuple[str, int, int | None]] = [
+    ("single", 1, None),
+    ("single", 2, None),
+    ("single", 3, None),
+    ("multi", 3, None),
+    ("bound", 3, None),
+]
 KINDS += [("bound", 2, budget) for budget in (1, 7, 9, 100)]
 
 
@@ -349,6 +355,18 @@ def rebuilt(name: str, manifest: dict[str, Any] | None = None, **tensors: np.nda
     return set_bytes(merged, {k: v for k, v in keys.items() if v is not ...})
 
 
+PIXELS: dict[str, Any] = {"bits": 3, "scale": "image", "dither": True, "shape": [1, 5, 5]}
+PIXEL_CHANGES: list[tuple[dict[str, Any], str]] = [
+    *(({"bits": bits}, "'pixels'") for bits in (1, 9, True, 3.0, None)),
+    *(({"bits": bits}, r"tensor 'pixels' is U8 \[4, 10\], expected") for bits in (2, 4)),
+    *(({"scale": scale}, "'pixels'") for scale in ("class", None, ["image"])),
+    ({"scale": "channel"}, r"tensor 'levels' is U8 \[4, 1, 2\], expected U8 \[1, 1, 2\]"),
+    *(({"dither": dither}, "'pixels'") for dither in (0, None)),
+    *(({"shape": shape}, "'pixels'") for shape in ([5, 5], [1, 5, 0], [1, 5, 5.0], None, [1, 5, 16385])),
+    *(({"shape": shape}, "do not fit the mean") for shape in ([3, 5, 5], [1, 25, 1], [2, 5, 5])),
+    ({"shape": [1, 6, 6]}, "tensor 'pixels' is"),
+]
+NO_DECODING: tuple[Any, ...] = (None, {}, [], ...)
 MANIFESTS: list[tuple[str, dict[str, Any], str]] = [
     *(("single-gray", {"kind": kind}, "its kind is") for kind in ("student", None, ["synthetic set"], ...)),
     *(("single-gray", {"format": number}, "this reader knows 1 and 2") for number in (0, 3, True, 1.0, "1", ...)),
@@ -363,7 +381,7 @@ MANIFESTS: list[tuple[str, dict[str, Any], str]] = [
     *(("single-gray", {"mean": mean}, "'mean'") for mean in ([], [0, 0], [None], [True], [10**400], 0.5, ...)),
     *(("single-gray", {"std": std}, "'std'") for std in ([-0.1], [0.1] * 3, [1e39], ["1"])),
     ("single-gray", {"mean": [0.5] * 3, "std": [0.5] * 3}, "do not fit the mean"),
-    *(("single-gray", {"decode": how}, "'decode'") for how in (None, {}, [], ...)),
+    *(("single-gray", {"decode": how}, "'decode'") for how in NO_DECODING),
     *(
         ("single-gray", {"decode": {"kind": kind, "factor": factor, "budget": budget}}, "'decode'")
         for kind, factor, budget in (
@@ -389,19 +407,7 @@ MANIFESTS: list[tuple[str, dict[str, Any], str]] = [
     ("single-gray", {"sha256": {"labels": "0" * 64, "images": None}}, "the sha256 of 'labels' is another"),
     ("single-gray", {"pixels": {"bits": 3, "scale": "image", "dither": True, "shape": [1, 6, 6]}}, "its tensors are"),
     ("quantised-soft", {"pixels": ...}, "its tensors are"),
-    *(
-        ("quantised-soft", {"pixels": {"bits": 3, "scale": "image", "dither": True, "shape": [1, 5, 5]} | change}, said)
-        for change, said in (
-            *(({"bits": bits}, "'pixels'") for bits in (1, 9, True, 3.0, None)),
-            *(({"bits": bits}, r"tensor 'pixels' is U8 \[4, 10\], expected") for bits in (2, 4)),
-            *(({"scale": scale}, "'pixels'") for scale in ("class", None, ["image"])),
-            ({"scale": "channel"}, r"tensor 'levels' is U8 \[4, 1, 2\], expected U8 \[1, 1, 2\]"),
-            *(({"dither": dither}, "'pixels'") for dither in (0, None)),
-            *(({"shape": shape}, "'pixels'") for shape in ([5, 5], [1, 5, 0], [1, 5, 5.0], None, [1, 5, 16385])),
-            *(({"shape": shape}, "do not fit the mean") for shape in ([3, 5, 5], [1, 25, 1], [2, 5, 5])),
-            ({"shape": [1, 6, 6]}, "tensor 'pixels' is"),
-        )
-    ),
+    *(("quantised-soft", {"pixels": PIXELS | change}, said) for change, said in PIXEL_CHANGES),
 ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from ncfmkit.sets.package import MANIFEST, SUMS, Packing
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.table import LAYOUTS
 
-LICENSED = {"source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": "mit"}}
+LICENSED: dict[str, Any] = {"source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": "mit"}}
 PLAIN = [name for name, row in LAYOUTS.items() if not row.card]
 PICTURES = [name for name, row in LAYOUTS.items() if row.module is not None]
 
@@ -54,7 +54,7 @@ def reseal(folder: Path) -> None:
     (folder / SUMS).write_text("".join(lines))
 
 
-SETS = {
+SETS: dict[str, dict[str, Any]] = {
     "plain": {},
     "gray, bound": {"kind": "bound", "budget": 7, "factor": 3, "channels": 1, "size": 7},
     "soft": {"soft": True},
@@ -100,6 +100,7 @@ def test_decoded_pictures_are_the_images_to_train_on(tmp_path: Path, layout: str
     folder, packing = tmp_path / "packed", Packing(layout=layout, images="decoded")
     package.write(result, folder, packing)
     contents = package.contents_of(with_digests(result.manifest, tensors_of(result)), packing)
+    assert packing.row.read is not None
     records = list(packing.row.read(folder, contents))
     images, labels = result.decoded()
     np.testing.assert_array_equal([r.image for r in records], images.mul(255).round())
@@ -324,7 +325,7 @@ def test_records_follow_the_mask_of_bound(tmp_path: Path) -> None:
     result = build_set("bound", 2, 7, soft=True, ipc=3)
     records = list(package.records_of(result, "stored"))
     mask = result.mask()
-    assert [len(r.soft) for r in records] == mask.sum(1).tolist() == [4, 3, 0] * 3
+    assert [0 if r.soft is None else len(r.soft) for r in records] == mask.sum(1).tolist() == [4, 3, 0] * 3
     np.testing.assert_array_equal(np.concatenate([r.soft for r in records]), result.soft_labels)
 
 

@@ -1,6 +1,7 @@
 """The layout `parquet`: what is written comes back, `datasets` reads it, and nothing else is taken."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ncfmkit.sets.manifest import tensors_of, with_digests
 from ncfmkit.sets.views import parquet, parquet_headers
 from ncfmkit.sets.views.records import Contents, Record
 
-LICENSED = {"source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": "mit"}}
+LICENSED: dict[str, Any] = {"source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": "mit"}}
 CLASSES = ("cat", "b/../a", "ünï | cödé")
 PER_CLASS = 4
 COUNT = len(CLASSES) * PER_CLASS
@@ -66,7 +67,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def written(folder: Path, contents: Contents, records: list[Record]) -> Path:
+def written(folder: Path, contents: Contents, records: Iterable[Record]) -> Path:
     folder.mkdir(parents=True)
     parquet.write(folder, contents, records)
     return folder
@@ -280,7 +281,7 @@ def edited(table: pa.Table, name: str, row: int, edit: Any) -> pa.Table:
     return with_column(table, name, values)
 
 
-OPTIONS = {
+OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "snappy": ({"compression": "snappy"}, "a column that is compressed"),
     "zstd": ({"compression": "zstd"}, "a column that is compressed"),
     "dictionary": ({"use_dictionary": True}, "a dictionary or an encoding that is not plain"),

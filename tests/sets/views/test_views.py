@@ -8,6 +8,7 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -291,8 +292,8 @@ TAMPERED = {
     "other shape": (lambda m: m.__setitem__(2, (m[2][0], saved(np.zeros((3, 1), np.float16)))), r"got .*\(3, 1\)"),
     "few values": (lambda m: m.__setitem__(2, (m[2][0], m[2][1][:-2])), r"00000000\.npy is cut off"),
     "many values": (lambda m: m.__setitem__(2, (m[2][0], m[2][1] + b"xx")), r"expected at most 134 bytes, got 136"),
-    "nan": (lambda m: m.__setitem__(2, (m[2][0], saved(np.float16([[1, np.nan, 2]])))), r"not all finite"),
-    "infinity": (lambda m: m.__setitem__(2, (m[2][0], saved(np.float16([[1, np.inf, 2]])))), r"not all finite"),
+    "nan": (lambda m: m.__setitem__(2, (m[2][0], logits_with(np.nan))), r"not all finite"),
+    "infinity": (lambda m: m.__setitem__(2, (m[2][0], logits_with(np.inf))), r"not all finite"),
     "bomb": (lambda m: m.__setitem__(3, (m[3][0], bytes(1 << 20))), r"expected at most 65716 bytes, got 1048576"),
     "other picture": (lambda m: m.__setitem__(3, (m[3][0], b"GIF89a")), r"png is not a picture of this package"),
 }  # fmt: skip
@@ -302,6 +303,10 @@ def saved(array):
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()
+
+
+def logits_with(value):
+    return saved(np.array([[1, value, 2]], np.float16))
 
 
 def pickled(shape):
@@ -510,7 +515,7 @@ def torchvision():
     return pytest.importorskip("torchvision.datasets")
 
 
-KEPT = []  # a library's operators go with it
+KEPT: list[Any] = []  # a library's operators go with it
 
 
 def spoil(name, content):
