@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.gpu.plan import CHECKS, PARTS, Check
 from ncfmkit.errors import UserError
 from ncfmkit.files import write_json
@@ -189,6 +191,10 @@ def main() -> int:
             for check in checks:
                 print(f"{check.part:8} {check.seconds:4.0f} s  {check.name}")
             return 0
+        if not SMALL and not torch.cuda.is_available():
+            raise UserError(
+                f"torch {torch.__version__} sees no GPU: NCFM_CPU=1 runs the checks in miniature on the CPU instead"
+            )
         out, keep = options.out.resolve(), options.keep.resolve()
         for folder in (out, keep):
             folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.gpu import __main__ as runner
 from benchmarks.gpu import onnxruntime_archive, pack, plan
@@ -171,6 +172,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "CHECKS", (scripted("one", script), scripted("two", "raise SystemExit(3)")))
     out, keep = tmp_path / "out", tmp_path / "keep"
     arguments = ["--parts", "step", "--data", str(data), "--packages", str(archive), "--commit", "abc"]
+    monkeypatch.setattr(runner, "SMALL", True)
     monkeypatch.setattr(sys, "argv", ["gpu", *arguments, "--out", str(out), "--keep", str(keep)])
     assert runner.main() == 1
     results = json.loads((out / "results-step.json").read_text())
@@ -186,6 +188,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--parts", "all"], "--parts 'all': expected some of step, cifar10, export"),
         (["--only", "speed"], "--only 'speed': expected some of machine, rates"),
         (["--times", "0"], "--times 0.0: expected a number above 0"),
+        (["--out", "results"], f"torch {torch.__version__} sees no GPU: NCFM_CPU=1 runs the checks in miniature"),
         (["--data", "."], "expected a folder of CIFAR-10 as .parquet files"),
         (["--packages", "nowhere.tar"], "--packages nowhere.tar is not a whole tar archive"),
     ],
@@ -194,6 +197,8 @@ def test_bad_input(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "SMALL", "--out" not in arguments)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu", "--keep", str(tmp_path / "keep"), *arguments])
     assert runner.main() == 2
     assert message in capsys.readouterr().err
