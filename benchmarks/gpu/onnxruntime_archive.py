@@ -102,12 +102,13 @@ def prune(data: bytearray, architecture: int) -> int:
 
 
 def archive(wheel: Path, out: Path, architecture: int) -> int:
-    """Writes the archive; the same wheel gives the same bytes. Returns its size.
+    """Writes the archive, whole or not at all; the same wheel gives the same bytes. Returns its size.
 
     Raises:
         UserError: the wheel has no CUDA provider, or none of its kernels runs on that architecture.
     """
-    with zipfile.ZipFile(wheel) as packed, lzma.open(out, "wb") as xz, tarfile.open(fileobj=xz, mode="w") as tar:
+    part = out.with_name(f"{out.name}.part")
+    with zipfile.ZipFile(wheel) as packed, lzma.open(part, "wb") as xz, tarfile.open(fileobj=xz, mode="w") as tar:
         names = sorted(n for n in packed.namelist() if not n.endswith("/") and not any(x in n for x in LEFT_OUT))
         if not any(n.endswith(PRUNED) for n in names):
             raise UserError(f"{wheel.name} has no {PRUNED}: expected a wheel of onnxruntime-gpu for Linux")
@@ -121,6 +122,7 @@ def archive(wheel: Path, out: Path, architecture: int) -> int:
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(content), 0o644
             tar.addfile(member, io.BytesIO(content))
+    part.replace(out)
     return out.stat().st_size
 
 
@@ -138,7 +140,6 @@ def main() -> int:
         size = archive(options.wheel, options.out, options.architecture)
     except (UserError, OSError, zipfile.BadZipFile) as error:
         notice(f"error: {error}")
-        options.out.unlink(missing_ok=True)
         return 2
     print(f"{options.out}: {format_bytes(size)}")
     return 0

@@ -287,6 +287,7 @@ def test_the_archive_of_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert b"a" * 8 not in tar.extractfile(tar.getnames()[1]).read()  # type: ignore[union-attr]
     assert onnxruntime_archive.main() == 0
     assert out.read_bytes() == first
+    out.unlink()
     monkeypatch.setattr(sys, "argv", ["archive", str(wheel), str(out), "--architecture", "70"])
     assert onnxruntime_archive.main() == 2
     assert "no kernels for architecture 70" in capsys.readouterr().err
