@@ -52,7 +52,7 @@ class Runtime:
             return function
         import torch._dynamo.config as dynamo
 
-        # torch.compile advises TF32 on GPUs that have it; fp32 means float32 here
+        # torch.compile, before 2.14, advises TF32 on GPUs that have it; fp32 means float32 here
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32 matrix multiplication available")
         dynamo.recompile_limit = 256
         dynamo.fail_on_recompile_limit_hit = True

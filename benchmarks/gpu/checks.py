@@ -5,7 +5,6 @@ measures in several ways is tried one by one, and what fails is said in its plac
 the CPU in miniature: its figures mean nothing, but that it runs at all.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -329,14 +328,15 @@ def _data() -> str:
 def cifar10(seconds: float = 200, members: int = 3, pool_epochs: int = 8) -> Result:
     """The main job from end to end, scored beside random real images: accuracy, seconds, peak memory.
 
-    Half of the seconds go to steps, as many as fit by a first measurement; the pool and the students get the rest.
+    A third of the seconds goes to steps, as many as fit by a first measurement; compilation, the pool and the students
+    get the rest.
     """
     import ncfmkit
 
     shutil.rmtree(KEEP / "run", ignore_errors=True)
-    measured = steady(contender(dataclasses.replace(PAPER, sampler="gaussian"), precision="auto"), 3)
+    measured = steady(contender(precision="auto"), 3)
     settings: Result = {"pool.members": members, "pool.epochs": pool_epochs, "repeats": 3, "student.epochs": 300}
-    settings["steps"] = max(50, min(20_000, round(500 * seconds / measured["ms"])))
+    settings["steps"] = max(50, min(20_000, round(1000 * seconds / 3 / measured["ms"])))
     if SMALL:
         settings = {"steps": 3, "pool.members": 1, "pool.epochs": 1, "repeats": 1, "student.epochs": 2}
         settings |= {"device": "cpu", "compile": "off", "width": 8}
