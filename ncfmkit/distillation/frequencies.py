@@ -1,4 +1,4 @@
-"""The T frequencies at which characteristic functions are compared (METHOD section 2; paper section 4.2.2).
+"""The T frequencies at which characteristic functions are compared (docs/method.md, section 2; paper section 4.2.2).
 
 Axes: T frequencies, D features, G = T / 16 mixture components.
 """

@@ -1,4 +1,4 @@
-"""Where the synthetic images start from (METHOD section 4)."""
+"""Where the synthetic images start from (docs/method.md, section 4)."""
 
 import numpy as np
 import torch

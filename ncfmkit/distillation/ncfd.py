@@ -1,4 +1,4 @@
-"""The discrepancy between real and synthetic features of a class, and its streamed, exact gradient (METHOD section 1).
+"""The discrepancy between a class's real and synthetic features, streamed and exact (docs/method.md, section 1).
 
 Axes: N images, C classes, D features, T frequencies. Images of several classes are stacked along N; `weight_CN` holds
 1/n_c where image n belongs to class c and 0 elsewhere, so `weight_CN @ x_NT` is the mean over each class, any subset of

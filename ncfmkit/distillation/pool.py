@@ -1,4 +1,4 @@
-"""The extractor pool: networks trained on the real data, kept at initialization and at the end (METHOD section 3).
+"""The extractor pool: networks trained on the real data, kept from both ends (docs/method.md, section 3).
 
 A pool lives in the cache under a key of everything that decides its weights; members are files of their own, so a pool
 that was interrupted goes on where it stopped, and a larger pool keeps the members of a smaller one.

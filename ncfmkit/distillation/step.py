@@ -1,9 +1,9 @@
 """The minmax loop: synthetic images are moved to match the real ones at frequencies chosen to tell them apart.
 
-`distill_step` is METHOD section 5 line by line. Classes are independent problems but for what a step shares (the
-extractor, the calibration network, the frequencies), so they are stacked along the batch axis: one optimizer over the
-stacked images is one optimizer per class, because AdamW and SGD act on every element alone and every class is stepped
-exactly once.
+`distill_step` is docs/method.md, section 5, line by line. Classes are independent problems but for what a step shares
+(the extractor, the calibration network, the frequencies), so they are stacked along the batch axis: one optimizer over
+the stacked images is one optimizer per class, because AdamW and SGD act on every element alone and every class is
+stepped exactly once.
 Axes: C classes, M stored images per class, N stacked images, P decoded images per stored image, T frequencies.
 """
 
@@ -44,7 +44,7 @@ def draw_class(problem: Problem, step: int, label: int) -> ClassDraws:
 
 
 def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
-    """One step of every class: match, ascend psi, calibrate (METHOD section 5).
+    """One step of every class: match, ascend psi, calibrate (docs/method.md, section 5).
 
     Raises:
         NonFiniteLossError: with the class and the step; the images are as the loss found them.
