@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rounding import allowed, off
+from rounding import EPS, SPARE, allowed, off
 
 from ncfmkit.distillation import ncfd
 from ncfmkit.distillation.ncfd import Chunk, characteristic_function, streamed_backward, streamed_statistic
@@ -219,7 +219,8 @@ def test_half_precision_features_are_handled_in_float32(name: str, dtype: torch.
     else:
         wide_real, wide_syn = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (wide_real, wide_syn))
         expected = numpy_ncfd(wide_real, wide_syn, freq.double().numpy(), 0.5)
-    assert value.item() == pytest.approx(expected, rel=1e-5)
+    # phases of up to about 8 are rounded by 8 * EPS; the rest is a few roundings more
+    assert value.item() == pytest.approx(expected, rel=SPARE * 8 * EPS)
 
 
 def test_float64_features_stay_float64() -> None:
