@@ -63,25 +63,25 @@ def validate(
     """
     from ncfmkit.errors import CheckFailed
     from ncfmkit.exporters import validate as job
-    from ncfmkit.exporters.timing import Effort, parse_batches
+    from ncfmkit.exporters.timing import TimingConfig, parse_batches
     from ncfmkit.jobs import setup
 
-    told = {key: value for key, value in (("layout", layout), ("output", output)) if value is not None}
-    asked = job.Validation(
+    declared = {key: value for key, value in (("layout", layout), ("output", output)) if value is not None}
+    config = job.ValidationConfig(
         model=model,
         out=out or Path(f"validation-{model.stem}"),
         provider=provider,
         against=against,
         max_accuracy_drop=max_accuracy_drop,
-        told=told,
+        declared=declared,
         threads=threads,
-        effort=None if no_speed else Effort(batches=parse_batches(batches)),
+        timing=None if no_speed else TimingConfig(batches=parse_batches(batches)),
     )
-    result = job.validate(asked, data, setup.make_settings(data.data, None, overrides))
+    result = job.validate(config, data, setup.make_settings(data.data, None, overrides))
     if json:
         o.print_json(result)
     else:
-        _show(result, asked.out)
+        _show(result, config.out)
     if result["failures"]:
         raise CheckFailed("\n".join(result["failures"]))
 

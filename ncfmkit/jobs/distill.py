@@ -112,7 +112,7 @@ def distill_real(
     settings = resolve(settings, real)
     images = _initial_images(settings, real)
     if settings.student.repeats:
-        students.test_split(real)
+        real.test_split(otherwise=students.NO_SCORE)
         check_baselines(real, baselines, stored=settings.distill.ipc, decoded=decoded_per_class(settings))
     loop.prepare(real, settings, Pool.empty(), images, runtime)
 

@@ -35,7 +35,7 @@ def train(
     check_free(out)
     if real is not None:
         check_fits(result, real)
-    test = labeled(real, students.test_split(real)) if real is not None else None
+    test = labeled(real, real.test_split()) if real is not None else None
     channels, size = result.images.shape[1], result.images.shape[-1]
     network = networks.resolve_network(settings.network, size)
     notice(f"device: {runtime.describe()}")

@@ -13,14 +13,15 @@ import numpy as np
 from torch import nn
 
 from ncfmkit.config import NetworkSettings, Settings, StudentSettings
-from ncfmkit.errors import UserError
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import Tracker, track
-from ncfmkit.real.store import RealData, Split
+from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime, device_name, versions
 from ncfmkit.scoring.baselines import BASELINES, check_baselines
 from ncfmkit.training import StackedModels, State, accuracy, fresh_state, train
+
+NO_SCORE = "or --repeats 0"  # what else a user can do who has no test split
 
 
 def side_by_side(repeats: int, size: int, runtime: Runtime) -> int:
@@ -132,7 +133,7 @@ def score_set(
         UserError: there is no test split, or too few images for a baseline.
     """
     students, repeats = settings.student, settings.student.repeats
-    build, test = network_builder(settings.network, real), labeled(real, test_split(real))
+    build, test = network_builder(settings.network, real), labeled(real, real.test_split(otherwise=NO_SCORE))
     sizes = {"stored": stored, "decoded": len(distilled) // len(real.classes), "whole": 0}
     check_baselines(real, baselines, stored=stored, decoded=sizes["decoded"])
     rows = []
@@ -180,17 +181,3 @@ def train_student(
     with track("student", settings.epochs) as bar:
         train(models, [data], settings, seed=seed, keys=[0], bar=bar)
     return models.states()[0], accuracy(models, test)[0] if test is not None else None
-
-
-def test_split(real: RealData) -> Split:
-    """The test split.
-
-    Raises:
-        UserError: there is none.
-    """
-    if real.test is None:
-        raise UserError(
-            f"{real.name} has no test split to score on: pass --holdout 0.1 to keep a tenth of each class, "
-            "or --repeats 0"
-        )
-    return real.test
