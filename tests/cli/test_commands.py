@@ -257,7 +257,7 @@ def test_wrong_data(tmp_path: Path) -> None:
     (folder / "void").mkdir()
     refused("distill", folder, "--repeats", "0", says="class 'void' has no images in shapes")
     (folder / "void").rmdir()
-    refused("distill", folder, *TINY, "--ipc", "1", says=r"shapes has no test split to score on: pass --holdout 0\.1")
+    refused("distill", folder, *TINY, "--ipc", "1", says=r"shapes has no test split .*--holdout .*--repeats 0")
     Image.new("L", (9, 9)).save(folder / "b" / "00.png")
     refused(
         "distill", folder, "--repeats", "0", says=r"b/00\.png: expected 8x8 as the first image, got 9x9: pass --size 8"
