@@ -18,6 +18,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class Part:
                 row["code"] = "out of time"
             finally:
                 if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)  # this check and what it started, a session of their own
+                    os.killpg(process.pid, signal.SIGKILL)  # this check and what it started, a group of their own
                     process.wait()
             row["seconds"] = round(time.monotonic() - start, 1)
             said.seek(0)
@@ -218,8 +219,10 @@ def main() -> int:
 
 
 def _commit() -> str | None:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT)
-    return done.stdout.strip() or None
+    with suppress(OSError):  # no git
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT)
+        return done.stdout.strip() or None
+    return None
 
 
 if __name__ == "__main__":
