@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from ncfmkit.networks.convnet import ConvNet
+
 EPS = torch.finfo(torch.float32).eps
 
 # Both do about as many roundings of the same size, in another order. So both errors are draws of about one size, and in
@@ -38,10 +40,10 @@ def allowed(plain: Values, exact: Values) -> float:
     return SPARE * max(EPS, off(plain, exact))
 
 
-def smooth(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+def smooth(build: Callable[[], ConvNet]) -> Callable[[], ConvNet]:
     """A ConvNet with SiLU for ReLU: at ReLU's kink a rounding switches a whole path of the gradient on or off."""
 
-    def built() -> nn.Module:
+    def built() -> ConvNet:
         network = build()
         blocks = network.get_submodule("blocks")
         assert isinstance(blocks, nn.Sequential)
