@@ -133,3 +133,11 @@ def test_loading_a_set_imports_little() -> None:
         "ncfmkit.sets.views.records",
         "ncfmkit.sets.views.table",
     }
+
+
+def test_every_file_is_in_the_architecture() -> None:
+    """By its name; a command's file is one of a folder that is described as a whole."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = {file.name for name, file in modules() if room_of(f"{name}.") not in ("cli",) and name != "ncfmkit"}
+    missing = sorted(name for name in names - {"__init__.py", "_version.py"} if name not in page)
+    assert not missing, f"docs/architecture.md does not name {missing}"
