@@ -173,7 +173,7 @@ def _check_spread(spread: Spread, values: Values, real: RealData) -> None:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Whitening:
-    """ZCA: `W = U diag((s + 0.1)^(-1/2)) U^T` of the images' centerd values.
+    """ZCA: `W = U diag((s + 0.1)^(-1/2)) U^T` of the images' centered values.
 
     s and U are the eigenvalues and -vectors of their unbiased covariance over the training images, in [0, 1] or
     normalized as `given`.
