@@ -15,13 +15,12 @@ import numpy as np
 import torch
 
 from ncfmkit.config import Settings
-from ncfmkit.exporters import accuracy, export, timing, validate
-from ncfmkit.exporters.matching_data import test_split
+from ncfmkit.exporters import accuracy, export, timing
 from ncfmkit.exporters.sessions import PROVIDERS, open_session
+from ncfmkit.exporters.student import load_student
 from ncfmkit.exporters.table import EXPORTERS
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.runtime import device_name, versions
-from ncfmkit.scoring import student_file
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     data = DataArguments(data=arguments.data)
-    test = test_split(data.open(Settings()))
+    test = data.open(Settings()).test_split()
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.onnx" for name in EXPORTERS["onnx"].precisions}
         for precision, path in files.items():
@@ -44,23 +43,25 @@ def main() -> None:
         sizes = {name: path.stat().st_size for name, path in files.items()}
         threads = torch.get_num_threads()
         sessions = {name: open_session(path, arguments.provider, threads=threads) for name, path in files.items()}
-    student = validate.load_student(arguments.student, sessions["fp32"].contract)
-    reference = accuracy.score(_scores(student.deployed), test.images, title="torch")
+    student = load_student(arguments.student)
+    contract = sessions["fp32"].contract
+    deployed = student.deployed(layout=contract.layout, output=contract.output)
+    reference = accuracy.score(_scores(deployed), test.images, title="torch")
     accuracies = {"torch": accuracy.tally(reference, test.labels)["accuracy"]}
     agreements = {}
     for name, session in sessions.items():
         scores = accuracy.score(session, test.images, title=name)
         accuracies[name] = accuracy.tally(scores, test.labels)["accuracy"]
         agreements[name] = accuracy.agreement(scores, reference)
-    effort = timing.Effort(batches=timing.parse_batches(arguments.batches))
+    config = timing.TimingConfig(batches=timing.parse_batches(arguments.batches))
     device = PROVIDERS[arguments.provider].device
-    timed = timing.time_device(device, sessions, student.deployed, test.images, effort)
+    timed = timing.time_device(device, sessions, deployed, test.images, config)
     result = {
         "device": device_name(torch.device(device)),
         "provider": arguments.provider,
         "threads": threads,
-        "versions": versions() | sessions["fp32"].contract.metadata["versions"],
-        "student": student_file.load(arguments.student)[1]["network"],
+        "versions": versions() | contract.metadata["versions"],
+        "student": student.metadata["network"],
         "bytes": sizes,
         "accuracy": accuracies,
         "agreement": agreements,
@@ -89,9 +90,9 @@ def _show(result: dict) -> None:
         agreement = f"{100 * result['agreement'][name]['agreement']:.2f}" if name in result["agreement"] else ""
         cells = [name, size, f"{100 * right:.2f}", agreement]
         for batch in row["batches"]:
-            figure = f"{batch['p50_ms']:.3f}" if batch["batch"] == 1 else f"{batch['images_per_second']:,.0f}"
+            speed = f"{batch['p50_ms']:.3f}" if batch["batch"] == 1 else f"{batch['images_per_second']:,.0f}"
             cells += [
-                figure,
+                speed,
                 *(f"{batch['times'][t]:.2f}" if batch["times"] else "" for t in (timing.EAGER, timing.COMPILED)),
             ]
         print("| " + " | ".join(cells) + " |")

@@ -11,20 +11,18 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import floor
 from benchmarks.settings import Setting
+from ncfmkit.exporters.turns import Ended, take_turns
 
 # glibc then gives freed blocks back at once, so that what is resident is in use
 TRIM = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 EXPECTED_SPEEDUP = 4  # to tell beforehand what would take too long
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class Ended(Exception):
-    """A contender ended instead of answering: why, in one line without paths."""
 
 
 class Process:
@@ -97,19 +95,17 @@ def turns(contenders: dict[str, Process], *, rounds: int, limit: float) -> tuple
         rounds: steps of each.
         limit: seconds after which two rounds must do.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    notes = []
     start = time.monotonic()
-    for done in range(rounds):
-        if done >= 2 and time.monotonic() - start > limit:
-            break
-        for name in list(seconds):
-            try:
-                seconds[name].append(contenders[name].ask("step")["seconds"])
-            except Ended as error:
-                notes.append(f"{name} {error}")
-                del seconds[name]
-    return seconds, notes
+
+    def step(process: Process) -> list[float]:
+        return [process.ask("step")["seconds"]]
+
+    def another(seconds: dict[str, list[float]]) -> bool:
+        done = len(next(iter(seconds.values())))
+        return done < rounds and (done < 2 or time.monotonic() - start <= limit)
+
+    seconds, ended = take_turns({name: partial(step, p) for name, p in contenders.items()}, go_on=another)
+    return seconds, [f"{name} {reason}" for name, reason in ended.items()]
 
 
 def race(

@@ -61,27 +61,27 @@ def validate(
     """
     from ncfmkit.errors import CheckFailed
     from ncfmkit.exporters import validate as job
-    from ncfmkit.exporters.timing import Effort, parse_batches
+    from ncfmkit.exporters.timing import TimingConfig, parse_batches
     from ncfmkit.jobs import setup
     from ncfmkit.real.arguments import DataArguments
 
-    told = {key: value for key, value in (("layout", layout), ("output", output)) if value is not None}
-    asked = job.Validation(
+    declared = {key: value for key, value in (("layout", layout), ("output", output)) if value is not None}
+    config = job.ValidationConfig(
         model=model,
         out=out or Path(f"validation-{model.stem}"),
         provider=provider,
         against=against,
         max_accuracy_drop=max_accuracy_drop,
-        told=told,
+        declared=declared,
         threads=threads,
-        effort=None if no_speed else Effort(batches=parse_batches(batches)),
+        timing=None if no_speed else TimingConfig(batches=parse_batches(batches)),
     )
     arguments = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    result = job.validate(asked, arguments, setup.make_settings(data, None, overrides))
+    result = job.validate(config, arguments, setup.make_settings(data, None, overrides))
     if json:
         o.print_json(result)
     else:
-        _show(result, asked.out)
+        _show(result, config.out)
     if result["failures"]:
         raise CheckFailed("\n".join(result["failures"]))
 

@@ -9,6 +9,9 @@ import torch
 
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
+from ncfmkit.exporters.contract import Contract, format_shape
+from ncfmkit.exporters.matching_data import open_images
+from ncfmkit.exporters.student import Student
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.sets import set_file
@@ -16,7 +19,7 @@ from ncfmkit.sets.loading import load
 from ncfmkit.sets.manifest import DIGEST_KEY
 from ncfmkit.sets.package import is_package
 
-MOST_REAL = 1000  # images of real data; distilled sets are taken whole
+MOST_REAL = 1000  # images of real data; of a distilled set all are taken
 FEWEST = 10
 
 
@@ -33,33 +36,39 @@ def is_set(text: str) -> bool:
 
 
 def calibration_images(
-    wanted: DataArguments | None, student: Path, metadata: dict[str, Any], settings: Settings
+    student: Student, contract: Contract, data: DataArguments | None, settings: Settings
 ) -> Calibration:
     """The images to calibrate with.
 
     Args:
-        wanted: `data` names a set or real data; none: the set that the student was trained on, found by its digests
-            beside the student.
-        student, metadata: the student's file, and what `student_file.load` says of it.
+        student: what is to be exported.
+        contract: what it takes.
+        data: a set's file, run directory or package, or real data; none: the set that the student was trained on, found
+            by its digests beside the student.
         settings: how real data are read.
 
     Raises:
         UserError: nothing there, images of another shape than the student's, or too few.
     """
-    if wanted is None:
-        path = _set_beside(student, metadata["trained_on"])
-        notice(f"int8 is calibrated with {path}, the set that the student was trained on")
-        found = _from_set(path)
-    elif is_set(wanted.data):
-        found = _from_set(Path(wanted.data))
-    else:
-        found = _from_real(wanted, settings)
-    expected, got = (metadata["channels"], metadata["size"], metadata["size"]), found.images.shape[1:]
-    if got != expected:
-        advice = "pass another set" if found.distilled else "pass --size, --resize and --color to make them fit"
-        raise UserError(
-            f"--calibration: {student} takes {_by(expected)} images, {found.origin['name']} has {_by(got)}: {advice}"
+    if data is not None and not is_set(data.data):
+        real = open_images(str(student.path), contract, data, settings)
+        images = spread(real.train.images, MOST_REAL)
+        found = Calibration(
+            images=images,
+            origin={"name": real.name, "fingerprint": real.fingerprint, "images": len(images)},
+            distilled=False,
         )
+    else:
+        path = Path(data.data) if data else _set_beside(student)
+        small = load(path)
+        images = small.decoded()[0].mul(255).round().to(torch.uint8).numpy()
+        if images.shape[1:] != contract.image_shape:
+            raise UserError(
+                f"--calibration: {student.path} takes {format_shape(contract.image_shape)} images, "
+                f"{small.manifest['name']} has {format_shape(images.shape[1:])}: pass another set"
+            )
+        origin = {k: small.manifest[k] for k in ("name", DIGEST_KEY)} | {"images": len(images)}
+        found = Calibration(images=images, origin=origin, distilled=True)
     if len(found.images) < FEWEST:
         raise UserError(
             f"--calibration: {len(found.images)} images are too few to calibrate int8 with, expected {FEWEST} or "
@@ -68,32 +77,16 @@ def calibration_images(
     return found
 
 
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _set_beside(student: Path, trained_on: dict[str, Any]) -> Path:
-    for path in sorted(student.parent.glob("*.safetensors")):
-        if path != student and set_file.digests(path) == trained_on["sha256"]:
+def _set_beside(student: Student) -> Path:
+    trained_on = student.metadata["trained_on"]
+    for path in sorted(student.path.parent.glob("*.safetensors")):
+        if path != student.path and set_file.digests(path) == trained_on["sha256"]:
+            notice(f"int8 is calibrated with {path}, the set that the student was trained on")
             return path
     raise UserError(
         "--precision int8 needs images to calibrate with: pass --calibration and the distilled set "
         f"{trained_on['name']} (its file or run directory), or real data"
     )
-
-
-def _from_set(path: Path) -> Calibration:
-    small = load(path)
-    images = small.decoded()[0].mul(255).round().to(torch.uint8).numpy()
-    origin = {k: small.manifest[k] for k in ("name", DIGEST_KEY)} | {"images": len(images)}
-    return Calibration(images=images, origin=origin, distilled=True)
-
-
-def _from_real(wanted: DataArguments, settings: Settings) -> Calibration:
-    real = wanted.open(settings)
-    images = spread(real.train.images, MOST_REAL)
-    origin = {"name": real.name, "fingerprint": real.fingerprint, "images": len(images)}
-    return Calibration(images=images, origin=origin, distilled=False)
 
 
 def spread(images_NCHW: np.ndarray, most: int) -> np.ndarray:

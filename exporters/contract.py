@@ -19,9 +19,10 @@ OUTPUTS = ("logits", "probabilities")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One way to hand images over."""
+    """One way to hand images over: a row of `LAYOUTS`."""
 
     dtype: type  # numpy's
+    port_type: str  # ONNX's name for the type
     channels_last: bool
     summary: str
 
@@ -38,9 +39,15 @@ class Layout:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "uint8-nchw": Layout(dtype=np.uint8, channels_last=False, summary="uint8 [N, C, H, W], 0 to 255"),
-    "uint8-nhwc": Layout(dtype=np.uint8, channels_last=True, summary="uint8 [N, H, W, C], 0 to 255"),
-    "float-nchw": Layout(dtype=np.float32, channels_last=False, summary="float32 [N, C, H, W], 0 to 1"),
+    "uint8-nchw": Layout(
+        dtype=np.uint8, port_type="tensor(uint8)", channels_last=False, summary="uint8 [N, C, H, W], 0 to 255"
+    ),
+    "uint8-nhwc": Layout(
+        dtype=np.uint8, port_type="tensor(uint8)", channels_last=True, summary="uint8 [N, H, W, C], 0 to 255"
+    ),
+    "float-nchw": Layout(
+        dtype=np.float32, port_type="tensor(float)", channels_last=False, summary="float32 [N, C, H, W], 0 to 1"
+    ),
 }
 
 
@@ -55,6 +62,8 @@ class Port:
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
+    """What takes images: a model, or the model that a student would be exported to."""
+
     input_name: str
     layout: str  # a row of LAYOUTS
     channels: int
@@ -65,17 +74,21 @@ class Contract:
     class_count: int
     metadata: dict[str, Any]  # what ncfmkit wrote into the file; empty for a model of other origin
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of a uint8 image as the toolkit has it, before :meth:`feed` arranges it."""
+        return self.channels, self.size, self.size
+
     def feed(self, images_NCHW: np.ndarray) -> np.ndarray:
         """uint8 `[N, C, H, W]` as the model takes it.
 
         Raises:
             UserError: images of another shape or type.
         """
-        expected = (self.channels, self.size, self.size)
-        if images_NCHW.dtype != np.uint8 or images_NCHW.shape[1:] != expected:
+        if images_NCHW.dtype != np.uint8 or images_NCHW.shape[1:] != self.image_shape:
+            expected, got = map(format_shape, (self.image_shape, images_NCHW.shape[1:]))
             raise UserError(
-                f"the model takes {self.channels}x{self.size}x{self.size} images, got "
-                f"{'x'.join(map(str, images_NCHW.shape[1:]))} {images_NCHW.dtype}: pass images of that size and color"
+                f"the model takes {expected} images, got {got} {images_NCHW.dtype}: pass images of that size and color"
             )
         return LAYOUTS[self.layout].arrange(images_NCHW)
 
@@ -88,31 +101,36 @@ class Contract:
         return exponents / exponents.sum(axis=1, keepdims=True)
 
 
+def format_shape(shape: Sequence[int]) -> str:
+    """Lengths as messages have them: `3x32x32`."""
+    return "x".join(map(str, shape))
+
+
 def read_contract(
-    where: str, inputs: Sequence[Port], outputs: Sequence[Port], metadata: dict[str, str], *, told: dict[str, str]
+    where: str, inputs: Sequence[Port], outputs: Sequence[Port], metadata: dict[str, str], *, declared: dict[str, str]
 ) -> Contract:
     """The contract of a graph with those ports and that metadata.
 
     A model of other origin says only types and shapes: float32 images are then taken to be in [0, 1], the output to be
-    logits, and `told` may say otherwise (`layout`, `output`).
+    logits, and `declared` may say otherwise (`layout`, `output`).
 
     Raises:
-        UserError: the graph is not an image classifier that this toolkit can feed, or `told` contradicts the file.
+        UserError: the graph is not an image classifier that this toolkit can feed, or `declared` contradicts the file.
     """
     ours = _our_metadata(where, metadata)
     if len(inputs) != 1 or len(outputs) != 1:
         raise UserError(f"{where}: expected one input and one output, got {len(inputs)} and {len(outputs)}")
     (images,), (scores,) = inputs, outputs
     said = {"layout": ours["input"]["layout"], "output": ours["output"]["kind"]} if ours else {}
-    for key, value in told.items():
+    for key, value in declared.items():
         if said.get(key, value) != value:
-            raise UserError(f"{where} says itself that its {key} is {said[key]}, told was {value}: leave that out")
-    known = told | said
+            raise UserError(f"{where} says itself that its {key} is {said[key]}, not {value}: leave that out")
+    known = declared | said
     layout = known.get("layout") or _layout_of(where, images)
     channels, size = _image_shape(where, images, layout)
     count = scores.shape[-1] if len(scores.shape) == 2 else None
     if not isinstance(count, int) or count < 1 or scores.type not in ("tensor(float)", "tensor(float16)"):
-        raise UserError(f"{where}: expected an output of float scores [N, classes], got {_declared(scores)}")
+        raise UserError(f"{where}: expected an output of float scores [N, classes], got {_port_text(scores)}")
     classes = tuple(ours["classes"]) if ours else None
     if classes is not None and len(classes) != count:
         raise UserError(f"{where} is damaged: its metadata names {len(classes)} classes, its output has {count}")
@@ -175,30 +193,29 @@ def _check_optional(ours: dict[str, Any]) -> None:
 
 
 def _layout_of(where: str, images: Port) -> str:
-    """The layout that type and shape tell."""
-    first, last = (images.shape[1], images.shape[3]) if len(images.shape) == 4 else (None, None)
-    if images.type == "tensor(uint8)" and last in (1, 3) and first not in (1, 3):
-        return "uint8-nhwc"
-    if images.type == "tensor(uint8)":
-        return "uint8-nchw"
-    if images.type == "tensor(float)":
-        return "float-nchw"
-    raise UserError(f"{where}: expected uint8 or float32 images, got {_declared(images)}")
+    """The first layout of that type where the channels would be 1 or 3; the first of that type if that fits none."""
+    of_type = [name for name, row in LAYOUTS.items() if row.port_type == images.type]
+    if not of_type:
+        raise UserError(f"{where}: expected uint8 or float32 images, got {_port_text(images)}")
+    if len(images.shape) == 4:
+        for name in of_type:
+            if images.shape[3 if LAYOUTS[name].channels_last else 1] in (1, 3):
+                return name
+    return of_type[0]
 
 
 def _image_shape(where: str, images: Port, layout: str) -> tuple[int, int]:
     shape, row = images.shape, LAYOUTS[layout]
-    expected_type = "tensor(float)" if row.dtype is np.float32 else "tensor(uint8)"
-    if len(shape) == 4 and images.type == expected_type:
+    if len(shape) == 4 and images.type == row.port_type:
         channels, height, width = (shape[3], *shape[1:3]) if row.channels_last else shape[1:]
         if isinstance(shape[0], int):
             raise UserError(f"{where} takes {shape[0]} images at a time: export it with a dynamic batch")
         if channels in (1, 3) and isinstance(height, int) and height == width > 0:
             return channels, height
     raise UserError(
-        f"{where}: expected square images of 1 or 3 channels, {row.summary}, with fixed sides; got {_declared(images)}"
+        f"{where}: expected square images of 1 or 3 channels, {row.summary}, with fixed sides; got {_port_text(images)}"
     )
 
 
-def _declared(port: Port) -> str:
+def _port_text(port: Port) -> str:
     return f"{port.name!r} {port.type} [{', '.join(map(str, port.shape))}]"

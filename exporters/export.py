@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +20,18 @@ from ncfmkit.exporters import onnx as onnx_export
 from ncfmkit.exporters import parity, quantize
 from ncfmkit.exporters.accuracy import score, tally
 from ncfmkit.exporters.calibration import Calibration, calibration_images, spread
-from ncfmkit.exporters.contract import INPUT_NAME, LAYOUTS, OUTPUTS, Layout
-from ncfmkit.exporters.matching_data import Taker, open_fitting, test_split
+from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, Layout
+from ncfmkit.exporters.matching_data import open_fitting
 from ncfmkit.exporters.sessions import open_session
+from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.table import EXPORTERS, Exporter
-from ncfmkit.files import sha256_of
 from ncfmkit.images import channel_tensors, normalize
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData, Split
-from ncfmkit.scoring import student_file
 from ncfmkit.sets.manifest import DIGEST_KEY
 
 REAL_IMAGES = 512  # at most, for parity
-
-
-@dataclass(frozen=True, kw_only=True)
-class Student:
-    path: Path
-    network: torch.nn.Module  # in eval mode, on the CPU
-    metadata: dict[str, Any]
-    sha256: str  # of the file
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of one image."""
-        return self.metadata["channels"], self.metadata["size"], self.metadata["size"]
 
 
 def export(
@@ -93,17 +78,17 @@ def export(
     onnx_export.require_packages()
     row.function("require")()
     opset = onnx_export.choose_opset(opset)
-    source = _load(student)
-    settings = settings or Settings()
-    real = open_fitting(data, settings, _taker(source)) if data else None
-    calibrate = None
-    if precision == "int8":
-        calibrate = calibration_images(calibration, student, source.metadata, settings)
-    images = _parity_images(source, real, calibrate)
+    source, settings = load_student(student), settings or Settings()
+    contract = source.contract(layout=layout, output=output)
+    real = open_fitting(str(student), contract, data, settings) if data else None
+    calibrate = calibration_images(source, contract, calibration, settings) if precision == "int8" else None
+    images = _parity_images(contract, real, calibrate)
     reference, name = _reference(source, output), source.metadata["network"]["name"]
     notice(f"exporting {student}: {name}, {precision}, opset {opset}, {LAYOUTS[layout].summary}")
     with _work_folder(out) as folder:
-        onnx_file, about = _write_onnx(folder, source, precision, layout, output, opset)
+        model = onnx_export.to_onnx(source, layout=layout, output=output, half=precision == "fp16", opset=opset)
+        onnx_file, about = folder / "model.onnx", _about(source, contract, precision, opset)
+        onnx_export.save(model, about, onnx_file)  # float32 where int8 is still to come
         failed = []
         if calibrate is not None:
             rows = parity.compare(reference, open_session(onnx_file), images, output=output)
@@ -131,7 +116,9 @@ def export(
         "failures": failed,
     }
     if failed:
-        raise CheckFailed(_failed_message(target, failed), result=result)
+        listed = "".join(f"\n  {line}" for line in failed)
+        says = f"the exported model does not answer as the student does; it was kept as {target}:{listed}"
+        raise CheckFailed(says, result=result)
     return result
 
 
@@ -190,16 +177,6 @@ def _failed_name(out: Path) -> Path:
     return out.with_name(f"{out.stem}.failed-parity{out.suffix}")
 
 
-def _failed_message(target: Path, failed: Sequence[str]) -> str:
-    listed = "".join(f"\n  {line}" for line in failed)
-    return f"the exported model does not answer as the student does; it was kept as {target}:{listed}"
-
-
-def _load(path: Path) -> Student:
-    network, metadata = student_file.load(path)
-    return Student(path=path, network=network, metadata=metadata, sha256=sha256_of(path))
-
-
 @contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out`, so that finished files only need another name; nothing of it stays."""
@@ -217,32 +194,20 @@ def _work_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {out}: {error.strerror or error}{full}") from None
 
 
-def _write_onnx(
-    folder: Path, source: Student, precision: str, layout: str, output: str, opset: int
-) -> tuple[Path, dict[str, Any]]:
-    """The ONNX file, float32 where int8 is still to come, and what it says of itself."""
-    model = onnx_export.to_onnx(
-        source.network, source.metadata, layout=layout, output=output, half=precision == "fp16", opset=opset
-    )
-    path, about = folder / "model.onnx", _about(source, layout, output, precision, opset)
-    onnx_export.save(model, about, path)
-    return path, about
-
-
-def _about(source: Student, layout: str, output: str, precision: str, opset: int) -> dict[str, Any]:
+def _about(source: Student, contract: Contract, precision: str, opset: int) -> dict[str, Any]:
     """What the model says of itself, the same from one export to the next."""
-    m = source.metadata
+    m, c = source.metadata, contract
     return {
         "kind": "exported student",
         "tool": f"ncfmkit {__version__}",
         "versions": {name: importlib.import_module(name).__version__ for name in ("torch", *onnx_export.NEEDED)},
         "classes": m["classes"],
-        "input": {"name": INPUT_NAME, "layout": layout, "channels": m["channels"], "size": m["size"]},
-        "output": {"name": output, "kind": output},
+        "input": {"name": c.input_name, "layout": c.layout, "channels": c.channels, "size": c.size},
+        "output": {"name": c.output_name, "kind": c.output},
         "precision": precision,
         "opset": opset,
         "student": {
-            "sha256": source.sha256,
+            "sha256": source.sha256(),
             "network": m["network"],
             "mean": m["mean"],
             "std": m["std"],
@@ -252,16 +217,10 @@ def _about(source: Student, layout: str, output: str, precision: str, opset: int
     }
 
 
-def _taker(source: Student) -> Taker:
-    channels, size, _ = source.shape
-    classes = tuple(source.metadata["classes"])
-    return Taker(name=str(source.path), channels=channels, size=size, classes=classes, class_count=len(classes))
-
-
-def _parity_images(source: Student, real: RealData | None, calibrate: Calibration | None) -> dict[str, np.ndarray]:
-    images = {"random": parity.random_images(sum(parity.BATCHES), source.shape[0], source.shape[1])}
+def _parity_images(contract: Contract, real: RealData | None, calibrate: Calibration | None) -> dict[str, np.ndarray]:
+    images = {"random": parity.random_images(sum(parity.BATCHES), contract.channels, contract.size)}
     if real is not None:
-        images["real"] = spread(test_split(real).images, REAL_IMAGES)
+        images["real"] = spread(real.test_split().images, REAL_IMAGES)
     elif calibrate is not None:
         images["distilled" if calibrate.distilled else "calibration"] = spread(calibrate.images, REAL_IMAGES)
     else:
@@ -285,15 +244,15 @@ class _Int8:
 
     def layers_to_keep(self, skip: Sequence[str], real: RealData | None, drop: float | None) -> list[str]:
         """The layers that stay float32: those asked for, and those that the search for accuracy finds."""
-        asked = quantize.chosen(skip, self.layers)
+        skipped = quantize.chosen(skip, self.layers)
         if drop is None or real is None:
-            return asked
-        test, probe = test_split(real), spread(self.images, REAL_IMAGES)
+            return skipped
+        test, probe = real.test_split(), spread(self.images, REAL_IMAGES)
 
         def measured(path: Path) -> float:
             return _accuracy(open_session(path), test, f"accuracy on {real.name}")
 
-        return quantize.search(self.quantized, self.layers, asked, probe, self.float_file, measured, drop / 100)
+        return quantize.search(self.quantized, self.layers, skipped, probe, self.float_file, measured, drop / 100)
 
     def write(self, keep: Sequence[str], about: dict[str, Any]) -> Path:
         """The int8 file with its metadata."""
@@ -315,7 +274,7 @@ def _reference(source: Student, output: str) -> parity.Scores:
 
 
 def _accuracies(reference: parity.Scores, runner: parity.Scores, real: RealData) -> dict[str, Any]:
-    test = test_split(real)
+    test = real.test_split()
     return {
         "data": real.name,
         "images": len(test.images),

@@ -1,36 +1,49 @@
-"""Real data that fit a model: opened as they are, and if they do not fit, with the flags that mend it."""
+"""Real data that fit a model: opened as they are, and if they do not fit, with the flags that mend it.
+
+They are opened here and not by the commands: which flags mend it depends on the contract of the model, and a model is
+opened, and a request checked, before the minutes that reading data can take.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
+from ncfmkit.exporters.contract import Contract
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.decode import COLORS
-from ncfmkit.real.store import RealData, Split
+from ncfmkit.real.store import RealData
 
 
-@dataclass(frozen=True, kw_only=True)
-class Taker:
-    """What takes the images: a model or a student."""
+def open_fitting(name: str, contract: Contract, data: DataArguments, settings: Settings) -> RealData:
+    """Real data to measure a model or student on: its sizes, colors and classes, with a test split.
 
-    name: str  # for messages
-    channels: int
-    size: int
-    classes: tuple[str, ...] | None  # None: it has no names for them
-    class_count: int
-
-
-def open_fitting(data: DataArguments, settings: Settings, taker: Taker) -> RealData:
-    """Real data that fit the model or student as they are read, with a test split.
+    Args:
+        name: the model's or student's, for messages.
+        contract: what it takes.
+        data: where the data are.
+        settings: how they are read, see `Settings.data`.
 
     Raises:
         UserError: they cannot be read, have other sizes, colors or classes, with the flags that mend it, or no test
             split.
     """
-    size_flags = f"--size {taker.size} --resize crop"
-    color = next(name for name, channels in COLORS.items() if channels == taker.channels)
-    color_flags = f"--color {color} --convert-color"
+    real = open_images(name, contract, data, settings)
+    if contract.classes is not None:
+        check_classes(name, contract.classes, real.name, real.classes)
+    elif contract.class_count != len(real.classes):
+        raise UserError(f"{name} tells {contract.class_count} classes apart, {real.name} has {len(real.classes)}")
+    real.test_split()
+    return real
+
+
+def open_images(name: str, contract: Contract, data: DataArguments, settings: Settings) -> RealData:
+    """Real data with images of a model's size and color, whatever their classes; arguments as :func:`open_fitting`.
+
+    Raises:
+        UserError: they cannot be read, or have other sizes or colors, with the flags that mend it.
+    """
+    size, color = contract.size, next(name for name, channels in COLORS.items() if channels == contract.channels)
+    size_flags, color_flags = f"--size {size} --resize crop", f"--color {color} --convert-color"
     try:
         real = data.open(settings)
     except UserError as error:
@@ -38,21 +51,14 @@ def open_fitting(data: DataArguments, settings: Settings, taker: Taker) -> RealD
         flags = size_flags if "--resize crop" in advice else color_flags if "--convert-color" in advice else ""
         if not flags:
             raise
-        raise UserError(
-            f"{problem}: pass {flags}, since {taker.name} takes {taker.size}x{taker.size} {color}"
-        ) from None
-    needed = [size_flags] * (real.size != taker.size) + [color_flags] * (real.channels != taker.channels)
+        raise UserError(f"{problem}: pass {flags}, since {name} takes {size}x{size} {color}") from None
+    needed = [size_flags] * (real.size != size) + [color_flags] * (real.channels != contract.channels)
     if needed:
         own = next(name for name, channels in COLORS.items() if channels == real.channels)
         raise UserError(
-            f"{real.name} has {real.size}x{real.size} {own} images, {taker.name} takes {taker.size}x{taker.size} "
-            f"{color}: pass {' '.join(needed)}, or the data that it was made for"
+            f"{real.name} has {real.size}x{real.size} {own} images, {name} takes {size}x{size} {color}: "
+            f"pass {' '.join(needed)}, or the data that it was made for"
         )
-    if taker.classes is not None:
-        check_classes(taker.name, taker.classes, real.name, real.classes)
-    elif taker.class_count != len(real.classes):
-        raise UserError(f"{taker.name} tells {taker.class_count} classes apart, {real.name} has {len(real.classes)}")
-    test_split(real)
     return real
 
 
@@ -67,19 +73,10 @@ def check_classes(one: str, ours: Sequence[str], other: str, theirs: Sequence[st
             f"first and {theirs[label]!r} in the second"
         )
     only = [[name for name in a if name not in set(b)] for a, b in ((ours, theirs), (theirs, ours))]
-    parts = [f"only {who} has {_few(names)}" for who, names in zip((one, other), only, strict=True) if names]
+    parts = [f"only {who} has {_listed(names)}" for who, names in zip((one, other), only, strict=True) if names]
     raise UserError(f"{one} has {len(ours)} classes, {other} {len(theirs)}: {'; '.join(parts)}")
 
 
-def _few(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
+    """Four names at most, and how many more there are."""
     return ", ".join(map(repr, names[:4])) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def test_split(real: RealData) -> Split:
-    """The test split; UserError if there is none."""
-    if real.test is None:
-        raise UserError(
-            f"{real.name} has no test split to measure on: pass --holdout with the fraction that was kept from "
-            "training, such as 0.1"
-        )
-    return real.test

@@ -13,13 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ncfmkit._version import __version__
 from ncfmkit.errors import UserError
-from ncfmkit.exporters.contract import INPUT_NAME, LAYOUTS, METADATA_KEY
-from ncfmkit.exporters.preprocessing import Deployed
+from ncfmkit.exporters.contract import METADATA_KEY
 from ncfmkit.exporters.sessions import onnxruntime, probe_model
+from ncfmkit.exporters.student import Student
 
 OLDEST_OPSET = 18  # what torch's exporter writes; older ones it would have to convert down to
 LARGEST_EMBEDDED = 1_900_000_000  # bytes; an ONNX file ends at 2 GiB, so larger models keep their weights beside it
@@ -36,8 +37,8 @@ def require_packages() -> None:
         )
 
 
-def choose_opset(asked: int | None) -> int:
-    """The opset to export with: the one asked for, or the newest that this torch writes and ONNX Runtime runs.
+def choose_opset(opset: int | None) -> int:
+    """The opset to export with: that one, or where there is none the newest that torch writes and ONNX Runtime runs.
 
     Raises:
         UserError: it is not between `OLDEST_OPSET` and the newest.
@@ -48,14 +49,14 @@ def choose_opset(asked: int | None) -> int:
     newest = min(ONNX_MAX_OPSET, onnx.defs.onnx_opset_version())
     while newest > OLDEST_OPSET and not _runs(newest):
         newest -= 1
-    if asked is not None and not OLDEST_OPSET <= asked <= newest:
+    if opset is not None and not OLDEST_OPSET <= opset <= newest:
         import onnxruntime as ort
 
         raise UserError(
-            f"--opset {asked}: expected {OLDEST_OPSET} to {newest}, the newest that torch {torch.__version__} exports "
+            f"--opset {opset}: expected {OLDEST_OPSET} to {newest}, the newest that torch {torch.__version__} exports "
             f"and onnxruntime {ort.__version__} runs"
         )
-    return newest if asked is None else asked
+    return newest if opset is None else opset
 
 
 def _runs(opset: int) -> bool:
@@ -67,33 +68,20 @@ def _runs(opset: int) -> bool:
     return True
 
 
-def to_onnx(
-    network: torch.nn.Module, student: dict[str, Any], *, layout: str, output: str, half: bool, opset: int
-) -> Any:
+def to_onnx(student: Student, *, layout: str, output: str, half: bool, opset: int) -> Any:
     """The student as an ONNX model (a ModelProto): pixels in, scores out, dynamic batch, no trace of this machine.
 
     Nodes are named after the layers that they come from (`blocks.0/Conv`).
 
     Args:
-        network: in eval mode, on the CPU.
-        student: its metadata, as `student_file.load` gives it.
         layout: a row of `LAYOUTS`.
         output: logits or probabilities.
         half: float16 but for the norms, see :class:`Deployed`.
         opset: as :func:`choose_opset` gives it.
     """
-    deployed = Deployed(
-        network,
-        mean=student["mean"],
-        std=student["std"],
-        layout=layout,
-        output=output,
-        half=half,
-        lower_norms=True,
-    )
-    row = LAYOUTS[layout]
-    dtype = torch.uint8 if layout.startswith("uint8") else torch.float32
-    images = torch.zeros(TRACED_BATCH, *row.shape(student["channels"], student["size"]), dtype=dtype)
+    deployed = student.deployed(layout=layout, output=output, half=half, lower_norms=True)
+    contract = student.contract(layout=layout, output=output)
+    images = torch.from_numpy(contract.feed(np.zeros((TRACED_BATCH, *contract.image_shape), np.uint8)))
     importlib.import_module("torch._dynamo")  # an interruption of the exporter's own late import loses its name
     with _quiet():
         program = torch.onnx.export(
@@ -102,8 +90,8 @@ def to_onnx(
             dynamo=True,
             opset_version=opset,
             dynamic_shapes=({0: "batch"},),
-            input_names=[INPUT_NAME],
-            output_names=[output],
+            input_names=[contract.input_name],
+            output_names=[contract.output_name],
             verbose=False,
         )
     assert program is not None

@@ -85,15 +85,15 @@ def _compare_kind(
         got.append(b_NK)
         bar.advance(len(batch_NCHW))
     a_NK, b_NK = np.concatenate(expected), np.concatenate(got)
-    centerd = a_NK - a_NK.mean(axis=1, keepdims=True)
+    centered = a_NK - a_NK.mean(axis=1, keepdims=True)
     differ = a_NK.argmax(1) != b_NK.argmax(1)
     return {
         "count": len(a_NK),
         "batches": batches,
         "max_abs": max(b["max_abs"] for b in batches),
         "max_rel": max(b["max_rel"] for b in batches),
-        "rms": float(np.sqrt(np.mean((a_NK - b_NK) ** 2) / max(np.mean(centerd**2), 1e-24))),
-        "spread": float(np.sqrt(np.mean(centerd**2))),
+        "rms": float(np.sqrt(np.mean((a_NK - b_NK) ** 2) / max(np.mean(centered**2), 1e-24))),
+        "spread": float(np.sqrt(np.mean(centered**2))),
         "agreement": float(1 - differ.mean()),
         "finite": bool(np.isfinite(a_NK).all() and np.isfinite(b_NK).all()),
         "margins": np.concatenate(margins),

@@ -123,7 +123,7 @@ def search(
     base, kept = accuracy(float_model), list(skip)
 
     def drop(keep: list[str]) -> float:
-        """Accuracy lost, with what people are told of it."""
+        """Accuracy lost; a notice says how much."""
         reached = accuracy(attempt(keep))
         notice(f"int8 search: {len(keep)} of {len(known)} layers float: {reached:.2%}, in float32 {base:.2%}")
         return base - reached

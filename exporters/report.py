@@ -23,7 +23,7 @@ from ncfmkit.progress import printable
 from ncfmkit.reports.page import escaped, facts_html, figure_html, write_page
 from ncfmkit.reports.scores import ABSENT
 
-BUSY = 0.05  # share of the CPUs used by others, from which on it is told
+BUSY = 0.05  # share of the CPUs used by others, from which on the report says so
 WORST = 5  # confusions that are listed in words
 SHOWN_CLASSES = 20  # rows of the table of classes that are not folded away, and classes whose cells have figures
 NAMED_CLASSES = 60  # above, the confusion matrix has label numbers in place of names
@@ -511,7 +511,7 @@ def _model_facts(result: dict[str, Any]) -> dict[str, Any]:
         "Output": f"{model['output']} of {model['classes']} classes",
         "Precision": ours.get("precision"),
         "Written by": ours.get("tool"),
-        "Origin": None if ours else "no metadata of ncfmkit: input, output and classes as assumed or told",
+        "Origin": None if ours else "no metadata of ncfmkit: input, output and classes as assumed or declared",
     }
     if student:
         facts["Student"] = f"{student['path']}, {student['network']}"

@@ -169,7 +169,9 @@ class Session:
         placement: nodes by the provider that ran them, and per provider by operator.
     """
 
-    def __init__(self, path: Path, provider: str, *, threads: int | None = None, told: dict[str, str] | None = None):
+    def __init__(
+        self, path: Path, provider: str, *, threads: int | None = None, declared: dict[str, str] | None = None
+    ):
         self.path, self.provider, self.row = path, provider, PROVIDERS[provider]
         self._ort = onnxruntime()
         start = time.perf_counter()
@@ -184,13 +186,13 @@ class Session:
             raise UserError(
                 f"{path} is not a whole ONNX file: it is truncated, what ncfmkit wrote at its end is missing"
             )
-        self.contract: Contract = read_contract(str(path), inputs, outputs, metadata, told=told or {})
-        self(self._blank(1))
+        self.contract: Contract = read_contract(str(path), inputs, outputs, metadata, declared=declared or {})
+        self(self._blank())
         self.seconds = time.perf_counter() - start
         self.placement = self._place(threads)
 
-    def _blank(self, count: int) -> np.ndarray:
-        return np.zeros((count, self.contract.channels, self.contract.size, self.contract.size), np.uint8)
+    def _blank(self) -> np.ndarray:
+        return np.zeros((1, *self.contract.image_shape), np.uint8)
 
     def __call__(self, images_NCHW: np.ndarray) -> np.ndarray:
         """Scores float32 `[N, K]` of uint8 images."""
@@ -233,7 +235,7 @@ class Session:
             return {}
         with tempfile.TemporaryDirectory() as folder:
             session = _start(self._ort, self.path, self.row, threads, profile=Path(folder) / "profile")
-            self._run(session, self._blank(1))  # the batch that TensorRT has an engine for by now
+            self._run(session, self._blank())  # the batch that TensorRT has an engine for by now
             placement = placed(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
         check_placement(str(self.path), placement, self.row.name)
         return placement
@@ -335,7 +337,7 @@ def _reason(error: Exception) -> str:
 
 
 def open_session(
-    path: Path, provider: str = "cpu", *, threads: int | None = None, told: dict[str, str] | None = None
+    path: Path, provider: str = "cpu", *, threads: int | None = None, declared: dict[str, str] | None = None
 ) -> Session:
     """A session that really runs on that provider.
 
@@ -343,7 +345,7 @@ def open_session(
         path: an ONNX file.
         provider: a row of `PROVIDERS`.
         threads: of the CPU; none: ONNX Runtime's choice.
-        told: `layout` and `output` of a model that does not say them itself.
+        declared: `layout` and `output` of a model that does not say them itself.
 
     Raises:
         UserError: no such file, not an ONNX classifier, or the provider does not load (with what is missing).
@@ -357,4 +359,4 @@ def open_session(
     lacking = missing(provider)
     if lacking:
         raise UserError(f"provider {provider} cannot be used: {lacking}")
-    return Session(path, provider, threads=threads, told=told)
+    return Session(path, provider, threads=threads, declared=declared)

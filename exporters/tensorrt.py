@@ -139,7 +139,7 @@ def build_engine(onnx_path: Path, engine_path: Path, *, batches: tuple[int, int,
     trt = tensorrt()
     onnx_bytes = onnx_path.read_bytes()
     inputs, outputs, metadata = _read_onnx(onnx_bytes)
-    contract = read_contract(str(onnx_path), inputs, outputs, metadata, told={})
+    contract = read_contract(str(onnx_path), inputs, outputs, metadata, declared={})
     device = _device()
     notice(f"building a TensorRT {trt.__version__} engine for {device['name']}: minutes the first time")
     start = time.perf_counter()
@@ -298,7 +298,7 @@ def _read_sidecar(path: Path) -> tuple[dict[str, Any], Contract]:
         _check_batches(sidecar["batches"])
         ports = [Port(**sidecar[end]) for end in ("input", "output")]
         metadata = {METADATA_KEY: json.dumps(sidecar[METADATA_KEY])}
-        contract = read_contract(str(path), ports[:1], ports[1:], metadata, told={})
+        contract = read_contract(str(path), ports[:1], ports[1:], metadata, declared={})
         if not all(isinstance(sidecar[group][key], str) for group, key in COMPARED):
             raise TypeError(f"expected text in {COMPARED}")
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -312,7 +312,7 @@ def split(count: int, most: int) -> list[slice]:
 
 
 class EngineSession:
-    """An engine on the current GPU, of the same shape as `providers.Session`; made by :func:`open_engine`.
+    """An engine on the current GPU, of the same shape as `sessions.Session`; made by :func:`open_engine`.
 
     Attributes:
         contract: what it takes and gives.
@@ -336,7 +336,7 @@ class EngineSession:
         if self._context is None:
             raise _unusable(path, f"TensorRT does not load it: {self._log.take()}")
         self._check_ports(trt, sidecar)
-        self(np.zeros((self._batches[0], contract.channels, contract.size, contract.size), np.uint8))
+        self(np.zeros((self._batches[0], *contract.image_shape), np.uint8))
         self.seconds = time.perf_counter() - start
 
     def _check_ports(self, trt: Any, sidecar: dict[str, Any]) -> None:

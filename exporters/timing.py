@@ -10,9 +10,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import Contract
 from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.table import EXPORTERS
+from ncfmkit.exporters.turns import take_turns
 from ncfmkit.progress import track
 
 ENGINE_SUFFIX = EXPORTERS["tensorrt"].suffix
@@ -44,7 +46,7 @@ class Runner(Protocol):
     def bound(self, images_NCHW: np.ndarray) -> Call: ...
 
 
-def open_model(path: Path, provider: str, *, threads: int | None, told: dict[str, str]) -> Runner:
+def open_model(path: Path, provider: str, *, threads: int | None, declared: dict[str, str]) -> Runner:
     """A runner of an ONNX file on a row of `PROVIDERS`, or of a TensorRT engine.
 
     Raises:
@@ -54,7 +56,7 @@ def open_model(path: Path, provider: str, *, threads: int | None, told: dict[str
         from ncfmkit.exporters.tensorrt import open_engine
 
         return open_engine(path)
-    return open_session(path, provider, threads=threads, told=told)
+    return open_session(path, provider, threads=threads, declared=declared)
 
 
 def runner_name(path: Path, provider: str) -> str:
@@ -63,7 +65,7 @@ def runner_name(path: Path, provider: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort:
+class TimingConfig:
     """How long to time."""
 
     batches: tuple[int, ...] = (1, 8, 64, 256)  # images at a time, ascending; the first is 1
@@ -97,40 +99,37 @@ def parse_batches(text: str) -> tuple[int, ...]:
 
 
 def race(
-    calls: dict[str, Call], effort: Effort, *, clock: Callable[[], float] = time.perf_counter
+    calls: dict[str, Call], config: TimingConfig, *, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, np.ndarray]:
     """Seconds of every timed call of each contender, float64.
 
-    Contenders take turns in short blocks, so that what else happens on the machine hits all alike. Before a block is a
-    pause, and one call that is not timed: another contender's threads still held the cores, and its data the caches.
+    A turn is a short block of calls. Before a block is a pause, and one call that is not timed: another contender's
+    threads still held the cores, and its data the caches.
     """
+
+    def block(call: Call) -> list[float]:
+        time.sleep(config.pause)
+        call()
+        seconds: list[float] = []
+        end = clock() + config.block_seconds
+        while len(seconds) < config.block_calls or clock() < end:
+            seconds.append(_timed(call, clock))
+        return seconds
+
+    def lacking(seconds: dict[str, list[float]]) -> bool:
+        enough = all(len(s) >= config.calls and sum(s) >= config.seconds for s in seconds.values())
+        return clock() - start < config.limit * len(calls) and not enough
+
     for call in calls.values():
-        _warm_up(call, effort, clock)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+        _warm_up(call, config, clock)
     start = clock()
-    while clock() - start < effort.limit * len(calls) and not all(_enough(s, effort) for s in seconds.values()):
-        for name, call in calls.items():
-            time.sleep(effort.pause)
-            call()
-            seconds[name] += _block(call, effort, clock)
+    seconds, _ = take_turns({name: partial(block, call) for name, call in calls.items()}, go_on=lacking)
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def _block(call: Call, effort: Effort, clock: Callable[[], float]) -> list[float]:
-    seconds: list[float] = []
-    end = clock() + effort.block_seconds
-    while len(seconds) < effort.block_calls or clock() < end:
-        seconds.append(_timed(call, clock))
-    return seconds
-
-
-def _enough(seconds: list[float], effort: Effort) -> bool:
-    return len(seconds) >= effort.calls and sum(seconds) >= effort.seconds
-
-
-def _warm_up(call: Call, effort: Effort, clock: Callable[[], float]) -> None:
+def _warm_up(call: Call, config: TimingConfig, clock: Callable[[], float]) -> None:
     start, count, spent = clock(), 0, 0.0
-    while spent < effort.limit and (count < effort.warm_calls or spent < effort.warm_seconds):
+    while spent < config.limit and (count < config.warm_calls or spent < config.warm_seconds):
         call()
         count, spent = count + 1, clock() - start
 
@@ -155,7 +154,7 @@ def summary(seconds: np.ndarray, batch: int) -> dict[str, Any]:
 
 
 def time_device(
-    device: str, runners: dict[str, Runner], student: Any, images_NCHW: np.ndarray, effort: Effort
+    device: str, runners: Mapping[str, Runner], student: Any, images_NCHW: np.ndarray, config: TimingConfig
 ) -> dict[str, Any]:
     """Rows of timings: the runners, and the student by torch, eager and compiled, on the same device by turns.
 
@@ -180,14 +179,14 @@ def time_device(
             rows |= {EAGER: _row(EAGER), COMPILED: _row(COMPILED)}
             network = student.to(device)
             binds[EAGER] = _bind_torch(network, device, feed)
-            compiled = _compile(network, device, feed, images_NCHW, effort.batches, rows[COMPILED])
+            compiled = _compile(network, device, feed, images_NCHW, config.batches, rows[COMPILED])
             binds |= {COMPILED: compiled} if compiled else {}
         before = _cpu_seconds()
-        with track(f"timing on {device}", len(effort.batches)) as bar:
-            for batch in effort.batches:
+        with track(f"timing on {device}", len(config.batches)) as bar:
+            for batch in config.batches:
                 try:
                     images = _batch(images_NCHW, batch)
-                    seconds = race({name: bind(images) for name, bind in binds.items()}, effort)
+                    seconds = race({name: bind(images) for name, bind in binds.items()}, config)
                 except Exception as error:  # out of memory has many names; what was timed before is kept
                     stopped = f"batch {batch}: {_first_line(error)}"
                     break
@@ -313,8 +312,8 @@ def footprint(job: dict[str, Any]) -> dict[str, Any]:
     """What a fresh process needs to open a model, or a student with torch, and to run it.
 
     Args:
-        job: `path`, `device` (cpu or cuda), `batch`, `threads`; and for a model `provider` and `told` as
-            :func:`open_model` has them, for a student `ends`: the `layout` and `output` to deploy it with.
+        job: `path`, `device` (cpu or cuda), `batch`, `threads`; and for a model `provider` and `declared` as
+            :func:`open_model` has them, for a student `layout` and `output`.
 
     Returns:
         `cold_start_seconds`: opening and the first answer, with the libraries imported before; `memory_bytes`: what
@@ -361,8 +360,8 @@ def _prepare_model(job: dict[str, Any]) -> Opening:
         missing(job["provider"])  # loads the libraries
 
     def opening() -> tuple[Callable[[np.ndarray], Any], Sequence[int]]:
-        runner = open_model(Path(job["path"]), job["provider"], threads=job["threads"], told=job["told"])
-        return runner, (runner.contract.channels, runner.contract.size, runner.contract.size)
+        runner = open_model(Path(job["path"]), job["provider"], threads=job["threads"], declared=job["declared"])
+        return runner, runner.contract.image_shape
 
     return opening
 
@@ -370,18 +369,17 @@ def _prepare_model(job: dict[str, Any]) -> Opening:
 def _prepare_student(job: dict[str, Any]) -> Opening:
     import torch
 
-    from ncfmkit.exporters.contract import LAYOUTS
-    from ncfmkit.exporters.preprocessing import Deployed
-    from ncfmkit.scoring import student_file
+    from ncfmkit.exporters.student import load_student
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
 
     def opening() -> tuple[Callable[[np.ndarray], Any], Sequence[int]]:
-        network, metadata = student_file.load(Path(job["path"]))
-        deployed = Deployed(network, mean=metadata["mean"], std=metadata["std"], **job["ends"]).to(job["device"])
-        bind = _bind_torch(deployed, job["device"], LAYOUTS[job["ends"]["layout"]].arrange)
-        return lambda images_NCHW: bind(images_NCHW)(), (metadata["channels"], metadata["size"], metadata["size"])
+        student = load_student(Path(job["path"]))
+        contract = student.contract(layout=job["layout"], output=job["output"])
+        deployed = student.deployed(layout=job["layout"], output=job["output"]).to(job["device"])
+        bind = _bind_torch(deployed, job["device"], contract.feed)
+        return lambda images_NCHW: bind(images_NCHW)(), contract.image_shape
 
     return opening
 

@@ -19,26 +19,25 @@ from ncfmkit.config import NetworkSettings, Settings
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import timing
 from ncfmkit.exporters.accuracy import BATCH, agreement, by_class, score, tally
-from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract
-from ncfmkit.exporters.matching_data import Taker, check_classes, open_fitting, test_split
+from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, format_shape
+from ncfmkit.exporters.matching_data import check_classes, open_fitting
 from ncfmkit.exporters.onnx import graph_facts
-from ncfmkit.exporters.preprocessing import Deployed
 from ncfmkit.exporters.report import write_report
 from ncfmkit.exporters.sessions import PROVIDERS, engine_folder, missing, onnxruntime
-from ncfmkit.exporters.timing import ENGINE_SUFFIX, Effort, Runner, open_model
+from ncfmkit.exporters.student import Student, load_student
+from ncfmkit.exporters.timing import ENGINE_SUFFIX, Runner, TimingConfig, open_model
 from ncfmkit.files import sha256_of, write_json
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData, Split
 from ncfmkit.runtime import cpu_threads, device_name, versions
-from ncfmkit.scoring import student_file
 from ncfmkit.scoring.students import describe_network
 
 RESULT_FILE, REPORT_FILE = "validation.json", "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validation:
+class ValidationConfig:
     """What to validate, and how."""
 
     model: Path  # an ONNX file, or a TensorRT engine
@@ -46,17 +45,11 @@ class Validation:
     provider: str | None = None  # rows of PROVIDERS joined by commas, or all; none: cpu, or what the engine needs
     against: Path | None = None  # the student
     max_accuracy_drop: float | None = None  # percentage points
-    told: dict[str, str] = field(default_factory=dict)  # `layout`, `output` of a model that does not say them itself
+    declared: dict[str, str] = field(
+        default_factory=dict
+    )  # `layout`, `output` of a model that does not say them itself
     threads: int | None = None  # of the CPU, ONNX Runtime's and torch's alike; none: torch's choice
-    effort: Effort | None = None  # none: no timing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Student:
-    path: Path
-    metadata: dict[str, Any]
-    ends: dict[str, str]  # `layout` and `output`, the model's
-    deployed: Deployed  # takes and gives what the model does
+    timing: TimingConfig | None = None  # none: no timing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +65,11 @@ class Opened:
         return PROVIDERS[self.provider].device
 
 
-def validate(asked: Validation, data: DataArguments, settings: Settings) -> dict[str, Any]:
+def validate(config: ValidationConfig, data: DataArguments, settings: Settings) -> dict[str, Any]:
     """Runs a model on the whole test split and times it; writes the results and a report to a new folder.
 
     Args:
-        asked: the model, and what to do with it.
+        config: the model, and what to do with it.
         data: real data of the model's classes and sizes.
         settings: how they are read, see `Settings.data`.
 
@@ -86,38 +79,38 @@ def validate(asked: Validation, data: DataArguments, settings: Settings) -> dict
     Raises:
         UserError: anything that the user can mend; nothing is left behind.
     """
-    check_request(asked)
-    with new_folder(asked.out), cpu_threads(asked.threads or torch.get_num_threads()):
-        models, left_out = open_models(asked)
+    check_request(config)
+    with new_folder(config.out), cpu_threads(config.threads or torch.get_num_threads()):
+        models, left_out = open_models(config)
         contract = models[0].runner.contract
-        _say_assumptions(asked, contract)
-        student = load_student(asked.against, contract) if asked.against else None
-        known = None if student else _recorded_accuracy(asked, contract)
-        real = open_fitting(data, settings, _taker(asked.model, contract))
-        test = test_split(real)
+        _say_assumptions(config, contract)
+        student = load_own_student(config.against, contract) if config.against else None
+        known = None if student else _recorded_accuracy(config, contract)
+        real = open_fitting(str(config.model), contract, data, settings)
+        test = real.test_split()
         reference = None
         if student is not None:
             check_classes(f"--against {student.path}", student.metadata["classes"], real.name, real.classes)
             reference = _run_student(student, test, models)
             known = {"accuracy": reference["accuracy"], "what": "the student's in this run"}
-        rows = [_run_model(asked.model, model, test, reference, known, real.classes) for model in models]
+        rows = [_run_model(config.model, model, test, reference, known, real.classes) for model in models]
         result: dict[str, Any] = {
-            "model": _about_model(asked.model, contract),
+            "model": _about_model(config.model, contract),
             "data": _about_data(real, test),
             "student": reference and {k: v for k, v in reference.items() if k != "scores"},
             "reference": known,
             "providers": rows,
             "left_out": left_out,
-            "max_accuracy_drop": asked.max_accuracy_drop,
+            "max_accuracy_drop": config.max_accuracy_drop,
             "conditions": _conditions(),
             "speed": None,
-            "complete": asked.effort is None,
+            "complete": config.timing is None,
         }
         result["failures"] = accuracy_failures(result)
-        _write(asked.out, result)
-        if asked.effort is not None:  # timing takes minutes: what is known is written, and outlives a Ctrl-C
-            result |= {"speed": _speed(asked, asked.effort, models, student, test), "complete": True}
-            _write(asked.out, result)
+        _write(config.out, result)
+        if config.timing is not None:  # timing takes minutes: what is known is written, and outlives a Ctrl-C
+            result |= {"speed": _speed(config, config.timing, models, student, test), "complete": True}
+            _write(config.out, result)
     return result
 
 
@@ -126,16 +119,16 @@ def _write(folder: Path, result: dict[str, Any]) -> None:
     write_report(folder / REPORT_FILE, result)
 
 
-def check_request(asked: Validation) -> None:
+def check_request(config: ValidationConfig) -> None:
     """Raises UserError for values that no model and data could make sense of."""
-    limit = asked.max_accuracy_drop
+    limit = config.max_accuracy_drop
     if limit is not None and not 0 <= limit <= 100:
         raise UserError(f"--max-accuracy-drop: expected 0 to 100 percentage points, got {limit:g}")
-    if asked.threads is not None and asked.threads < 1:
-        raise UserError(f"--threads: expected 1 or more, got {asked.threads}")
+    if config.threads is not None and config.threads < 1:
+        raise UserError(f"--threads: expected 1 or more, got {config.threads}")
     for flag, key, known in (("--input", "layout", tuple(LAYOUTS)), ("--output", "output", OUTPUTS)):
-        if asked.told.get(key, known[0]) not in known:
-            raise UserError(f"{flag}: expected one of {', '.join(known)}, got {asked.told[key]!r}")
+        if config.declared.get(key, known[0]) not in known:
+            raise UserError(f"{flag}: expected one of {', '.join(known)}, got {config.declared[key]!r}")
 
 
 @contextmanager
@@ -161,20 +154,20 @@ def new_folder(path: Path) -> Iterator[None]:
         raise
 
 
-def open_models(asked: Validation) -> tuple[list[Opened], dict[str, str]]:
-    """The model on every provider asked for, and by name why others were left out, which only `all` allows.
+def open_models(config: ValidationConfig) -> tuple[list[Opened], dict[str, str]]:
+    """The model on every provider of `config`, and by name why others were left out, which only `all` allows.
 
     Raises:
         UserError: not a model, or a provider asked for by name does not load.
     """
-    names, lenient = _provider_names(asked)
+    names, lenient = _provider_names(config)
     models, left_out = [], {}
     for name in names:
         excusable = lenient and name != "cpu"
         lacking = missing(name) if excusable else ""
         if not lacking:
             try:
-                models.append(_open(asked, name))
+                models.append(_open(config, name))
                 continue
             except UserError as error:
                 if not excusable:
@@ -185,17 +178,17 @@ def open_models(asked: Validation) -> tuple[list[Opened], dict[str, str]]:
     return models, left_out
 
 
-def _provider_names(asked: Validation) -> tuple[list[str], bool]:
+def _provider_names(config: ValidationConfig) -> tuple[list[str], bool]:
     """The providers, and whether those that do not load may be left out."""
-    if asked.model.suffix == ENGINE_SUFFIX:
-        if asked.provider not in (None, "all", "tensorrt"):
+    if config.model.suffix == ENGINE_SUFFIX:
+        if config.provider not in (None, "all", "tensorrt"):
             raise UserError(
-                f"--provider {asked.provider}: {asked.model} is a TensorRT engine, which only tensorrt runs"
+                f"--provider {config.provider}: {config.model} is a TensorRT engine, which only tensorrt runs"
             )
         return ["tensorrt"], False
-    if asked.provider == "all":
+    if config.provider == "all":
         return list(PROVIDERS), True
-    given = "cpu" if asked.provider is None else asked.provider
+    given = "cpu" if config.provider is None else config.provider
     names = list(dict.fromkeys(name.strip() for name in given.split(",")))
     unknown = [name for name in names if name not in PROVIDERS]
     if unknown:
@@ -204,65 +197,57 @@ def _provider_names(asked: Validation) -> tuple[list[str], bool]:
     return names, False
 
 
-def _open(asked: Validation, provider: str) -> Opened:
-    builds = PROVIDERS[provider].caches and asked.model.suffix != ENGINE_SUFFIX
-    cached = builds and any(engine_folder(asked.model).glob("*.engine"))
-    runner = open_model(asked.model, provider, threads=asked.threads or torch.get_num_threads(), told=asked.told)
+def _open(config: ValidationConfig, provider: str) -> Opened:
+    builds = PROVIDERS[provider].caches and config.model.suffix != ENGINE_SUFFIX
+    cached = builds and any(engine_folder(config.model).glob("*.engine"))
+    runner = open_model(
+        config.model, provider, threads=config.threads or torch.get_num_threads(), declared=config.declared
+    )
     return Opened(provider=provider, runner=runner, built=not cached if builds else None)
 
 
-def _say_assumptions(asked: Validation, contract: Contract) -> None:
+def _say_assumptions(config: ValidationConfig, contract: Contract) -> None:
     if contract.metadata:
         return
+    layout, output = ("said to be" if key in config.declared else "taken to be" for key in ("layout", "output"))
     notice(
-        f"{asked.model} does not say what it takes and gives: its input is {_source(asked.told, 'layout')} "
-        f"{LAYOUTS[contract.layout].summary} (--input), its output {_source(asked.told, 'output')} {contract.output} "
-        "(--output), and its classes to be the data's, in the data's order"
+        f"{config.model} does not say what it takes and gives: its input is {layout} "
+        f"{LAYOUTS[contract.layout].summary} (--input), its output {output} {contract.output} (--output), and its "
+        "classes to be the data's, in the data's order"
     )
 
 
-def _source(told: dict[str, str], key: str) -> str:
-    return "said to be" if key in told else "taken to be"
-
-
-def _taker(model: Path, contract: Contract) -> Taker:
-    c = contract
-    return Taker(name=str(model), channels=c.channels, size=c.size, classes=c.classes, class_count=c.class_count)
-
-
-def load_student(path: Path, contract: Contract) -> Student:
-    """The student as it would be deployed in the model's place.
+def load_own_student(path: Path, contract: Contract) -> Student:
+    """The student that the model was exported from; a notice if the model knows it to be another one.
 
     Raises:
         UserError: not a student, or not one of the model's size and number of classes.
     """
-    network, metadata = student_file.load(path)
-    wanted = (contract.channels, contract.size, contract.class_count)
-    found = (metadata["channels"], metadata["size"], len(metadata["classes"]))
-    if found != wanted:
-        ours, theirs = (f"{c}x{s}x{s} images and has {k} classes" for c, s, k in (wanted, found))
+    student = load_student(path)
+    ours = student.contract(layout=contract.layout, output=contract.output)
+    model_takes, student_takes = (
+        f"{format_shape(c.image_shape)} images and has {c.class_count} classes" for c in (contract, ours)
+    )
+    if student_takes != model_takes:
         raise UserError(
-            f"--against {path}: the student takes {theirs}, the model {ours}: pass the student that the model was "
-            "exported from"
+            f"--against {path}: the student takes {student_takes}, the model {model_takes}: pass the student that the "
+            "model was exported from"
         )
     made_from = (contract.metadata.get("student") or {}).get("sha256")
-    if made_from is not None and made_from != sha256_of(path):
+    if made_from is not None and made_from != student.sha256():
         notice(f"{path} is not the student that the model was exported from: its sha256 is not the recorded one")
-    deployed = Deployed(
-        network, mean=metadata["mean"], std=metadata["std"], layout=contract.layout, output=contract.output
-    )
-    ends = {"layout": contract.layout, "output": contract.output}
-    return Student(path=path, metadata=metadata, ends=ends, deployed=deployed)
+    return student
 
 
 def _run_student(student: Student, test: Split, models: Sequence[Opened]) -> dict[str, Any]:
     """The student's results in float32 (no TensorFloat-32), with its scores, on a GPU if the model is run on one."""
     device = torch.device("cuda" if any(m.device == "cuda" for m in models) else "cpu")
-    deployed, feed = student.deployed.to(device), models[0].runner.contract.feed
+    contract = models[0].runner.contract
+    deployed = student.deployed(layout=contract.layout, output=contract.output).to(device)
 
     @torch.inference_mode()
     def answer(images_NCHW: np.ndarray) -> np.ndarray:
-        return deployed(torch.from_numpy(feed(images_NCHW)).to(device)).cpu().numpy()
+        return deployed(torch.from_numpy(contract.feed(images_NCHW)).to(device)).cpu().numpy()
 
     with timing.exact_float32(device.type):
         scores_NK = score(answer, test.images, title=f"student on {device.type}")
@@ -299,7 +284,7 @@ def _run_model(
     return row | (agreement(scores_NK, reference["scores"]) if reference else {})
 
 
-def _recorded_accuracy(asked: Validation, contract: Contract) -> dict[str, Any] | None:
+def _recorded_accuracy(config: ValidationConfig, contract: Contract) -> dict[str, Any] | None:
     """What the accuracy is compared with where no student is given: `accuracy` and, in words, `what`; None: nothing.
 
     Raises:
@@ -310,9 +295,9 @@ def _recorded_accuracy(asked: Validation, contract: Contract) -> dict[str, Any] 
         what = "the student's as recorded in the model, which does not say on which images"
         notice(f"without --against, accuracy is compared with {recorded:.2%}: {what}")
         return {"accuracy": recorded, "what": what}
-    if asked.max_accuracy_drop is not None:
+    if config.max_accuracy_drop is not None:
         raise UserError(
-            f"--max-accuracy-drop: {asked.model} does not record its student's accuracy: pass --against STUDENT"
+            f"--max-accuracy-drop: {config.model} does not record its student's accuracy: pass --against STUDENT"
         )
     return None
 
@@ -339,39 +324,35 @@ def _not_finite(who: str, row: dict[str, Any]) -> str:
 
 
 def _speed(
-    asked: Validation, effort: Effort, models: list[Opened], student: Student | None, test: Split
+    config: ValidationConfig, how: TimingConfig, models: list[Opened], student: Student | None, test: Split
 ) -> list[dict[str, Any]]:
     """Timings, cold starts and memory, per device."""
+    contract = models[0].runner.contract
     sections = []
     for device in dict.fromkeys(m.device for m in models):
-        here = {timing.runner_name(asked.model, m.provider): m for m in models if m.device == device}
+        here = {timing.runner_name(config.model, m.provider): m for m in models if m.device == device}
         timed = timing.time_device(
             device,
             {name: m.runner for name, m in here.items()},
-            student and student.deployed,
+            student.deployed(layout=contract.layout, output=contract.output) if student else None,
             test.images,
-            effort,
+            how,
         )
+        common = {"device": device, "batch": how.batches[-1], "threads": torch.get_num_threads()}
         for row in timed["rows"]:
-            _add_footprint(row, asked, effort, here.get(row["name"]), student, device)
-        about = {"device": device_name(torch.device(device))}
-        how = {"memory_is": timing.MEMORY_IS[device], "largest_batch": effort.batches[-1]}
-        sections.append(about | how | timed)
+            if (model := here.get(row["name"])) is not None:
+                job = {"path": str(config.model), "provider": model.provider, "declared": config.declared}
+            elif student is not None and row["name"] == timing.EAGER:
+                job = {"path": str(student.path), "layout": contract.layout, "output": contract.output}
+            else:
+                continue  # compiled torch
+            notice(f"cold start and memory of {row['name']}, in a process of its own")
+            row |= timing.footprint(common | job)
+            if model is not None:
+                row["engine_build_seconds"] = _build_seconds(config.model, model, row["cold_start_seconds"])
+        conditions = {"memory_is": timing.MEMORY_IS[device], "largest_batch": how.batches[-1]}
+        sections.append({"device": device_name(torch.device(device))} | conditions | timed)
     return sections
-
-
-def _add_footprint(
-    row: dict[str, Any], asked: Validation, effort: Effort, model: Opened | None, student: Student | None, device: str
-) -> None:
-    """Cold start and memory of a row, but for compiled torch."""
-    job = {"device": device, "batch": effort.batches[-1], "threads": torch.get_num_threads()}
-    if model is not None:
-        notice(f"cold start and memory of {row['name']}, in a process of its own")
-        row |= timing.footprint(job | {"path": str(asked.model), "provider": model.provider, "told": asked.told})
-        row["engine_build_seconds"] = _build_seconds(asked.model, model, row["cold_start_seconds"])
-    elif student is not None and row["name"] == timing.EAGER:
-        notice(f"cold start and memory of {row['name']}, in a process of its own")
-        row |= timing.footprint(job | {"path": str(student.path), "ends": student.ends})
 
 
 def _build_seconds(path: Path, model: Opened, cold_start: float | None) -> float | None:

@@ -3,6 +3,7 @@
 And a tiny student, which knows that data, with what it exports to.
 """
 
+import dataclasses
 import getpass
 import os
 import signal
@@ -23,11 +24,12 @@ from ncfmkit.distillation.pool import Pool
 from ncfmkit.images import labeled
 from ncfmkit.mosaic import decode_mask
 from ncfmkit.networks import network_builder
+from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData, Split
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import student_file
 from ncfmkit.scoring.students import train_student
-from ncfmkit.sets import quantize
+from ncfmkit.sets import quantize, set_file
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
 
@@ -213,11 +215,43 @@ def student_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_student(tmp_path_factory.mktemp("student") / "student.safetensors", build_real((40, 40, 40)))
 
 
+def write_set(path: Path, *, count: int = 12, size: int = 8) -> Path:
+    """A set of 3 classes of `build_real`'s own images, as many as it decodes to: int8 can be calibrated with it."""
+    small = build_set("single", 1, ipc=count // 3, size=size)
+    real = build_real((count // 3,) * 3, size=size)
+    set_file.save(dataclasses.replace(small, images=torch.from_numpy(real.train.images)), path)
+    return path
+
+
 @pytest.fixture(scope="session")
-def onnx_path(student_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The student as ONNX: uint8-nchw in, float32 logits out, with our metadata."""
+def set_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A distilled set that fits the student: 12 images of 3x8x8 pixels."""
+    return write_set(tmp_path_factory.mktemp("set") / "set.safetensors")
+
+
+@pytest.fixture(scope="session")
+def exported(student_path: Path, set_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The student as ONNX, each kind made once: `exported(precision, layout, output)`."""
+    from exports import traced_once
+
     from ncfmkit.exporters import export
 
-    path = tmp_path_factory.mktemp("onnx") / "student.onnx"
-    export.export(student_path, out=path)
-    return path
+    folder = tmp_path_factory.mktemp("exported")
+
+    def path_of(precision: str = "fp32", layout: str = "uint8-nchw", output: str = "logits") -> Path:
+        path = folder / f"{precision}-{layout}-{output}" / "student.onnx"
+        if not path.exists():
+            path.parent.mkdir()
+            calibration = DataArguments(data=str(set_path)) if precision == "int8" else None
+            how: dict[str, Any] = {"precision": precision, "layout": layout, "output": output}
+            with traced_once():
+                export.export(student_path, out=path, calibration=calibration, **how)
+        return path
+
+    return path_of
+
+
+@pytest.fixture(scope="session")
+def onnx_path(exported: Callable[..., Path]) -> Path:
+    """The student as ONNX: uint8-nchw in, float32 logits out, with our metadata."""
+    return exported()

@@ -116,7 +116,7 @@ def test_providers_equal_the_cpu(provider: str, precision: str, student_path: Pa
     calibration = None
     if precision == "int8":
         _write_class_folders(tmp_path / "real")
-        calibration = str(tmp_path / "real")
+        calibration = arguments.DataArguments(data=str(tmp_path / "real"))
     path = tmp_path / "s.onnx"
     export.export(student_path, out=path, precision=precision, calibration=calibration)
     images = parity.random_images(300, 3, 8)
@@ -140,16 +140,16 @@ def test_validate_on_cuda(student_path: Path, onnx_path: Path, tmp_path: Path, m
     pytest.importorskip("onnxruntime")
     from ncfmkit.config import Settings
     from ncfmkit.exporters import sessions, validate
-    from ncfmkit.exporters.timing import Effort
+    from ncfmkit.exporters.timing import TimingConfig
 
     if lacking := sessions.missing("cuda"):
         pytest.skip(lacking)
     monkeypatch.setattr(arguments.DataArguments, "open", lambda self, settings: make_real((40, 40, 40)))
-    asked = validate.Validation(
-        model=onnx_path, out=tmp_path / "v", provider="cuda", against=student_path, effort=Effort(batches=(1, 64))
+    config = validate.ValidationConfig(
+        model=onnx_path, out=tmp_path / "v", provider="cuda", against=student_path, timing=TimingConfig(batches=(1, 64))
     )
     data = arguments.DataArguments(data="tiny", data_root=None, download=False, skip_bad=False)
-    result = validate.validate(asked, data, Settings())
+    result = validate.validate(config, data, Settings())
     assert result["failures"] == []
     assert result["providers"][0]["agreement"] == 1.0
     assert [row["name"] for row in result["speed"][0]["rows"]][:2] == ["ONNX Runtime cuda", "torch eager"]

@@ -56,6 +56,20 @@ class RealData:
     fingerprint: str  # sha256 in hex of content and preprocessing
     skipped: int  # unreadable images passed over
 
+    def test_split(self, *, otherwise: str = "") -> Split:
+        """The test split, where a command cannot do without.
+
+        Args:
+            otherwise: what else the user can do about it, for the message, such as `or --repeats 0`.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.test is None:
+            advice = "pass --holdout with the fraction of each class that is kept from training, such as 0.1"
+            raise UserError(f"{self.name} has no test split to measure on: {advice}{otherwise and f', {otherwise}'}")
+        return self.test
+
 
 def read_store(folder: Path, name: str) -> RealData | None:
     """The data in a store, or none where it is missing or damaged. Reads no image."""

@@ -13,7 +13,6 @@ import numpy as np
 from torch import nn
 
 from ncfmkit.config import NetworkSettings, StudentSettings
-from ncfmkit.errors import UserError
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import Tracker, track
@@ -186,9 +185,4 @@ def test_split(real: RealData) -> Split:
     Raises:
         UserError: there is none.
     """
-    if real.test is None:
-        raise UserError(
-            f"{real.name} has no test split to score on: pass --holdout 0.1 to keep a tenth of each class, "
-            "or --repeats 0"
-        )
-    return real.test
+    return real.test_split(otherwise="or --repeats 0")

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from benchmarks import floor, page, parts, race, settings, worker
 from benchmarks.reference import Reference
 from benchmarks.settings import Setting
 from ncfmkit.distillation.step import distill_step
+from ncfmkit.exporters.turns import Ended
 
 TINY = Setting(name="tiny", side=8, classes=2, per_class=6, ipc=1, real_batch=4, frequencies=32, width=8)
 EAGER = {"device": "cpu", "precision": "fp32", "compile": "off"}
@@ -137,32 +138,23 @@ def test_why_a_contender_ended() -> None:
 class Fake:
     """A contender that ends after some steps."""
 
-    asked: ClassVar[list[str]] = []
-
-    def __init__(self, name: str, steps: int = 100):
-        self.name, self.left = name, steps
+    def __init__(self, steps: int = 100):
+        self.left = steps
 
     def ask(self, order: str) -> dict:
         self.left -= 1
         if self.left < 0:
-            raise race.Ended("failed: it ended")
-        self.asked.append(self.name)
-        return {"seconds": len(self.asked)}
+            raise Ended("failed: it ended")
+        return {"seconds": self.left}
 
 
-def test_turns_alternate() -> None:
-    Fake.asked.clear()
-    seconds, notes = race.turns({"a": Fake("a"), "b": Fake("b")}, rounds=3, limit=100)
-    assert Fake.asked == ["a", "b"] * 3
-    assert (seconds, notes) == ({"a": [1, 3, 5], "b": [2, 4, 6]}, [])
-    assert len(race.turns({"a": Fake("a")}, rounds=3, limit=0)[0]["a"]) == 2
-
-
-def test_one_that_ends_does_not_stop_the_others() -> None:
-    Fake.asked.clear()
-    seconds, notes = race.turns({"a": Fake("a", 1), "b": Fake("b")}, rounds=3, limit=100)
-    assert seconds == {"b": [2, 3, 4]}
-    assert notes == ["a failed: it ended"]
+def test_turns_of_processes() -> None:
+    """More of them in `tests/exporters/test_turns.py`."""
+    contenders: dict[str, Any] = {"a": Fake(), "b": Fake(1)}
+    seconds, notes = race.turns(contenders, rounds=3, limit=100)
+    assert (seconds, notes) == ({"a": [99, 98, 97]}, ["b failed: it ended"])
+    late: dict[str, Any] = {"a": Fake()}
+    assert len(race.turns(late, rounds=3, limit=0)[0]["a"]) == 2
 
 
 def test_settings() -> None:

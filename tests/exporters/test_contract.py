@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import call
 
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import LAYOUTS, METADATA_KEY, OUTPUTS, Contract, Port, read_contract
@@ -22,7 +23,7 @@ def contract(
     scores: Any = ("N", 3),
     scores_type: str = FLOAT,
     metadata: Any = None,
-    **told: str,
+    **declared: str,
 ) -> Contract:
     """Of a graph with those ports; metadata is text, or what becomes JSON."""
     text = metadata if isinstance(metadata, str) else json.dumps(metadata)
@@ -31,7 +32,7 @@ def contract(
         [Port(name="images", type=type, shape=list(shape))],
         [Port(name="scores", type=scores_type, shape=list(scores))],
         {} if metadata is None else {METADATA_KEY: text},
-        told=told,
+        declared=declared,
     )
 
 
@@ -61,6 +62,14 @@ def test_a_layout_takes_views(layout: str) -> None:
     arranged = LAYOUTS[layout].arrange(images)
     assert arranged.flags["C_CONTIGUOUS"]
     assert np.array_equal(arranged, LAYOUTS[layout].arrange(images.copy()))
+
+
+@pytest.mark.parametrize("command", ["export", "validate"])
+def test_the_help_names_every_layout_and_output(command: str) -> None:
+    """It cannot read the table, which needs numpy."""
+    shown = call(command, "--help").stdout
+    assert "|".join(LAYOUTS) in shown
+    assert "|".join(OUTPUTS) in shown
 
 
 def test_float_layout_reaches_exactly_0_and_1() -> None:
@@ -96,7 +105,7 @@ def test_feed_refuses_what_is_not_such_images(images: np.ndarray, got: str) -> N
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("scale", [1, 30, 5000])
 def test_probabilities_of_logits_are_their_softmax(dtype: type, scale: float) -> None:
-    logits = (np.random.default_rng(0).normal(size=(5, 7)) * scale).astype(dtype)
+    logits: np.ndarray = (np.random.default_rng(0).normal(size=(5, 7)) * scale).astype(dtype)
     got = contract(scores=("N", 7)).probabilities(logits)
     expected = torch.from_numpy(logits).double().softmax(1).numpy()
     assert got.dtype == np.float64
@@ -130,7 +139,7 @@ def test_types_and_shapes_tell_the_layout(shape: Any, type: str, expected: tuple
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_what_is_told_of_a_model_that_does_not_say(output: str) -> None:
+def test_what_is_declared_of_a_model_that_does_not_say(output: str) -> None:
     found = contract(("N", 3, 3, 3), layout="uint8-nhwc", output=output)
     assert (found.layout, found.output) == ("uint8-nhwc", output)
     with pytest.raises(
@@ -199,7 +208,7 @@ def test_half_scores_are_scores() -> None:
 def test_other_numbers_of_ports(inputs: int, outputs: int) -> None:
     image, score = Port(name="i", type=UINT8, shape=["N", 3, 8, 8]), Port(name="s", type=FLOAT, shape=["N", 3])
     with pytest.raises(UserError, match=rf"^x\.onnx: expected one input and one output, got {inputs} and {outputs}$"):
-        read_contract("x.onnx", [image] * inputs, [score] * outputs, {}, told={})
+        read_contract("x.onnx", [image] * inputs, [score] * outputs, {}, declared={})
 
 
 def ours(**changes: Any) -> dict[str, Any]:
@@ -221,18 +230,18 @@ def test_what_a_model_says_decides_where_its_shape_leaves_it_open() -> None:
     assert contract(("N", 3, 3, 3), metadata=ours(input={"layout": "uint8-nhwc"})).layout == "uint8-nhwc"
 
 
-def test_what_is_told_may_repeat_but_not_contradict_the_file() -> None:
+def test_what_is_declared_may_repeat_but_not_contradict_the_file() -> None:
     assert contract(metadata=OURS, layout="uint8-nchw", output="logits").output == "logits"
-    with pytest.raises(UserError, match=r"x\.onnx says itself that its output is logits, told was probabilities"):
+    with pytest.raises(UserError, match=r"x\.onnx says itself that its output is logits, not probabilities"):
         contract(metadata=OURS, output="probabilities")
-    with pytest.raises(UserError, match=r"x\.onnx says itself that its layout is uint8-nchw, told was uint8-nhwc"):
+    with pytest.raises(UserError, match=r"x\.onnx says itself that its layout is uint8-nchw, not uint8-nhwc"):
         contract(metadata=OURS, layout="uint8-nhwc")
 
 
 def test_metadata_of_others_and_an_empty_one_say_nothing() -> None:
     assert contract(metadata={}).metadata == {}
     image, score = Port(name="i", type=UINT8, shape=["N", 3, 8, 8]), Port(name="s", type=FLOAT, shape=["N", 3])
-    assert read_contract("x.onnx", [image], [score], {"author": "me", "classes": "no"}, told={}).classes is None
+    assert read_contract("x.onnx", [image], [score], {"author": "me", "classes": "no"}, declared={}).classes is None
 
 
 DAMAGED: dict[str, Any] = {

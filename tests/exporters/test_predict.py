@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exports import SIDE, foreign_model, foreign_weights
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -19,12 +20,11 @@ from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.exporters import predict as predict_module
 from ncfmkit.exporters.predict import find_pictures, predict
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = "from ncfmkit.cli.main import run; run()"
-SIZE = 8
 
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -33,49 +33,7 @@ pytestmark = pytest.mark.usefixtures("own_folder")
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A linear classifier of 3x8x8 pixels, 12 classes without names."""
-    return write_model(tmp_path / "linear.onnx")
-
-
-def write_model(
-    path: Path,
-    *,
-    channels: int = 3,
-    layout: str = "uint8-nchw",
-    names: Sequence[str] | None = None,
-    probabilities: bool = False,
-    weights: np.ndarray | None = None,
-) -> Path:
-    """Pixels in [0, 1], a matrix, scores; with names it says what it takes and gives, as our exports do."""
-    if weights is None:
-        weights = np.random.default_rng(0).normal(size=(channels * SIZE * SIZE, len(names or "." * 12)))
-    weights = weights.astype(np.float32)
-    helper, types = onnx.helper, onnx.TensorProto
-    last, real = layout == "uint8-nhwc", layout == "float-nchw"
-    shape = ["N", SIZE, SIZE, channels] if last else ["N", channels, SIZE, SIZE]
-    nodes = [helper.make_node("Transpose", ["images"], ["x0"], perm=[0, 3, 1, 2] if last else [0, 1, 2, 3])]
-    nodes += [
-        helper.make_node("Cast", ["x0"], ["x1"], to=types.FLOAT),
-        helper.make_node("Div", ["x1", "scale"], ["x2"]),
-        helper.make_node("Flatten", ["x2"], ["x3"]),
-        helper.make_node("MatMul", ["x3", "weights"], ["logits" if not probabilities else "x4"]),
-    ]
-    if probabilities:
-        nodes.append(helper.make_node("Softmax", ["x4"], ["probabilities"], axis=1))
-    scale = np.array(1 if real else 255, np.float32)
-    graph = helper.make_graph(
-        nodes,
-        "linear",
-        [helper.make_tensor_value_info("images", types.FLOAT if real else types.UINT8, shape)],
-        [helper.make_tensor_value_info(nodes[-1].output[0], types.FLOAT, ["N", weights.shape[1]])],
-        [onnx.numpy_helper.from_array(v, n) for n, v in (("scale", scale), ("weights", weights))],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    if names:
-        kind = "probabilities" if probabilities else "logits"
-        ours = {"input": {"layout": layout}, "output": {"kind": kind}, "classes": list(names)}
-        helper.set_model_props(proto, {"ncfmkit": json.dumps(ours)})
-    onnx.save_model(proto, path)
-    return path
+    return foreign_model(tmp_path / "linear.onnx", classes=12)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -92,7 +50,7 @@ def write(path: str | Path, content: np.ndarray | Image.Image | bytes, **options
 
 
 def write_many(folder: str, count: int) -> list[str]:
-    return [write(f"{folder}/{i:03d}.png", noise(SIZE, SIZE, 3, seed=i)) for i in range(count)]
+    return [write(f"{folder}/{i:03d}.png", noise(SIDE, SIDE, 3, seed=i)) for i in range(count)]
 
 
 def call(*arguments: Any) -> Result:
@@ -137,7 +95,7 @@ def check(answer: dict[str, Any], expected_K: np.ndarray, names: Sequence[str] |
 
 
 def test_an_exported_student(onnx_path: Path) -> None:
-    images = noise(9, SIZE, SIZE, 3)
+    images = noise(9, SIDE, SIDE, 3)
     for i, image in enumerate(images):
         write(f"pictures/{i}.png", image)
     result = call(onnx_path, "pictures", "--batch", "4")
@@ -153,7 +111,7 @@ def test_an_exported_student(onnx_path: Path) -> None:
 
 
 def test_a_model_that_names_nothing(model: Path) -> None:
-    image = noise(SIZE, SIZE, 3)
+    image = noise(SIDE, SIDE, 3)
     result = call(model, write("x.png", image))
     answer = json.loads(result.stdout)
     assert len(answer["topk"]) == 5
@@ -164,15 +122,15 @@ def test_a_model_that_names_nothing(model: Path) -> None:
 @pytest.mark.parametrize("layout", ["uint8-nchw", "uint8-nhwc", "float-nchw"])
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_every_layout_and_output_answers_the_same(tmp_path: Path, layout: str, probabilities: bool) -> None:
-    image, names = noise(SIZE, SIZE, 3), ("größe", "犬", "c", "d")
-    weights = np.random.default_rng(1).normal(size=(3 * SIZE * SIZE, 4)) / 8
-    model = write_model(tmp_path / "m.onnx", layout=layout, names=names, probabilities=probabilities, weights=weights)
+    image, names = noise(SIDE, SIDE, 3), ("größe", "犬", "c", "d")
+    weights = foreign_weights(4) / 8
+    model = foreign_model(tmp_path / "m.onnx", layout, names=names, probabilities=probabilities, weights=weights)
     (answer,) = answers(model, write("x.png", image))
     check(answer, softmax(image.transpose(2, 0, 1).ravel() / 255 @ weights), names)
 
 
 def test_topk(model: Path) -> None:
-    picture = write("x.png", noise(SIZE, SIZE, 3))
+    picture = write("x.png", noise(SIDE, SIDE, 3))
     whole = answers(model, picture, "--topk", "12")[0]["topk"]
     assert [t["probability"] for t in whole] == sorted((t["probability"] for t in whole), reverse=True)
     assert answers(model, picture, "--topk", "1")[0]["topk"] == whole[:1]
@@ -181,8 +139,8 @@ def test_topk(model: Path) -> None:
 
 
 def test_ties_go_to_the_lower_label(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "m.onnx", weights=np.zeros((3 * SIZE * SIZE, 4)))
-    (answer,) = answers(model, write("x.png", noise(SIZE, SIZE, 3)))
+    model = foreign_model(tmp_path / "m.onnx", weights=np.zeros((3 * SIDE * SIDE, 4)))
+    (answer,) = answers(model, write("x.png", noise(SIDE, SIDE, 3)))
     assert [(t["label"], t["probability"]) for t in answer["topk"]] == [(k, 0.25) for k in range(4)]
 
 
@@ -198,9 +156,9 @@ def test_batches_do_not_change_answers(model: Path) -> None:
 
 def test_order_is_that_of_the_arguments_and_sorted_in_folders(model: Path) -> None:
     for name in ("b.png", "a.JPG", "sub/c.webp", "sub/deep/d.bmp", "other/e.jpeg", ".hidden.png", ".hidden/f.png"):
-        write(f"folder/{name}", noise(SIZE, SIZE, 3), format="png")
+        write(f"folder/{name}", noise(SIDE, SIDE, 3), format="png")
     write("folder/notes.txt", b"no picture")
-    last, plain = write("last.png", noise(SIZE, SIZE, 3)), write("a picture", noise(SIZE, SIZE, 3), format="png")
+    last, plain = write("last.png", noise(SIDE, SIDE, 3)), write("a picture", noise(SIDE, SIDE, 3), format="png")
     inside = [f"folder/{n}" for n in ("a.JPG", "b.png", "other/e.jpeg", "sub/c.webp", "sub/deep/d.bmp")]
     found = [a["file"] for a in answers(model, last, "folder/", plain, last, "folder/.hidden.png", "--batch", "2")]
     assert found == [last, *inside, plain, last, "folder/.hidden.png"]
@@ -209,7 +167,7 @@ def test_order_is_that_of_the_arguments_and_sorted_in_folders(model: Path) -> No
 
 def test_names_that_are_not_utf8(model: Path) -> None:
     good, bad = os.fsdecode(b"gr\xfc\xdfe.png"), os.fsdecode(b"b\xe4d.png")
-    write(good, noise(SIZE, SIZE, 3))
+    write(good, noise(SIDE, SIDE, 3))
     write(bad, b"")
     result = call(model, good, bad)
     assert (result.exit_code, json.loads(result.stdout)["file"]) == (1, good)
@@ -226,7 +184,7 @@ def test_other_sizes_are_brought_to_the_models_and_told(model: Path) -> None:
     wide = noise(20, 33, 3)
     upright = Image.Exif()
     upright[0x0112] = 6  # turned by a quarter: rows and columns change places
-    small, same = noise(5, 4, 3), noise(SIZE, SIZE, 3)
+    small, same = noise(5, 4, 3), noise(SIDE, SIDE, 3)
     files = [write("wide.png", wide), write("small.png", small), write("same.png", same)]
     files.append(write("turned.png", Image.fromarray(wide), exif=upright))
     result = call(model, *files)
@@ -235,14 +193,14 @@ def test_other_sizes_are_brought_to_the_models_and_told(model: Path) -> None:
     for answer, picture in zip(found, [Image.fromarray(p) for p in (wide, small, same)] + [turned], strict=True):
         short = min(picture.size)
         left, top = (picture.width - short) / 2, (picture.height - short) / 2
-        resized = picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
+        resized = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
         check(answer, by_hand(model, np.asarray(resized).transpose(2, 0, 1)), None)
     assert "3 of 4 pictures were resized to 8x8 (short side, center crop)\n" in result.stderr
     assert "converted" not in result.stderr
 
 
 def test_other_colors_are_brought_to_the_models_and_told(model: Path) -> None:
-    rgb, gray, alpha = noise(SIZE, SIZE, 3), noise(SIZE, SIZE), noise(SIZE, SIZE, 1)
+    rgb, gray, alpha = noise(SIDE, SIDE, 3), noise(SIDE, SIDE), noise(SIDE, SIDE, 1)
     palette = Image.fromarray(rgb).convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
     cases: list[tuple[Image.Image | np.ndarray, np.ndarray]] = [
         (rgb, rgb),
@@ -261,8 +219,8 @@ def test_other_colors_are_brought_to_the_models_and_told(model: Path) -> None:
 
 
 def test_a_gray_model(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "gray.onnx", channels=1)
-    gray, rgb = noise(SIZE, SIZE), noise(SIZE, SIZE, 3)
+    model = foreign_model(tmp_path / "gray.onnx", channels=1, classes=12)
+    gray, rgb = noise(SIDE, SIDE), noise(SIDE, SIDE, 3)
     result = call(model, write("gray.png", gray), write("rgb.png", rgb))
     found = [json.loads(line) for line in result.stdout.splitlines()]
     for answer, pixels in zip(found, (gray, np.asarray(Image.fromarray(rgb).convert("L"))), strict=True):
@@ -272,13 +230,13 @@ def test_a_gray_model(tmp_path: Path) -> None:
 
 def test_unreadable_pictures_are_told_and_the_rest_is_answered(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Path(write("whole.png", noise(40, 40, 3))).read_bytes()
-    write("f/0.png", noise(SIZE, SIZE, 3))
+    write("f/0.png", noise(SIDE, SIDE, 3))
     write("f/1.png", whole[: len(whole) // 2])
     write("f/2.png", b"")
-    write("f/3.png", noise(SIZE, SIZE, 3), format="tiff")
+    write("f/3.png", noise(SIDE, SIDE, 3), format="tiff")
     write("f/4.png", noise(60, 60, 3))
     write("f/5.png", noise(99, 99, 3))
-    write("f/6.png", noise(SIZE, SIZE, 3))
+    write("f/6.png", noise(SIDE, SIDE, 3))
     Path("f/7.png").symlink_to("nothing.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
     result = call(model, "f", "--batch", "2")
@@ -299,14 +257,14 @@ def test_nothing_but_unreadable_pictures(model: Path) -> None:
 
 
 def test_colors_that_the_toolkit_does_not_take(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict_module, "open_picture", lambda payload, where: Image.new("F", (SIZE, SIZE)))
-    result = call(model, write("x.png", noise(SIZE, SIZE, 3)))
+    monkeypatch.setattr(predict_module, "open_picture", lambda payload, where: Image.new("F", (SIDE, SIDE)))
+    result = call(model, write("x.png", noise(SIDE, SIDE, 3)))
     assert result.exit_code == 1
     assert "ncfmkit: x.png: expected 8 bits per channel, got Pillow's mode F" in result.stderr
 
 
 def test_wrong_paths_are_found_before_anything_runs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = write("x.png", noise(SIZE, SIZE, 3))
+    picture = write("x.png", noise(SIDE, SIDE, 3))
     Path("empty/.hidden").mkdir(parents=True)
     write("empty/notes.txt", b"")
     refused("no.onnx", picture, says="no model at no.onnx")
@@ -321,7 +279,7 @@ def test_wrong_paths_are_found_before_anything_runs(model: Path, monkeypatch: py
 
 
 def test_a_folder_that_cannot_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    write("f/sub/x.png", noise(SIZE, SIZE, 3))
+    write("f/sub/x.png", noise(SIDE, SIDE, 3))
     scandir = os.scandir
 
     def denied(path: Any) -> Any:
@@ -335,8 +293,8 @@ def test_a_folder_that_cannot_be_listed(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_scores_that_are_not_finite(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "m.onnx", weights=np.full((3 * SIZE * SIZE, 3), 3e38))
-    files = [write("black.png", np.zeros((SIZE, SIZE, 3), np.uint8)), write("white.png", noise(SIZE, SIZE, 3))]
+    model = foreign_model(tmp_path / "m.onnx", weights=np.full((3 * SIDE * SIDE, 3), 3e38))
+    files = [write("black.png", np.zeros((SIDE, SIDE, 3), np.uint8)), write("white.png", noise(SIDE, SIDE, 3))]
     with pytest.raises(CheckFailed, match=r"m\.onnx gives scores that are not finite for white\.png"):
         list(predict(model, files))
 
@@ -379,7 +337,7 @@ def test_a_line_is_written_before_the_last_picture_is_there(model: Path) -> None
 
 
 def test_a_reader_that_leaves_early(model: Path) -> None:
-    picture = write("x.png", noise(SIZE, SIZE, 3))
+    picture = write("x.png", noise(SIDE, SIDE, 3))
     with launch(str(model), *[picture] * 2000, "--batch", "8") as process:  # more than a pipe holds
         assert process.stdout is not None
         assert process.stderr is not None
@@ -400,7 +358,7 @@ def heard_interrupts() -> Iterator[None]:
 
 @pytest.mark.usefixtures("heard_interrupts")
 def test_interruption_exits_130(model: Path) -> None:
-    picture = write("x.png", noise(SIZE, SIZE, 3))
+    picture = write("x.png", noise(SIDE, SIDE, 3))
     with launch(str(model), *[picture] * 2000, "--batch", "8") as process:  # it waits: nobody empties the pipe
         assert process.stdout is not None
         process.stdout.readline()
@@ -413,7 +371,7 @@ def test_interruption_exits_130(model: Path) -> None:
 
 def test_stdout_is_not_the_bars(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A live bar on a terminal must not take the answers that go to a file."""
-    picture = write("x.png", noise(SIZE, SIZE, 3))
+    picture = write("x.png", noise(SIDE, SIDE, 3))
     monkeypatch.setattr("ncfmkit.progress.console._force_terminal", True)
     result = call(model, picture)
     assert json.loads(result.stdout)["file"] == picture
@@ -421,7 +379,7 @@ def test_stdout_is_not_the_bars(model: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_torch_is_not_imported(model: Path) -> None:
-    picture = write("x.png", noise(SIZE, SIZE, 3))
+    picture = write("x.png", noise(SIDE, SIDE, 3))
     code = f"import sys\ntry:\n    {LAUNCH}\nexcept SystemExit:\n    print('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, "predict", str(model), picture]

@@ -13,10 +13,10 @@ from ncfmkit.errors import UserError
 from ncfmkit.exporters import timing
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.exporters.preprocessing import Deployed
-from ncfmkit.exporters.timing import COMPILED, EAGER, Effort, parse_batches, race, summary, time_device
+from ncfmkit.exporters.timing import COMPILED, EAGER, TimingConfig, parse_batches, race, summary, time_device
 
-NO_PAUSE = {"block_seconds": 0, "pause": 0}
-QUICK = Effort(batches=(1, 2), calls=4, seconds=0, warm_calls=1, warm_seconds=0, block_calls=2, **NO_PAUSE)
+NO_PAUSE: dict[str, Any] = {"block_seconds": 0, "pause": 0}
+QUICK = TimingConfig(batches=(1, 2), calls=4, seconds=0, warm_calls=1, warm_seconds=0, block_calls=2, **NO_PAUSE)
 
 
 class Clock:
@@ -41,10 +41,10 @@ class Clock:
 
 def test_contenders_take_turns_and_the_first_call_of_a_block_is_not_timed() -> None:
     clock = Clock()
-    effort = Effort(calls=4, seconds=0, limit=1000, warm_calls=2, warm_seconds=0, block_calls=2, **NO_PAUSE)
+    config = TimingConfig(calls=4, seconds=0, limit=1000, warm_calls=2, warm_seconds=0, block_calls=2, **NO_PAUSE)
     # two warm-up calls, then blocks of three: the first call of each is slow, and must not be seen
     calls = {"a": clock.work("a", 9, 9, 50, 1, 2, 60, 3, 4), "b": clock.work("b", 9, 9, 70, 5, 6, 80, 7, 8)}
-    seconds = race(calls, effort, clock=clock)
+    seconds = race(calls, config, clock=clock)
     assert "".join(clock.log) == "aabb" + "aaabbb" * 2
     assert seconds["a"].tolist() == [1, 2, 3, 4]
     assert seconds["b"].tolist() == [5, 6, 7, 8]
@@ -52,15 +52,15 @@ def test_contenders_take_turns_and_the_first_call_of_a_block_is_not_timed() -> N
 
 def test_timing_goes_on_for_its_least_time() -> None:
     clock = Clock()
-    effort = Effort(calls=2, seconds=3, warm_calls=1, warm_seconds=0, block_calls=2, **NO_PAUSE)
-    seconds = race({"a": clock.work("a", 0.125), "b": clock.work("b", 0.375)}, effort, clock=clock)
+    config = TimingConfig(calls=2, seconds=3, warm_calls=1, warm_seconds=0, block_calls=2, **NO_PAUSE)
+    seconds = race({"a": clock.work("a", 0.125), "b": clock.work("b", 0.375)}, config, clock=clock)
     assert len(seconds["a"]) == len(seconds["b"]) == 24  # until both have 3 s: a needs 24 calls, b would need 8
 
 
 def test_a_block_has_its_least_time() -> None:
     clock = Clock()
-    effort = Effort(calls=1, seconds=0, warm_calls=1, warm_seconds=0, block_calls=2, block_seconds=1, pause=0)
-    seconds = race({"a": clock.work("a", 0.125), "b": clock.work("b", 2.0)}, effort, clock=clock)
+    config = TimingConfig(calls=1, seconds=0, warm_calls=1, warm_seconds=0, block_calls=2, block_seconds=1, pause=0)
+    seconds = race({"a": clock.work("a", 0.125), "b": clock.work("b", 2.0)}, config, clock=clock)
     assert {name: len(values) for name, values in seconds.items()} == {"a": 8, "b": 2}
 
 
@@ -69,7 +69,7 @@ def test_there_is_a_pause_before_every_block(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(timing.time, "sleep", lambda seconds: clock.log.append(str(seconds)))
     race(
         {"a": clock.work("a", 1.0), "b": clock.work("b", 1.0)},
-        Effort(calls=1, seconds=0, warm_calls=0, pause=7),
+        TimingConfig(calls=1, seconds=0, warm_calls=0, pause=7),
         clock=clock,
     )
     assert clock.log == ["a", "b", "7", *"aaaaaa", "7", *"bbbbbb"]
@@ -78,13 +78,13 @@ def test_there_is_a_pause_before_every_block(monkeypatch: pytest.MonkeyPatch) ->
 def test_warm_up_takes_its_calls_and_its_time() -> None:
     for duration, expected in ((1.0, 10), (0.01, 30)):
         clock = Clock()
-        timing._warm_up(clock.work("a", duration), Effort(), clock)
+        timing._warm_up(clock.work("a", duration), TimingConfig(), clock)
         assert expected <= len(clock.log) <= expected + 1  # sums of 0.01 may fall short of 0.3
 
 
 def test_slow_calls_stop_at_the_limit() -> None:
     clock = Clock()
-    seconds = race({"a": clock.work("a", 30.0)}, Effort(limit=20, pause=0), clock=clock)
+    seconds = race({"a": clock.work("a", 30.0)}, TimingConfig(limit=20, pause=0), clock=clock)
     assert clock.log == ["a"] * (1 + 1 + 5)  # warm-up, the block's first, the block
     assert seconds["a"].tolist() == [30.0] * 5
 
@@ -118,7 +118,7 @@ def test_wrong_batches(text: str) -> None:
 
 def test_effort_times_batch_1_first() -> None:
     with pytest.raises(ValueError, match="rising numbers from 1 on"):
-        Effort(batches=(8, 64))
+        TimingConfig(batches=(8, 64))
 
 
 class FakeContract:
@@ -131,7 +131,8 @@ class FakeRunner:
     """Answers at once, and keeps the batches that it was bound to."""
 
     def __init__(self, worst: int = 1000) -> None:
-        self.contract, self.seconds, self.placement = FakeContract(), 0.0, {}
+        self.contract, self.seconds = FakeContract(), 0.0
+        self.placement: dict[str, Any] = {}
         self.bound_to, self.worst = list[np.ndarray](), worst
 
     def __call__(self, images_NCHW: np.ndarray) -> np.ndarray:
@@ -157,8 +158,8 @@ def deployed(student_path: Path) -> Deployed:
     return Deployed(network, mean=metadata["mean"], std=metadata["std"])
 
 
-def timed(runners: dict[str, Any], student: Any, images: np.ndarray, effort: Effort = QUICK) -> dict[str, Any]:
-    return time_device("cpu", runners, student, images, effort)
+def timed(runners: dict[str, Any], student: Any, images: np.ndarray, config: TimingConfig = QUICK) -> dict[str, Any]:
+    return time_device("cpu", runners, student, images, config)
 
 
 def test_without_a_student_only_the_model_is_timed(images: np.ndarray) -> None:
@@ -167,7 +168,7 @@ def test_without_a_student_only_the_model_is_timed(images: np.ndarray) -> None:
         {"ONNX Runtime cpu": runner},
         None,
         images,
-        Effort(batches=(1, 7), calls=2, seconds=0, warm_seconds=0, **NO_PAUSE),
+        TimingConfig(batches=(1, 7), calls=2, seconds=0, warm_seconds=0, **NO_PAUSE),
     )
     (row,) = found["rows"]
     assert found["stopped"] == ""
@@ -183,7 +184,7 @@ def test_rows_and_ratios(monkeypatch: pytest.MonkeyPatch, images: np.ndarray, de
     seconds = {"first": [0.001] * 3, "second": [0.004] * 3, EAGER: [0.002, 0.003, 0.010], COMPILED: [0.0015] * 3}
     raced = []
 
-    def fake_race(calls: dict[str, Callable[[], Any]], effort: Effort) -> dict[str, np.ndarray]:
+    def fake_race(calls: dict[str, Callable[[], Any]], config: TimingConfig) -> dict[str, np.ndarray]:
         for call in calls.values():
             call()
         raced.append(list(calls))
@@ -249,7 +250,7 @@ def test_the_share_of_other_processes() -> None:
 
 
 def test_tf32_is_off_and_put_back() -> None:
-    places = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    places: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
     before = [p.allow_tf32 for p in places]
     try:
         for place in places:
@@ -269,7 +270,7 @@ def check_tf32(places: Sequence[Any]) -> None:
 
 
 def test_footprint_of_a_model(onnx_path: Path) -> None:
-    common = {"path": str(onnx_path), "device": "cpu", "provider": "cpu", "threads": 1, "told": {}}
+    common = {"path": str(onnx_path), "device": "cpu", "provider": "cpu", "threads": 1, "declared": {}}
     small, large = (timing.footprint({**common, "batch": batch}) for batch in (2, 20_000))
     for found in (small, large):
         assert found["failed"] == ""
@@ -282,13 +283,13 @@ def test_footprint_of_a_model(onnx_path: Path) -> None:
 
 def test_footprint_of_a_student(student_path: Path) -> None:
     ends = {"layout": "uint8-nhwc", "output": "logits"}
-    found = timing.footprint({"path": str(student_path), "device": "cpu", "batch": 2, "threads": 1, "ends": ends})
+    found = timing.footprint({"path": str(student_path), "device": "cpu", "batch": 2, "threads": 1, **ends})
     assert found["failed"] == ""
     assert 0 < found["cold_start_seconds"] < 10
 
 
 def test_footprint_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = {"device": "cpu", "batch": 1, "threads": 1, "provider": "cpu", "told": {}}
+    job = {"device": "cpu", "batch": 1, "threads": 1, "provider": "cpu", "declared": {}}
     found = timing.footprint({"path": str(tmp_path / "none.onnx"), **job})
     assert found["failed"].startswith("ncfmkit.errors.UserError: no model at ")
     assert found["cold_start_seconds"] is found["memory_bytes"] is None
@@ -300,8 +301,8 @@ def test_an_engine_goes_to_its_own_runner(monkeypatch: pytest.MonkeyPatch) -> No
     from ncfmkit.exporters import tensorrt as tensorrt_engine
 
     monkeypatch.setattr(tensorrt_engine, "open_engine", lambda path: f"engine {path}")
-    assert timing.open_model(Path("a.engine"), "tensorrt", threads=1, told={}) == "engine a.engine"
+    assert timing.open_model(Path("a.engine"), "tensorrt", threads=1, declared={}) == "engine a.engine"
     with pytest.raises(UserError, match=r"no model at a\.onnx"):
-        timing.open_model(Path("a.onnx"), "cpu", threads=1, told={})
+        timing.open_model(Path("a.onnx"), "cpu", threads=1, declared={})
     assert timing.runner_name(Path("a.engine"), "tensorrt") == "TensorRT engine"
     assert timing.runner_name(Path("a.onnx"), "cuda") == "ONNX Runtime cuda"

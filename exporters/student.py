@@ -1,0 +1,60 @@
+"""A trained student as exporters take it: its file opened, ready to be deployed, and described as a model is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ncfmkit.exporters.contract import INPUT_NAME, Contract
+from ncfmkit.exporters.preprocessing import Deployed
+from ncfmkit.files import sha256_of
+from ncfmkit.scoring import student_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    path: Path
+    network: nn.Module  # on normalized float32 images [N, C, H, W]; in eval mode, on the CPU
+    metadata: dict[str, Any]  # as `student_file.load` checked it
+
+    def sha256(self) -> str:
+        """Of the file."""
+        return sha256_of(self.path)
+
+    def contract(self, *, layout: str, output: str) -> Contract:
+        """What this student takes and gives as a model with that layout (a row of `LAYOUTS`) and output."""
+        classes = tuple(self.metadata["classes"])
+        return Contract(
+            input_name=INPUT_NAME,
+            layout=layout,
+            channels=self.metadata["channels"],
+            size=self.metadata["size"],
+            output_name=output,
+            output=output,
+            classes=classes,
+            class_count=len(classes),
+            metadata={},
+        )
+
+    def deployed(self, *, layout: str, output: str, half: bool = False, lower_norms: bool = False) -> Deployed:
+        """The network with its preprocessing inside; arguments as :class:`Deployed` has them."""
+        return Deployed(
+            self.network,
+            mean=self.metadata["mean"],
+            std=self.metadata["std"],
+            layout=layout,
+            output=output,
+            half=half,
+            lower_norms=lower_norms,
+        )
+
+
+def load_student(path: Path) -> Student:
+    """The student in a file that `ncfmkit train` wrote.
+
+    Raises:
+        UserError: no such file, not a student, or damaged.
+    """
+    network, metadata = student_file.load(path)
+    return Student(path=path, network=network, metadata=metadata)

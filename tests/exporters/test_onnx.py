@@ -1,0 +1,233 @@
+"""Students as ONNX files: every network, precision, layout and output against the student's own logits in float64."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import call
+from conftest import TINY_NETWORK, build_real, write_set, write_student
+from exports import images_of, logits_in_float64
+
+from ncfmkit import networks
+from ncfmkit.config import NetworkSettings
+from ncfmkit.errors import UserError
+from ncfmkit.exporters import export as exporting
+from ncfmkit.exporters import onnx as onnx_export
+from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS
+from ncfmkit.exporters.sessions import open_session
+from ncfmkit.exporters.student import load_student
+from ncfmkit.exporters.table import EXPORTERS
+from ncfmkit.networks import densenet
+from ncfmkit.real.arguments import DataArguments
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+SIDES = {"convnet": 8, "alexnet": 8, "vgg11": 28, "resnet18": 9, "resnetap10": 16, "densenet121": 16}
+
+
+def write_network(name: str, folder: Path, *, epochs: int = 0) -> Path:
+    network = TINY_NETWORK if name == "convnet" else NetworkSettings(name=name)
+    return write_student(folder / "s.safetensors", build_real(size=SIDES[name]), network, epochs=epochs)
+
+
+def check_scores(model: Path, student: Path, size: int, allowed: float) -> None:
+    """Within that part of the largest logit of the student's in float64."""
+    images = images_of(20, 3, size)
+    got, expected = open_session(model)(images), logits_in_float64(student, images)
+    assert got.dtype == np.float32
+    assert 0 < np.abs(got - expected).max() < allowed * np.abs(expected).max()  # not 0: they are two computations
+
+
+@pytest.mark.parametrize("name", [name for name in networks.NETWORKS if name != "convnet"])
+def test_every_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ConvNet is in `test_inputs_and_outputs`; of a DenseNet one layer a block, which has all its kinds of nodes."""
+    monkeypatch.setattr(densenet, "LAYERS", (1, 1, 1, 1))
+    student, model = write_network(name, tmp_path), tmp_path / "s.onnx"
+    opset = onnx_export.choose_opset(None)
+    takes: dict[str, Any] = {"layout": "uint8-nchw", "output": "logits"}
+    onnx_export.save(onnx_export.to_onnx(load_student(student), **takes, half=False, opset=opset), {}, model)
+    check_scores(model, student, SIDES[name], 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", EXPORTERS["onnx"].precisions)
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_network_in_every_precision(name: str, precision: str, tmp_path: Path) -> None:
+    epochs = 3 if name == "densenet121" else 0  # untrained, int8 of its 120 layers is just out of tolerance
+    student, calibration = write_network(name, tmp_path, epochs=epochs), None
+    if precision == "int8":
+        calibration = DataArguments(data=str(write_set(tmp_path / "set.safetensors", size=SIDES[name])))
+    result = exporting.export(student, out=tmp_path / "s.onnx", precision=precision, calibration=calibration)
+    assert result["failures"] == []
+    check_scores(tmp_path / "s.onnx", student, SIDES[name], {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.4}[precision])
+
+
+def pairs() -> list[tuple[str, str, str]]:
+    """Precision, layout and output, so that any two of them meet."""
+    return [
+        (precision, layout, OUTPUTS[(p + n) % 2])
+        for p, precision in enumerate(EXPORTERS["onnx"].precisions)
+        for n, layout in enumerate(LAYOUTS)
+    ]
+
+
+@pytest.mark.parametrize(("precision", "layout", "output"), pairs())
+def test_inputs_and_outputs(
+    precision: str, layout: str, output: str, student_path: Path, exported: Callable[..., Path]
+) -> None:
+    session = open_session(exported(precision, layout, output))
+    assert (session.contract.layout, session.contract.output) == (layout, output)
+    images = images_of(9)
+    expected = logits_in_float64(student_path, images)
+    if output == "probabilities":
+        expected = np.exp(expected) / np.exp(expected).sum(1, keepdims=True)
+    got = session(images)
+    np.testing.assert_allclose(got, expected, atol={"fp32": 1e-5, "fp16": 0.02, "int8": 0.5}[precision])
+    assert np.abs(got - expected).max() > 0  # they are two computations
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("precision", EXPORTERS["onnx"].precisions)
+def test_all_inputs_and_outputs(
+    precision: str, layout: str, output: str, student_path: Path, exported: Callable[..., Path]
+) -> None:
+    test_inputs_and_outputs(precision, layout, output, student_path, exported)
+
+
+def test_gray_and_padded_images(tmp_path: Path) -> None:
+    student = write_student(tmp_path / "s.safetensors", build_real(size=28, channels=1), epochs=0)
+    exporting.export(student, out=tmp_path / "s.onnx")
+    images = images_of(5, 1, 28)
+    np.testing.assert_allclose(open_session(tmp_path / "s.onnx")(images), logits_in_float64(student, images), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 33])
+def test_any_batch(count: int, onnx_path: Path, student_path: Path) -> None:
+    images = images_of(count)
+    np.testing.assert_allclose(open_session(onnx_path)(images), logits_in_float64(student_path, images), atol=1e-5)
+
+
+def test_metadata_and_nodes(onnx_path: Path, student_path: Path) -> None:
+    model = onnx.load_model(onnx_path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [p.key for p in model.metadata_props] == ["ncfmkit"]
+    about = json.loads(model.metadata_props[0].value)
+    assert about["classes"] == ["class 0", "class 1", "class 2"]
+    assert about["input"] == {"name": "images", "layout": "uint8-nchw", "channels": 3, "size": 8}
+    assert about["output"] == {"name": "logits", "kind": "logits"}
+    assert about["precision"] == "fp32"
+    assert about["trained_on"] == {"name": "tiny-ipc1", "manifest_sha256": "1" * 64}
+    assert about["student"]["test_accuracy"] == 0.75
+    assert about["student"]["sha256"] == hashlib.sha256(student_path.read_bytes()).hexdigest()
+    assert set(about["versions"]) == {"torch", "onnx", "onnxscript", "onnxruntime"}
+    assert model.opset_import[0].version == about["opset"]
+    names = [node.name for node in model.graph.node]
+    assert len(names) == len(set(names))
+    assert {"blocks.0/Conv", "blocks.1/InstanceNormalization", "classifier/Gemm"} <= set(names)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_no_trace_of_the_machine(onnx_path: Path) -> None:
+    content = onnx_path.read_bytes()
+    for trace in (b".py", b"site-packages", str(Path.home()).encode(), str(Path(__file__).parent).encode(), b"aten."):
+        assert trace not in content
+
+
+@pytest.mark.parametrize(("precision", "layout"), [("fp16", "uint8-nhwc"), ("int8", "uint8-nchw")])  # int8: of fp32
+def test_the_same_export_gives_the_same_bytes(
+    precision: str, layout: str, exported: Callable[..., Path], student_path: Path, set_path: Path, tmp_path: Path
+) -> None:
+    first = exported(precision, layout, "logits")
+    again = Path(shutil.copy(student_path, tmp_path / "again.safetensors"))
+    calibration = DataArguments(data=str(set_path)) if precision == "int8" else None
+    how: dict[str, Any] = {"precision": precision, "layout": layout}
+    exporting.export(again, out=tmp_path / "again.onnx", calibration=calibration, **how)
+    assert (tmp_path / "again.onnx").read_bytes() == first.read_bytes()
+
+
+def test_precisions_are_what_they_say(exported: Callable[..., Path]) -> None:
+    """The second convolution's weights, and scores that are float32 in every precision."""
+    types = {}
+    for precision, layout in (("fp32", "uint8-nchw"), ("fp16", "uint8-nhwc"), ("int8", "uint8-nchw")):
+        graph = onnx.load_model(exported(precision, layout, "logits")).graph
+        named = {tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in graph.initializer}
+        types[precision] = {
+            kind
+            for name, kind in named.items()
+            if "blocks.4.weight" in name and not name.endswith(("scale", "zero_point"))
+        }
+        assert graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert types == {"fp32": {"FLOAT"}, "fp16": {"FLOAT16"}, "int8": {"INT8"}}
+
+
+@pytest.mark.parametrize(
+    "opset", [18, pytest.param(20, marks=pytest.mark.slow), pytest.param(21, marks=pytest.mark.slow)]
+)
+def test_older_opsets(opset: int, student_path: Path, tmp_path: Path) -> None:
+    assert opset < onnx_export.choose_opset(None)
+    student, path = load_student(student_path), tmp_path / "s.onnx"
+    model = onnx_export.to_onnx(student, layout="uint8-nchw", output="logits", half=False, opset=opset)
+    onnx_export.save(model, {}, path)
+    assert onnx.load_model(path).opset_import[0].version == opset
+    images = images_of(4)
+    np.testing.assert_allclose(open_session(path)(images), logits_in_float64(student_path, images), atol=1e-5)
+
+
+def test_the_newest_opset_is_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert onnx_export._runs(onnx_export.choose_opset(None))
+    monkeypatch.setattr(onnx_export, "_runs", lambda opset: opset <= 19)  # an older ONNX Runtime
+    assert onnx_export.choose_opset(None) == 19
+    assert onnx_export.choose_opset(18) == 18
+    for opset in (17, 20):
+        with pytest.raises(UserError, match=rf"--opset {opset}: .*18 to 19.*torch.*onnxruntime"):
+            onnx_export.choose_opset(opset)
+
+
+def test_an_opset_that_onnx_runtime_refuses_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def __init__(self, *_: object, **__: object):
+            raise RuntimeError("Opset 27 is under development")
+
+    assert onnx_export._runs(18)
+    monkeypatch.setattr("onnxruntime.InferenceSession", Refusing)
+    assert not onnx_export._runs(18)
+
+
+def test_large_models_keep_their_weights_beside_them(
+    set_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """int8, whose float32 file is large on the way, too."""
+    monkeypatch.setattr(onnx_export, "LARGEST_EMBEDDED", 1000)
+    network = dataclasses.replace(TINY_NETWORK, width=32)
+    student_path = write_student(tmp_path / "wide.safetensors", build_real(), network, epochs=0)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    calibration = DataArguments(data=str(set_path))
+    result = exporting.export(student_path, out=folder / "s.onnx", precision="int8", calibration=calibration)
+    assert sorted(p.name for p in folder.iterdir()) == ["s.onnx", "s.onnx.data"]
+    assert result["bytes"] == sum(p.stat().st_size for p in folder.iterdir())
+    images = images_of(4)
+    expected = logits_in_float64(student_path, images)
+    np.testing.assert_allclose(open_session(folder / "s.onnx")(images), expected, atol=0.4 * np.abs(expected).max())
+    shown = call("inspect", folder / "s.onnx", "--json")
+    assert json.loads(shown.stdout)["bytes"] == result["bytes"]
+    (folder / "s.onnx.data").unlink()
+    with pytest.raises(UserError, match=r"s\.onnx"):
+        open_session(folder / "s.onnx")
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(UserError, match=r"needs onnxscript: pip install 'ncfmkit\[cpu\]'"):
+        onnx_export.require_packages()
