@@ -460,6 +460,19 @@ def test_the_whole_command(
     assert call(onnx_path, *flags).exit_code == 2  # the default folder is there already
 
 
+def test_starts_and_builds_are_in_the_rows_of_what_was_started(
+    onnx_path: Path, student_path: Path, data: RealData, quick_speed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validate, "_build_seconds", lambda path, model, cold_start: 7 + cold_start)
+    result = run(onnx_path, data, against=student_path, timing=timing.TimingConfig(batches=(1,)))
+    keys = ("name", "cold_start_seconds", "engine_build_seconds")
+    assert [tuple(row[key] for key in keys) for row in result["speed"][0]["rows"]] == [
+        ("ONNX Runtime cpu", 0.25, 7.25),
+        ("torch eager", 0.25, None),
+        ("torch.compile", None, None),
+    ]
+
+
 def test_json_alone_on_stdout(onnx_path: Path, folder: Path, quick_speed: None) -> None:
     result = call(onnx_path, "--data", folder, "--batches", "1", "--json", "--out", "out")
     assert result.stdout.count("\n") == 1
