@@ -1,6 +1,6 @@
 """TensorRT engines: built from an ONNX file, kept with a JSON sidecar, opened where they were built, and run.
 
-Not yet run on a machine with TensorRT: `python -m pytest -m gpu tests/test_tensorrt_engine.py` on one would show it.
+Not yet run on a machine with TensorRT: `python -m pytest -m gpu tests/exporters/test_tensorrt.py` on one would show it.
 
 An engine holds compiled code for one GPU and one TensorRT. The sidecar, the engine's name and `.json`, says which, and
 what the model takes and gives. It guards against damage and mix-ups, not against forgery: opening an engine can run

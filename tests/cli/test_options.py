@@ -199,7 +199,7 @@ def test_a_score_that_is_measured() -> None:
     data = real_arguments.DataArguments(data="digits")
     scoring = options.scoring(True, data, False, {"student.epochs": "1"})
     assert scoring is not None
-    assert (scoring.arguments, scoring.overrides) == (data, {"student.epochs": "1"})
+    assert (scoring.source, scoring.overrides) == (data, {"student.epochs": "1"})
     assert options.scoring(False, None, False, {}) is None
 
 
