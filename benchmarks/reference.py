@@ -1,8 +1,8 @@
 """One step of docs/method.md, section 5, as one would write it first: measure of speed and oracle of correctness.
 
-Class by class, eager float32, whole batches, every class with an optimizer of its own. It shares with the library the
-random draws, the networks and the decoding's mask, so that the same draws give the same step; the augmentation, the
-decoding, the discrepancy, the sampling network and the update are written here once more, plainly.
+Class by class, eager, whole batches, float32 unless `dtype` says otherwise, every class with its own optimizer. It
+shares with the library the random draws, the networks and the decoding's mask, so that the same draws give the same
+step; the augmentation, the decoding, the discrepancy, the sampling network and the update are written here once more.
 
 In float64, with the same draws, it is the yardstick of the tests: how far float32 may be off is what its rounding
 makes of this very step, not a figure that suits one processor.

@@ -26,7 +26,14 @@ Mean = Annotated[
         rich_help_panel="Released set",
     ),
 ]
-Std = Annotated[str | None, typer.Option("--std", help="likewise", rich_help_panel="Released set")]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        "--std",
+        help="per channel, comma-separated: what they were divided by; default: as --mean",
+        rich_help_panel="Released set",
+    ),
+]
 Labels = Annotated[
     Path | None,
     typer.Option(

@@ -95,7 +95,7 @@ def _name(key: str) -> str:
 
 def _flag(about: Setting) -> inspect.Parameter:
     """The flag of a setting: text, which :func:`ncfmkit.config.override` parses, or a switch."""
-    help = f"{about.help}, {about.range}" if about.range and about.range.at_most is not None else about.help
+    help = f"{about.help} ({about.range})" if about.range else about.help
     metavar = "|".join(about.choices) or {bool: None, int: "N", float: "X"}.get(about.kind, "TEXT")
     option = typer.Option(about.flag, help=help, metavar=metavar, rich_help_panel=PANELS[about.section])
     return _parameter(_name(about.key), bool | None if about.kind is bool else str | None, None, option)

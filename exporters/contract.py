@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ncfmkit.errors import UserError
+from ncfmkit.files import METADATA_KEY
 
-METADATA_KEY = "ncfmkit"  # the one key of ours in a model's metadata: a JSON object
 INPUT_NAME = "images"
 OUTPUTS = ("logits", "probabilities")
 

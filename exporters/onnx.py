@@ -76,7 +76,7 @@ def to_onnx(student: Student, *, layout: str, output: str, half: bool, opset: in
     Args:
         layout: a row of `LAYOUTS`.
         output: logits or probabilities.
-        half: float16 but for the norms, see :class:`Deployed`.
+        half: float16 but for the norms, see :class:`ncfmkit.exporters.preprocessing.Deployed`.
         opset: as :func:`choose_opset` gives it.
     """
     deployed = student.deployed(layout=layout, output=output, half=half, lower_norms=True)

@@ -13,7 +13,6 @@ class Exporter:
     beside: str  # added to the file's name, the name of what may lie beside it
     precisions: tuple[str, ...]
     extra: str  # of ncfmkit, which brings what it needs
-    summary: str
     require: str  # () -> None: raises UserError if what it needs is not installed
     convert: str  # (ONNX file, file to write)
     publish: str  # (written file, its final name) -> the files that are there now
@@ -30,7 +29,7 @@ EXPORTERS: dict[str, Exporter] = {
         beside=".data",
         precisions=("fp32", "fp16", "int8"),
         extra="cpu",
-        summary="an ONNX file, for ONNX Runtime and whatever else reads ONNX",
+        # an ONNX file, for ONNX Runtime and whatever else reads ONNX
         require="ncfmkit.exporters.onnx:require_packages",
         convert="ncfmkit.exporters.onnx:publish",
         publish="ncfmkit.exporters.onnx:publish",
@@ -41,7 +40,7 @@ EXPORTERS: dict[str, Exporter] = {
         beside=".json",
         precisions=("fp32", "fp16"),
         extra="tensorrt",
-        summary="a TensorRT engine for the GPU of this machine, built from the ONNX file",
+        # a TensorRT engine for the GPU of this machine, built from the ONNX file
         require="ncfmkit.exporters.tensorrt:tensorrt",
         convert="ncfmkit.exporters.tensorrt:build_engine",
         publish="ncfmkit.exporters.tensorrt:publish",

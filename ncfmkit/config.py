@@ -528,11 +528,11 @@ def settings_page() -> str:
         "",
         "<!-- Made by `python -m ncfmkit.config > docs/settings.md` from the descriptions in ncfmkit/config.py. -->",
         "",
-        "A recipe (TOML, a table for each section) overrides defaults, a flag overrides both. `--set KEY=VALUE` is the",
-        "flag of what has none. `none` means no value.",
+        "A recipe (TOML, a table for each section) overrides defaults, a flag overrides both. `--set KEY=VALUE` sets",
+        "what has no flag. `none` means no value.",
     ]
     for section, cls in {"": Settings, **SECTIONS}.items():
-        lines += ["", f"## {section or 'seed'}", "", " ".join((cls.__doc__ or "").split()), ""]
+        lines += ["", f"## {section or 'outside the sections'}", "", " ".join((cls.__doc__ or "").split()), ""]
         lines += ["| key | flag | type | default | range | unit | description |", "|---|---|---|---|---|---|---|"]
         for about in SETTINGS.values():
             if about.key.rpartition(".")[0] == section:

@@ -54,11 +54,7 @@ def _amount(content: bytes | Iterable[bytes | memoryview]) -> str:
 
 
 def check_free(path: Path, flag: str = "--out") -> None:
-    """Whether something new can be written there.
-
-    Raises:
-        UserError: something is there already, or there is no folder to write it in.
-    """
+    """Raises UserError if something is there already, or if there is no folder to write it in."""
     check_name(path)
     if os.path.lexists(path):
         raise UserError(f"{path} is there already: choose another {flag}")
@@ -67,11 +63,7 @@ def check_free(path: Path, flag: str = "--out") -> None:
 
 
 def check_name(path: str | Path) -> None:
-    """Whether a path is text: libraries take no other, and neither do manifests.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raises UserError unless a path is valid UTF-8: libraries take no other, and neither do manifests."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -52,6 +52,14 @@ def decoded_rows(decode: str, factor: int, ipc: int, budget: int | None) -> np.n
     return rows_M
 
 
+def decoded_count(decode: str, factor: int, ipc: int, budget: int | None) -> int:
+    """How many decoded images of a class count; nothing is allocated. Arguments as of :func:`decode_mask`."""
+    most = ipc * sum(f * f for f in decode_factors(decode, factor))
+    if decode != "bound":
+        return most
+    return min(most, budget if budget is not None else ipc * factor**2)
+
+
 def decode(images_NCHW: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
     """Cuts every image by each factor and enlarges the cells (bilinear), `[N, P, C, H, W]`; differentiable.
 

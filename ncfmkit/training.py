@@ -19,7 +19,7 @@ from ncfmkit.progress import Tracker
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
 
-State = dict[str, torch.Tensor]  # the parameters of one network by name
+Weights = dict[str, torch.Tensor]  # the parameters of one network, by name
 
 
 class StackedModels:
@@ -34,23 +34,23 @@ class StackedModels:
         template = {k: v.detach() for k, v in self.network.named_parameters()}
         assert not list(self.network.buffers()), "networks with running statistics cannot be trained side by side"
         if size == 1:
-            self.parameters: State = dict(self.network.named_parameters())
+            self.parameters: Weights = dict(self.network.named_parameters())
             self._forward = runtime.compiled(self.network)
         else:
             self.parameters = {k: v.expand(size, *v.shape).clone().requires_grad_() for k, v in template.items()}
             self._forward = runtime.compiled(torch.func.vmap(self._call))
 
-    def _call(self, parameters: State, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def _call(self, parameters: Weights, x_BCHW: torch.Tensor) -> torch.Tensor:
         return torch.func.functional_call(self.network, parameters, (x_BCHW,))
 
     @torch.no_grad()
-    def load(self, states: Sequence[State]) -> None:
-        """Sets the parameters of every network of the models."""
+    def load(self, states: Sequence[Weights]) -> None:
+        """Sets the parameters of every network of the stack."""
         for name, parameter in self.parameters.items():
             stacked = torch.stack([s[name] for s in states]) if self.size > 1 else states[0][name]
             parameter.copy_(stacked)
 
-    def states(self) -> list[State]:
+    def states(self) -> list[Weights]:
         """A copy of the parameters of each network, on the CPU."""
         rows = (
             [{k: v.detach().cpu().clone() for k, v in self.parameters.items()}]
@@ -66,7 +66,7 @@ class StackedModels:
         return out.float()
 
 
-def fresh_state(build: Callable[[], nn.Module], seed: int, *key: int | str) -> State:
+def fresh_state(build: Callable[[], nn.Module], seed: int, *key: int | str) -> Weights:
     """The initial parameters of one network, drawn on the CPU and keyed, whatever else draws random numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(keyed_rng(seed, *key).integers(2**62)))
@@ -114,13 +114,13 @@ def train(
     bar: Tracker,
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
-    """Trains every network of the models in place.
+    """Trains every network of the stack in place.
 
     Args:
         models: networks with their initial parameters loaded.
         data: what each network is trained on, equally many images each.
         settings: optimizer, schedule, augmentation.
-        seed, keys: network r draws its order and augmentation from `(seed, keys[r], epoch)`, alone or in a models.
+        seed, keys: network r draws its order and augmentation from `(seed, keys[r], epoch)`, alone or in a stack.
         bar: advanced by R at every epoch.
         after_epoch: called with the number of epochs done.
 
@@ -159,7 +159,7 @@ def train(
 
 @torch.no_grad()
 def accuracy(models: StackedModels, data: LabeledImages, *, batch: int = 256) -> list[float]:
-    """Top-1 accuracy of each network of the models on `data`, fractions in [0, 1]."""
+    """Top-1 accuracy of each network of the stack on `data`, fractions in [0, 1]."""
     device = models.runtime.device
     correct_R = torch.zeros(models.size, dtype=torch.int64, device=device)
     size = min(batch, len(data))

@@ -25,9 +25,9 @@ from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice, track
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime
-from ncfmkit.training import StackedModels, State, accuracy, fresh_state, train
+from ncfmkit.training import StackedModels, Weights, accuracy, fresh_state, train
 
-Member = tuple[State, State, float | None]  # initial, final, test accuracy
+Member = tuple[Weights, Weights, float | None]  # initial, final, test accuracy
 POOL_FORMAT = 1  # raised when training changes in a way that the settings do not show
 
 
@@ -36,8 +36,8 @@ class Pool:
     """The weights of every member, in main memory, at initialization and at the end of training."""
 
     key: str
-    initial: list[State]
-    final: list[State]
+    initial: list[Weights]
+    final: list[Weights]
     accuracies: list[float | None]  # on the test split, fractions; None where the source has no test split
     seconds: float  # spent training in this run; 0 where all came from the cache
 
@@ -122,7 +122,7 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
     )
 
 
-def _write_member(file: Path, initial: State, final: State, score: float | None) -> None:
+def _write_member(file: Path, initial: Weights, final: Weights, score: float | None) -> None:
     tensors = {f"{side}/{k}": v for side, state in (("initial", initial), ("final", final)) for k, v in state.items()}
     facts = {"test_accuracy": score, "sha256": _checksum(tensors, score)}
     content = to_bytes(tensors, metadata={METADATA_KEY: json.dumps(facts)})  # one key: more come in a random order
@@ -150,14 +150,14 @@ def _read_member(file: Path) -> Member:
     score = facts.get("test_accuracy")
     if facts.get("sha256") != _checksum(tensors, score):
         raise ValueError("its checksum is wrong")
-    sides: dict[str, State] = {"initial": {}, "final": {}}
+    sides: dict[str, Weights] = {"initial": {}, "final": {}}
     for name, tensor in tensors.items():
         side, parameter = name.split("/", 1)
         sides[side][parameter] = tensor.clone()  # off the mapped file, which may change under us
     return sides["initial"], sides["final"], score
 
 
-def _checksum(tensors: State, score: float | None) -> str:
+def _checksum(tensors: Weights, score: float | None) -> str:
     """sha256 of all that a member's file holds."""
     content = [[name, str(v.dtype), list(v.shape), digest(v)] for name, v in sorted(tensors.items())]
     return hashlib.sha256(json.dumps([score, content]).encode()).hexdigest()

@@ -128,7 +128,8 @@ def make_problem(
     """Checks the settings against the data and prepares the two networks.
 
     Args:
-        budget: as of :func:`make_plan`; real images that take at most a quarter of it are kept on a GPU.
+        budget: as of :func:`ncfmkit.distillation.memory.make_plan`; real images that take at most a quarter of it are
+            kept on a GPU.
 
     Raises:
         UserError: the factor is above the side, or the network cannot be checkpointed.

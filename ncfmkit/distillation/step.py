@@ -1,4 +1,4 @@
-"""The minmax loop: synthetic images are moved to match the real ones at frequencies chosen to tell them apart.
+"""One step: synthetic images are moved to match the real ones at frequencies chosen to tell them apart.
 
 `distill_step` is section 5 of docs/method.md line by line. Classes are independent problems but for what a step shares
 (the extractor, the calibration network, the frequencies), so they are stacked along the batch axis: one optimizer over

@@ -17,6 +17,7 @@ from ncfmkit.distillation.pool import Pool, open_pool
 from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.files import write_atomic, write_json
 from ncfmkit.jobs.setup import make_settings, resolve
+from ncfmkit.mosaic import decoded_count
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
@@ -29,7 +30,7 @@ from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
 from ncfmkit.sets import set_file
 from ncfmkit.sets.loading import load
-from ncfmkit.sets.manifest import decoded_per_class, finished_set, manifest_score
+from ncfmkit.sets.manifest import finished_set, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
 
 ARTIFACTS = {
@@ -113,7 +114,9 @@ def distill_real(
     images = _initial_images(settings, real)
     if settings.student.repeats:
         real.test_split(otherwise=students.NO_SCORE)
-        check_baselines(real, baselines, stored=settings.distill.ipc, decoded=decoded_per_class(settings))
+        d = settings.distill
+        decoded = decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class)
+        check_baselines(real, baselines, stored=d.ipc, decoded=decoded)
     loop.prepare(real, settings, Pool.empty(), images, runtime)
 
     run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines))

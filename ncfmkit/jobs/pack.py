@@ -1,17 +1,16 @@
 """`ncfmkit pack`: a set for other people's tools."""
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ncfmkit.config import to_dict
-from ncfmkit.errors import Interrupted, UserError
+from ncfmkit.errors import UserError
 from ncfmkit.files import check_free, safe_name
 from ncfmkit.jobs.evaluate import Scoring
+from ncfmkit.jobs.setup import all_or_nothing
 from ncfmkit.sets import loading, package, quantize
 from ncfmkit.sets.manifest import DIGEST_KEY, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -24,15 +23,6 @@ class Quantization:
     bits: int  # one of quantize.BITS; 8: as it is
     scale: quantize.Scale = "image"
     dither: bool = False
-
-
-@contextmanager
-def all_or_nothing() -> Iterator[None]:
-    """For jobs whose files appear whole or not at all: an interruption says so."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted: nothing was written") from None
 
 
 @all_or_nothing()

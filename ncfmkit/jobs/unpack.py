@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ncfmkit.files import check_free, safe_name
-from ncfmkit.jobs.pack import all_or_nothing
+from ncfmkit.jobs.setup import all_or_nothing
 from ncfmkit.sets import loading, set_file
 
 

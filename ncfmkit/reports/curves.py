@@ -59,7 +59,7 @@ def _draw_loss(axis: Any, metrics: list[dict[str, Any]], key: str, label: str) -
 
 
 def _smooth(values_N: np.ndarray) -> np.ndarray:
-    """Centerd running mean over a twentieth of the run; the window is cut off at the ends, not padded."""
+    """Centered running mean over a twentieth of the run; the window is cut off at the ends, not padded."""
     half = len(values_N) // 40
     sums = np.concatenate([[0.0], np.cumsum(values_N)])
     low = np.maximum(np.arange(len(values_N)) - half, 0)

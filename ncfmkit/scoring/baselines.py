@@ -15,42 +15,41 @@ from ncfmkit.progress import track
 from ncfmkit.real.store import RealData
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
-from ncfmkit.training import State
+from ncfmkit.training import Weights
+
+Draw = Callable[[RealData, int, int, int], LabeledImages]  # of (real, images per class, seed, repeat)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
     """A row of `BASELINES`: real images that students are trained on beside a set."""
 
-    summary: str  # what they are, for people
     label: str  # of their row in a table of scores; `{}` stands for the images per class
     size: Literal["stored", "decoded", "whole"]  # images per class: as the set stores, as it decodes to, or all
-    draw: (
-        Callable[[RealData, int, int, int], LabeledImages] | None
-    )  # (real, images per class, seed, repeat); None: herded
+    draw: Draw | None  # None: drawn by herding, which needs an extractor
 
 
 BASELINES: dict[str, Baseline] = {
     "random": Baseline(
-        summary="as many random real images as are stored",
+        # as many random real images as are stored
         label="random real, {} per class",
         size="stored",
         draw=lambda real, per_class, seed, repeat: random_subset(real, per_class, seed, repeat),
     ),
     "random-decoded": Baseline(
-        summary="as many random real images as the set decodes to",
+        # as many random real images as the set decodes to
         label="random real, {} per class",
         size="decoded",
         draw=lambda real, per_class, seed, repeat: random_subset(real, per_class, seed, repeat),
     ),
     "herding": Baseline(
-        summary="as many real images as are stored, chosen by herding on features of the pool's first member",
+        # as many real images as are stored, chosen by herding on features of the pool's first member
         label="herding, {} per class",
         size="stored",
         draw=None,
     ),
     "whole": Baseline(
-        summary="the whole training split",
+        # the whole training split
         label="whole training split",
         size="whole",
         draw=lambda real, per_class, seed, repeat: labeled(real, real.train),
@@ -111,7 +110,7 @@ def _check_enough(real: RealData, per_class: int) -> None:
 
 @torch.no_grad()
 def herded_subset(
-    real: RealData, per_class: int, state: State, network: NetworkSettings, runtime: Runtime
+    real: RealData, per_class: int, state: Weights, network: NetworkSettings, runtime: Runtime
 ) -> LabeledImages:
     """Herding (Welling 2009): images chosen one by one so that their mean feature stays next to the class's mean."""
     _check_enough(real, per_class)

@@ -13,12 +13,12 @@ from torch import nn
 from ncfmkit import networks
 from ncfmkit.errors import UserError
 from ncfmkit.files import METADATA_KEY, digest, write_atomic
-from ncfmkit.training import State
+from ncfmkit.training import Weights
 
 LARGEST_SIDE = 16384  # pixels; a larger one is damage
 
 
-def save(state: State, metadata: dict[str, Any], path: Path) -> None:
+def save(state: Weights, metadata: dict[str, Any], path: Path) -> None:
     """Writes a student's parameters and metadata, and the digest of each parameter."""
     metadata = {**metadata, "sha256": {name: digest(tensor) for name, tensor in state.items()}}
     write_atomic(path, to_bytes(state, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
@@ -54,7 +54,7 @@ def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     return network.eval(), metadata
 
 
-def _check(state: State, metadata: dict[str, Any]) -> None:
+def _check(state: Weights, metadata: dict[str, Any]) -> None:
     """Raises ValueError, KeyError or TypeError if something is missing or not of its kind."""
     channels, size, classes = (metadata[k] for k in ("channels", "size", "classes"))
     if channels not in (1, 3) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIDE:
@@ -76,7 +76,7 @@ def _check(state: State, metadata: dict[str, Any]) -> None:
             raise ValueError(f"{name}: expected finite float32 parameters, got {tensor.dtype}")
 
 
-def _rebuild(state: State, metadata: dict[str, Any]) -> nn.Module:
+def _rebuild(state: Weights, metadata: dict[str, Any]) -> nn.Module:
     shape = {k: metadata[k] for k in ("channels", "size")}
     row = {k: metadata["network"][k] for k in ("width", "depth")}
     network = networks.build(metadata["network"]["name"], classes=len(metadata["classes"]), **shape, **row)

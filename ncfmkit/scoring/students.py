@@ -19,7 +19,7 @@ from ncfmkit.progress import Tracker, track
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime, device_name, versions
 from ncfmkit.scoring.baselines import BASELINES, check_baselines
-from ncfmkit.training import StackedModels, State, accuracy, fresh_state, train
+from ncfmkit.training import StackedModels, Weights, accuracy, fresh_state, train
 
 NO_SCORE = "or --repeats 0"  # what else a user can do who has no test split
 
@@ -59,7 +59,7 @@ def score(
     with track(title, len(sets) * settings.epochs) as bar:
         for first in range(0, len(sets), together):
             keys = range(first, min(first + together, len(sets)))
-            if models is None or models.size != len(keys):  # one models for all, because each is compiled anew
+            if models is None or models.size != len(keys):  # one stack for all, because each is compiled anew
                 models = StackedModels(build, len(keys), runtime)
             models.load([fresh_state(build, seed, "student", k) for k in keys])
             history = _train_and_test(models, [sets[k] for k in keys], test, settings, seed, list(keys), bar)
@@ -86,7 +86,7 @@ def _train_and_test(
     keys: list[int],
     bar: Tracker,
 ) -> list[list[float]]:
-    """Test accuracies of the models at each evaluation, the last epoch's at the end."""
+    """Test accuracies of the stack at each evaluation, the last epoch's at the end."""
     count = min(settings.evaluations, settings.epochs)
     when = {round(settings.epochs * (i + 1) / count) for i in range(count)}
     history: list[list[float]] = []
@@ -174,7 +174,7 @@ def train_student(
     test: LabeledImages | None,
     seed: int,
     runtime: Runtime,
-) -> tuple[State, float | None]:
+) -> tuple[Weights, float | None]:
     """One student to keep: its parameters, and its accuracy on `test` where there is one."""
     models = StackedModels(build, 1, runtime)
     models.load([fresh_state(build, seed, "student", 0)])

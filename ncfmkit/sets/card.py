@@ -403,7 +403,7 @@ def _limits(m: Mapping[str, Any]) -> Iterator[str]:
             *figure,
             "A classifier trained on it is usually less accurate than one trained on the real images.",
             "What is skewed, mislabeled or missing in the source is so here, too, and can be stronger.",
-            "It was made from real images, and some of it may be recognizable: it does not anonymise them. Do not "
+            "It was made from real images, and some of it may be recognizable: it does not anonymize them. Do not "
             "use it to get around limits on the use of the source, or to identify people.",
         ]
     )

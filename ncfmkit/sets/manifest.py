@@ -15,7 +15,7 @@ from ncfmkit._version import __version__
 from ncfmkit.config import LARGEST_FACTOR, Settings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import digest
-from ncfmkit.mosaic import decode_factors, decode_mask
+from ncfmkit.mosaic import decoded_count
 from ncfmkit.sets import quantize
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -50,7 +50,7 @@ def tensors_of(synthetic: SyntheticSet) -> dict[str, torch.Tensor]:
 
 
 def set_of(tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> SyntheticSet:
-    """The set that these tensors store; they fit the manifest, as :func:`problems` finds."""
+    """The set that these tensors store, which were checked against the manifest."""
     how = manifest.get("pixels")
     if how is None:
         images, levels = tensors["images"], None
@@ -243,11 +243,7 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_kind(manifest: dict[str, Any], where: str) -> None:
-    """Whether it is the manifest of a set, and of a format that is known here.
-
-    Raises:
-        UserError: it is not; nothing else can be said of it then.
-    """
+    """Raises UserError unless it is the manifest of a set, of a format that is known here."""
     if manifest.get("kind") != KIND:
         kind = str(manifest.get("kind", "file of an unknown kind"))
         raise UserError(f"{where} holds a {kind[:LONGEST_SHOWN]}, not a synthetic set")
@@ -278,7 +274,8 @@ def _shortened(value: Any) -> str:
 
 
 def _contradictions(m: dict[str, Any]) -> Iterator[str]:
-    expected = decoded_ipc(m)
+    how = m["decode"]
+    expected = decoded_count(how["kind"], how["factor"], m["ipc"]["stored"], how["budget"])
     if m["ipc"]["decoded"] != expected:
         yield f"its manifest speaks of {m['ipc']['decoded']} decoded images per class, its decoding gives {expected}"
     if len(m["mean"]) != len(m["std"]):
@@ -290,15 +287,6 @@ def _contradictions(m: dict[str, Any]) -> Iterator[str]:
     quantized = "pixels" in m
     if (m["format"] == 2) != (quantized or "soft_labels" in m["sha256"]):
         yield "its manifest's format does not fit its tensors: 2 is for quantized pixels and soft labels alone"
-
-
-def decoded_ipc(manifest: dict[str, Any]) -> int:
-    """Decoded images per class, by the manifest's decoding; nothing is allocated."""
-    how, stored = manifest["decode"], manifest["ipc"]["stored"]
-    most = stored * sum(f * f for f in decode_factors(how["kind"], how["factor"]))
-    if how["kind"] != "bound":
-        return most
-    return min(most, how["budget"] if how["budget"] is not None else stored * how["factor"] ** 2)
 
 
 def expected_shapes(manifest: dict[str, Any], image_shape: tuple[int, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -409,11 +397,6 @@ def _pixel_problems(how: dict[str, Any], tensors: dict[str, torch.Tensor]) -> li
     return found
 
 
-def decoded_per_class(settings: Settings) -> int:
-    d = settings.distill
-    return int(decode_mask(d.decode, d.factor, d.ipc, d.decoded_per_class).sum())
-
-
 def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> SyntheticSet:
     """The set as it is stored: uint8, with everything but the score in its manifest.
 
@@ -433,7 +416,7 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
         "tool": f"ncfmkit {__version__}",
         "name": f"{real.name}-ipc{d.ipc}",
         "classes": list(real.classes),
-        "ipc": {"stored": d.ipc, "decoded": decoded_per_class(settings)},
+        "ipc": {"stored": d.ipc, "decoded": decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class)},
         "decode": {"kind": d.decode, "factor": d.factor, "budget": d.decoded_per_class},
         "mean": list(real.mean),
         "std": list(real.std),

@@ -109,10 +109,9 @@ def write(synthetic: SyntheticSet, folder: Path, packing: Packing) -> SyntheticS
 
 
 def check_writable(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
-    """Whether the set can be packed there.
+    """Raises UserError unless the set can be packed there.
 
-    Raises:
-        UserError: the folder is there already or cannot be, the layout needs a license, decoded images are too large.
+    The folder may be there already, the layout may need a license, decoded images may be too large.
     """
     check_free(folder)
     if packing.row.module is not None:

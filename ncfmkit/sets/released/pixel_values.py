@@ -222,7 +222,9 @@ def _moments(real: RealData, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]
     sum_D, products_DD = np.zeros(size), np.zeros((size, size))
     with track("fitting the whitening", len(images)) as bar:
         for start in range(0, len(images), chunk):
-            rows_ND = images[start : start + chunk].reshape(-1, size) / 255.0 - 0.5  # shifted: less is cancelled below
+            rows_ND = (
+                images[start : start + chunk].reshape(-1, size) / 255.0 - 0.5
+            )  # shifted: fewer digits cancel below
             sum_D += rows_ND.sum(0)
             products_DD += rows_ND.T @ rows_ND
             bar.advance(len(rows_ND))

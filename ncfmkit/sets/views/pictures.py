@@ -33,11 +33,7 @@ class Header:
 
 
 def check_size(shape: tuple[int, int, int], encoding: str) -> None:
-    """Whether images of this shape `(ch, H, W)` can be picture files, which others can open, too.
-
-    Raises:
-        UserError: they are too large for that.
-    """
+    """Raises UserError if images of this shape `(ch, H, W)` are too large for picture files that others open."""
     _, height, width = shape
     if height * width > MOST_PIXELS or (encoding == "webp" and max(height, width) > LONGEST_WEBP):
         raise UserError(f"images of {height}x{width} are too large for pictures in a package: use --to safetensors")

@@ -14,7 +14,6 @@ from ncfmkit.sets.views.records import Contents, Record
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     name: str
-    summary: str  # one line for help and documentation
     module: str | None = None  # with `write` and `read`; none: the one file is all there is
     sharded: bool = False  # takes --shard-size
     card: bool = False  # nothing without its dataset card
@@ -35,23 +34,23 @@ class Layout:
 LAYOUTS = {
     row.name: row
     for row in (
-        Layout(name="safetensors", summary="the one file"),
+        Layout(name="safetensors"),
         Layout(
             name="webdataset",
-            summary=".tar shards of pictures, labels and facts, for webdataset and tar",
+            # .tar shards of pictures, labels and facts, for webdataset and tar
             module="ncfmkit.sets.views.webdataset",
             sharded=True,
         ),
         Layout(
             name="parquet",
-            summary="Parquet with a dataset card, for datasets.load_dataset",
+            # Parquet with a dataset card, for datasets.load_dataset
             module="ncfmkit.sets.views.parquet",
             sharded=True,
             card=True,
         ),
         Layout(
             name="png",
-            summary="class folders of pictures, for torchvision's ImageFolder",
+            # class folders of pictures, for torchvision's ImageFolder
             module="ncfmkit.sets.views.image_folder",
         ),
     )
