@@ -321,7 +321,9 @@ def test_bounds_of_a_number(key: str) -> None:
         (line,) = str(caught.value).splitlines()
         assert line.startswith(f"{key}: expected ")
         assert line.endswith(f" got {value[-1] if isinstance(value, tuple) else value}")
-        for bound in (SETTINGS[key].range.at_least, SETTINGS[key].range.at_most, SETTINGS[key].range.below):
+        limits = SETTINGS[key].range
+        assert limits is not None
+        for bound in (limits.at_least, limits.at_most, limits.below):
             assert bound is None or str(bound) in line.partition("expected")[2]
 
 

@@ -94,7 +94,7 @@ def test_frequencies_are_a_scale_times_a_standard_normal(psi: SamplingNetwork) -
     assert np.abs(np.corrcoef(z_TD[::16].T)[~np.eye(DIM, dtype=bool)]).max() < 0.2
 
 
-def described(psi: SamplingNetwork, eps_GD: np.ndarray, dtype: type) -> torch.Tensor:
+def described(psi: SamplingNetwork, eps_GD: np.ndarray, dtype: type[np.floating]) -> torch.Tensor:
     """The scales, as docs/method.md, section 2, has them."""
     values = [p.detach().numpy().astype(dtype) for p in psi.parameters()]
     assert len(values) == 12

@@ -1,5 +1,8 @@
 """Memory claims, by the bytes that autograd holds: the peak depends on the chunk and the kept graphs alone."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +24,7 @@ def peak(make_real, make_pool, runtime):
     """The peak of autograd's bytes over one step, for a problem and a plan."""
 
     def measure(
-        *, counts=(40, 40, 40), plan: Plan, checkpointing: bool = False, depth: int = 2, **settings: object
+        *, counts=(40, 40, 40), plan: Plan, checkpointing: bool = False, depth: int = 2, **settings: Any
     ) -> int:
         real = make_real(counts, size=16)
         pool, build = make_pool(real, network=NetworkSettings(width=8, depth=depth))
@@ -105,6 +108,6 @@ def test_the_characteristic_function_keeps_cos_and_sin_of_one_block_at_most() ->
     weight = torch.full((1, 64), 1 / 64)
     for count in (16, 17, 4096):
         freq = torch.randn(count, 8)
-        kept = saved_bytes(lambda freq=freq: characteristic_function(feat, freq, weight, block=16))
+        kept = saved_bytes(partial(characteristic_function, feat, freq, weight, block=16))
         phases = 2 * 64 * 16 * 4 if count <= 16 else 0
         assert kept == feat.nbytes + freq.nbytes + weight.nbytes + phases

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,19 @@ def test_a_second_opening_trains_nothing(open_tiny, monkeypatch, capsys) -> None
     assert not list((cache_dir() / "pools").rglob("*.tmp"))
 
 
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The keys of every training from now on."""
+    calls: list[list[int]] = []
+    train = pool_module.train
+
+    def spy(*args: Any, **kwargs: Any) -> None:
+        calls.append(kwargs["keys"])
+        train(*args, **kwargs)
+
+    monkeypatch.setattr(pool_module, "train", spy)
+    return calls
+
+
 def test_members_are_trained_from_their_keyed_initial_weights(open_tiny, real, tiny_network) -> None:
     pool = open_tiny()
     assert len(pool) == 2
@@ -71,8 +85,7 @@ def test_members_are_trained_from_their_keyed_initial_weights(open_tiny, real, t
 def test_a_larger_pool_keeps_the_members_of_a_smaller_one(open_tiny, monkeypatch, capsys) -> None:
     small = open_tiny(members=1)
     capsys.readouterr()
-    calls, train = [], pool_module.train
-    monkeypatch.setattr(pool_module, "train", lambda *a, **k: calls.append(k["keys"]) or train(*a, **k))
+    calls = trained(monkeypatch)
     large = open_tiny(members=3)
     assert calls == [[1], [2]]
     assert "training 2 of 3 members" in capsys.readouterr().err
@@ -124,8 +137,7 @@ def test_a_damaged_member_is_named_and_trained_again(open_tiny, monkeypatch, cap
     file.write_bytes(damage(content))
     assert file.read_bytes() != content
     capsys.readouterr()
-    calls, train = [], pool_module.train
-    monkeypatch.setattr(pool_module, "train", lambda *a, **k: calls.append(k["keys"]) or train(*a, **k))
+    calls = trained(monkeypatch)
     mended = open_tiny()
     said = capsys.readouterr().err
     assert "member-001.safetensors is damaged" in said
@@ -175,7 +187,7 @@ def test_what_the_key_depends_on(real, make_real, tiny_network, runtime) -> None
         key(runtime=dataclasses.replace(runtime, precision="bf16")),
         key(runtime=dataclasses.replace(runtime, compile=True)),
     ]
-    changes = {
+    changes: dict[str, Any] = {
         "epochs": 3, "batch": 4, "optimizer": "adamw", "lr": 0.1, "momentum": 0.1, "weight_decay": 0.1,
         "milestones": (0.5,), "gamma": 0.3, "augment": "none", "cutmix": 0.1,
     }  # fmt: skip

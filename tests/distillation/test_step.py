@@ -6,7 +6,9 @@ How far float32 may be off is judged by the reference's own distance from float6
 import dataclasses
 import io
 import math
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,10 @@ from rounding import EPS, SPARE, allowed, off, smooth
 
 from benchmarks.reference import Reference
 from ncfmkit import augment as A
+from ncfmkit import networks
 from ncfmkit.config import DistillSettings, NetworkSettings
 from ncfmkit.distillation.memory import Plan, cut, make_plan
+from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, State, make_problem, make_state
 from ncfmkit.distillation.step import distill_step, draw_class
 from ncfmkit.errors import NonFiniteLossError, UserError
@@ -25,11 +29,11 @@ from ncfmkit.runtime import Runtime, saved_bytes
 SEED = 3
 # 128 frequencies are eight components of psi: batch norm over two would give -1 and 1 whatever psi is, and a gradient
 # that is rounding alone
-BASE = {"ipc": 2, "factor": 2, "frequencies": 128, "real_batch": 6, "sampler_lr": 0.05}
+BASE: dict[str, Any] = {"ipc": 2, "factor": 2, "frequencies": 128, "real_batch": 6, "sampler_lr": 0.05}
 
 # AdamW's first steps are lr * sign(gradient), where rounding may decide the sign of a gradient near zero. SGD's step is
 # as long as the gradient: where images after several steps are compared, SGD moves them.
-SGD = {"optimizer": "sgd", "lr": 0.003}
+SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 0.003}
 
 
 def start_images(problem: Problem) -> torch.Tensor:
@@ -96,7 +100,8 @@ class Judge:
 
 def judge(problem: Problem, state: State, steps: int = 3) -> Judge:
     """Runs the reference from the state, which it leaves alone."""
-    start, psi = state.images.detach().clone(), list(state.psi.parameters()) if state.psi else None
+    start = state.images.detach().clone()
+    psi: list[torch.Tensor] | None = list(state.psi.parameters()) if state.psi else None
     ends = []
     for dtype in (torch.float64, torch.float32):
         reference = Reference(problem, start, psi, dtype=dtype)
@@ -113,7 +118,7 @@ def recorded(optimizer: torch.optim.Optimizer | None) -> list[Update]:
     """Every update from now on."""
     updates: list[Update] = []
 
-    def record(*_: object) -> None:
+    def record(optimizer: torch.optim.Optimizer, *_: object) -> None:
         parameters = optimizer.param_groups[0]["params"]
         updates.append(([p.detach().clone() for p in parameters], [p.grad.clone() for p in parameters]))
 
@@ -122,7 +127,7 @@ def recorded(optimizer: torch.optim.Optimizer | None) -> list[Update]:
     return updates
 
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "gaussian": {},
     "learned": {"sampler": "learned"},
     "sgd": SGD | {"weight_decay": 0.5},
@@ -177,6 +182,8 @@ def test_a_step_equals_the_reference(setting, case: str, plan: dict) -> None:
     assert (losses.calibration is None) == (problem.settings.calibration_weight == 0)
     assert state.step == 3
     if learned:
+        assert psi_start is not None
+        assert rules.psi is not None
         now = [p.detach() for p in state.psi.parameters()]
         largest = max(float(p.abs().max()) for p in now)
         for got, expected in zip(now, rules.psi, strict=True):
@@ -203,7 +210,8 @@ def test_real_images_as_a_tensor_on_the_device_change_nothing(setting) -> None:
 
 @pytest.mark.parametrize("sampler", ["gaussian", "learned"])
 def test_stacking_does_not_change_the_images(setting, sampler: str) -> None:
-    judged = judge(*setting(sampler=sampler, **SGD), 4)
+    problem, state = setting(sampler=sampler, **SGD)
+    judged = judge(problem, state, 4)
     for stack in (1, 2, 3):
         judged.check(run(setting, 4, {"classes_per_batch": stack}, sampler=sampler, **SGD))
 
@@ -224,7 +232,8 @@ def test_a_class_does_not_depend_on_the_data_of_the_others(setting, make_real) -
     )
     a = run(setting, 4, real=first, **SGD)
     b = run(setting, 4, real=dataclasses.replace(other, train=train), **SGD)
-    judged = judge(*setting(real=first, **SGD), 4)
+    problem, state = setting(real=first, **SGD)
+    judged = judge(problem, state, 4)
     for images in (a, b):
         judged.check(images, slice(2, 4))
     assert (a[:2] - b[:2]).abs().max() > 1e-3
@@ -260,7 +269,7 @@ def test_a_restored_state_goes_on_bit_for_bit(setting, settings: dict) -> None:
 def test_draws_of_a_class(setting) -> None:
     problem, _ = setting()
     counts, offsets = problem.real.train.counts(), problem.real.train.offsets
-    seen = [set() for _ in counts]
+    seen: list[set[int]] = [set() for _ in counts]
     for step in range(40):
         for c in range(3):
             draw, again = draw_class(problem, step, c), draw_class(problem, step, c)
@@ -279,7 +288,7 @@ def test_networks_of_a_step_are_drawn_from_the_whole_pool(setting, make_real, ma
     pool, _ = make_pool(make_real(), members=3)
     members, betas, finals = set(), [], set()
 
-    class Spy(type(pool)):
+    class Spy(Pool):
         def blend(self, network, member, beta):
             members.add(member)
             betas.append(beta)
@@ -483,7 +492,7 @@ def test_only_networks_of_blocks_can_be_checkpointed(make_real, make_pool, runti
             DistillSettings(),
             seed=0,
             pool=pool,
-            build=lambda: torch.nn.Flatten(),
+            build=partial(networks.build, "alexnet", channels=3, classes=3, size=8),
             runtime=runtime,
             gradient_checkpointing=True,
         )
@@ -538,11 +547,14 @@ def test_a_plan_keeps_to_its_budget_by_the_graphs_it_holds(setting) -> None:
     images = torch.rand(1, 3, 8, 8, requires_grad=True)
     fixed = sum(p.nbytes for n in (problem.matcher, problem.calibrator) for p in n.parameters())
     fixed += 4 * state.images.nbytes  # with gradient and two moments
+
+    def features(chunk: int) -> torch.Tensor:
+        rows = np.full((chunk, A.DRAWS), 0.5, dtype=np.float32)
+        return problem.features(images.expand(chunk, -1, -1, -1) * 1.0, rows)
+
     for budget in (2**20, 2**21, 2**23):
         plan = make_plan(problem, state, budget=budget)
-        rows = np.full((plan.chunk, A.DRAWS), 0.5, dtype=np.float32)
-        stack = images.expand(plan.chunk, -1, -1, -1)
-        per_chunk = saved_bytes(lambda rows=rows, stack=stack: problem.features(stack * 1.0, rows))
+        per_chunk = saved_bytes(partial(features, plan.chunk))
         assert per_chunk > 1000 * plan.chunk
         assert plan.kept_graphs * per_chunk <= budget - fixed
 
@@ -568,10 +580,10 @@ def test_half_precision_stays_near_float32(setting, precision: str, dtype: torch
         if runtime.precision == "fp16":  # else the first steps only find the scale
             state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 64.0})
         before = state.images.detach().clone()
-        losses = [distill_step(problem, state, whole(problem, chunk=8)) for _ in range(3)]
+        steps = [distill_step(problem, state, whole(problem, chunk=8)) for _ in range(3)]
         assert state.images.dtype == torch.float32
         assert state.images.isfinite().all()
-        results.append(([(x.matching, x.calibration) for x in losses], state.images.detach() - before))
+        results.append((np.array([(x.matching, x.calibration) for x in steps]), state.images.detach() - before))
     (losses, moved), (half_losses, half_moved) = results
     np.testing.assert_allclose(half_losses, losses, rtol=few)
     assert moved.abs().max() > 1e-3

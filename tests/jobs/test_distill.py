@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from ncfmkit.config import Settings
+from ncfmkit.config import RuntimeSettings, Settings
 from ncfmkit.distillation import loop
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.distillation.initial import initialize
@@ -192,7 +192,12 @@ def test_no_steps_keep_the_initialization(tmp_path: Path) -> None:
 
 def test_load_starts_from_an_earlier_set(tmp_path: Path, scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scored.parent)
-    more = {"distill__factor": 2, "distill__init": "load", "distill__load": scored.name, "student__repeats": 0}
+    more: dict[str, Any] = {
+        "distill__factor": 2,
+        "distill__init": "load",
+        "distill__load": scored.name,
+        "student__repeats": 0,
+    }
     run = start(tmp_path / "run", distill__steps=0, **more)
     assert torch.equal(set_file.load(run).images, set_file.load(scored).images)
     assert set_file.load(run).manifest["settings"]["distill"]["load"] == scored.name
@@ -445,6 +450,7 @@ def test_non_finite_loss_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: 
     with pytest.raises(NonFiniteLossError, match="loss of class '0' became non-finite in step 10"):
         start(out)
     stored = RunDirectory.open(out).load_checkpoint()
+    assert stored is not None
     assert stored["step"] == 8
     assert bool(stored["images"].isfinite().all())
 
@@ -473,7 +479,7 @@ def test_wrong_settings_leave_nothing(tmp_path: Path, overrides: dict[str, Any],
 
 @pytest.mark.parametrize("name", ["random", "herding", "random-decoded"])
 def test_too_few_images_for_a_baseline_are_noticed_at_once(tmp_path: Path, name: str) -> None:
-    few = {"distill__init": "noise", "distill__ipc": 200}
+    few: dict[str, Any] = {"distill__init": "noise", "distill__ipc": 200}
     with pytest.raises(UserError, match="a baseline of 200 real images per class needs more than the"):
         start(tmp_path / "run", baselines=(name,), **few)
     assert not (tmp_path / "run").exists()
@@ -585,9 +591,10 @@ def test_a_student_reloads_with_its_accuracy(student: tuple[Path, dict[str, Any]
     assert not network.training
     real = open_real("digits", dataclasses.replace(setup.make_settings("digits", None, {}).data))
     mean, std = (torch.tensor(stored[k]).view(1, -1, 1, 1) for k in ("mean", "std"))
-    x = (torch.from_numpy(np.array(real.test.images)).float() / 255 - mean) / std
+    test = real.test_split()
+    x = (torch.from_numpy(np.array(test.images)).float() / 255 - mean) / std
     with torch.no_grad():
-        right = network(x).argmax(1) == torch.from_numpy(real.test.labels)
+        right = network(x).argmax(1) == torch.from_numpy(test.labels)
     assert right.double().mean().item() == pytest.approx(stored["test_accuracy"], abs=1e-9)
     assert stored["test_accuracy"] > 0.15
 
@@ -648,8 +655,13 @@ def test_precision_that_is_asked_for_is_used_when_resuming(tmp_path: Path, monke
     at_step(monkeypatch, 3, terminate)
     with pytest.raises(Interrupted):
         start(tmp_path / "run", runtime__precision="bf16", student__repeats=0)
-    used = []
-    monkeypatch.setattr(distill_job, "choose_runtime", lambda s: used.append(s) or choose_runtime(s))
+    used: list[RuntimeSettings] = []
+
+    def spy(settings: RuntimeSettings) -> Runtime:
+        used.append(settings)
+        return choose_runtime(settings)
+
+    monkeypatch.setattr(distill_job, "choose_runtime", spy)
     distill_job.resume(tmp_path / "run")
     assert (used[0].precision, used[0].compile) == ("bf16", "off")
 
