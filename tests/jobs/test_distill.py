@@ -14,88 +14,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import TINY, make_folder, set_bytes, start, steps_logged
 from safetensors import safe_open
 
-from ncfmkit.config import RuntimeSettings, Settings
+from ncfmkit.config import RuntimeSettings, Settings, override
 from ncfmkit.distillation import loop
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
 from ncfmkit.files import digest
 from ncfmkit.jobs import distill as distill_job
-from ncfmkit.jobs import pretrain, setup
-from ncfmkit.jobs.evaluate import evaluate, settings_for
-from ncfmkit.jobs.train import train
+from ncfmkit.jobs import setup
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
 from ncfmkit.run import RunDirectory
 from ncfmkit.runtime import Runtime, choose_runtime
-from ncfmkit.scoring import student_file, students
+from ncfmkit.scoring import students
 from ncfmkit.sets import set_file
 
-TINY = {
-    "network.width": 8,
-    "pool.members": 2,
-    "pool.epochs": 1,
-    "distill.steps": 12,
-    "distill.frequencies": 32,
-    "distill.real_batch": 32,
-    "student.epochs": 3,
-    "student.repeats": 1,
-    "runtime.checkpoint_every": 4,
-    "runtime.device": "cpu",
-}
-
-
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _one_cache(_own_cache: None, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One cache for this file, so that the tiny pool is trained once."""
-    monkeypatch.setenv("NCFMKIT_CACHE", str(shared_cache))
-
-
-def start(out: Path, data: str = "digits", baselines: tuple[str, ...] = (), **overrides: Any) -> Path:
-    folder = {} if data == "digits" else {"distill.ipc": 1, "runtime.compile": "off"}  # what the digits' recipe says
-    settings = TINY | folder | {key.replace("__", "."): value for key, value in overrides.items()}
-    arguments = DataArguments(data=data)
-    return distill_job.start(arguments, recipe=None, out=out, baselines=baselines, overrides=settings)
-
-
-def set_bytes(folder: Path) -> bytes:
-    return (folder / set_file.FILE_NAME).read_bytes()
-
-
-def steps_logged(folder: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def make_folder(root: Path, counts: dict[str, int], size: int = 8) -> Path:
-    """One tree of class folders with gray noise."""
-    for label, (name, count) in enumerate(counts.items()):
-        (root / name).mkdir(parents=True)
-        rng = np.random.default_rng(label)
-        for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (size, size), np.uint8)).save(root / name / f"{i:02d}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
-    """A run with every baseline, which tests only read."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NCFMKIT_CACHE", str(shared_cache))
-        return start(
-            tmp_path_factory.mktemp("runs") / "scored",
-            baselines=("random", "random-decoded", "herding", "whole"),
-            distill__factor=2,
-            student__repeats=2,
-            student__whole_epochs=1,
-        )
+pytestmark = pytest.mark.usefixtures("one_cache")
 
 
 def test_every_file_of_a_run_is_there(scored: Path) -> None:
@@ -505,152 +443,6 @@ def test_one_class_alone_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_class_lists_from_files(tmp_path: Path) -> None:
-    listed, empty, binary = (tmp_path / n for n in ("classes.txt", "empty.txt", "binary"))
-    listed.write_text("3\n\n 5 \n")
-    empty.write_text("\n \n")
-    binary.write_bytes(b"\xff\xfe\x00")
-    assert setup.make_settings("digits", None, {"data.classes": str(listed)}).data.classes == ("3", "5")
-    assert setup.make_settings("digits", None, {"classes": "a, b"}).data.classes == ("a", "b")
-    long = ",".join(f"class-{i:04d}" for i in range(1000))  # longer than any file name may be
-    assert len(setup.make_settings("digits", None, {"data.classes": long}).data.classes) == 1000
-    with pytest.raises(UserError, match="expected one class a line, got an empty file"):
-        setup.make_settings("digits", None, {"data.classes": str(empty)})
-    with pytest.raises(UserError, match="expected a text file with one class a line"):
-        setup.make_settings("digits", None, {"data.classes": str(binary)})
-
-
-def opened(settings: Settings, data: str = "digits") -> RealData:
-    return DataArguments(data=data).open(settings)
-
-
-def evaluate_on(data: str, result: Any, settings: Settings, **how: Any) -> dict[str, Any]:
-    return evaluate(result, opened(settings, data), settings, choose_runtime(settings.runtime), **how)
-
-
-def evaluation_settings(result: Any, **overrides: Any) -> Any:
-    small = {"student.epochs": 2, "student.repeats": 1, "runtime.compile": "off", "runtime.device": "cpu"}
-    return settings_for(result, small | overrides)
-
-
-def test_pretrain_makes_the_pool_that_distill_finds(scored: Path) -> None:
-    settings = setup.make_settings("digits", None, TINY)
-    pool = pretrain.pretrain(opened(settings), settings, choose_runtime(settings.runtime))
-    assert pool.seconds == 0
-    assert pool.key == RunDirectory.open(scored).info()["pool"]["key"]
-
-
-def test_evaluate_with_another_network(scored: Path) -> None:
-    result = set_file.load(scored)
-    settings = evaluation_settings(result, **{"network.name": "alexnet"})
-    scores = evaluate_on("digits", result, settings, baselines=("random",))
-    assert [r["network"] for r in scores["rows"]] == ["alexnet", "alexnet"]
-    assert [r["set"] for r in scores["rows"]] == ["distilled", "random"]
-    assert scores["precision"] == "fp32"
-
-
-def test_evaluate_as_the_run_scored(scored: Path) -> None:
-    result = set_file.load(scored)
-    settings = evaluation_settings(result, **{"student.epochs": 3, "student.repeats": 2})
-    scores = evaluate_on("digits", result, settings)
-    stored = json.loads((scored / "scores.json").read_text())["rows"][0]
-    assert scores["rows"][0]["last"] == stored["last"]
-
-
-def test_evaluate_on_other_data_is_refused(tmp_path: Path, scored: Path) -> None:
-    result = set_file.load(scored)
-    shapes = str(make_folder(tmp_path / "shapes", {"a": 4, "b": 5}))
-    with pytest.raises(UserError, match=r"the set has the classes 0, 1, 2, 3, .*shapes has a, b"):
-        evaluate_on(shapes, result, evaluation_settings(result))
-    digits = str(make_folder(tmp_path / "large", {str(c): 2 for c in range(10)}, size=10))
-    settings = evaluation_settings(result, **{"data.size": "none"})
-    with pytest.raises(UserError, match=r"the set has images of shape \(1, 8, 8\), large has \(1, 10, 10\)"):
-        evaluate_on(digits, result, settings)
-
-
-def test_evaluate_without_students_is_refused(scored: Path) -> None:
-    result = set_file.load(scored)
-    settings = evaluation_settings(result, **{"student.repeats": 0})
-    with pytest.raises(UserError, match="--repeats 0: expected 1 or more"):
-        evaluate_on("digits", result, settings)
-
-
-@pytest.fixture(scope="module")
-def student(scored: Path, shared_cache: Path) -> tuple[Path, dict[str, Any]]:
-    result, out = set_file.load(scored), scored.parent / "student.safetensors"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NCFMKIT_CACHE", str(shared_cache))
-        settings = evaluation_settings(result, **{"student.epochs": 20})
-        return out, train(result, opened(settings), settings, choose_runtime(settings.runtime), out=out)
-
-
-def test_a_student_reloads_with_its_accuracy(student: tuple[Path, dict[str, Any]]) -> None:
-    path, metadata = student
-    network, stored = student_file.load(path)
-    assert {k: v for k, v in stored.items() if k != "sha256"} == metadata
-    assert not network.training
-    real = open_real("digits", dataclasses.replace(setup.make_settings("digits", None, {}).data))
-    mean, std = (torch.tensor(stored[k]).view(1, -1, 1, 1) for k in ("mean", "std"))
-    test = real.test_split()
-    x = (torch.from_numpy(np.array(test.images)).float() / 255 - mean) / std
-    with torch.no_grad():
-        right = network(x).argmax(1) == torch.from_numpy(test.labels)
-    assert right.double().mean().item() == pytest.approx(stored["test_accuracy"], abs=1e-9)
-    assert stored["test_accuracy"] > 0.15
-
-
-def test_a_student_is_not_overwritten(scored: Path, student: tuple[Path, dict[str, Any]], runtime: Runtime) -> None:
-    before = student[0].read_bytes()
-    result = set_file.load(scored)
-    with pytest.raises(UserError, match="is there already: choose another --out"):
-        train(result, None, evaluation_settings(result), runtime, out=student[0])
-    with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
-        train(result, None, evaluation_settings(result), runtime, out=scored / "nowhere" / "s.safetensors")
-    assert student[0].read_bytes() == before
-
-
-def test_a_damaged_student_is_refused(tmp_path: Path, student: tuple[Path, dict[str, Any]]) -> None:
-    content = student[0].read_bytes()
-    copy = tmp_path / "copy.safetensors"
-    for cut in (0, 7, 100, len(content) // 2, len(content) - 1):
-        copy.write_bytes(content[:cut])
-        with pytest.raises(UserError, match="not a readable safetensors file"):
-            student_file.load(copy)
-    copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(UserError, match="is damaged: the sha256"):
-        student_file.load(copy)
-    with pytest.raises(UserError, match="no student at"):
-        student_file.load(tmp_path / "nothing")
-
-
-@pytest.mark.parametrize("which", ["set", "student"])
-def test_no_flipped_byte_ends_in_anything_but_a_user_error(
-    tmp_path: Path, scored: Path, student: tuple[Path, dict[str, Any]], which: str
-) -> None:
-    """Every third byte of the header, and some of the tensors: loaded, or refused with a message."""
-    content = set_bytes(scored) if which == "set" else student[0].read_bytes()
-    load = set_file.load if which == "set" else student_file.load
-    copy = tmp_path / "copy.safetensors"
-    header = 8 + int.from_bytes(content[:8], "little")
-    refused = 0
-    for position in [*range(0, header, 3), *range(header, len(content), 40)]:
-        copy.write_bytes(content[:position] + bytes([content[position] ^ 2]) + content[position + 1 :])
-        try:
-            load(copy)
-        except UserError:
-            refused += 1
-            continue
-        assert position < header  # a change of the tensors is always noticed
-    assert refused
-
-
-def test_a_set_is_not_a_student(scored: Path, student: tuple[Path, dict[str, Any]]) -> None:
-    with pytest.raises(UserError, match="is not a student: it holds a synthetic set"):
-        student_file.load(scored / set_file.FILE_NAME)
-    with pytest.raises(UserError, match="holds a student, not a synthetic set"):
-        set_file.load(student[0])
-
-
 def test_precision_that_is_asked_for_is_used_when_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at_step(monkeypatch, 3, terminate)
     with pytest.raises(Interrupted):
@@ -670,3 +462,23 @@ def test_the_header_names_only_known_tensors(scored: Path) -> None:
     with safe_open(scored / set_file.FILE_NAME, framework="pt") as stored:
         assert sorted(stored.keys()) == ["images", "labels"]
         assert list(stored.metadata()) == ["ncfmkit"]
+
+
+def test_a_run_on_real_data_that_are_open(tmp_path: Path, real: RealData, runtime: Runtime) -> None:
+    """The job needs no source: images in memory will do."""
+    settings = override(Settings(), TINY | {"distill.ipc": 2, "distill.factor": 2, "student.repeats": 0})
+    source = DataArguments(data="in memory")
+    distill_job.distill_real(real, settings, runtime, folder=tmp_path / "run", source=source)
+    result = set_file.load(tmp_path / "run")
+    assert result.classes == real.classes
+    assert result.images.shape == (2 * len(real.classes), real.channels, real.size, real.size)
+    assert not torch.equal(result.images, set_file.load(start_images(real, settings, runtime, tmp_path)).images)
+    with pytest.raises(UserError, match="holds another run"):
+        distill_job.distill_real(real, settings, runtime, folder=tmp_path / "run", source=source)
+
+
+def start_images(real: RealData, settings: Settings, runtime: Runtime, folder: Path) -> Path:
+    """A run of no steps: the images that the other starts from."""
+    none = dataclasses.replace(settings, distill=dataclasses.replace(settings.distill, steps=0))
+    distill_job.distill_real(real, none, runtime, folder=folder / "start", source=DataArguments(data="in memory"))
+    return folder / "start"

@@ -1,0 +1,45 @@
+"""Runs that several jobs start from, made once: each takes the digits' store and pool from one cache."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import evaluation_settings, opened, start
+
+from ncfmkit.jobs.train import train
+from ncfmkit.runtime import choose_runtime
+from ncfmkit.sets import set_file
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def one_cache(_own_cache: None, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache for this file, so that the tiny pool is trained once."""
+    monkeypatch.setenv("NCFMKIT_CACHE", str(shared_cache))
+
+
+@pytest.fixture(scope="session")
+def scored(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
+    """A run with every baseline, which tests only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NCFMKIT_CACHE", str(shared_cache))
+        return start(
+            tmp_path_factory.mktemp("runs") / "scored",
+            baselines=("random", "random-decoded", "herding", "whole"),
+            distill__factor=2,
+            student__repeats=2,
+            student__whole_epochs=1,
+        )
+
+
+@pytest.fixture(scope="session")
+def student(scored: Path, shared_cache: Path) -> tuple[Path, dict[str, Any]]:
+    result, out = set_file.load(scored), scored.parent / "student.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NCFMKIT_CACHE", str(shared_cache))
+        settings = evaluation_settings(result, **{"student.epochs": 20})
+        return out, train(result, opened(settings), settings, choose_runtime(settings.runtime), out=out)
