@@ -12,10 +12,9 @@ import argparse
 import dataclasses
 import datetime
 import json
-import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import floor, page
-from benchmarks.race import ROOT, TRIM, Ended, Process, race, spread, turns
+from benchmarks import checkout, floor, page
+from benchmarks.race import TRIM, Ended, Process, race, spread, turns
 from benchmarks.settings import AXES, STEPS, Setting, along
 from benchmarks.training import EPOCHS, POOL_IMAGES
 from ncfmkit.config import RuntimeSettings, StudentSettings
@@ -196,14 +195,9 @@ class Bench:
 
 def about(device: torch.device) -> dict[str, Any]:
     """Machine, versions and commit."""
-    commit = None
-    with suppress(OSError):  # no git
-        command = ["git", "describe", "--always", "--dirty"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-        commit = done.stdout.strip() or None
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": commit,
+        "commit": checkout.commit(),
         "device": device_name(device),
         "versions": versions(),
     }

@@ -40,10 +40,11 @@ did not help, is in [experiments.md](experiments.md).
 NO_GPU = """
 ## On a GPU
 
-Not measured yet. What will show it:
+Not measured yet. What will show it; the first command runs [short checks](../benchmarks/gpu/README.md), the
+most telling first:
 
 ```
-python -m pytest -m gpu
+python -m benchmarks.gpu --data path/to/cifar10
 python -m benchmarks --device cuda --json benchmarks/results/DATE-cuda.json --plot docs/performance-gpu.png
 python -m benchmarks --device cuda --only step --match "CIFAR-100, IPC 50" --memory-budget 512MiB
 python -m benchmarks.page

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import floor
+from benchmarks.checkout import ROOT
 from benchmarks.settings import Setting
 from ncfmkit.exporters.turns import Ended, take_turns
 
 # glibc then gives freed blocks back at once, so that what is resident is in use
 TRIM = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 EXPECTED_SPEEDUP = 4  # to tell beforehand what would take too long
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Process:

@@ -28,12 +28,14 @@ class Setting:
         """A file of random real images, uint8 `[C * per_class, 3, H, W]` as a store has them, written once a folder."""
         file = folder / f"{self.side}-{self.classes}-{self.per_class}.npy"
         if not file.exists():
+            part = file.with_suffix(".part")  # a killed process leaves no zeros under the name of a whole file
             shape = (self.classes, self.per_class, 3, self.side, self.side)
             flat = (self.classes * self.per_class, *shape[2:])
-            images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=flat)
+            images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=flat)
             for label, rows in enumerate(images.reshape(shape)):  # class by class, to take little memory
                 rows[:] = np.random.default_rng(label).integers(0, 256, rows.shape, dtype=np.uint8)
             images.flush()
+            part.replace(file)
         return file
 
     @property

@@ -70,6 +70,16 @@ def _supported() -> None:
         pytest.skip(why)
 
 
+@pytest.mark.parametrize(("message", "said"), [("", "AssertionError"), ("guard\nof", "AssertionError guard")])
+def test_a_torch_that_does_not_take_to_it_is_told(monkeypatch: pytest.MonkeyPatch, message: str, said: str) -> None:
+    def fails() -> None:
+        raise AssertionError(message)
+
+    monkeypatch.setattr(fake_cuda, "_guard_of_meta", fails)
+    expected = f"torch {torch.__version__} does not take to a fake CUDA device: {said}"
+    assert fake_cuda.unsupported.__wrapped__() == expected
+
+
 def check_counts(name: str, recorder: Recorder) -> None:
     """Compares with `COUNTS`: a rise fails, and so does a fall that is not written down."""
     counters = {"waits": recorder.waits, "blocking copies": recorder.blocking, "pageable copies": recorder.unpinned}

@@ -1,6 +1,6 @@
 """Runs the checks that only a machine with a GPU can make, each in a process of its own with a time limit.
 
-    python -m benchmarks.gpu --data DATA                  # everything; 12 minutes at most
+    python -m benchmarks.gpu --data DATA                  # everything; 13 minutes at most
     python -m benchmarks.gpu --parts step --only rates,step
     NCFM_CPU=1 python -m benchmarks.gpu                   # all of it in miniature on a CPU: does it run?
 
@@ -10,6 +10,7 @@ finds no time left costs no other its result. Exit code 1: some check failed.
 
 import argparse
 import json
+import lzma
 import os
 import shutil
 import signal
@@ -18,19 +19,18 @@ import sys
 import tarfile
 import tempfile
 import time
-from contextlib import suppress
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu.plan import CHECKS, PARTS, Check
+from benchmarks.checkout import ROOT, commit
+from benchmarks.gpu.plan import CHECKS, PARTS, SMALL, Check
 from ncfmkit.errors import UserError
 from ncfmkit.files import write_json
 from ncfmkit.progress import notice
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-SMALL = bool(os.environ.get("NCFM_CPU"))
 LEAST = 5  # seconds that a check is started for
 LOGGED = 60_000  # characters of what a check said, at most
 
@@ -129,7 +129,7 @@ def last_json(text: str) -> Any:
 
 
 def keep_data(source: Path, keep: Path) -> None:
-    """Copies real data into the folder that is kept; what travelled in several parts comes together there.
+    """Copies real data into the folder that is kept; what comes in several parts is put together there.
 
     Raises:
         UserError: there are no Parquet files.
@@ -143,16 +143,24 @@ def keep_data(source: Path, keep: Path) -> None:
 
 
 def unpack(archive: Path, keep: Path) -> None:
-    """Unpacks Python packages to where the checks find them before those that are installed.
+    """Unpacks Python packages, whole or not at all, to where the checks find them before those that are installed.
+
+    What an earlier archive left there goes.
 
     Raises:
         UserError: it cannot be read.
     """
+    packages, part = keep / "packages", keep / "packages.part"
+    shutil.rmtree(part, ignore_errors=True)
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(keep / "packages", filter="data")
-    except (OSError, tarfile.TarError) as error:
-        raise UserError(f"--packages {archive} is not a whole tar archive ({error})") from None
+            tar.extractall(part, filter="data")
+        shutil.rmtree(packages, ignore_errors=True)
+        part.rename(packages)
+    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"--packages {archive} cannot be unpacked ({error}): expected a whole tar archive") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def chosen(names: str, known: list[str], flag: str) -> list[str]:
@@ -179,7 +187,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="where the results go")
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "ncfmkit-gpu", help="data, caches")
     parser.add_argument("--times", type=float, default=1.0, help="every limit times this, where time is not short")
-    parser.add_argument("--commit", help="what to say that is measured, where the files travel without git")
+    parser.add_argument("--commit", help="what to say that is measured, where the files come without git")
     parser.add_argument("--list", action="store_true", help="print the checks and their limits")
     options = parser.parse_args()
     try:
@@ -206,7 +214,7 @@ def main() -> int:
     except UserError as error:
         notice(f"error: {error}")
         return 2
-    about = {"commit": options.commit or _commit(), "date": time.strftime("%Y-%m-%d"), "python": sys.version.split()[0]}
+    about = {"commit": options.commit or commit(), "date": time.strftime("%Y-%m-%d"), "python": sys.version.split()[0]}
     failed = []
     for name in parts:
         part = Part(name, PARTS[name] * options.times, out=out, keep=keep, about=about)
@@ -216,13 +224,6 @@ def main() -> int:
         failed += [check for check, row in part.checks.items() if row.get("code", 0) != 0]
     notice(f"{out}: results-PART.json, log-PART.txt" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
-
-
-def _commit() -> str | None:
-    with suppress(OSError):  # no git
-        done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT)
-        return done.stdout.strip() or None
-    return None
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from benchmarks.gpu.common import (
     KEEP,
     OUT,
     PAPER,
-    SMALL,
     TINY,
     Result,
     attempt,
@@ -40,6 +39,7 @@ from benchmarks.gpu.common import (
     wait,
 )
 from benchmarks.gpu.kernels import kernels, norm_pool, real_side
+from benchmarks.gpu.plan import SMALL
 from ncfmkit.runtime import compiler_missing, device_name, versions
 
 
@@ -311,7 +311,7 @@ def memory_budget() -> Result:
 
 
 def store() -> Result:
-    """The store of the real data, from what travelled."""
+    """The store of the real data, from the files that are there."""
     from ncfmkit.config import DataSettings
     from ncfmkit.real.opening import open_real
 

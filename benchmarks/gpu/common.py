@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from benchmarks import worker
+from benchmarks.gpu.plan import SMALL
 from benchmarks.settings import Setting
 
-SMALL = bool(os.environ.get("NCFM_CPU"))
 DEVICE = torch.device("cpu" if SMALL else "cuda")
 OUT = Path(os.environ.get("NCFM_OUT", "."))  # what comes back from the machine
 KEEP = Path(os.environ.get("NCFM_KEEP", "."))  # what later checks read

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import floor
-from benchmarks.gpu.common import DEVICE, PAPER, SMALL, Result, attempt, milliseconds, tf32
+from benchmarks.gpu.common import DEVICE, PAPER, Result, attempt, milliseconds, tf32
+from benchmarks.gpu.plan import SMALL
 
 
 def kernels() -> Result:

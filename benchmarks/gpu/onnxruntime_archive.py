@@ -1,4 +1,4 @@
-"""Makes an archive of onnxruntime-gpu that is small enough to travel: with the code of one GPU architecture alone.
+"""Makes an archive of onnxruntime-gpu that is small enough to upload: with the code of one GPU architecture alone.
 
     python -m benchmarks.gpu.onnxruntime_archive onnxruntime_gpu-VERSION-....whl onnxruntime.tar.xz --architecture 90
 
@@ -108,21 +108,24 @@ def archive(wheel: Path, out: Path, architecture: int) -> int:
         UserError: the wheel has no CUDA provider, or none of its kernels runs on that architecture.
     """
     part = out.with_name(f"{out.name}.part")
-    with zipfile.ZipFile(wheel) as packed, lzma.open(part, "wb") as xz, tarfile.open(fileobj=xz, mode="w") as tar:
-        names = sorted(n for n in packed.namelist() if not n.endswith("/") and not any(x in n for x in LEFT_OUT))
-        if not any(n.endswith(PRUNED) for n in names):
-            raise UserError(f"{wheel.name} has no {PRUNED}: expected a wheel of onnxruntime-gpu for Linux")
-        for name in names:
-            content = packed.read(name)
-            if name.endswith(PRUNED):
-                library = bytearray(content)
-                if not prune(library, architecture):
-                    raise UserError(f"{wheel.name} has no kernels for architecture {architecture}")
-                content = bytes(library)
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(content), 0o644
-            tar.addfile(member, io.BytesIO(content))
-    part.replace(out)
+    try:
+        with zipfile.ZipFile(wheel) as packed, lzma.open(part, "wb") as xz, tarfile.open(fileobj=xz, mode="w") as tar:
+            names = sorted(n for n in packed.namelist() if not n.endswith("/") and not any(x in n for x in LEFT_OUT))
+            if not any(n.endswith(PRUNED) for n in names):
+                raise UserError(f"{wheel.name} has no {PRUNED}: expected a wheel of onnxruntime-gpu for Linux")
+            for name in names:
+                content = packed.read(name)
+                if name.endswith(PRUNED):
+                    library = bytearray(content)
+                    if not prune(library, architecture):
+                        raise UserError(f"{wheel.name} has no kernels for architecture {architecture}")
+                    content = bytes(library)
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(content), 0o644
+                tar.addfile(member, io.BytesIO(content))
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
     return out.stat().st_size
 
 

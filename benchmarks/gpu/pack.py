@@ -1,10 +1,10 @@
-"""Fills a folder with what the checks need on a machine without a network, in parts that fit one call each.
+"""Fills a folder with what the checks need on a machine without a network, where uploads and commands are limited.
 
-    python -m benchmarks.gpu.pack --data DATA [--packages onnxruntime.tar.xz] [--to .gpu]
+    python -m benchmarks.gpu.pack --data DATA [--packages onnxruntime.tar.xz] [--bytes 64MiB] [--seconds 600]
 
-A call on such a machine takes this checkout, without what git ignores, and one part's folder. CIFAR-10's Parquet files
-do not fit into one call, so they are shared out over the first two. Prints each call's command and what it carries;
-exit code 2: something does not fit.
+Every part gets an upload, of this checkout without what git ignores and the part's folder, and a command. CIFAR-10's
+Parquet files may not fit into one upload, so they are shared out over the first two. Prints each part's command and how
+large its upload is; exit code 2: something does not fit.
 """
 
 import argparse
@@ -13,14 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.gpu.__main__ import ROOT
-from benchmarks.gpu.plan import CALL_BYTES, CALL_SECONDS, PARTS
+from benchmarks.checkout import ROOT, commit
+from benchmarks.gpu.plan import PARTS
 from ncfmkit.errors import UserError
-from ncfmkit.files import format_bytes
+from ncfmkit.files import format_bytes, parse_bytes
 from ncfmkit.progress import notice
 
 WITH_DATA, WITH_PACKAGES = ("step", "cifar10"), "export"  # the parts that carry them
-START_SECONDS = 60  # of a call, for the machine to start and to take the files
+START_SECONDS = 60  # of a command, to start and to take the files
 
 
 def share_out(files: list[Path], room: int, bins: tuple[str, ...]) -> dict[str, list[Path]]:
@@ -35,32 +35,30 @@ def share_out(files: list[Path], room: int, bins: tuple[str, ...]) -> dict[str, 
         fitting = [name for name, taken in shared.items() if sum(f.stat().st_size for f in taken) + size <= room]
         if not fitting:
             raise UserError(
-                f"{file.name} ({format_bytes(size)}) fits into none of the calls: {format_bytes(room)} each"
+                f"{file.name} ({format_bytes(size)}) fits into no upload: {format_bytes(room)} are left of each"
             )
         shared[fitting[0]].append(file)
     return shared
 
 
-def pack(data: Path, packages: Path | None, to: Path, *, tree_bytes: int, commit: str) -> list[str]:
-    """Fills `to` with a folder for each part, and returns the command of each call.
+def pack(data: Path, packages: Path | None, to: Path, *, room: int, commit: str) -> list[str]:
+    """Fills `to` with a folder for each part, and returns the command of each.
 
     Args:
         data: a folder of Parquet files.
         packages: an archive of Python packages for the last part.
-        tree_bytes: what the checkout takes of each call.
+        room: bytes that each folder may take.
         commit: what the results shall say that they measured.
 
     Raises:
-        UserError: no data there, or something is larger than a call may carry.
+        UserError: no data there, or something is too large.
     """
-    room = CALL_BYTES - tree_bytes
     files = sorted(data.glob("*.parquet"))
     if not files:
         raise UserError(f"--data {data}: expected a folder of CIFAR-10 as .parquet files, found none in it")
-    if too_long := [name for name, seconds in PARTS.items() if seconds + START_SECONDS > CALL_SECONDS]:
-        raise UserError(f"part {too_long[0]} takes {PARTS[too_long[0]]} s: a call ends after {CALL_SECONDS} s")
     if packages is not None and packages.stat().st_size > room:
-        raise UserError(f"{packages.name} ({format_bytes(packages.stat().st_size)}) is above {format_bytes(room)}")
+        size = format_bytes(packages.stat().st_size)
+        raise UserError(f"{packages.name} ({size}) fits into no upload: {format_bytes(room)} are left of each")
     shared = share_out(files, room, WITH_DATA)
     commands = []
     for name in PARTS:
@@ -87,34 +85,41 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10's Parquet files")
     parser.add_argument("--packages", type=Path, help="archive of Python packages, see onnxruntime_archive.py")
     parser.add_argument("--to", type=Path, default=Path(".gpu"), help="folder to fill; git ignores .gpu")
+    parser.add_argument("--bytes", default="64MiB", help="the most that one upload may take, checkout included")
+    parser.add_argument("--seconds", type=float, default=600, help="the most that one command may take")
     options = parser.parse_args()
     try:
+        limit = parse_bytes(options.bytes, "--bytes")
+        needed = max(PARTS.values()) + START_SECONDS
+        if options.seconds < needed:
+            raise UserError(f"--seconds {options.seconds:g}: the longest part takes {needed} s with its start")
         if options.packages and not options.packages.is_file():
             raise UserError(f"--packages {options.packages}: no such file")
-        tree, commit = _tree()
-        commands = pack(options.data, options.packages, options.to, tree_bytes=tree, commit=commit)
+        tree, measured = _tree()
+        if tree > limit:
+            raise UserError(f"--bytes {options.bytes}: the checkout alone takes {format_bytes(tree)}")
+        commands = pack(options.data, options.packages, options.to, room=limit - tree, commit=measured)
     except UserError as error:
         notice(f"error: {error}")
         return 2
     for name, command in zip(PARTS, commands, strict=True):
         carried = sum(file.stat().st_size for file in (options.to / name).iterdir())
-        total = f"{format_bytes(carried + tree)} of {format_bytes(CALL_BYTES)}"
-        print(f"{command}\n    carries {options.to / name}, {total} with the checkout; {PARTS[name]} s")
+        total = f"{format_bytes(carried + tree)} of {format_bytes(limit)}"
+        print(f"{command}\n    needs {options.to / name}, {total} with the checkout; {PARTS[name]} s")
     return 0
 
 
 def _tree() -> tuple[int, str]:
     """Bytes of the files of this checkout that git does not ignore, and its commit."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT, check=True).stdout
-
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        files = git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-        commit = git("describe", "--always", "--dirty").strip()
+        said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"git cannot say what belongs to the checkout: {error}") from None
-    return sum((ROOT / file).stat().st_size for file in files if (ROOT / file).is_file()), commit
+    measured = commit()
+    if measured is None:
+        raise UserError("git names no commit of the checkout: make one first")
+    return sum((ROOT / file).stat().st_size for file in said.split("\0") if (ROOT / file).is_file()), measured
 
 
 if __name__ == "__main__":

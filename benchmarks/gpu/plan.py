@@ -1,19 +1,22 @@
 """Which checks there are, in which order, and how long each may take: the one table of :mod:`benchmarks.gpu`.
 
-Whoever has a GPU for a few minutes only gets the most from the first ones. A part is what one call on such a machine
-does: its seconds are shared by its checks in order, and its files travel with it.
+A GPU may be there for a few minutes only, so the first ones answer the most. A part is what one command can do: its
+checks share its seconds, in order.
 """
 
+import os
 from dataclasses import dataclass
 
+SMALL = bool(os.environ.get("NCFM_CPU"))  # everything in miniature, on the CPU
+
 CHECK = ("-m", "benchmarks.gpu.checks")
-PYTEST = ("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--tb=short", "tests/test_gpu.py")
+PYTEST = (
+    *("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--tb=short", "tests/test_gpu.py"),
+    *("-W", "ignore::pytest.PytestConfigWarning"),  # the project's settings name plugins that may not be there
+)
 CLI = ("-c", "from ncfmkit.cli.main import run; run()")
 
-# seconds of each part; a call that starts a machine needs some more
-PARTS = {"step": 315, "cifar10": 275, "export": 140}
-CALL_SECONDS = 600
-CALL_BYTES = 64 * 2**20
+PARTS = {"step": 315, "cifar10": 275, "export": 140}  # seconds of each
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -39,6 +40,15 @@ def test_the_work_of_a_step_is_what_torch_counts_in_the_reference(tmp_path: Path
     if s.sampler == "learned":  # the reference computes the phases once more for psi
         twice = 2 * plain.problem.feature_dim * s.frequencies * (s.real_images + s.decoded_images)
     assert floor.work(s).flops == counter.get_total_flops() - twice
+
+
+def test_pixels_whose_writing_was_ended_are_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(np.random, "default_rng", lambda label: {}[label])  # ends before the first class is written
+        with pytest.raises(KeyError):
+            TINY.pixels(tmp_path)
+    assert np.load(TINY.pixels(tmp_path)).any(axis=(1, 2, 3)).all()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_floor_is_the_longer_of_computing_and_moving() -> None:

@@ -1,7 +1,10 @@
 """The checks for a GPU in miniature on the CPU, their runner, and what packs them: so that they run on the day."""
 
 import json
+import math
+import shutil
 import struct
+import subprocess
 import sys
 import tarfile
 import time
@@ -11,18 +14,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import __main__ as runner
-from benchmarks.gpu import onnxruntime_archive, pack, plan
-from benchmarks.gpu.plan import Check
+from benchmarks.checkout import ROOT
 from ncfmkit.errors import UserError
 
 with pytest.MonkeyPatch.context() as patch:
     patch.setenv("NCFM_CPU", "1")  # read when they are imported
-    from benchmarks.gpu import checks, common
+    from benchmarks.gpu import __main__ as runner
+    from benchmarks.gpu import checks, common, onnxruntime_archive, pack, plan
     from benchmarks.gpu.checks import CHECKS
+    from benchmarks.gpu.plan import Check
 
 
 @pytest.fixture
@@ -49,7 +53,6 @@ def planned(name: str) -> Check:
 
 @pytest.fixture
 def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> runner.Part:
-    monkeypatch.setattr(runner, "SMALL", True)
     monkeypatch.setenv("NCFM_CPU", "1")
     return runner.Part("step", 60, out=tmp_path, keep=tmp_path, about={"commit": "abc"})
 
@@ -121,8 +124,17 @@ def test_the_plan_names_what_is_there() -> None:
     assert {c.part for c in plan.CHECKS} == set(plan.PARTS)
     started = {c.arguments[2] for c in plan.CHECKS if c.arguments[:2] == plan.CHECK}
     assert started == set(CHECKS)
-    assert all(seconds + pack.START_SECONDS <= plan.CALL_SECONDS for seconds in plan.PARTS.values())
     assert all(c.seconds <= plan.PARTS[c.part] for c in plan.CHECKS)
+    at_most = f"; {math.ceil(sum(plan.PARTS.values()) / 60)} minutes at most"
+    assert at_most in str(runner.__doc__)
+    assert at_most in (ROOT / "benchmarks" / "gpu" / "README.md").read_text(encoding="utf-8")
+
+
+def test_pytests_plugins_can_be_missing() -> None:
+    command = [sys.executable, *plan.PYTEST, "-p", "no:timeout", "-p", "no:xdist", "--collect-only"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tests collected" in done.stdout
 
 
 def test_a_check_that_fails_costs_no_other_its_result(part: runner.Part) -> None:
@@ -172,7 +184,6 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "CHECKS", (scripted("one", script), scripted("two", "raise SystemExit(3)")))
     out, keep = tmp_path / "out", tmp_path / "keep"
     arguments = ["--parts", "step", "--data", str(data), "--packages", str(archive), "--commit", "abc"]
-    monkeypatch.setattr(runner, "SMALL", True)
     monkeypatch.setattr(sys, "argv", ["gpu", *arguments, "--out", str(out), "--keep", str(keep)])
     assert runner.main() == 1
     results = json.loads((out / "results-step.json").read_text())
@@ -190,7 +201,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--times", "0"], "--times 0.0: expected a number above 0"),
         (["--out", "results"], f"torch {torch.__version__} sees no GPU: NCFM_CPU=1 runs the checks in miniature"),
         (["--data", "."], "expected a folder of CIFAR-10 as .parquet files"),
-        (["--packages", "nowhere.tar"], "--packages nowhere.tar is not a whole tar archive"),
+        (["--packages", "nowhere.tar"], "--packages nowhere.tar cannot be unpacked ([Errno 2]"),
     ],
 )
 def test_bad_input(
@@ -204,15 +215,41 @@ def test_bad_input(
     assert message in capsys.readouterr().err
 
 
-def test_packing_shares_out_what_one_call_cannot_carry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "CALL_BYTES", 1000)
+def tar_of(folder: Path, archive: Path) -> Path:
+    with tarfile.open(archive, "w:xz") as tar:
+        for file in sorted(folder.iterdir()):
+            tar.add(file, file.name)
+    return archive
+
+
+def test_packages_are_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder, keep, archive = tmp_path / "folder", tmp_path / "keep", tmp_path / "packages.tar.xz"
+    folder.mkdir()
+    keep.mkdir()
+    (folder / "a.py").write_text("a")
+    (folder / "b.bin").write_bytes(np.random.default_rng(0).bytes(100_000))
+    whole = tar_of(folder, archive).read_bytes()
+    for broken in (whole[: len(whole) // 2], whole[:50_000] + bytes(1000) + whole[51_000:]):
+        archive.write_bytes(broken)
+        with pytest.raises(UserError, match=r"packages\.tar\.xz cannot be unpacked .*: expected a whole tar archive"):
+            runner.unpack(archive, keep)
+        assert list(keep.iterdir()) == []
+    archive.write_bytes(whole)
+    runner.unpack(archive, keep)
+    (folder / "a.py").rename(folder / "c.py")
+    runner.unpack(tar_of(folder, archive), keep)
+    assert [f.name for f in keep.iterdir()] == ["packages"]
+    assert sorted(f.name for f in (keep / "packages").iterdir()) == ["b.bin", "c.py"]
+
+
+def test_packing_shares_out_what_one_upload_cannot_carry(tmp_path: Path) -> None:
     data, packages = tmp_path / "data", tmp_path / "ort.tar.xz"
     data.mkdir()
     packages.write_bytes(bytes(899))
     sizes = {"a": 400, "b": 450, "c": 350, "d": 300}
     for name, size in sizes.items():
         (data / f"{name}.parquet").write_bytes(bytes(size))
-    commands = pack.pack(data, packages, tmp_path / "to", tree_bytes=100, commit="abc")
+    commands = pack.pack(data, packages, tmp_path / "to", room=900, commit="abc")
     carried = {name: sorted(f.name for f in (tmp_path / "to" / name).iterdir()) for name in plan.PARTS}
     assert carried == {
         "step": ["a.parquet", "b.parquet"],
@@ -222,11 +259,36 @@ def test_packing_shares_out_what_one_call_cannot_carry(tmp_path: Path, monkeypat
     assert f"--data {tmp_path / 'to' / 'step'}" in commands[0]
     assert f"--packages {tmp_path / 'to' / 'export' / 'ort.tar.xz'}" in commands[2]
     (data / "e.parquet").write_bytes(bytes(800))
-    with pytest.raises(UserError, match=r"c\.parquet .* fits into none of the calls"):
-        pack.pack(data, packages, tmp_path / "to", tree_bytes=100, commit="abc")
+    with pytest.raises(UserError, match=r"c\.parquet .* fits into no upload"):
+        pack.pack(data, packages, tmp_path / "to", room=900, commit="abc")
     packages.write_bytes(bytes(901))
-    with pytest.raises(UserError, match=r"ort\.tar\.xz .* is above 900 B"):
-        pack.pack(data, packages, tmp_path / "to", tree_bytes=100, commit="abc")
+    with pytest.raises(UserError, match=r"ort\.tar\.xz .* fits into no upload: 900 B are left of each"):
+        pack.pack(data, packages, tmp_path / "to", room=900, commit="abc")
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="needs the checkout and git")
+def test_the_packers_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "a.parquet").write_bytes(bytes(400))
+
+    def run(*options: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["pack", "--data", str(tmp_path), "--to", str(tmp_path / "to"), *options])
+        code = pack.main()
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    code, said = run()
+    assert code == 0
+    assert [line.split()[4] for line in said.splitlines() if line.startswith("python")] == list(plan.PARTS)
+    assert run("--bytes", "1GiB")[1].count("of 1 GiB with the checkout") == len(plan.PARTS)
+    longest = max(plan.PARTS.values()) + pack.START_SECONDS
+    for option, value, message in (
+        ("--bytes", "1KiB", "--bytes 1KiB: the checkout alone takes"),
+        ("--bytes", "much", "--bytes 'much' is not a size"),
+        ("--seconds", f"{longest - 1}", f"--seconds {longest - 1}: the longest part takes {longest} s with its start"),
+    ):
+        code, said = run(option, value)
+        assert code == 2
+        assert message in said
 
 
 def library(*boxes: list[tuple[int, int, bytes]]) -> bytes:
@@ -291,4 +353,4 @@ def test_the_archive_of_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(sys, "argv", ["archive", str(wheel), str(out), "--architecture", "70"])
     assert onnxruntime_archive.main() == 2
     assert "no kernels for architecture 70" in capsys.readouterr().err
-    assert not out.exists()
+    assert list(tmp_path.iterdir()) == [wheel]
