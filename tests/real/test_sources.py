@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import webdataset as wds
+from other_libraries import import_torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -170,25 +170,9 @@ def write_idx(folder):
     return written
 
 
-@pytest.fixture(scope="session")
-def torchvision_operators():
-    """Beside a CPU build of torch, torchvision imports only once these operators have a schema."""
-    if "torchvision" in sys.modules:
-        yield
-        return
-    library = torch.library.Library("torchvision", "DEF")
-    try:
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    except RuntimeError:
-        pass  # this torchvision brings them
-    yield library
-
-
-@pytest.mark.usefixtures("torchvision_operators")
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
 def test_torchvision_reader(tmp_path, name, folder):
-    pytest.importorskip("torchvision.datasets")
+    import_torchvision()
     written = write_idx(tmp_path / folder / "raw")
     data = open_real(name, PLAIN, data_root=tmp_path)
     assert (data.name, data.size, data.channels, len(data.classes)) == (name, 28, 1, 10)
@@ -216,9 +200,8 @@ def test_svhn_and_cifar_layouts(tmp_path, monkeypatch):
         assert_sorted_copy(data.train, images.transpose(0, 3, 1, 2), labels)
 
 
-@pytest.mark.usefixtures("torchvision_operators")
 def test_damaged_cifar_is_a_user_error(tmp_path):
-    pytest.importorskip("torchvision.datasets")
+    import_torchvision()
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     for name in ("batches.meta", "test_batch", *(f"data_batch_{i}" for i in range(1, 6))):

@@ -8,12 +8,11 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import webdataset as wds
+from other_libraries import import_torchvision
 
 from ncfmkit.config import DataSettings
 from ncfmkit.errors import UserError
@@ -489,33 +488,17 @@ def test_what_the_folder_holds(package):
 
 @pytest.mark.parametrize("encoding", ["png", "webp"])
 @pytest.mark.parametrize("classes", [CLASSES, ("shirt", "T-shirt/top")])
-def test_imagefolder_reads_it(package, torchvision, encoding, classes):
+def test_imagefolder_reads_it(package, encoding, classes):
+    image_folders = import_torchvision().datasets.ImageFolder
     folder, contents = package(image_folder, encoding=encoding, classes=classes)
     records = make(encoding=encoding, classes=classes)[1]
     (folder / "README.md").write_text("beside the classes")
-    data = torchvision.ImageFolder(folder)
+    data = image_folders(folder)
     assert tuple(data.classes) == folder_names(contents.classes)
     assert [label for _, label in data.samples] == [r.label for r in records]
     for (image, label), record in zip(data, records, strict=True):
         assert label == record.label
         assert np.array_equal(np.asarray(image).transpose(2, 0, 1), record.image)
-
-
-@pytest.fixture
-def torchvision():
-    """torchvision.datasets; beside a CPU build of torch it imports only once these operators have a schema."""
-    if "torchvision" not in sys.modules:
-        library = torch.library.Library("torchvision", "DEF")
-        try:
-            library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        except RuntimeError:
-            pass  # this torchvision brings them
-        KEPT.append(library)
-    return pytest.importorskip("torchvision.datasets")
-
-
-KEPT: list[Any] = []  # a library's operators go with it
 
 
 def spoil(name, content):
