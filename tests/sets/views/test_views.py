@@ -66,8 +66,7 @@ def test_no_torch_at_import():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["tiny", "a test of train"])
-def test_ncfmkit_reads_it_as_real_data(tmp_path, monkeypatch, layout, name):
-    monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / "cache"))
+def test_ncfmkit_reads_it_as_real_data(tmp_path, layout, name):
     contents, _ = make()
     contents = replace(contents, name=name, shape=(3, 6, 6))
     rng = np.random.default_rng(1)
