@@ -1,4 +1,4 @@
-"""Fixtures of the core's tests: tiny real data in memory, an untrained pool, a plain runtime, a cache of their own.
+"""Fixtures of all tests: tiny real data in memory, an untrained pool, a plain runtime, a cache of their own.
 
 And a tiny student, which knows that data, with what it exports to.
 """
@@ -14,7 +14,6 @@ import getpass
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ import pytest
 import torch
 from watch import Watch
 
-from ncfmkit import networks
 from ncfmkit.cli import main
 from ncfmkit.config import DistillSettings, NetworkSettings, Settings, StudentSettings, to_dict
 from ncfmkit.distillation.pool import Pool
@@ -119,15 +117,7 @@ def build_pool(
     real: RealData, members: int = 2, network: NetworkSettings = TINY_NETWORK
 ) -> tuple[Pool, Callable[[], torch.nn.Module]]:
     """An untrained pool (initial and final weights are two draws) and the builder of its network."""
-    build = partial(
-        networks.build,
-        network.name,
-        channels=real.channels,
-        classes=len(real.classes),
-        size=real.size,
-        width=network.width,
-        depth=network.depth,
-    )
+    build = network_builder(network, real)
     initial = [fresh_state(build, 5, "initial", m) for m in range(members)]
     final = [fresh_state(build, 5, "final", m) for m in range(members)]
     return Pool(key="tiny", initial=initial, final=final, accuracies=[None] * members, seconds=0.0), build

@@ -1,6 +1,6 @@
 """Golden files of the set's format, and the plain reference that they are made with: loops, float64, no ncfmkit.
 
-`python tests/golden_sets.py` writes them to tests/data; their bytes are pinned in tests/test_numpy_reader.py.
+`python tests/golden_sets.py` writes them to tests/data; their bytes are pinned in tests/sets/test_numpy_reader.py.
 """
 
 import hashlib
@@ -190,6 +190,7 @@ def quantized_soft() -> Golden:
     )
 
 
+# the British names stand in the pinned bytes, and draw the noise
 GOLDENS = {"single-gray": single_gray, "bound-colour": bound_color, "quantised-soft": quantized_soft}
 
 

@@ -66,7 +66,6 @@ def with_metadata(content: bytes | Link | None, text: str) -> bytes:
     """The safetensors file with another manifest."""
     assert isinstance(content, bytes)
     length = int.from_bytes(content[:8], "little")
-    assert isinstance(content, bytes)
     header = json.loads(content[8 : 8 + length]) | {"__metadata__": {"ncfmkit": text}}
     new = json.dumps(header).encode()
     return len(new).to_bytes(8, "little") + new + content[8 + length :]

@@ -1,7 +1,10 @@
 """Other people's libraries for tests: `datasets` without a network and with a cache of the test's own, torchvision."""
 
 import socket
+import subprocess
 import sys
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -30,18 +33,34 @@ def _refuse(_: socket.socket, address: Any) -> None:
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision; beside a CPU build of torch it is imported only once these operators have a schema."""
+    """torchvision; the test skips where it is not installed or cannot be imported."""
     if find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
-    if "torchvision" not in sys.modules:
-        try:
-            library = torch.library.Library("torchvision", "DEF")
-            KEPT.append(library)
-            library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        except RuntimeError:
-            pass  # this torchvision brings them
-    return pytest.importorskip("torchvision")
+    said = _said_by_torchvision()
+    if "operator torchvision::nms does not exist" in said:
+        _operators()
+    elif said:
+        pytest.skip(f"torchvision does not import here: {said}")
+    try:
+        return import_module("torchvision")
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision does not import here: {error}")
 
 
-KEPT: list[torch.library.Library] = []  # a library's operators go with it
+@cache
+def _said_by_torchvision() -> str:
+    """What importing it fails with, empty where it does not, asked in another process: it may end the one it is in."""
+    done = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    return (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1] if done.returncode else ""
+
+
+@cache  # a library's operators go with it
+def _operators() -> torch.library.Library:
+    """What a torchvision of CUDA lacks beside a CPU build of torch: its own library, which does not load.
+
+    Where that library does load, it finds them taken and aborts the process.
+    """
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library

@@ -26,7 +26,7 @@ def promising_set(path: Path) -> Path:
 
 
 class Scored:
-    """Stands for `jobs.Scoring`: says this accuracy, and remembers what it was asked to score."""
+    """Stands for `jobs.evaluate.Scoring`: says this accuracy, and remembers what it was asked to score."""
 
     def __init__(self, mean: float, **overrides: Any):
         self.mean, self.overrides = mean, overrides

@@ -5,7 +5,6 @@ Float32 is judged by the naive loop's own distance from float64 (`rounding.py`).
 
 import dataclasses
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from rounding import EPS, allowed, flat, off, smooth
 
-from ncfmkit import networks, training
-from ncfmkit.config import TrainSettings
+from ncfmkit import training
+from ncfmkit.config import NetworkSettings, TrainSettings
 from ncfmkit.errors import NonFiniteLossError
 from ncfmkit.images import LabeledImages, labeled
+from ncfmkit.networks import network_builder
 from ncfmkit.progress import Tracker
 from ncfmkit.training import StackedModels, accuracy, batch_plan, fresh_state, train
 
@@ -28,15 +28,7 @@ NO_GRADIENT = {"blocks.0.bias", "blocks.4.bias"}
 
 
 def builder(real, width: int = 8):
-    return partial(
-        networks.build,
-        "convnet",
-        channels=real.channels,
-        classes=len(real.classes),
-        size=real.size,
-        width=width,
-        depth=2,
-    )
+    return network_builder(NetworkSettings(name="convnet", width=width, depth=2), real)
 
 
 def bar() -> Tracker:
@@ -234,7 +226,7 @@ def test_three_models_side_by_side_equal_three_alone(make_real, runtime, optimiz
     assert largest_difference(together[0], together[1]) > 1e-2
 
 
-def test_crew_loads_and_gives_back_states(real, runtime) -> None:
+def test_stacked_models_load_and_give_back_states(real, runtime) -> None:
     states = [fresh_state(builder(real), 1, "member", key) for key in range(3)]
     for size in (1, 3):
         models = StackedModels(builder(real), size, runtime)

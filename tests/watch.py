@@ -1,4 +1,4 @@
-"""Sees to what reading a broken file costs.
+"""Measures what reading a broken file costs.
 
 Reading never ends in another exception than a UserError, a warning or a written file, and takes no more memory than
 `MOST_MEMORY`.

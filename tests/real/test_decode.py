@@ -15,11 +15,6 @@ RGB = Frame(size=4, color="rgb", crop=False, convert=False)
 GRAY = Frame(size=4, color="gray", crop=False, convert=False)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / "cache"))
-
-
 def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 

@@ -10,11 +10,6 @@ from ncfmkit.real.opening import open_real
 from ncfmkit.real.select import choose, hold_out, kept_labels, long_tail
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / "cache"))
-
-
 def listing(train, test=None, classes=("a", "b", "c")):
     train, test = (
         None if labels is None else Rows(np.array(labels), lambda rows: iter(()), lambda row: f"file row {row}")

@@ -20,9 +20,8 @@ from ncfmkit.real.opening import open_real
 PLAIN = DataSettings()
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / "cache"))
+@pytest.fixture
+def cache(tmp_path):
     return tmp_path / "cache" / "real"
 
 

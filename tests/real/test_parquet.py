@@ -1,0 +1,119 @@
+"""Parquet files, from small generated data, against a naive decode."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from source_files import PLAIN, assert_sorted_copy, decoded, encoded, parquet, pixels
+
+from ncfmkit.config import DataSettings
+from ncfmkit.errors import UserError
+from ncfmkit.real.opening import open_real
+
+
+@pytest.mark.parametrize("form", ["{}", "{}/*.parquet", "{}/{{train,test}}-*.parquet"])
+def test_parquet_splits_by_file_name(tmp_path, form):
+    root = tmp_path / "hub"
+    labels, images = np.array([1, 0, 1, 0, 0, 1, 1, 0, 0, 1, 0, 1]), pixels(12)
+    contents = [encoded(image, ("png", "webp", "jpeg")[i % 3]) for i, image in enumerate(images)]
+    parquet(root / "train-00000-of-00002.parquet", contents[:5], labels[:5], ["no", "yes"])
+    parquet(root / "train-00001-of-00002.parquet", contents[5:9], labels[5:9], ["no", "yes"])
+    parquet(root / "test-00000-of-00001.parquet", contents[9:], labels[9:], ["no", "yes"])
+    data = open_real(form.format(root), PLAIN)
+    assert (data.name, data.classes) == ("hub", ("no", "yes"))
+    naive = [decoded(c) for c in contents]
+    assert_sorted_copy(data.train, naive[:9], labels[:9])
+    assert_sorted_copy(data.test, naive[9:], labels[9:])
+
+
+def test_parquet_in_a_hugging_face_cache_of_links(tmp_path):
+    for split, blob in (("train", "0ab1"), ("test", "9cd2")):
+        parquet(tmp_path / "blobs" / blob, [encoded(i) for i in pixels(2)], [0, 1])
+        (tmp_path / "snapshot").mkdir(exist_ok=True)
+        (tmp_path / "snapshot" / f"{split}-0.parquet").symlink_to(tmp_path / "blobs" / blob)
+    data = open_real(str(tmp_path / "snapshot"), PLAIN)
+    assert (data.name, len(data.train.images), len(data.test.images)) == ("snapshot", 2, 2)
+
+
+def test_parquet_other_columns_metadata_and_data_folder(tmp_path):
+    contents = [encoded(i) for i in pixels(4)]
+    parquet(
+        tmp_path / "c100/data/train-0.parquet",
+        contents,
+        [0, 1, 0, 1],
+        image="img",
+        label="fine_label",
+        metadata={"classes": '["x", "y"]'},
+    )
+    parquet(tmp_path / "c100/data/validation-0.parquet", contents, [1, 0, 1, 0], image="img", label="fine_label")
+    data = open_real(str(tmp_path / "c100"), PLAIN)
+    assert (data.name, data.classes, len(data.test.images)) == ("c100", ("x", "y"), 4)
+
+
+def test_one_parquet_file_without_names(tmp_path):
+    parquet(tmp_path / "animals.parquet", [encoded(i) for i in pixels(6)], [0, 1, 2, 0, 1, 2])
+    data = open_real(str(tmp_path / "animals.parquet"), DataSettings(holdout=0.5))
+    assert (data.name, data.classes, data.test.counts().tolist()) == ("animals", ("0", "1", "2"), [1, 1, 1])
+
+
+def test_parquet_subset_over_row_groups(tmp_path):
+    labels, images = np.arange(23) % 5, pixels(23)
+    parquet(tmp_path / "p/train-0.parquet", [encoded(i) for i in images], labels)
+    data = open_real(str(tmp_path / "p"), DataSettings(classes=("3", "1")))
+    chosen = np.isin(labels, (1, 3))
+    assert data.classes == ("1", "3")
+    assert_sorted_copy(data.train, images[chosen].transpose(0, 3, 1, 2), (labels[chosen] == 3).astype(int))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, -1], r"train-0\.parquet row 2: expected a label in 0\.\.1, got -1"),
+        ([0, 2, 1], r"train-0\.parquet row 1: expected a label in 0\.\.1, got 2"),
+        ([0, None, 1], r"train-0\.parquet row 1: expected an integer label, got null"),
+        ([1, 1, 1], "class 'a' has no images in p train"),
+    ],
+)
+def test_parquet_labels(tmp_path, labels, message):
+    parquet(tmp_path / "p/train-0.parquet", [encoded(i) for i in pixels(3)], labels, ["a", "b"])
+    with pytest.raises(UserError, match=message):
+        open_real(str(tmp_path / "p"), PLAIN)
+
+
+def test_parquet_layout_errors(tmp_path):
+    one = [encoded(pixels(1)[0])]
+    cases = {
+        "image": (
+            pa.table({"picture": [b""], "label": [0]}),
+            r"expected a column 'image' or 'img', got picture, label",
+        ),
+        "struct": (pa.table({"image": [b""], "label": [0]}), r"'image' as a struct of bytes and path, got binary"),
+        "label": (
+            pa.table({"image": [{"bytes": b"", "path": ""}], "label": ["cat"]}),
+            r"expected one integer column named label, got .*label \(string\)",
+        ),
+    }
+    for name, (table, message) in cases.items():
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        with pytest.raises(UserError, match=message):
+            open_real(str(tmp_path / f"{name}.parquet"), PLAIN)
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"cut\.parquet is not a whole Parquet file"):
+        open_real(str(tmp_path / "cut.parquet"), PLAIN)
+    parquet(tmp_path / "p/test-0.parquet", one, [0])
+    with pytest.raises(UserError, match=r"expected files named train-\*, got only test-\*"):
+        open_real(str(tmp_path / "p"), PLAIN)
+    parquet(tmp_path / "p/more.parquet", one, [0])
+    with pytest.raises(UserError, match=r"cannot tell the split of more\.parquet, where others are named test"):
+        open_real(str(tmp_path / "p"), PLAIN)
+
+
+def test_parquet_files_must_agree(tmp_path):
+    one = [encoded(pixels(1)[0])]
+    parquet(tmp_path / "p/train-0.parquet", one, [0], ["a"])
+    parquet(tmp_path / "p/test-0.parquet", one, [0], ["b"])
+    with pytest.raises(UserError, match=r"test-0\.parquet: its 1 class names differ"):
+        open_real(str(tmp_path / "p"), PLAIN)
+    parquet(tmp_path / "p/test-0.parquet", one, [0], image="img")
+    with pytest.raises(UserError, match=r"test-0\.parquet: expected column 'image'"):
+        open_real(str(tmp_path / "p"), PLAIN)
