@@ -102,15 +102,15 @@ def split(problem: Problem, state: State, plan: Plan) -> dict[str, float]:
         problem.metric, statistic=clock.timed("characteristic functions", problem.metric.statistic)
     )
     problem = dataclasses.replace(problem, metric=metric)
-    backward = ncfd._CharacteristicFunction.backward
+    backward = ncfd.CharacteristicFunction.backward
     patches: list[tuple[Any, str, Any]] = [
         (step, "gather", clock.timed("data", step.gather)),
         (step, "draw_class", clock.timed("data", step.draw_class)),
         (Pool, "blend", clock.timed("data", Pool.blend)),
         (step, "decode", clock.passed("augmentation", step.decode)),
-        (step, "_image_step", clock.timed("optimizer", step._image_step)),
+        (step, "image_step", clock.timed("optimizer", step.image_step)),
         (ncfd, "streamed_statistic", statistic_of(ncfd.streamed_statistic)),
-        (ncfd._CharacteristicFunction, "backward", staticmethod(clock.timed("characteristic functions", backward))),
+        (ncfd.CharacteristicFunction, "backward", staticmethod(clock.timed("characteristic functions", backward))),
         (torch.Tensor, "backward", clock.timed("rest", torch.Tensor.backward)),
     ]
     if state.psi_optimizer is not None:

@@ -142,7 +142,7 @@ class Reference:
             for name, parameter in self.calibrator.named_parameters():
                 parameter.copy_(pool.final[final][name])
 
-    def _draw_frequencies(self, step: int) -> torch.Tensor | None:
+    def draw_frequencies(self, step: int) -> torch.Tensor | None:
         s, dim = self.problem.settings, self.problem.feature_dim
         if s.metric == "mean":
             return None
@@ -166,7 +166,7 @@ class Reference:
         """Weighted NCFD of every class, and its gradients where images and psi are now."""
         problem, s = self.problem, self.problem.settings
         self._draw_networks(step)
-        freq_TD = self._draw_frequencies(step)
+        freq_TD = self.draw_frequencies(step)
         losses, grads, ascent = [], [], []
         for c in range(problem.classes):
             draw = draw_class(problem, step, c)

@@ -37,7 +37,7 @@ def images_after(make_real, make_pool, monkeypatch: pytest.MonkeyPatch):
         generator = torch_generator("cpu", problem.seed, "frequencies", state.step)
         return frequencies.gaussian(problem.settings.frequencies, problem.feature_dim, generator).to(state.images)
 
-    monkeypatch.setattr(step, "_draw_frequencies", draw)
+    monkeypatch.setattr(step, "draw_frequencies", draw)
 
     def run(runtime: Runtime, steps: int = 5, **settings) -> torch.Tensor:
         real = make_real((40, 30, 20))

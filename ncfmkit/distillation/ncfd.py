@@ -18,7 +18,7 @@ import torch.nn.functional as F
 FLOOR = 1e-14  # under every square root: the gradient of sqrt at 0 is infinite
 
 
-class _CharacteristicFunction(torch.autograd.Function):
+class CharacteristicFunction(torch.autograd.Function):
     """Where all frequencies fit in one block, their cos and sin are kept for the backward pass; else none is kept."""
 
     @staticmethod
@@ -69,7 +69,7 @@ def characteristic_function(
     Returns:
         `[2, C, T]`: real and imaginary parts; differentiable in features and frequencies.
     """
-    return _CharacteristicFunction.apply(feat_ND, freq_TD, weight_CN, block)
+    return CharacteristicFunction.apply(feat_ND, freq_TD, weight_CN, block)
 
 
 def ncfd(real_2CT: torch.Tensor, syn_2CT: torch.Tensor, *, alpha: float = 0.5) -> torch.Tensor:

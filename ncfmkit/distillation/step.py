@@ -59,7 +59,7 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
     problem.pool.blend(problem.matcher, member, beta)
     problem.pool.load_final(problem.calibrator, final_member)
     draws = [draw_class(problem, state.step, c) for c in range(problem.classes)]
-    freq_TD = _draw_frequencies(problem, state)
+    freq_TD = draw_frequencies(problem, state)
 
     # Match: the images of every class go one step down the discrepancy (Eq. 8).
     def match(classes_per_batch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -67,7 +67,7 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
 
     matching_C, freq_grad = within_memory(plan, problem, state, lambda: match(plan.classes_per_batch))
     _check_finite(problem, state, "matching", matching_C, lambda: match(1)[0])
-    _image_step(state)
+    image_step(state)
     loss = matching = s.matching_weight * float(matching_C.mean())
 
     # Ascend: psi goes one step up the same discrepancy, averaged over classes, at the frequencies that it drew.
@@ -87,7 +87,7 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
 
         calibration_C = within_memory(plan, problem, state, lambda: calibrate(problem.classes))
         _check_finite(problem, state, "calibration", calibration_C, lambda: calibrate(1))
-        _image_step(state)
+        image_step(state)
         calibration = float(calibration_C.mean())
         loss += s.calibration_weight * calibration
     _check_images(problem, state)
@@ -99,7 +99,7 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
     return StepLosses(matching=matching, calibration=calibration, lr=lr)
 
 
-def _draw_frequencies(problem: Problem, state: State) -> torch.Tensor | None:
+def draw_frequencies(problem: Problem, state: State) -> torch.Tensor | None:
     if not problem.metric.uses_frequencies:
         return None
     generator = torch_generator(problem.runtime.device, problem.seed, "frequencies", state.step)
@@ -205,7 +205,7 @@ def _syn_extractor(
     return extract
 
 
-def _image_step(state: State) -> None:
+def image_step(state: State) -> None:
     state.scaler.step(state.optimizer)
     state.scaler.update()
     with torch.no_grad():

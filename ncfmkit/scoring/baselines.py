@@ -28,6 +28,10 @@ class Baseline:
     size: Literal["stored", "decoded", "whole"]  # images per class: as the set stores, as it decodes to, or all
     draw: Draw | None  # None: drawn by herding, which needs an extractor
 
+    def per_class(self, *, stored: int, decoded: int) -> int:
+        """Images per class, beside a set that stores and decodes to so many; 0 for the whole split."""
+        return {"stored": stored, "decoded": decoded, "whole": 0}[self.size]
+
 
 BASELINES: dict[str, Baseline] = {
     "random": Baseline(
@@ -93,9 +97,8 @@ def check_baselines(real: RealData, baselines: Sequence[str], *, stored: int, de
     Args:
         stored, decoded: images per class that the set stores, and that it decodes to.
     """
-    sizes = {"stored": stored, "decoded": decoded, "whole": 0}
     for name in baselines:
-        _check_enough(real, sizes[BASELINES[name].size])
+        _check_enough(real, BASELINES[name].per_class(stored=stored, decoded=decoded))
 
 
 def _check_enough(real: RealData, per_class: int) -> None:

@@ -134,8 +134,8 @@ def score_set(
     """
     students, repeats = settings.student, settings.student.repeats
     build, test = network_builder(settings.network, real), labeled(real, real.test_split(otherwise=NO_SCORE))
-    sizes = {"stored": stored, "decoded": len(distilled) // len(real.classes), "whole": 0}
-    check_baselines(real, baselines, stored=stored, decoded=sizes["decoded"])
+    decoded = len(distilled) // len(real.classes)
+    check_baselines(real, baselines, stored=stored, decoded=decoded)
     rows = []
     for name in ("distilled", *baselines):
         epochs = students.epochs
@@ -143,7 +143,7 @@ def score_set(
             label, sets = f"distilled, {stored} per class", [distilled] * repeats
         else:
             baseline = BASELINES[name]
-            per_class = sizes[baseline.size]
+            per_class = baseline.per_class(stored=stored, decoded=decoded)
             label = baseline.label.format(per_class)
             if baseline.draw is None:
                 sets = [herding(per_class)] * repeats
