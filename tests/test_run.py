@@ -149,7 +149,7 @@ def test_free(tmp_path: Path) -> None:
 
 
 def test_another_run_is_refused(run: RunDirectory) -> None:
-    with pytest.raises(UserError, match="holds another run: go on with it by --resume"):
+    with pytest.raises(UserError, match=r"holds another run: .*--resume"):
         RunDirectory.free(run.path)
     with pytest.raises(UserError, match="holds another run"):
         RunDirectory.create(run.path, {"mine": 1})
@@ -185,7 +185,7 @@ def test_a_full_disk_at_the_start_leaves_a_folder_that_can_be_used(
 
 def test_open_needs_a_run(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(UserError, match=r"is not a run directory: no run\.json in it"):
+        with pytest.raises(UserError, match=r"not a run directory: .*run\.json"):
             RunDirectory.open(path)
 
 
@@ -199,7 +199,7 @@ def test_damaged_info(run: RunDirectory, content: bytes) -> None:
 def test_one_process_at_a_time(run: RunDirectory) -> None:
     with (
         run.alone(),
-        pytest.raises(UserError, match=r"another process works in .*run: wait until it ends"),
+        pytest.raises(UserError, match=r"another process works in .*run: wait"),
         RunDirectory.open(run.path).alone(),
     ):
         raise AssertionError("two work in one run directory")

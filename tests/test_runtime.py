@@ -39,7 +39,7 @@ def choose(**settings: Any) -> Runtime:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
 def test_cuda_without_a_gpu_is_an_error(name: str) -> None:
-    with pytest.raises(UserError, match=rf"device {name} is not there: torch sees no GPU .*pass --device cpu"):
+    with pytest.raises(UserError, match=rf"device {name} .*no GPU .*--device cpu"):
         choose(device=name)
 
 
@@ -49,7 +49,7 @@ def test_device_errors(machine) -> None:
         choose(device="gpu")
     with pytest.raises(UserError, match=r"unsupported device 'meta': expected auto, cpu, cuda, cuda:N or mps"):
         choose(device="meta")
-    with pytest.raises(UserError, match=r"device cuda:2 is not there: torch sees 2 GPU\(s\), cuda:0 to cuda:1"):
+    with pytest.raises(UserError, match=r"device cuda:2 .*2 GPU\(s\), cuda:0 to cuda:1"):
         choose(device="cuda:2")
     if not torch.backends.mps.is_available():
         with pytest.raises(UserError, match="device mps is not there"):
@@ -84,7 +84,7 @@ def test_auto_precision(machine, has: dict, precision: str) -> None:
 
 def test_what_is_asked_for_is_never_changed(machine) -> None:
     machine(gpus=1, gpu_bf16=False)
-    with pytest.raises(UserError, match=r"--precision bf16: .*a GPU.* has no bfloat16; pass --precision fp16 or fp32"):
+    with pytest.raises(UserError, match=r"--precision bf16: .*a GPU.* bfloat16; .*--precision fp16 or fp32"):
         choose(precision="bf16")
     machine(cpu_bf16=False)
     for precision in ("fp32", "bf16", "fp16"):
@@ -96,7 +96,7 @@ def test_what_is_asked_for_is_never_changed(machine) -> None:
 
 def test_compile_without_a_compiler(machine) -> None:
     machine(compiler=False)
-    with pytest.raises(UserError, match=r"--compile on: no C\+\+ compiler found; install it, or pass --compile off"):
+    with pytest.raises(UserError, match=r"--compile on: no C\+\+ compiler .*--compile off"):
         choose(compile="on")
     chosen = choose(compile="auto")
     assert chosen.compile is False

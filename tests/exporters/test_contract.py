@@ -98,7 +98,7 @@ def test_feed_gives_what_the_layout_arranges() -> None:
     ],
 )
 def test_feed_refuses_what_is_not_such_images(images: np.ndarray, got: str) -> None:
-    with pytest.raises(UserError, match=f"^the model takes 3x8x8 images, got {got}: pass images of that size"):
+    with pytest.raises(UserError, match=f"3x8x8 .*got {got}: "):
         contract().feed(images)
 
 
@@ -163,8 +163,8 @@ REFUSED = {
     "one image": ((3, 8, 8), UINT8, SHAPES),
     "video": (("N", "T", 3, 8, 8), FLOAT, SHAPES),
     "scalar": ((), FLOAT, SHAPES),
-    "fixed batch": ((4, 3, 8, 8), UINT8, "takes 4 images at a time: export it with a dynamic batch"),
-    "fixed float batch": ((1, 3, 8, 8), FLOAT, "takes 1 images at a time: export it with a dynamic batch"),
+    "fixed batch": ((4, 3, 8, 8), UINT8, "takes 4 images .*dynamic batch"),
+    "fixed float batch": ((1, 3, 8, 8), FLOAT, "takes 1 images .*dynamic batch"),
     "half": (("N", 3, 8, 8), HALF, "expected uint8 or float32 images"),
     "double": (("N", 3, 8, 8), "tensor(double)", "expected uint8 or float32 images"),
     "int64": (("N", 3, 8, 8), "tensor(int64)", "expected uint8 or float32 images"),
@@ -196,7 +196,7 @@ def test_inputs_that_are_no_batch_of_images(why: str) -> None:
     ],
 )
 def test_outputs_that_are_no_scores(scores: Any, type: str) -> None:
-    with pytest.raises(UserError, match=r"^x\.onnx: expected an output of float scores \[N, classes\], got 'scores' "):
+    with pytest.raises(UserError, match=r"^x\.onnx: .*float .*\[N, classes\], got 'scores' "):
         contract(scores=scores, scores_type=type)
 
 
@@ -207,7 +207,7 @@ def test_half_scores_are_scores() -> None:
 @pytest.mark.parametrize(("inputs", "outputs"), [(2, 1), (1, 2), (0, 1), (1, 0)])
 def test_other_numbers_of_ports(inputs: int, outputs: int) -> None:
     image, score = Port(name="i", type=UINT8, shape=["N", 3, 8, 8]), Port(name="s", type=FLOAT, shape=["N", 3])
-    with pytest.raises(UserError, match=rf"^x\.onnx: expected one input and one output, got {inputs} and {outputs}$"):
+    with pytest.raises(UserError, match=rf"^x\.onnx: .*got {inputs} and {outputs}$"):
         read_contract("x.onnx", [image] * inputs, [score] * outputs, {}, declared={})
 
 
@@ -232,9 +232,9 @@ def test_what_a_model_says_decides_where_its_shape_leaves_it_open() -> None:
 
 def test_what_is_declared_may_repeat_but_not_contradict_the_file() -> None:
     assert contract(metadata=OURS, layout="uint8-nchw", output="logits").output == "logits"
-    with pytest.raises(UserError, match=r"x\.onnx says itself that its output is logits, not probabilities"):
+    with pytest.raises(UserError, match=r"x\.onnx .*output .*logits, not probabilities"):
         contract(metadata=OURS, output="probabilities")
-    with pytest.raises(UserError, match=r"x\.onnx says itself that its layout is uint8-nchw, not uint8-nhwc"):
+    with pytest.raises(UserError, match=r"x\.onnx .*layout .*uint8-nchw, not uint8-nhwc"):
         contract(metadata=OURS, layout="uint8-nhwc")
 
 
@@ -272,7 +272,7 @@ DAMAGED: dict[str, Any] = {
 
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_damaged_metadata(damage: str) -> None:
-    with pytest.raises(UserError, match=r"^x\.onnx is damaged, or of a newer ncfmkit: its 'ncfmkit' metadata: "):
+    with pytest.raises(UserError, match=r"^x\.onnx .*damaged.*newer.*'ncfmkit' metadata: "):
         contract(metadata=DAMAGED[damage])
 
 

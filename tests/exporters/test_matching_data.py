@@ -86,7 +86,7 @@ def test_other_advice_of_opening_stays() -> None:
         (("class 0", "class 2", "class 1"), r"another order: label 1 is 'class 2' .*'class 1'"),
         (("class 0", "x", "class 2"), r"only m\.onnx has 'x'; only tiny has 'class 1'$"),
         (("class 0", "class 1"), r"m\.onnx has 2 classes, tiny 3: only tiny has 'class 2'$"),
-        (tuple("abcdef"), r"only m\.onnx has 'a', 'b', 'c', 'd' and 2 more; only tiny has "),
+        (tuple("abcdef"), r"m\.onnx .*'a', 'b', 'c', 'd' .*2 more; .*tiny "),
     ],
 )
 def test_other_classes(classes: tuple[str, ...], says: str) -> None:

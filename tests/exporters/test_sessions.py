@@ -181,7 +181,7 @@ def test_bound_runs_the_same(onnx_path: Path, monkeypatch: pytest.MonkeyPatch, c
 def test_not_an_onnx_file(tmp_path: Path, content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
-    refused(path, "is not a whole ONNX file: it is something else, damaged or truncated$")
+    refused(path, "not a whole ONNX file: .*damaged or truncated$")
     assert capfd.readouterr() == ("", "")
 
 
@@ -220,19 +220,19 @@ def test_no_permission(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             lambda: linear(opset=99),
-            r"has opset 99, the installed ONNX Runtime \S+ runs up to \d+: export it with a lower --opset, or update",
+            r"opset 99, .*ONNX Runtime \S+ .*\d+: .*--opset, or update",
         ),
-        (lambda: linear(ir=99), r"cannot be opened by ONNX Runtime: Unsupported model IR version: 99"),
+        (lambda: linear(ir=99), r"ONNX Runtime: .*IR version: 99"),
         (
             lambda: linear([("Fancy", ["images"], ["logits"], {"domain": "com.mine"})], domains=["com.mine"]),
-            r"cannot be opened by ONNX Runtime: .*com\.mine.*Fancy",
+            r"ONNX Runtime: .*com\.mine.*Fancy",
         ),
         (lambda: linear([("Fancy", ["images"], ["logits"], {})]), r"cannot be opened by ONNX Runtime: .*Fancy"),
         (
             lambda: linear([("MatMul", ["images", "weights"], ["logits"], {})]),
-            r"cannot be opened by ONNX Runtime: .*tensor\(uint8\)",
+            r"ONNX Runtime: .*tensor\(uint8\)",
         ),
-        (lambda: linear(classes=0), r"expected an output of float scores \[N, classes\], got .* \[N, 0\]"),
+        (lambda: linear(classes=0), r"float .*\[N, classes\], got .* \[N, 0\]"),
         (
             lambda: linear([*LINEAR[:2], ("Reshape", ["x2", "seven"], ["logits"], {}), SEVEN], classes=7),
             r"does not run on CPUExecutionProvider: .*[Rr]eshape",
@@ -257,9 +257,9 @@ def test_weights_beside_the_model(tmp_path: Path, capfd: pytest.CaptureFixture[s
     onnx.save_model(linear(), path, save_as_external_data=True, location=beside.name, size_threshold=0)
     assert open_session(path)(pictures(2)).shape == (2, CLASSES)
     beside.write_bytes(beside.read_bytes()[:50])
-    refused(path, "keeps its weights in another file, which is missing or not the right one: ")
+    refused(path, "weights in another file, .*missing")
     beside.unlink()
-    refused(path, r"keeps its weights in another file, which is missing or not the right one: .*big\.onnx\.data")
+    refused(path, r"weights in another file, .*missing .*big\.onnx\.data")
     assert capfd.readouterr() == ("", "")
 
 
@@ -509,7 +509,7 @@ def test_a_real_profile(onnx_path: Path, tmp_path: Path) -> None:
     assert set(placement) == {CPU}
     assert sum(count for operator, count in placement[CPU].items() if "Conv" in operator) == 2
     check_placement("x.onnx", placement, CPU)
-    with pytest.raises(UserError, match=rf"x\.onnx does not run on {CUDA}: ONNX Runtime placed .*Conv on {CPU}"):
+    with pytest.raises(UserError, match=rf"x\.onnx .*{CUDA}: .*Conv on {CPU}"):
         check_placement("x.onnx", placement, CUDA)
 
 
@@ -572,6 +572,4 @@ def test_engines_belong_to_a_content(model: Path) -> None:
 def test_no_place_for_engines(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "missing", lambda name: "")
     model.with_name("linear.onnx.tensorrt").write_text("in the way")
-    refused(
-        model, r"its engines cannot be kept in .*linear\.onnx\.tensorrt/\w+ \(.*\): make that writable$", "tensorrt"
-    )
+    refused(model, r"engines cannot be kept .*linear\.onnx\.tensorrt/\w+ \(.*\): .*writable$", "tensorrt")

@@ -246,7 +246,7 @@ def edit(engine: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 def test_names_the_extra_without_tensorrt(onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(UserError, match=r"pip install 'ncfmkit\[tensorrt\]'.* Linux x86-64 with an NVIDIA GPU"):
+    with pytest.raises(UserError, match=r"'ncfmkit\[tensorrt\]'.*Linux x86-64.*NVIDIA GPU"):
         build_engine(onnx_path, tmp_path / "student.engine")
     (tmp_path / "student.engine").write_bytes(b"an engine")
     with pytest.raises(UserError, match=r"pip install 'ncfmkit\[tensorrt\]'"):
@@ -267,9 +267,7 @@ def test_needs_a_recent_tensorrt(trt: FakeTensorRT) -> None:
 
 def test_says_why_tensorrt_does_not_start(trt: FakeTensorRT, onnx_path: Path, tmp_path: Path) -> None:
     trt.starts, trt.logged = False, ["CUDA initialization failure with error: 35"]
-    with pytest.raises(
-        UserError, match=r"does not start on NVIDIA Fake/1: CUDA .* error: 35; often the driver \(580.1"
-    ):
+    with pytest.raises(UserError, match=r"NVIDIA Fake/1: CUDA .* error: 35; .*driver \(580\.1"):
         build_engine(onnx_path, tmp_path / "student.engine")
 
 
@@ -328,9 +326,7 @@ def test_reports_all_errors_of_the_parser(trt: FakeTensorRT, onnx_path: Path, tm
 
 def test_says_why_nothing_was_built(trt: FakeTensorRT, onnx_path: Path, tmp_path: Path) -> None:
     trt.builds, trt.logged = False, ["no implementation for node Conv", "out of memory"]
-    with pytest.raises(
-        UserError, match=r"cannot build an engine of .*: no implementation for node Conv; out of memory"
-    ):
+    with pytest.raises(UserError, match=r"cannot build .*: no implementation.*Conv; out of memory"):
         build_engine(onnx_path, tmp_path / "student.engine")
     assert not list(tmp_path.glob("student.engine*"))
 
@@ -345,7 +341,7 @@ def test_refuses_a_fixed_batch(trt: FakeTensorRT, onnx_path: Path, tmp_path: Pat
     model = onnx.load(onnx_path)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
     onnx.save(model, tmp_path / "fixed.onnx")
-    with pytest.raises(UserError, match=r"fixed.onnx takes 4 images at a time: export it with a dynamic batch"):
+    with pytest.raises(UserError, match=r"fixed\.onnx .*4 images.*dynamic batch"):
         build_engine(tmp_path / "fixed.onnx", tmp_path / "student.engine")
 
 
@@ -392,16 +388,16 @@ def test_refuses_other_images(engine_path: Path) -> None:
 def test_says_why_it_does_not_run(trt: FakeTensorRT, engine_path: Path) -> None:
     session = open_engine(engine_path)
     trt.runs, trt.logged = False, ["enqueueV3: out of memory"]
-    with pytest.raises(UserError, match=r"does not run on 2 images \(built for 1 to 256 at once\): enqueueV3: out of"):
+    with pytest.raises(UserError, match=r"2 images .*1 to 256 .*: enqueueV3: out of"):
         session(images_of(2))
 
 
-AGAIN = r"\. Engines are not portable: export it again on this machine \(ncfmkit export STUDENT --to tensorrt\)"
+AGAIN = r"\. .*not portable: .*\(ncfmkit export STUDENT --to tensorrt\)"
 
 
 def refused(trt: FakeTensorRT, engine: Path, why: str) -> None:
     """The engine is refused for that reason, before TensorRT gets to see it."""
-    with pytest.raises(UserError, match=rf"student.engine cannot be used: {why}.*{AGAIN}"):
+    with pytest.raises(UserError, match=rf"student\.engine .*: .*{why}.*{AGAIN}"):
         open_engine(engine)
     assert not trt.seen
 
@@ -419,7 +415,7 @@ def test_refuses_an_engine_without_sidecar(trt: FakeTensorRT, engine_path: Path)
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"format": 2}'])
 def test_refuses_a_sidecar_that_is_none(trt: FakeTensorRT, engine_path: Path, content: bytes) -> None:
     sidecar_path(engine_path).write_bytes(content)
-    refused(trt, engine_path, "its sidecar student.engine.json is damaged, or of a newer ncfmkit")
+    refused(trt, engine_path, r"student\.engine\.json .*damaged.*newer")
 
 
 @pytest.mark.parametrize(
@@ -439,12 +435,12 @@ def test_refuses_a_sidecar_that_is_none(trt: FakeTensorRT, engine_path: Path, co
 )
 def test_refuses_a_damaged_sidecar(trt: FakeTensorRT, engine_path: Path, change: Callable[[Any], Any]) -> None:
     edit(engine_path, change)
-    refused(trt, engine_path, "its sidecar student.engine.json is damaged, or of a newer ncfmkit")
+    refused(trt, engine_path, r"student\.engine\.json .*damaged.*newer")
 
 
 def test_refuses_another_engine(trt: FakeTensorRT, engine_path: Path) -> None:
     engine_path.write_bytes(b"an angine")
-    refused(trt, engine_path, "it is not the engine that student.engine.json describes: its sha256 differs")
+    refused(trt, engine_path, r"student\.engine\.json .*sha256 differs")
 
 
 def test_refuses_an_engine_of_another_tensorrt(trt: FakeTensorRT, engine_path: Path) -> None:
@@ -459,19 +455,19 @@ def test_refuses_an_engine_of_another_gpu(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     here = rf"{name} \(compute capability {capability[0]}.{capability[1]}\)"
-    refused(trt, engine_path, rf"it was built for NVIDIA Fake/1 \(compute capability 8.9\), here is {here}")
+    refused(trt, engine_path, rf"NVIDIA Fake/1 \(compute capability 8\.9\), here is {here}")
 
 
 def test_says_why_an_engine_does_not_load(trt: FakeTensorRT, engine_path: Path) -> None:
     trt.loads, trt.logged = False, ["magic tag does not match"]
-    with pytest.raises(UserError, match=rf"TensorRT does not load it: magic tag does not match{AGAIN}"):
+    with pytest.raises(UserError, match=rf"TensorRT .*magic tag does not match{AGAIN}"):
         open_engine(engine_path)
 
 
 @pytest.mark.parametrize(("name", "output"), [("other", DataType.FLOAT), ("logits", DataType.HALF)])
 def test_takes_no_memory_for_other_outputs(trt: FakeTensorRT, engine_path: Path, name: str, output: DataType) -> None:
     trt.output_name, trt.output = name, output
-    with pytest.raises(UserError, match=rf"student.engine.json describes other inputs and outputs{AGAIN}"):
+    with pytest.raises(UserError, match=rf"student\.engine\.json .*inputs and outputs{AGAIN}"):
         open_engine(engine_path)
     assert not trt.ran
 

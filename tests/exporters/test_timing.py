@@ -112,7 +112,7 @@ def test_batches(text: str, expected: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "1,x", "1,-2", "1.5", "1,,2", "70000"])
 def test_wrong_batches(text: str) -> None:
-    with pytest.raises(UserError, match=r"--batches .*: expected whole numbers from 1 to 65,536, such as 1,8,64"):
+    with pytest.raises(UserError, match=r"--batches .*: expected .*1 to 65,536.*1,8,64"):
         parse_batches(text)
 
 

@@ -241,7 +241,7 @@ def test_an_engine_runs_on_tensorrt_alone(monkeypatch: pytest.MonkeyPatch) -> No
         )
         assert ([(m.provider, m.built) for m in models], left_out) == ([("tensorrt", None)], {})
     assert opened == ["tensorrt"] * 3
-    with pytest.raises(UserError, match=r"--provider cpu: a\.engine is a TensorRT engine, which only tensorrt runs"):
+    with pytest.raises(UserError, match=r"--provider cpu: a\.engine .*only tensorrt"):
         validate.open_models(ValidationConfig(model=Path("a.engine"), out=Path("o"), provider="cpu"))
 
 
@@ -293,7 +293,7 @@ def test_a_gate_needs_something_to_compare_with(folder: Path) -> None:
     model = foreign_model(Path("linear.onnx"))
     refused(
         *(model, "--data", folder, "--max-accuracy-drop", 1, "--out", "out"),
-        says=r"linear\.onnx does not record its student's accuracy: pass --against STUDENT",
+        says=r"linear\.onnx .*accuracy: pass --against STUDENT",
     )
 
 
@@ -376,13 +376,13 @@ def test_no_test_split(onnx_path: Path, folder: Path) -> None:
 def test_students_that_do_not_fit(onnx_path: Path, folder: Path) -> None:
     flags = [onnx_path, "--data", folder, "--out", "out", "--against"]
     small = write_student(Path("s.safetensors"), build_real(size=4), NetworkSettings(width=4, depth=1), epochs=0)
-    refused(*flags, small, says=r"student takes 3x4x4 images and has 3 classes, the model 3x8x8 images and has 3")
+    refused(*flags, small, says=r"student .*3x4x4 .*3 classes, .*model 3x8x8 .*3")
     few = write_student(Path("f.safetensors"), build_real((5, 5)), epochs=0)
-    refused(*flags, few, says=r"student takes 3x8x8 images and has 2 classes, the model 3x8x8 images and has 3")
+    refused(*flags, few, says=r"student .*3x8x8 .*2 classes, .*model 3x8x8 .*3")
     renamed = build_real()
     object.__setattr__(renamed, "classes", ("a", "b", "c"))
     other = write_student(Path("o.safetensors"), renamed, epochs=0)
-    refused(*flags, other, says=r"--against o\.safetensors has 3 classes, tiny 3: only .* has 'a', 'b', 'c'; only tiny")
+    refused(*flags, other, says=r"--against o\.safetensors .*3 classes, tiny 3: .*'a', 'b', 'c'; .*tiny")
     refused(*flags, onnx_path, says="is not a readable safetensors file")
 
 

@@ -102,7 +102,7 @@ def test_labels_that_do_not_fit(
 
 def test_images_that_do_not_fit(tmp_path: Path, real: RealData, make_real: Callable[..., RealData]) -> None:
     for shape in ((6, 1, 8, 8), (6, 3, 4, 4)):
-        with pytest.raises(UserError, match=r"has images of shape .*, tiny has \(3, 8, 8\): pass the data"):
+        with pytest.raises(UserError, match=r"images of shape .*, tiny .*\(3, 8, 8\): "):
             convert(saved([torch.rand(shape), LABELS], tmp_path / "a.pt"), real)
     with pytest.raises(UserError, match="labels from 0 to 2, tiny has 2 classes"):
         convert(saved([torch.rand(6, 3, 8, 8), LABELS], tmp_path / "a.pt"), make_real((4, 4)))
@@ -115,7 +115,7 @@ def test_labels_by_position(tmp_path: Path, real: RealData, images: torch.Tensor
     assert torch.equal(got.images, as_bytes(images))
     assert got.soft_labels is not None
     assert torch.equal(got.soft_labels, soft.half())
-    with pytest.raises(UserError, match="says the class of each image: leave the flag out"):
+    with pytest.raises(UserError, match=r"class of each image: leave .*out"):
         convert(saved([images, LABELS], tmp_path / "a.pt"), real, labels_by_position=True)
     with pytest.raises(UserError, match="expected a multiple of the 3 classes, got 5 images"):
         convert(saved([images[:5], soft[:5]], tmp_path / "a.pt"), real, labels_by_position=True)
@@ -155,7 +155,7 @@ def test_the_names_of_the_classes_go_before_their_numbers(tmp_path: Path, real: 
 @pytest.mark.parametrize("last", ["class", "new4", "two"])
 def test_class_folders_that_do_not_fit(tmp_path: Path, real: RealData, images: torch.Tensor, last: str) -> None:
     root = make_folder(tmp_path / "set", images, {0: "new0", 1: "new1", 2: last})
-    says = r"has 3 class folders \(.*\), tiny has 3 classes \(class 0, .*\): expected a folder of each class's name, or"
+    says = r"3 class folders \(.*\), tiny .*3 classes \(class 0, .*\): "
     with pytest.raises(UserError, match=says):
         convert(root, real)
 
@@ -289,7 +289,7 @@ def test_ranges(real: RealData, values: Any, low: float, high: float, says: str 
 def test_bytes_are_nothing_else(tmp_path: Path, real: RealData, images: torch.Tensor) -> None:
     path = saved([as_bytes(images), LABELS], tmp_path / "a.pt")
     for values in ("unit", "normalized", "zca"):
-        with pytest.raises(UserError, match=f"--values {values}: the images are 8-bit, 0 to 255: pass --values bytes"):
+        with pytest.raises(UserError, match=f"--values {values}: .*8-bit, 0 to 255: .*--values bytes"):
             convert(path, real, values=values)
 
 
@@ -357,7 +357,7 @@ def test_floats_are_converted_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch, va
 
 def test_large_images_are_not_whitened_back(make_real: Callable[..., RealData]) -> None:
     real = make_real((2, 2), test_counts=None, size=72)
-    says = "images of 15552 values need a matrix of 15552 x 15552, the limit is 12288"
+    says = "15552 values .*15552 x 15552, .*12288"
     with pytest.raises(UserError, match=says):
         pixel_values.fitted_whitening(real, None)
 

@@ -123,7 +123,7 @@ def test_a_run_that_is_not_finished_and_one_that_is(tmp_path: Path, small: Path)
 def test_what_is_not_ours(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing at .*nowhere"):
         describe(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"is not a run directory: no run\.json in it"):
+    with pytest.raises(UserError, match=r"not a run directory: .*run\.json"):
         describe(tmp_path)
     others = {"notes.txt": b"hello", "empty": b"", "x.pt": b"PK\x03\x04" * 30, "x.json": b'{"a": 1}', "x.png": PNG}
     for name, content in others.items():
@@ -133,16 +133,14 @@ def test_what_is_not_ours(tmp_path: Path) -> None:
         ):
             describe(tmp_path / name)
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="is a safetensors file without a 'ncfmkit' manifest: not a synthetic set"):
+    with pytest.raises(UserError, match=r"without .*'ncfmkit' manifest: "):
         describe(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize("name", ["cut.safetensors", "under another name"])
 def test_a_truncated_set_is_damaged(tmp_path: Path, small: Path, name: str) -> None:
     (tmp_path / name).write_bytes(small.read_bytes()[:-20])
-    with pytest.raises(
-        UserError, match=f"{name} is damaged: it is not a readable safetensors file \\(damaged or truncated\\)"
-    ):
+    with pytest.raises(UserError, match=f"{name} is damaged: .*not a readable safetensors file"):
         describe(tmp_path / name)
 
 

@@ -63,7 +63,7 @@ def test_packing_in_fewer_bits(small: Path) -> None:
     original = {"manifest_sha256": before.manifest["manifest_sha256"], "score": PROMISED}
     told = {"bits": 4, "scale": "channel", "dither": False, "shape": [3, 8, 8], "original": original}
     assert got.manifest["pixels"] == told
-    with pytest.raises(UserError, match="--bits 2: the set is in 4 bits already: start from the one it was made from"):
+    with pytest.raises(UserError, match=r"--bits 2: .*4 bits already: "):
         pack(out, packing=Packing(layout="png"), quantization=Quantization(bits=2))
 
 

@@ -40,7 +40,7 @@ def test_unpack_gives_the_same_file(tmp_path: Path, layout: str, kind: dict[str,
 
 def test_unpack_overwrites_nothing_and_leaves_nothing(small: Path, tmp_path: Path) -> None:
     out, _ = pack(small, packing=Packing(layout="webdataset"))
-    with pytest.raises(UserError, match=r"small.safetensors is there already: choose another --out"):
+    with pytest.raises(UserError, match=r"small\.safetensors .*there already: .*--out"):
         unpack(out, small)
     with pytest.raises(UserError, match="there is no folder nowhere: make it first"):
         unpack(out, Path("nowhere/x.safetensors"))
@@ -59,6 +59,6 @@ def test_a_full_disk_while_unpacking(small: Path, tmp_path: Path, monkeypatch: p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(loading, "_gathered", full)
-    with pytest.raises(UserError, match=r"tiny-ipc2-png cannot be unpacked in \.: No space left on device"):
+    with pytest.raises(UserError, match=r"tiny-ipc2-png .* \.: No space left"):
         unpack(out)
     assert {p.name for p in tmp_path.iterdir()} == before

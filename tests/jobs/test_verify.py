@@ -64,7 +64,7 @@ def test_there_must_be_a_promise(tmp_path: Path) -> None:
     set_file.save(build_set(), path)
     with pytest.raises(
         UserError,
-        match=r"promises no score to check: `ncfmkit pack .* --score --data DATA",
+        match=r"no score to check: `ncfmkit pack .* --score --data DATA",
     ):
         verify(path, measure)
     set_file.save(build_set(score=PROMISED | {"n": 1}), path)

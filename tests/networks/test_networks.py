@@ -166,7 +166,7 @@ def test_the_global_generator_decides_the_weights() -> None:
 
 
 def test_unknown_name_with_and_without_a_near_match() -> None:
-    with pytest.raises(UserError, match=r"unknown network 'resnet-18': did you mean 'resnet18'\? known: convnet"):
+    with pytest.raises(UserError, match=r"'resnet-18': .*'resnet18'\? known: convnet"):
         build("resnet-18", channels=3, classes=10, size=32)
     with pytest.raises(UserError, match="unknown network '###': known: convnet"):
         build("###", channels=3, classes=10, size=32)
@@ -175,13 +175,13 @@ def test_unknown_name_with_and_without_a_near_match() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_too_small_images_are_refused(name: str) -> None:
     size = NETWORKS[name].smallest - 1
-    with pytest.raises(UserError, match=f"{name} needs images of {size + 1} pixels or more, got {size}: resize"):
+    with pytest.raises(UserError, match=f"{name} .*{size + 1} pixels or more, got {size}: resize"):
         build(name, channels=3, classes=10, size=size)
 
 
 @pytest.mark.parametrize("depth", [0, 6])
 def test_convnet_depth_out_of_range(depth: int) -> None:
-    with pytest.raises(UserError, match=f"depth {depth} does not suit images of 32 pixels: at most 5"):
+    with pytest.raises(UserError, match=f"depth {depth} .*32 pixels: at most 5"):
         build("convnet", channels=3, classes=10, size=32, depth=depth)
 
 

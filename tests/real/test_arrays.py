@@ -48,7 +48,7 @@ def test_download_is_asked_of_torchvision_only_when_the_user_asks(tmp_path, monk
         raise OSError("no route to host")
 
     monkeypatch.setattr(array_sources, "torchvision_datasets", lambda: SimpleNamespace(MNIST=reader))
-    with pytest.raises(UserError, match=r"mnist: download failed in .*sets.*: no route to host"):
+    with pytest.raises(UserError, match=r"mnist: download failed .*sets.*: no route to host"):
         open_real("mnist", PLAIN, data_root=tmp_path / "sets", download=True)
 
 
@@ -61,9 +61,7 @@ def test_broken_torchvision_says_what_to_install(tmp_path, monkeypatch, failure)
 
     write_idx(tmp_path / "MNIST" / "raw")
     monkeypatch.setattr(array_sources.importlib, "import_module", fail)
-    with pytest.raises(
-        UserError, match=r"does not import here \((no module|operator).*install the torchvision that matches"
-    ):
+    with pytest.raises(UserError, match=r"does not import .*\((no module|operator).*install the torchvision"):
         open_real("mnist", PLAIN, data_root=tmp_path)
 
 

@@ -38,21 +38,17 @@ def file_of(picture, kind="png", **options):
 
 def test_side_is_that_of_the_first_image_and_others_must_equal_it(tmp_path):
     data = folder(tmp_path, noise(6, 6, 3), noise(6, 8, 3))
-    with pytest.raises(
-        UserError, match=r"a/1\.png: expected 6x6 as the first image, got 8x6: pass --size 6 --resize crop"
-    ):
+    with pytest.raises(UserError, match=r"a/1\.png: expected 6x6 .*got 8x6: .*--size 6 --resize crop"):
         open_real(data, DataSettings())
 
 
 def test_first_image_must_be_square(tmp_path):
-    with pytest.raises(UserError, match=r"a/0\.png: expected a square image, got 8x6: pass --size 6 --resize crop"):
+    with pytest.raises(UserError, match=r"a/0\.png: .*square.* got 8x6: .*--size 6 --resize crop"):
         open_real(folder(tmp_path, noise(6, 8, 3)), DataSettings())
 
 
 def test_given_size_without_resize(tmp_path):
-    with pytest.raises(
-        UserError, match=r"a/0\.png: expected 4x4, got 6x6: pass --size 4 --resize crop, or --size 6 if all are 6x6"
-    ):
+    with pytest.raises(UserError, match=r"a/0\.png: expected 4x4, got 6x6: .*--size 4 --resize crop.* --size 6 .*6x6"):
         open_real(folder(tmp_path, noise(6, 6, 3)), DataSettings(size=4))
 
 
@@ -110,9 +106,7 @@ def mode_of(mode):
 
 def test_rgb_in_a_gray_set(tmp_path):
     data = folder(tmp_path, noise(4, 4, 3))
-    with pytest.raises(
-        UserError, match=r"expected gray images, got mode RGB: pass --convert-color to make all of them gray"
-    ):
+    with pytest.raises(UserError, match=r"expected gray .*got mode RGB: .*--convert-color"):
         open_real(data, DataSettings(color="gray"))
     gray = open_real(data, DataSettings(color="gray", convert_color=True)).train.images[0, 0]
     np.testing.assert_array_equal(gray, np.asarray(Image.fromarray(noise(4, 4, 3)).convert("L")))
@@ -151,7 +145,7 @@ def test_exif_orientation_is_applied():
     "content", [b"", b"junk", file_of(noise(40, 40, 3))[:900], file_of(noise(40, 40, 3), "jpeg")[:700]]
 )
 def test_broken_files_are_named(content):
-    with pytest.raises(BadImageError, match=r"train-0\.parquet row 17 is not a readable picture .*--skip-bad"):
+    with pytest.raises(BadImageError, match=r"train-0\.parquet row 17 .*picture .*--skip-bad"):
         open_picture(content, "train-0.parquet row 17")
 
 
@@ -184,7 +178,7 @@ def test_class_that_becomes_empty(tmp_path):
     data = folder(tmp_path, noise(4, 4, 3))
     (tmp_path / "set" / "b").mkdir()
     (tmp_path / "set" / "b" / "0.png").write_bytes(b"junk")
-    with pytest.raises(UserError, match="class 'b' has no images in set train: all 1 are unreadable"):
+    with pytest.raises(UserError, match=r"class 'b' .*set train: all 1 are unreadable"):
         open_real(data, DataSettings(), skip_bad=True)
-    with pytest.raises(UserError, match="none of the 1 images of the train split is a readable picture"):
+    with pytest.raises(UserError, match=r"none of the 1 images .*train split"):
         open_real(data, DataSettings(classes=("b",)), skip_bad=True)

@@ -67,14 +67,14 @@ def test_names_that_are_not_utf8_are_shown(tmp_path, odd):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     shutil.copy(os.fsencode(next((tmp_path / "pets" / "a").iterdir())), path)
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/" + odd.split(b"/")[0])
-    with pytest.raises(UserError, match=r"caf\\xe9.*: a name that is not valid UTF-8: rename") as caught:
+    with pytest.raises(UserError, match=r"caf\\xe9.*: .*not valid UTF-8: rename") as caught:
         open_real(folder, PLAIN)
     assert str(caught.value).isascii()
 
 
 def test_folders_without_data(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty: expected one folder per class below the folder, got none"):
+    with pytest.raises(UserError, match=r"empty: .*folder per class .*got none"):
         open_real(str(tmp_path / "empty"), PLAIN)
     (tmp_path / "hollow" / "train" / "a").mkdir(parents=True)
     with pytest.raises(UserError, match=r"hollow: no pictures in train/: expected \.png"):
@@ -87,5 +87,5 @@ def test_folders_without_data(tmp_path):
 def test_class_without_images(tmp_path):
     class_folders(tmp_path / "pets", ["a", "b"], 1)
     (tmp_path / "pets" / "b" / "0.png").unlink()
-    with pytest.raises(UserError, match="class 'b' has no images in pets train"):
+    with pytest.raises(UserError, match=r"class 'b' .*no images .*pets train"):
         open_real(str(tmp_path / "pets"), PLAIN)

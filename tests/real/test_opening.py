@@ -8,9 +8,7 @@ from ncfmkit.real.opening import open_real
 
 
 def test_unknown_data_names_near_matches(tmp_path):
-    with pytest.raises(
-        UserError, match=r"no data found at 'cifar-10'; did you mean 'cifar10'.*Accepted: digits, cifar10"
-    ):
+    with pytest.raises(UserError, match=r"'cifar-10'; did you mean 'cifar10'.*Accepted: digits, cifar10"):
         open_real("cifar-10", PLAIN)
     (tmp_path / "flowers").mkdir()
     with pytest.raises(UserError, match=r"did you mean '.*flowers'"):
@@ -20,5 +18,5 @@ def test_unknown_data_names_near_matches(tmp_path):
     with pytest.raises(UserError, match=r"no data found at 'a\{b"):
         open_real("a{b", PLAIN)
     (tmp_path / "set.zip").write_bytes(b"")
-    with pytest.raises(UserError, match=r"expected a folder, \.parquet or \.tar files, got a \.zip file"):
+    with pytest.raises(UserError, match=r"folder, \.parquet or \.tar .*got .*\.zip"):
         open_real(str(tmp_path / "set.zip"), PLAIN)

@@ -104,7 +104,7 @@ def test_parquet_layout_errors(tmp_path):
     with pytest.raises(UserError, match=r"expected files named train-\*, got only test-\*"):
         open_real(str(tmp_path / "p"), PLAIN)
     parquet(tmp_path / "p/more.parquet", one, [0])
-    with pytest.raises(UserError, match=r"cannot tell the split of more\.parquet, where others are named test"):
+    with pytest.raises(UserError, match=r"split of more\.parquet, .*test"):
         open_real(str(tmp_path / "p"), PLAIN)
 
 

@@ -22,7 +22,7 @@ def test_classes_by_name_or_number_in_label_order():
     assert kept_labels("s", ["x", "y", "z"], ["z", "0"]) == [0, 2]
     assert kept_labels("s", ["x", "y", "z"], []) == [0, 1, 2]
     assert kept_labels("s", ["2", "1", "0"], ["2", "2"]) == [0]  # a name before a number
-    with pytest.raises(UserError, match="s has no class 'airplan'; did you mean 'airplane'"):
+    with pytest.raises(UserError, match=r"s .*no class 'airplan'; .*'airplane'"):
         kept_labels("s", ["airplane", "cat"], ["airplan"])
 
 
@@ -49,7 +49,7 @@ def test_holdout_numbers_and_seed():
 def test_holdout_errors():
     with pytest.raises(UserError, match="--holdout: s has a class with 1 image"):
         hold_out("s", [np.arange(4), np.arange(1)], 0.5)
-    with pytest.raises(UserError, match=r"--holdout 0\.2: digits has a test split of its own: leave --holdout at 0"):
+    with pytest.raises(UserError, match=r"--holdout 0\.2: digits .*test split .*--holdout at 0"):
         open_real("digits", DataSettings(holdout=0.2))
 
 

@@ -41,7 +41,7 @@ def test_shards_without_names_and_with_holdout(tmp_path):
 def test_shard_errors(tmp_path):
     good = encoded(pixels(1)[0])
     shard(tmp_path / "word.tar", [good], ["cat"])
-    with pytest.raises(UserError, match=r"word\.tar member word/0000\.cls: expected an integer label, got b'cat'"):
+    with pytest.raises(UserError, match=r"word\.tar member word/0000\.cls: .*integer.* b'cat'"):
         open_real(str(tmp_path / "word.tar"), PLAIN)
     with wds.TarWriter(str(tmp_path / "half.tar"), encoder=False) as tar:
         tar.write({"__key__": "k", "png": good})
@@ -49,10 +49,10 @@ def test_shard_errors(tmp_path):
         open_real(str(tmp_path / "half.tar"), PLAIN)
     whole = (tmp_path / "half.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[:600])
-    with pytest.raises(UserError, match=r"cut\.tar is not a whole, uncompressed tar file"):
+    with pytest.raises(UserError, match=r"cut\.tar .*whole, uncompressed tar"):
         open_real(str(tmp_path / "cut.tar"), PLAIN)
     shard(tmp_path / "bad.tar", [good, b"junk"], [0, 0])
-    with pytest.raises(UserError, match=r"bad\.tar member bad/0001\.png is not a readable picture"):
+    with pytest.raises(UserError, match=r"bad\.tar member bad/0001\.png .*picture"):
         open_real(str(tmp_path / "bad.tar"), PLAIN)
     (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(UserError, match=r"classes\.txt is not UTF-8 text"):

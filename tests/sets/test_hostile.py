@@ -106,11 +106,11 @@ NAMED: dict[str, tuple[str, Change, str]] = {
     "file: a byte less": (
         "file",
         edited(FILE, lambda c: c[:-1]),
-        r"is not a readable safetensors file \(damaged or tr",
+        r"not a readable safetensors file \(damaged or tr",
     ),
     "file: half": ("file", edited(FILE, lambda c: c[: len(c) // 2]), "is not a readable safetensors file"),
     "file: empty": ("file", edited(FILE, lambda c: b""), "is not a readable safetensors file"),
-    "file: a bit": ("file", edited(FILE, flipped), "is damaged: the sha256 of 'images' is not the manifest's"),
+    "file: a bit": ("file", edited(FILE, flipped), "is damaged: .*sha256 of 'images'"),
     "file: more": ("file", edited(FILE, lambda c: c + b"x"), "is not a readable safetensors file"),
     "file: a pickle": (
         "file",
@@ -249,9 +249,7 @@ def test_small_files_that_decode_to_much(watch: Watch, decode: dict[str, Any], d
 
 def test_what_would_not_be_read_is_not_written(watch: Watch) -> None:
     large = build_set("multi", 64, classes=("cat", "dog"), ipc=1, size=64, channels=1)
-    with pytest.raises(
-        UserError, match="each image decodes to 366346240 values, decoded packages have 67108864 at most"
-    ):
+    with pytest.raises(UserError, match=r"366346240 values.*67108864 at most"):
         package.write(large, watch.root / "set", Packing(layout="webdataset", images="decoded"))
     assert list(watch.root.iterdir()) == []
 

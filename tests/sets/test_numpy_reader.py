@@ -271,7 +271,7 @@ def test_missing_files_are_the_systems_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", r"a header of 0 bytes does not fit into a file of 0"),
+        (b"", r"header of 0 bytes .*file of 0"),
         (GOOD[:5], r"does not fit into a file of 5"),
         (bytes(8), r"no safetensors header"),
         (b"\xff" * 8 + GOOD[8:], r"a header of 18446744073709551615 bytes does not fit"),

@@ -143,7 +143,7 @@ def test_manifest_and_checksums_are_plain_files(tmp_path: Path, layout: str) -> 
 
 
 def test_parquet_needs_a_license(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--to parquet .* states the license of the real images \(tiny\): pass --lice"):
+    with pytest.raises(UserError, match=r"--to parquet .*license .*\(tiny\): pass --license"):
         pack(build_set(), tmp_path / "packed", "parquet")
     assert not list(tmp_path.iterdir())
 
@@ -152,7 +152,7 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(tmp_path: Path, monkeyp
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match=r"there is there already: choose another --out"):
         pack(build_set(), tmp_path / "there", "png")
-    with pytest.raises(UserError, match=r"--out .*: there is no folder .*nowhere: make it first"):
+    with pytest.raises(UserError, match=r"--out .*: .*no folder .*nowhere"):
         pack(build_set(), tmp_path / "nowhere" / "x", "png")
 
     def interrupted(*_: Any) -> None:
@@ -189,7 +189,7 @@ def test_every_wrong_file_is_listed(folder: Path) -> None:
         "more.txt is not in SHA256SUMS",
         f"{shard.name} is damaged: its sha256 is not that in SHA256SUMS",
     ]
-    with pytest.raises(UserError, match=r"packed is damaged in 3 ways:\n  classes.txt is missing\n  more"):
+    with pytest.raises(UserError, match=r"packed .*3 .*:\n  classes\.txt is missing\n  more"):
         loading.load(folder)
 
 
@@ -247,12 +247,12 @@ def change(folder: Path, **changes: Any) -> None:
         ({"bytes": {"images": 10**15, "labels": 48}}, "would unpack to .* refused as a decompression bomb"),
         ({"bytes": {"images": 0, "labels": 48}}, "cannot hold images"),
         ({"classes": ["class 0", "class 1"]}, "."),
-        ({"classes": ["class 0", "class 0", "class 1"]}, "'classes' is .* expected two or more different names"),
+        ({"classes": ["class 0", "class 0", "class 1"]}, "'classes' is .*two or more"),
         ({"mean": [float("nan")] * 3}, "NaN is not JSON"),
         ({"mean": [1, 2]}, "'mean' is"),
         ({"decode": {"kind": "single", "factor": 10**9, "budget": None}}, "'decode' is"),
         ({"score": {"n": 3}}, "'score' is"),
-        ({"sha256": {"images": "0" * 64, "labels": "0" * 64}}, "the sha256 of 'images' is not the manifest's"),
+        ({"sha256": {"images": "0" * 64, "labels": "0" * 64}}, "sha256 of 'images'"),
     ],
 )
 def test_a_manifest_that_is_not_true(folder: Path, changes: dict[str, Any], says: str) -> None:
@@ -297,19 +297,19 @@ def test_a_manifest_that_is_gone(tmp_path: Path) -> None:
 
 
 def test_a_file_of_a_package_is_not_a_set(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"ncfmkit.json is a part of a package: pass the folder .*packed$"):
+    with pytest.raises(UserError, match=r"ncfmkit\.json .*package: .*folder .*packed$"):
         loading.load(folder / MANIFEST)
 
 
 def test_what_is_not_a_package(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no synthetic set at .* or a package that `ncfmkit pack` wrote"):
+    with pytest.raises(UserError, match=r"no synthetic set at .*package .*`ncfmkit pack`"):
         loading.read(tmp_path)
     folder = pack(build_set(), tmp_path / "packed", "png")
     change(folder, kind="student")
     with pytest.raises(UserError, match=r"packed holds a student, not a synthetic set"):
         loading.load(folder)
     change(folder, kind="synthetic set", format=9)
-    with pytest.raises(UserError, match=r"packed has format 9, this ncfmkit reads 1 and 2: update ncfmkit"):
+    with pytest.raises(UserError, match=r"packed .*format 9, .*1 and 2: update"):
         loading.load(folder)
 
 

@@ -52,7 +52,7 @@ def test_a_damaged_byte_is_noticed(stored: Path, place: int) -> None:
     data[place] ^= 1
     stored.write_bytes(data)
     name = "images" if place >= -1152 else "labels"
-    with pytest.raises(UserError, match=rf"set\.safetensors is damaged: the sha256 of '{name}' is not the manifest's"):
+    with pytest.raises(UserError, match=rf"set\.safetensors is damaged: .*sha256 of '{name}'"):
         set_file.load(stored)
 
 
@@ -60,18 +60,14 @@ def test_a_damaged_byte_is_noticed(stored: Path, place: int) -> None:
 def test_a_truncated_file_is_noticed(stored: Path, keep: float) -> None:
     data = stored.read_bytes()
     stored.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
-    with pytest.raises(
-        UserError, match=r"set\.safetensors is damaged: it is not a readable safetensors file \(damaged or truncated\)"
-    ):
+    with pytest.raises(UserError, match=r"set\.safetensors is damaged: .*not a readable safetensors file"):
         set_file.load(stored)
 
 
 def test_other_files_are_not_sets(tmp_path: Path, stored: Path) -> None:
-    with pytest.raises(UserError, match=r"no synthetic set at .*nowhere: expected a \.safetensors file, a run"):
+    with pytest.raises(UserError, match=r"no synthetic set at .*nowhere: .*\.safetensors"):
         set_file.load(tmp_path / "nowhere")
-    with pytest.raises(
-        UserError, match=r"no synthetic set at .*expected .* a run directory with synthetic\.safetensors"
-    ):
+    with pytest.raises(UserError, match=r"no synthetic set at .*run directory .*synthetic\.safetensors"):
         set_file.load(tmp_path)
     plain = tmp_path / "plain.safetensors"
     save_file({"x": torch.zeros(3)}, plain)
@@ -94,7 +90,7 @@ def rewrite(file: Path, **changes: object) -> None:
 
 def test_another_format_number_is_an_error(stored: Path) -> None:
     rewrite(stored, format=3)
-    with pytest.raises(UserError, match=r"has format 3, this ncfmkit reads 1 and 2: update ncfmkit"):
+    with pytest.raises(UserError, match=r"format 3, .*1 and 2: update"):
         set_file.load(stored)
 
 

@@ -79,7 +79,7 @@ def test_what_is_read_does_not_hang_on_the_file(tmp_path: Path, images: torch.Te
 
 def test_a_pair(tmp_path: Path) -> None:
     path = saved(IMAGES, tmp_path / "images_best.pt")
-    with pytest.raises(UserError, match=r"holds images alone, and there is no labels_best.pt beside it: .*--labels"):
+    with pytest.raises(UserError, match=r"images alone.*no labels_best\.pt .*--labels"):
         read(path)
     saved(LABELS, tmp_path / "labels_best.pt")
     got = read(path)
@@ -96,9 +96,9 @@ def test_labels_that_are_not_asked_for_or_not_there(tmp_path: Path) -> None:
     both = saved([IMAGES, LABELS], tmp_path / "data.pt")
     with pytest.raises(UserError, match="has its own labels: leave --labels out"):
         read(both, labels=labels)
-    with pytest.raises(UserError, match=r"set\.pt holds images alone: pass the file of their labels as --labels"):
+    with pytest.raises(UserError, match=r"set\.pt .*images alone: .*--labels"):
         read(saved(IMAGES, tmp_path / "set.pt"))
-    with pytest.raises(UserError, match=r"data\.pt holds a list of 2 \(Tensor, Tensor\): expected a tensor of the"):
+    with pytest.raises(UserError, match=r"data\.pt .*list of 2 \(Tensor, Tensor\): expected a tensor"):
         read(tmp_path / "set.pt", labels=both)
 
 
@@ -115,7 +115,7 @@ def test_one_of_several_experiments(tmp_path: Path, box: Callable[..., Any], cap
         assert got.labels.tolist() == LABELS.roll(number).tolist()
         assert capfd.readouterr().err == f"res.pt: experiment {number} is taken, of 3 that are counted from 0\n"
     for wrong in (3, -1):
-        with pytest.raises(UserError, match=rf"^--experiment {wrong}: .*res\.pt holds 3: pass 0 to 2$"):
+        with pytest.raises(UserError, match=rf"^--experiment {wrong}: .*res\.pt .*3: .*0 to 2$"):
             read(path, experiment=wrong)
     with pytest.raises(UserError, match="has its own labels: leave --labels out"):
         read(path, labels=path)
@@ -128,13 +128,13 @@ def test_experiments_where_there_is_one_set(tmp_path: Path) -> None:
         saved(IMAGES, tmp_path / "images.pt"),
         make_folder(tmp_path / "set", {"a": 1, "b": 1}),
     ):
-        with pytest.raises(UserError, match=rf"^--experiment 0: .*{path.name} holds one set: leave --experiment out$"):
+        with pytest.raises(UserError, match=rf"^--experiment 0: .*{path.name} .*one set: "):
             read(path, experiment=0)
 
 
 def test_experiments_with_numbers_of_numpy_are_not_loaded(tmp_path: Path) -> None:
     path = saved({"data": [[IMAGES, LABELS]], "accs_all_exps": {"ConvNet": [np.float64(0.5)]}}, tmp_path / "res.pt")
-    with pytest.raises(UserError, match=r"not tensors \(numpy\..*scalar\) .*: have it saved again with torch\.save\("):
+    with pytest.raises(UserError, match=r"not tensors \(numpy\..*scalar\) .*torch\.save\("):
         read(path)
 
 
@@ -174,7 +174,7 @@ NO_SETS: dict[str, tuple[Any, str]] = {
     "number": (3, "holds a int: expected a list"),
     "three": ([IMAGES, LABELS, LABELS], r"a list of 3 \(Tensor, Tensor, Tensor\): expected a list"),
     "nested": ([[IMAGES, LABELS]], r"a list of 1 \(list\)"),
-    "swapped": ([LABELS, IMAGES], r"expected images of shape \[N, 1 or 3, side, side\], got a tensor of shape \[6\]"),
+    "swapped": ([LABELS, IMAGES], r"\[N, 1 or 3, side, side\], got .*\[6\]"),
     "three axes": ([IMAGES[0], LABELS], r"got a tensor of shape \[3, 4, 4\]"),
     "not square": ([IMAGES[..., :3], LABELS], r"shape \[6, 3, 4, 3\]"),
     "channels last": ([IMAGES.permute(0, 2, 3, 1), LABELS], r"shape \[6, 4, 4, 3\]"),
@@ -242,33 +242,33 @@ def test_gray_pictures_have_one_channel(tmp_path: Path) -> None:
 def test_pictures_of_another_look(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "set", {"a": 2})
     Image.new("RGB", (5, 5)).save(root / "a" / "1.png")
-    with pytest.raises(UserError, match=r"a/1\.png: expected 4x4 RGB as a/0\.png, got 5x5 RGB: bring all pictures"):
+    with pytest.raises(UserError, match=r"a/1\.png: .*4x4 RGB as a/0\.png, got 5x5 RGB"):
         read(root)
     Image.new("L", (4, 4)).save(root / "a" / "1.png")
     with pytest.raises(UserError, match=r"expected 4x4 RGB as a/0\.png, got 4x4 L"):
         read(root)
     for mode, size in (("RGBA", (4, 4)), ("RGB", (4, 5))):
         Image.new(mode, size).save(root / "a" / "0.png")
-        with pytest.raises(UserError, match=r"a/0\.png: expected a square picture, gray \(L\) or RGB, got"):
+        with pytest.raises(UserError, match=r"a/0\.png: .*square.*\(L\) or RGB, got"):
             read(root)
 
 
 def test_folders_without_pictures(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
-    with pytest.raises(UserError, match="expected one folder per class in it, got none"):
+    with pytest.raises(UserError, match=r"folder per class .*got none"):
         read(tmp_path / "set")
     make_folder(tmp_path / "set", {"a": 1, "b": 0})
     with pytest.raises(UserError, match=r"no pictures in b/: expected \.png"):
         read(tmp_path / "set")
     (tmp_path / "set" / "b" / "more").mkdir()
-    with pytest.raises(UserError, match="b/more is a folder: expected pictures right in the class folders"):
+    with pytest.raises(UserError, match="b/more is a folder: "):
         read(tmp_path / "set")
 
 
 def test_damaged_pictures(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "set", {"a": 1})
     (root / "a" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"a/0\.png is not a readable picture .*: get it again") as caught:
+    with pytest.raises(UserError, match=r"a/0\.png .*not a readable picture") as caught:
         read(root)
     assert "--skip-bad" not in str(caught.value)
 
@@ -297,7 +297,7 @@ def test_special_files_are_not_opened(tmp_path: Path) -> None:
 def test_the_size_limit_of_a_folder(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "set", {"a": 3})
     read(root, max_bytes=3 * 48)
-    with pytest.raises(UserError, match=r"3 pictures as a/0\.png need 144 B, the limit is 143 B: raise --max-size"):
+    with pytest.raises(UserError, match=r"3 pictures .*a/0\.png .*144 B, .*143 B: raise --max-size"):
         read(root, max_bytes=143)
     with pytest.raises(UserError, match="has its own labels: leave --labels out"):
         read(root, labels=tmp_path / "labels.pt")

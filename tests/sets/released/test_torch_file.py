@@ -30,7 +30,7 @@ class Payload:
 def test_code_is_not_run(tmp_path: Path, protocol: int) -> None:
     proof = tmp_path / "proof"
     path = saved([IMAGES, LABELS, Payload(proof)], tmp_path / "data.pt", pickle_protocol=protocol)
-    with pytest.raises(UserError, match=r"holds code or objects that are not tensors .* and was not loaded"):
+    with pytest.raises(UserError, match=r"not tensors .*not loaded"):
         read(path)
     assert not proof.exists()
     torch.load(path, weights_only=False)
@@ -40,7 +40,7 @@ def test_code_is_not_run(tmp_path: Path, protocol: int) -> None:
 def test_code_in_the_labels_is_not_run(tmp_path: Path) -> None:
     saved(IMAGES, tmp_path / "images.pt")
     saved(Payload(tmp_path / "proof"), tmp_path / "labels.pt")
-    with pytest.raises(UserError, match=r"labels\.pt holds code or objects that are not tensors \(posix\.mkdir\)"):
+    with pytest.raises(UserError, match=r"labels\.pt .*not tensors \(posix\.mkdir\)"):
         read(tmp_path / "images.pt")
     assert not (tmp_path / "proof").exists()
 
@@ -55,7 +55,7 @@ def test_objects_that_would_fill_the_memory_are_not_made(tmp_path: Path) -> None
 
 def test_legacy_files_are_not_loaded(tmp_path: Path) -> None:
     path = saved([IMAGES, LABELS], tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match=r"is not a zip archive as .* since version 1\.6: .* newer torch"):
+    with pytest.raises(UserError, match=r"not a zip archive .*1\.6: .*newer torch"):
         read(path)
     path.write_bytes(pickle.dumps(Payload(tmp_path / "proof")))
     with pytest.raises(UserError, match="is not a zip archive"):
@@ -67,7 +67,7 @@ def test_the_size_limit(tmp_path: Path) -> None:
     path = saved([IMAGES, LABELS], tmp_path / "data.pt")
     size = path.stat().st_size
     read(path, max_bytes=size)
-    with pytest.raises(UserError, match=r"data\.pt has .* KiB, the limit is .* KiB: raise --max-size"):
+    with pytest.raises(UserError, match=r"data\.pt .* KiB, .* KiB: raise --max-size"):
         read(path, max_bytes=size - 1)
 
 
@@ -75,7 +75,7 @@ def test_compressed_archives_are_not_loaded(tmp_path: Path) -> None:
     path = saved([torch.zeros(300, 3, 16, 16), torch.zeros(300).long()], tmp_path / "data.pt")
     repacked(path, lambda name, content: content, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 20_000
-    with pytest.raises(UserError, match=r"not an archive as torch\.save writes it \(the compressed member"):
+    with pytest.raises(UserError, match=r"not an archive .*torch\.save .*\(the compressed member"):
         read(path)
 
 
@@ -85,7 +85,7 @@ def test_members_that_share_their_bytes_are_not_loaded(tmp_path: Path) -> None:
         largest = max(archive.infolist(), key=lambda member: member.file_size)
         archive.filelist += [largest] * 20
         archive.writestr("more", "")  # the directory is written again
-    with pytest.raises(UserError, match=r"\(members of .* in a file of .*, a name twice\): not loaded"):
+    with pytest.raises(UserError, match=r"\(members of .* file of .*, a name twice\): not loaded"):
         read(path)
 
 
@@ -128,9 +128,7 @@ def test_tensors_larger_than_the_file_are_not_expanded(tmp_path: Path) -> None:
     wide = torch.zeros(1).expand(10**6, 3, 512, 512)
     path = saved([wide, torch.zeros(1, dtype=torch.int64).expand(10**6)], tmp_path / "data.pt")
     assert path.stat().st_size < 5000
-    with pytest.raises(
-        UserError, match=r"images of shape \(1000000, 3, 512, 512\) need 2930 GiB, but the file stores 4 B"
-    ):
+    with pytest.raises(UserError, match=r"\(1000000, 3, 512, 512\) .*2930 GiB, .*4 B"):
         read(path)
 
 

@@ -95,12 +95,12 @@ def test_hidden_names_are_passed_over(package, layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_soft_labels_that_are_not_due(package, layout):
     folder, contents = package(layout)
-    with pytest.raises(UserError, match=r"npy: the package has no soft labels|expected the file 00000000\.png next"):
+    with pytest.raises(UserError, match=r"npy: .*no soft labels|00000000\.png next"):
         list(layout.read(folder, replace(contents, soft_rows=None)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pictures_of_another_shape(package, layout):
     folder, contents = package(layout)
-    with pytest.raises(UserError, match=r"0\.png is not a picture of this package \(expected 3x5x5, got 3x5x6\)"):
+    with pytest.raises(UserError, match=r"0\.png .*\(expected 3x5x5, got 3x5x6\)"):
         list(layout.read(folder, replace(contents, shape=(3, 5, 5))))

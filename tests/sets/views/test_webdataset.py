@@ -202,7 +202,7 @@ def test_extended_headers_are_refused(package, form, change):
     for name, value in change.items():
         setattr(members[0][0], name, value)
     rewrite(folder / SHARD, members, form)
-    with pytest.raises(UserError, match=r"expected the file 00000000\.cls next, got .* of type b'[xLK]'"):
+    with pytest.raises(UserError, match=r"00000000\.cls next, got .* b'[xLK]'"):
         list(webdataset.read(folder, contents))
 
 
@@ -219,7 +219,7 @@ def test_a_shard_ends_where_it_ends(package, tail):
     folder, contents = package(webdataset)
     with (folder / SHARD).open("ab") as file:
         file.write(tail)
-    with pytest.raises(UserError, match="then only zeros up to a multiple of 10240 bytes"):
+    with pytest.raises(UserError, match=r"zeros .*multiple of 10240"):
         list(webdataset.read(folder, contents))
 
 
@@ -228,7 +228,7 @@ def test_data_in_the_padding(package):
     content = bytearray((folder / SHARD).read_bytes())
     content[512 + 1] = 1  # after the first label
     (folder / SHARD).write_bytes(content)
-    with pytest.raises(UserError, match=r"00000000\.cls is cut off or not padded with zeros"):
+    with pytest.raises(UserError, match=r"00000000\.cls .*not padded"):
         list(webdataset.read(folder, contents))
 
 
