@@ -39,14 +39,14 @@ def load(path: Path, max_bytes: int) -> Any:
     size = path.stat().st_size
     if size > max_bytes:
         raise UserError(f"{path} has {format_bytes(size)}, the limit is {format_bytes(max_bytes)}: raise --max-size")
-    _check_pickle(path, _pickle_of(path, size))
-    try:
-        # mapped, a storage that claims more than the file has is cut, and nothing is allocated for it
-        with warnings.catch_warnings(action="ignore"):  # of what a broken file does with torch
+    with warnings.catch_warnings(action="ignore"):  # of what a broken file does with pickletools and torch
+        _check_pickle(path, _pickle_of(path, size))
+        try:
+            # mapped, a storage that claims more than the file has is cut, and nothing is allocated for it
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises all kinds for broken files
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is not readable as a file of torch.save ({cause}): get it again") from None
+        except Exception as error:  # torch raises all kinds for broken files
+            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path} is not readable as a file of torch.save ({cause}): get it again") from None
 
 
 def _pickle_of(path: Path, size: int) -> bytes:

@@ -45,6 +45,14 @@ def test_code_in_the_labels_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "proof").exists()
 
 
+def test_a_name_with_a_broken_escape_is_refused_without_a_warning(tmp_path: Path) -> None:
+    """A backslash in a name: Python warns of what it reads as an escape, and warnings are errors here."""
+    code = b"\x80\x02c\\orch._utils\n_rebuild_tensor_v2\n."
+    path = repacked(saved([IMAGES, LABELS], tmp_path / "a.pt"), lambda n, c: code if "data.pkl" in n else c)
+    with pytest.raises(UserError, match=r"a\.pt .*not tensors"):
+        read(path)
+
+
 def test_objects_that_would_fill_the_memory_are_not_made(tmp_path: Path) -> None:
     """`bytearray(10**12)`, which torch.load itself would call."""
     code = b"\x80\x02c__builtin__\nbytearray\n\x8a\x05" + (10**12).to_bytes(5, "little") + b"\x85R."
