@@ -39,7 +39,7 @@ def prepare(
     Raises:
         UserError: network, factor or memory budget do not fit the data.
     """
-    budget = parse_bytes(settings.runtime.memory_budget) if settings.runtime.memory_budget else None
+    budget = _budget(settings)
     problem = make_problem(
         real,
         settings.distill,
@@ -83,9 +83,9 @@ def distill(
     logged = run.cut_metrics(state.step)
     spent = logged[-1]["seconds"] if logged else 0.0
     if state.step < steps:
-        budget = settings.runtime.memory_budget
+        budget = _budget(settings)
         notice(
-            f"memory: {f'budget {format_bytes(parse_bytes(budget))}' if budget else 'default budget'}; "
+            f"memory: {f'budget {format_bytes(budget)}' if budget else 'default budget'}; "
             f"{plan.chunk} images at once, up to {plan.kept_graphs} such graphs, "
             f"{plan.classes_per_batch} of {problem.classes} classes stacked"
         )
@@ -111,3 +111,9 @@ def distill(
 
     run.update(timings={"distill_seconds": round(spent, 2), "steps": steps})
     return state.images.detach()
+
+
+def _budget(settings: Settings) -> int | None:
+    """Bytes; None: as the device has them."""
+    text = settings.runtime.memory_budget
+    return parse_bytes(text) if text else None

@@ -140,7 +140,9 @@ def test_what_is_not_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cut.safetensors", "under another name"])
 def test_a_truncated_set_is_damaged(tmp_path: Path, small: Path, name: str) -> None:
     (tmp_path / name).write_bytes(small.read_bytes()[:-20])
-    with pytest.raises(UserError, match=f"{name} is damaged: .*not a readable safetensors file"):
+    with pytest.raises(
+        UserError, match=rf"{name} is damaged: .*not a readable safetensors file \(damaged or truncated\)"
+    ):
         describe(tmp_path / name)
 
 

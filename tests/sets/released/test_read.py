@@ -128,7 +128,7 @@ def test_experiments_where_there_is_one_set(tmp_path: Path) -> None:
         saved(IMAGES, tmp_path / "images.pt"),
         make_folder(tmp_path / "set", {"a": 1, "b": 1}),
     ):
-        with pytest.raises(UserError, match=rf"^--experiment 0: .*{path.name} .*one set: "):
+        with pytest.raises(UserError, match=rf"^--experiment 0: .*{path.name} .*one set: leave --experiment out$"):
             read(path, experiment=0)
 
 
