@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import evaluation_settings, opened, start
+from small_runs import evaluation_settings, opened, start
 
 from ncfmkit.jobs.train import train
 from ncfmkit.runtime import choose_runtime

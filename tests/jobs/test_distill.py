@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import TINY, make_folder, set_bytes, start, steps_logged
 from safetensors import safe_open
+from small_runs import TINY, make_folder, set_bytes, start, steps_logged
 
 from ncfmkit.config import RuntimeSettings, Settings, override
 from ncfmkit.distillation import loop

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import evaluate_on, evaluation_settings, make_folder
+from small_runs import evaluate_on, evaluation_settings, make_folder
 
 from ncfmkit.errors import UserError
 from ncfmkit.sets import set_file

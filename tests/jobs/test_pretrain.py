@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from runs import TINY, opened
+from small_runs import TINY, opened
 
 from ncfmkit.jobs import pretrain, setup
 from ncfmkit.run import RunDirectory

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import evaluation_settings, set_bytes
+from small_runs import evaluation_settings, set_bytes
 
 from ncfmkit.errors import UserError
 from ncfmkit.jobs import setup
