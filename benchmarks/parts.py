@@ -108,13 +108,11 @@ def split(problem: Problem, state: State, plan: Plan) -> dict[str, float]:
         (step, "draw_class", clock.timed("data", step.draw_class)),
         (Pool, "blend", clock.timed("data", Pool.blend)),
         (step, "decode", clock.passed("augmentation", step.decode)),
-        (step, "image_step", clock.timed("optimizer", step.image_step)),
+        (step, "take_step", clock.timed("optimizer", step.take_step)),
         (ncfd, "streamed_statistic", statistic_of(ncfd.streamed_statistic)),
         (ncfd.CharacteristicFunction, "backward", staticmethod(clock.timed("characteristic functions", backward))),
         (torch.Tensor, "backward", clock.timed("rest", torch.Tensor.backward)),
     ]
-    if state.psi_optimizer is not None:
-        patches.append((state.psi_optimizer, "step", clock.timed("optimizer", state.psi_optimizer.step)))
     for network in (problem.features, problem.logits):
         prepare, inner = network._compiled
         patches.append((network, "_compiled", (clock.passed("augmentation", prepare), network_part(inner))))

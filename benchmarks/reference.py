@@ -133,14 +133,13 @@ class Reference:
 
     def _draw_networks(self, step: int) -> None:
         pool, rng = self.problem.pool, keyed_rng(self.problem.seed, "step", step)
-        member, final = (int(m) for m in rng.integers(len(pool), size=2))
-        beta = float(rng.random())
+        member, beta = int(rng.integers(len(pool))), float(rng.random())
         with torch.no_grad():
             for name, parameter in self.matcher.named_parameters():
                 ends = pool.initial[member][name].to(parameter), pool.final[member][name].to(parameter)
                 parameter.copy_(beta * ends[0] + (1 - beta) * ends[1])
             for name, parameter in self.calibrator.named_parameters():
-                parameter.copy_(pool.final[final][name])
+                parameter.copy_(pool.final[member][name])
 
     def draw_frequencies(self, step: int) -> torch.Tensor | None:
         s, dim = self.problem.settings, self.problem.feature_dim
@@ -178,7 +177,7 @@ class Reference:
             syn_ND = self.matcher.features(both[len(real) :])
             loss = s.matching_weight * self._discrepancy(real_ND, syn_ND, None if freq_TD is None else freq_TD.detach())
             if self.psi is not None:
-                ascent.append(self._discrepancy(real_ND, syn_ND.detach(), freq_TD) / problem.classes)
+                ascent.append(s.matching_weight * self._discrepancy(real_ND, syn_ND.detach(), freq_TD))
             losses.append(loss.item())
             grads += torch.autograd.grad(loss, self.images[c])
         psi_grads = [] if self.psi is None else list(torch.autograd.grad(torch.stack(ascent).sum(), self.psi))

@@ -176,7 +176,9 @@ class DistillSettings:
     sampler: Literal["gaussian", "learned"] = setting(
         "gaussian", "frequencies drawn from a Gaussian, or by a network trained against the images", flag="--sampler"
     )
-    sampler_lr: float = setting(1e-3, "learning rate of the sampling network's gradient ascent", above=0)
+    sampler_lr: float = setting(
+        1e-3, "learning rate of the sampling network's gradient ascent; 0 leaves it as it starts", at_least=0
+    )
     sampler_momentum: float = setting(0.5, "momentum of that ascent", at_least=0, below=1)
     calibration_weight: float = setting(
         1.0, "weight of the calibration loss; 0 leaves it out", at_least=0, flag="--calibration"

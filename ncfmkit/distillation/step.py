@@ -51,13 +51,12 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
     """
     s = problem.settings
 
-    # Draw what all classes share: an extractor between its initial and its trained weights, the network that
-    # calibrates, the frequencies. Each class draws its own real images and augmentations.
+    # Draw what all classes share: a pool member, which matches between its initial and its trained weights and
+    # calibrates with its trained ones; the frequencies. Each class draws its own real images and augmentations.
     shared = keyed_rng(problem.seed, "step", state.step)
-    member, final_member = shared.integers(len(problem.pool), size=2).tolist()
-    beta = shared.random()
+    member, beta = int(shared.integers(len(problem.pool))), shared.random()
     problem.pool.blend(problem.matcher, member, beta)
-    problem.pool.load_final(problem.calibrator, final_member)
+    problem.pool.load_final(problem.calibrator, member)
     draws = [draw_class(problem, state.step, c) for c in range(problem.classes)]
     freq_TD = draw_frequencies(problem, state)
 
@@ -67,16 +66,14 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
 
     matching_C, freq_grad = within_memory(plan, problem, state, lambda: match(plan.classes_per_batch))
     _check_finite(problem, state, "matching", matching_C, lambda: match(1)[0])
-    image_step(state)
-    loss = matching = s.matching_weight * float(matching_C.mean())
-
-    # Ascend: psi goes one step up the same discrepancy, averaged over classes, at the frequencies that it drew.
+    optimizers = [state.optimizer]
+    # Ascend: psi goes one step up the same loss, summed over classes, at the frequencies that it drew.
     if state.psi_optimizer is not None:
         assert freq_TD is not None
-        assert freq_grad is not None
-        freq_TD.backward(freq_grad / problem.classes)
-        state.psi_optimizer.step()
-        state.psi_optimizer.zero_grad()  # frees the gradients
+        freq_TD.backward(freq_grad)
+        optimizers.append(state.psi_optimizer)
+    take_step(state, *optimizers)
+    loss = matching = s.matching_weight * float(matching_C.mean())
 
     # Calibrate: the images go one more step, down the cross-entropy of the trained network.
     calibration = None
@@ -87,7 +84,7 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
 
         calibration_C = within_memory(plan, problem, state, lambda: calibrate(problem.classes))
         _check_finite(problem, state, "calibration", calibration_C, lambda: calibrate(1))
-        image_step(state)
+        take_step(state, state.optimizer)
         calibration = float(calibration_C.mean())
         loss += s.calibration_weight * calibration
     _check_images(problem, state)
@@ -117,7 +114,10 @@ def _match(
     freq_TD: torch.Tensor | None,
     classes_per_batch: int,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Adds the matching gradient to the images; the NCFD of each class, and its gradient to the frequencies."""
+    """Adds the matching gradient to the images; the NCFD of each class, and the frequencies' gradient where learned.
+
+    Both gradients are of the weighted loss, and scaled as the scaler has it.
+    """
     learned = state.psi is not None
     freq_leaf = None if freq_TD is None else freq_TD.detach().requires_grad_(learned)
     losses: list[torch.Tensor] = []
@@ -143,8 +143,7 @@ def _match(
         if learned:
             for part, chunk in zip(real_parts, of_real, strict=True):
                 part.backward(real_grad[:, chunk.classes])
-    freq_grad = None if freq_leaf is None or freq_leaf.grad is None else freq_leaf.grad / weight
-    return torch.cat(losses), freq_grad
+    return torch.cat(losses), None if freq_leaf is None else freq_leaf.grad
 
 
 def _calibrate(
@@ -205,9 +204,13 @@ def _syn_extractor(
     return extract
 
 
-def image_step(state: State) -> None:
-    state.scaler.step(state.optimizer)
+def take_step(state: State, *optimizers: torch.optim.Optimizer) -> None:
+    """A step of the images, of psi too where its optimizer is given: each is skipped where its gradient overflowed."""
+    for optimizer in optimizers:
+        state.scaler.step(optimizer)
     state.scaler.update()
+    if state.psi_optimizer in optimizers:
+        state.psi_optimizer.zero_grad()  # frees the gradients
     with torch.no_grad():
         state.images.clamp_(0, 1)
 
