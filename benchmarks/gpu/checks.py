@@ -341,7 +341,7 @@ def cifar10(
     setting = dataclasses.replace(PAPER, real_batch=real_batch)
     measured = steady(contender(setting, precision="auto"), 3)
     settings: Result = {"pool.members": members, "pool.epochs": pool_epochs, "repeats": 3, "student.epochs": 300}
-    settings |= {"real_batch": real_batch, "lr": lr}
+    settings |= {"real_batch": real_batch, "distill.lr": lr}
     settings["steps"] = max(50, min(20_000, round(1000 * seconds / 3 / measured["ms"])))
     if SMALL:
         settings = {"steps": 3, "pool.members": 1, "pool.epochs": 1, "repeats": 1, "student.epochs": 2}
