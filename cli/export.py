@@ -63,6 +63,7 @@ def export(
     data: Annotated[
         "DataArguments | None", typer.Option("--data", help="real data to compare on, too", rich_help_panel="Data")
     ] = None,
+    force: o.Force = False,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
@@ -93,6 +94,7 @@ def export(
             calibration=calibration,
             int8_skip=[name.strip() for name in int8_skip.split(",")] if int8_skip else [],
             max_accuracy_drop=max_accuracy_drop,
+            force=force,
         )
     except CheckFailed as error:
         if error.result is not None:

@@ -28,6 +28,7 @@ Recipe = Annotated[str | None, typer.Option("--recipe", help="a recipe's name or
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any other setting, such as distill.patience=200")
 ]
+Force = Annotated[bool, typer.Option("--force", help="overwrite an existing output, once the new one is ready")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 Baselines = Annotated[
     str, typer.Option("--baselines", help="scored beside it: random, random-decoded, herding, whole, none")

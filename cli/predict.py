@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ncfmkit import interrupts
+
 
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX classifier, such as `ncfmkit export` writes")],
@@ -34,8 +36,15 @@ def predict(
     out = sys.stdout  # kept: while a live bar is drawn, it stands in for sys.stdout and would print on stderr
     live = not out.isatty()
     batches = job.predict(model, paths, provider=provider, topk=topk, batch=batch, live=live)
-    with closing(batches), warnings.catch_warnings():
+    printed = 0
+    with (
+        interrupts.keeping(lambda: f"interrupted: {printed} pictures were answered"),
+        closing(batches),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such a picture's own line says as much
         for answers in batches:
-            out.writelines(dumps(answer) + "\n" for answer in answers)
-            out.flush()
+            with interrupts.held():
+                out.writelines(dumps(answer) + "\n" for answer in answers)
+                out.flush()
+                printed += len(answers)

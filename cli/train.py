@@ -22,6 +22,7 @@ def train(
         "DataArguments | None", typer.Option("--data", help="real data to test the student on", rich_help_panel="Data")
     ] = None,
     set_: o.Set = None,
+    force: o.Force = False,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
@@ -36,10 +37,12 @@ def train(
     result = load(path)
     if data is None and data_flags:
         raise UserError("flags of the real data need --data: it says what to test the student on")
-    check_free(out)
     settings = settings_for(result, overrides)
     runtime = choose_runtime(settings.runtime)
-    metadata = job.train(result, data.open(settings) if data else None, settings, runtime, out=out)
+    if data is not None:
+        data.check(settings)
+    check_free(out, force=force)
+    metadata = job.train(result, data.open(settings) if data else None, settings, runtime, out=out, force=force)
     if json:
         o.print_json({"student": str(out), **metadata})
         return

@@ -15,13 +15,14 @@ def unpack(
     out: Annotated[
         Path | None, typer.Option("--out", help="the file to write; default: NAME.safetensors, after the set")
     ] = None,
+    force: o.Force = False,
     json: o.Json = False,
 ) -> None:
     """Writes the set of a package as its one file, equal to the one that was packed."""
     from ncfmkit.files import format_bytes
     from ncfmkit.jobs import unpack as job
 
-    file, manifest = job.unpack(path, out)
+    file, manifest = job.unpack(path, out, force=force)
     if json:
         o.print_json({"set": str(file), "manifest": manifest})
         return

@@ -54,6 +54,7 @@ def validate(
         typer.Option("--threads", metavar="N", help="CPU threads; default: torch's", rich_help_panel=SPEED),
     ] = None,
     no_speed: Annotated[bool, typer.Option("--no-speed", help="leave timing out", rich_help_panel=SPEED)] = False,
+    force: o.Force = False,
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
@@ -76,6 +77,7 @@ def validate(
         declared=declared,
         threads=threads,
         timing=None if no_speed else TimingConfig(batches=parse_batches(batches)),
+        force=force,
     )
     result = job.validate(config, data, setup.make_settings(data.data, None, overrides))
     if json:
