@@ -36,7 +36,8 @@ def export(
         str, typer.Option("--output", metavar="logits|probabilities", help="what the model gives")
     ] = "logits",
     opset: Annotated[
-        int | None, typer.Option("--opset", metavar="N", help="default: the newest that ONNX Runtime here runs")
+        int | None,
+        typer.Option("--opset", metavar="N", help="default: 20"),
     ] = None,
     calibration: Annotated[
         "DataArguments | None",

@@ -58,7 +58,7 @@ def export(
         precision: fp32, fp16 (norms, pixels and probabilities stay float32) or int8 (static, QDQ).
         layout: how the model takes images, a row of `LAYOUTS`.
         output: logits or probabilities.
-        opset: of the ONNX file; none: the newest that torch writes and the installed ONNX Runtime runs.
+        opset: of the ONNX file; None is 20 (`onnx.OPSET` says why).
         data: real data; their test split is part of the comparison, and what accuracies are measured on.
         settings: how the real data are read.
         calibration: int8's: `data` is a synthetic set's file or run directory, or real data; none: the set that the
