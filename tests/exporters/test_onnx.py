@@ -184,7 +184,7 @@ def test_other_opsets(opset: int, student_path: Path, tmp_path: Path) -> None:
 
 
 def test_norms_are_of_a_version_that_the_cuda_provider_has(student_path: Path, tmp_path: Path) -> None:
-    """ONNX Runtime 1.29 on an H200 left InstanceNormalization of version 22 to the CPU; version 6 is on CUDA since long."""
+    """ONNX Runtime 1.29 on an H200 left InstanceNormalization of version 22 to the CPU; 6 is the version before."""
     model = onnx_export.to_onnx(
         load_student(student_path),
         layout="uint8-nchw",
