@@ -148,7 +148,10 @@ class StudentSettings(TrainSettings):
         20, "tests during the training, evenly spaced, the last epoch among them", unit="tests", at_least=1
     )
     whole_epochs: int | None = setting(
-        None, "epochs of the whole-set baseline; none: as the pool", unit="epochs", at_least=1
+        None,
+        "fewest epochs of the whole-set baseline, more where the set's students take more steps; none: as the pool",
+        unit="epochs",
+        at_least=1,
     )
 
 
