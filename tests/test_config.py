@@ -276,7 +276,7 @@ BOUNDS: dict[str, tuple[list, list]] = {
     "distill.matching_weight": ([0.0], [-0.001]),
     "distill.alpha": ([0.0, 1.0], [-0.001, 1.001]),
     "distill.frequencies": ([16, 32], [0, 8, 24, -16]),
-    "distill.sampler_lr": ([1e-9], [0.0]),
+    "distill.sampler_lr": ([0.0], [-0.001]),
     "distill.sampler_momentum": ([0.0, 0.999], [-0.001, 1.0]),
     "distill.calibration_weight": ([0.0], [-0.001]),
     "distill.real_batch": ([1], [0]),
