@@ -167,7 +167,7 @@ class DistillSettings:
         "single", "cut stored images by --factor alone, by 1 to it, or largest first up to a budget", flag="--decode"
     )
     decoded_per_class: int | None = setting(
-        None, "the budget of --decode bound; none: ipc * factor**2", unit="images per class", at_least=1
+        None, "the budget of --decode bound, ipc * factor**2 (none) or more", unit="images per class", at_least=1
     )
     init: Literal["mix", "random", "noise", "load"] = setting("mix", "what the images start from", flag="--init")
     load: str | None = setting(None, "the set that --init load starts from", flag="--load")
