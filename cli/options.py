@@ -30,7 +30,7 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 Baselines = Annotated[
-    str, typer.Option("--baselines", help="scored beside it: random, random-decoded, herding, whole, none")
+    str, typer.Option("--baselines", help="scored beside it: random, random-decoded, mosaic, herding, whole, none")
 ]
 
 

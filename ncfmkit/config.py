@@ -148,7 +148,10 @@ class StudentSettings(TrainSettings):
         20, "tests during the training, evenly spaced, the last epoch among them", unit="tests", at_least=1
     )
     whole_epochs: int | None = setting(
-        None, "epochs of the whole-set baseline; none: as the pool", unit="epochs", at_least=1
+        None,
+        "fewest epochs of the whole-set baseline, more where the set's students take more steps; none: as the pool",
+        unit="epochs",
+        at_least=1,
     )
 
 
@@ -164,7 +167,7 @@ class DistillSettings:
         "single", "cut stored images by --factor alone, by 1 to it, or largest first up to a budget", flag="--decode"
     )
     decoded_per_class: int | None = setting(
-        None, "the budget of --decode bound; none: ipc * factor**2", unit="images per class", at_least=1
+        None, "the budget of --decode bound, ipc * factor**2 (none) or more", unit="images per class", at_least=1
     )
     init: Literal["mix", "random", "noise", "load"] = setting("mix", "what the images start from", flag="--init")
     load: str | None = setting(None, "the set that --init load starts from", flag="--load")

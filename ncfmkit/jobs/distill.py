@@ -16,6 +16,7 @@ from ncfmkit.distillation.initial import from_images, initialize
 from ncfmkit.distillation.pool import Pool, open_pool
 from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.files import write_atomic, write_json
+from ncfmkit.jobs.evaluate import real_mosaics
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decoded_count
 from ncfmkit.progress import notice
@@ -195,6 +196,7 @@ def _complete(
                 settings,
                 stored=d.ipc,
                 baselines=baselines,
+                mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
                 herding=lambda count: herded_subset(real, count, pool.final[0], settings.network, runtime),
                 runtime=runtime,
             )

@@ -12,6 +12,7 @@ from ncfmkit.augment import parse_strategy
 from ncfmkit.config import Settings, check, load_recipe, override
 from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.files import parse_bytes
+from ncfmkit.mosaic import check_budget
 from ncfmkit.progress import shortened_list
 from ncfmkit.real.store import RealData
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -25,6 +26,8 @@ def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> S
     settings = check(override(load_recipe(recipe) if recipe else Settings(), read_class_list(overrides)))
     for strategy in (settings.pool.augment, settings.distill.augment, settings.student.augment):
         parse_strategy(strategy)
+    d = settings.distill
+    check_budget(d.decode, d.factor, d.ipc, d.decoded_per_class)
     if settings.runtime.memory_budget:
         parse_bytes(settings.runtime.memory_budget)
     return settings

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free, sha256_of, write_atomic
 from ncfmkit.mosaic import decode_factors, decoded_rows
 from ncfmkit.progress import track
 from ncfmkit.sets import set_file
-from ncfmkit.sets.manifest import LONGEST_SHOWN, PACKAGE_FILE, tensors_of
+from ncfmkit.sets.manifest import LONGEST_SHOWN, PACKAGE_FILE, tensors_of, to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.pictures import ENCODINGS, check_size
 from ncfmkit.sets.views.records import Contents, Record
@@ -223,7 +222,7 @@ def _stored(synthetic: SyntheticSet) -> Iterator[tuple[np.ndarray, int, int]]:
 def _decoded(synthetic: SyntheticSet) -> Iterator[tuple[np.ndarray, int, int]]:
     chunk = max(1, MOST_DECODED // _decoded_values(synthetic))
     for images, labels in synthetic.decoded_parts(min(64, chunk)):
-        pixels = images.mul(255).round().to(torch.uint8).numpy()
+        pixels = to_bytes(images).numpy()
         yield from ((image, label, 1) for image, label in zip(pixels, labels.tolist(), strict=True))
 
 

@@ -82,10 +82,10 @@ def test_manifest(scored: Path) -> None:
 
 def test_score_rows(scored: Path) -> None:
     rows = json.loads((scored / "scores.json").read_text())["rows"]
-    assert [r["set"] for r in rows] == ["distilled", "random", "random-decoded", "herding", "whole"]
-    assert [r["images"] for r in rows] == [10, 10, 40, 10, 1347]
-    assert [r["decoded"] for r in rows] == [40, 10, 40, 10, 1347]
-    assert [r["epochs"] for r in rows] == [3, 3, 3, 3, 1]
+    assert [r["set"] for r in rows] == ["distilled", "random", "random-decoded", "mosaic", "herding", "whole"]
+    assert [r["images"] for r in rows] == [10, 10, 40, 10, 10, 1347]
+    assert [r["decoded"] for r in rows] == [40, 10, 40, 40, 10, 1347]
+    assert [r["steps"] for r in rows] == [3, 3, 3, 3, 3, 11]  # one epoch of the whole split in 11 batches
     for row in rows:
         assert row["n"] == 2 == len(row["last"]["values"])
         assert row["network"] == "convnet-2 width 8"

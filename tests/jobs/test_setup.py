@@ -23,3 +23,12 @@ def test_class_lists_from_files(tmp_path: Path) -> None:
         setup.make_settings("digits", None, {"data.classes": str(empty)})
     with pytest.raises(UserError, match="expected a text file with one class a line"):
         setup.make_settings("digits", None, {"data.classes": str(binary)})
+
+
+def test_a_budget_that_leaves_stored_images_without_training_is_refused() -> None:
+    bound = {"distill.decode": "bound", "distill.ipc": 3, "distill.factor": 2}
+    for budget in ("none", 12, 13, 15):
+        assert setup.make_settings("digits", None, bound | {"distill.decoded_per_class": budget})
+    for budget in (1, 11, 16):
+        with pytest.raises(UserError, match=rf"distill.decoded_per_class {budget}: .* expected 12 .* to 15 "):
+            setup.make_settings("digits", None, bound | {"distill.decoded_per_class": budget})
