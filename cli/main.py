@@ -1,6 +1,7 @@
 """Joins the commands, and turns errors into one message and an exit code."""
 
 import functools
+import io
 import os
 import signal
 import sys
@@ -100,4 +101,6 @@ for _command in _COMMANDS:
 
 def run() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that it cannot encode is no error
     app(prog_name="ncfmkit")

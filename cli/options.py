@@ -4,14 +4,16 @@ import functools
 import inspect
 import json
 import math
+import sys
 import typing
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from ncfmkit.config import PANELS, SETTINGS, Setting, full_key
 from ncfmkit.errors import UserError
+from ncfmkit.progress import is_shown
 
 if TYPE_CHECKING:
     from ncfmkit.jobs.evaluate import Scoring
@@ -150,14 +152,31 @@ def parse_set(pairs: list[str] | None) -> dict[str, str]:
 
 
 def print_json(content: Any) -> None:
-    """The one object that `--json` prints on stdout, in ASCII: it must get through any terminal and pipe.
+    """Prints the one object of `--json` on stdout."""
+    print(json_line(content, sys.stdout))
+
+
+def json_line(content: Any, stream: TextIO) -> str:
+    """JSON on one line, in which non-printable characters and those that `stream` cannot encode are escaped.
 
     Numbers that are not finite, which JSON does not have, become null.
     """
     try:
-        print(json.dumps(content, allow_nan=False))
+        text = json.dumps(content, allow_nan=False, ensure_ascii=False)
     except ValueError:
-        print(json.dumps(_finite(content), allow_nan=False))
+        text = json.dumps(_finite(content), allow_nan=False, ensure_ascii=False)
+    if text.isascii() and text.isprintable():
+        return text
+    encoding = stream.encoding or "ascii"
+    return "".join(char if is_shown(char) and _encodes(char, encoding) else json.dumps(char)[1:-1] for char in text)
+
+
+def _encodes(char: str, encoding: str) -> bool:
+    try:
+        char.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _finite(content: Any) -> Any:

@@ -3,11 +3,12 @@
 import sys
 import warnings
 from contextlib import closing
-from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ncfmkit.cli.options import json_line
 
 
 def predict(
@@ -37,5 +38,5 @@ def predict(
     with closing(batches), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such a picture's own line says as much
         for answers in batches:
-            out.writelines(dumps(answer) + "\n" for answer in answers)
+            out.writelines(json_line(answer, out) + "\n" for answer in answers)
             out.flush()

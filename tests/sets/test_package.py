@@ -62,6 +62,8 @@ SETS: dict[str, dict[str, Any]] = {
     "3 bits": {"bits": 3},
     "5 bits, soft, multi": {"bits": 5, "scale": "channel", "soft": True, "kind": "multi"},
     "odd names": {"classes": ("b/../a", "\x1b[31mred", "ünï | cödé")},
+    "scripts": {"classes": ("\u4e2d\u6587", "\u732b" * 99, "\U0001f431 cat")},
+    "reserved and decomposed": {"classes": ("CON", "cafe\u0301", "caf\u00e9")},
 }
 
 
