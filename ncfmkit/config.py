@@ -591,7 +591,7 @@ def settings_page() -> str:
         lines += ["| key | flag | type | default | range | unit | description |", "|---|---|---|---|---|---|---|"]
         for about in SETTINGS.values():
             if about.key.rpartition(".")[0] == section:
-                cells = [_code(about.key), _code(about.flag), _type_words(about), _default_words(about.default)]
+                cells = [_code(about.key), _code(about.flag), _type_words(about), _code(default_words(about.default))]
                 lines.append(f"| {' | '.join([*cells, str(about.range or ''), about.unit, about.help])} |")
     return "\n".join(lines) + "\n"
 
@@ -613,10 +613,11 @@ def _type_words(about: Setting) -> str:
     return f"{text}, `none`" if about.optional else text
 
 
-def _default_words(value: Any) -> str:
+def default_words(value: Any) -> str:
+    """A default as --help and docs/settings.md show it."""
     if isinstance(value, tuple):
-        return ", ".join(map(_default_words, value)) or "empty"
-    return _code(f"{value:g}" if isinstance(value, float) else str(value).lower())
+        return ",".join(map(default_words, value)) or "empty"
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 if __name__ == "__main__":

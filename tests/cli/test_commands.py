@@ -38,6 +38,7 @@ TINY = [
     *("--student-epochs", "2", "--repeats", "1", "--checkpoint-every", "4", "--device", "cpu", "--compile", "off"),
 ]
 QUICK = ["--student-epochs", "1", "--repeats", "1", "--compile", "off"]
+ONE = ["--student-epochs", "1", "--compile", "off"]  # student, as `train` trains
 LAUNCH = "from ncfmkit.cli.main import run; run()"
 
 
@@ -86,6 +87,39 @@ def test_every_command_has_help() -> None:
     assert set(get_group(main.app).commands) == set(COMMANDS)
 
 
+@pytest.mark.parametrize("command", [[], ["distill"]])
+def test_short_name_of_help(command: list[str]) -> None:
+    assert succeeds(*command, "-h").stdout == succeeds(*command, "--help").stdout
+
+
+def test_commands_are_listed_in_groups_with_a_summary_of_one_line() -> None:
+    lines = CliRunner().invoke(main.app, ["--help"], env={"COLUMNS": "80"}).stdout.splitlines()
+    groups = ["Make a set", "Use a set", "Ship a set", "Deploy a student", "Machine"]
+    assert [line.strip("╭╮─ ") for line in lines if "╭" in line] == ["Options", *groups]
+    below = lines[next(i for i, line in enumerate(lines) if groups[0] in line) :]
+    assert [line.split()[1] for line in below if re.match(r"│ [a-z]", line)] == [
+        *("distill", "pretrain", "recipes", "inspect", "evaluate", "train", "pack", "verify", "unpack", "convert"),
+        *("export", "validate", "predict", "doctor"),
+    ]
+    assert not any(line.startswith("│  ") for line in below), "a summary takes two lines"
+
+
+def test_python_m_ncfmkit() -> None:
+    command = [sys.executable, "-m", "ncfmkit", "--version"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert result.stdout == ncfmkit.__version__ + "\n"
+
+
+def test_quiet(tmp_path: Path) -> None:
+    arguments = ["distill", "digits", *TINY, "--repeats", "0", "--json", "--out"]
+    result = succeeds("--quiet", *arguments, "quiet")
+    assert result.stderr == ""
+    assert one_object(result)["status"] == "done"
+    assert "run directory: loud" in succeeds(*arguments, "loud").stderr
+    refused("-q", "distill", "digts", says="did you mean 'digits'")
+
+
 def test_version() -> None:
     assert succeeds("--version").stdout == ncfmkit.__version__ + "\n"
 
@@ -132,7 +166,7 @@ def test_other_commands_json(tmp_path: Path, done: Path) -> None:
     student = tmp_path / "student.safetensors"
     scores = one_object(succeeds("evaluate", done, "--data", "digits", *QUICK, "--json"))
     assert scores["rows"][0]["n"] == 1
-    trained = one_object(succeeds("train", done, "--data", "digits", "--out", student, *QUICK, "--json"))
+    trained = one_object(succeeds("train", done, "--data", "digits", "--out", student, *ONE, "--json"))
     assert trained["student"] == str(student)
     assert 0 <= trained["test_accuracy"] <= 1
     assert one_object(succeeds("inspect", done, "--json"))["manifest"]["kind"] == "synthetic set"
@@ -344,12 +378,12 @@ def test_wrong_sets(tmp_path: Path, done: Path) -> None:
 
 def test_train_takes_the_flags_of_the_data(tmp_path: Path, done: Path) -> None:
     for flags in (["--holdout", "0.1"], ["--skip-bad"], ["--download"], ["--data-root", "x"]):
-        refused("train", done, *flags, says="flags of the real data need --data")
+        refused("train", done, *flags, says="options of the real data need --data")
     refused("train", done, "--data", "digits", "--holdout", "0.1", says="digits has a test split of its own")
     names = {str(digit): 3 for digit in range(10)}
     folder = make_folder(tmp_path / "digit folders", names)
     (folder / "3" / "00.png").write_bytes(b"no picture")
-    flags = ["--data", str(folder), "--holdout", "0.4", *QUICK]
+    flags = ["--data", str(folder), "--holdout", "0.4", *ONE]
     refused("train", done, *flags, says=r"3/00\.png is not a readable picture .*--skip-bad")
     assert one_object(succeeds("train", done, *flags, "--skip-bad", "--json"))["test_accuracy"] is not None
 
