@@ -12,22 +12,31 @@ if TYPE_CHECKING:
     from ncfmkit.real.arguments import DataArguments
 
 
-@o.settings_flags("data", "distill", "network", "pool", "student", "runtime", "seed")
+@o.settings_flags(*o.READS["distill"])
 def distill(
     data: Annotated[
-        "DataArguments | None", typer.Argument(help="digits, cifar10, ... or a path (`ncfmkit recipes --data`)")
+        "DataArguments | None",
+        typer.Argument(
+            help="digits, cifar10, ... or a path; `ncfmkit recipes --data` lists what it can be",
+            autocompletion=o.complete_data,
+        ),
     ] = None,
     *,
     recipe: o.Recipe = None,
-    out: Annotated[str | None, typer.Option("--out", help="run directory; default: a fresh one under runs/")] = None,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="DIR", help="go on with an interrupted run")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="run directory to make", show_default="a new one below runs/")
+    ] = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="DIR", help="continue an interrupted run")] = None,
     baselines: o.Baselines = "random",
     set_: o.Set = None,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
-    """Makes a small synthetic set from a labeled image set, and scores it."""
+    """Distills a labeled image set into a small one, and scores it.
+
+    A run directory keeps the set, its preview, scores, losses and checkpoints.
+    """
     from ncfmkit.jobs import distill as job
     from ncfmkit.run import load_run
     from ncfmkit.scoring.baselines import parse_baselines

@@ -195,16 +195,21 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[distill]\nstep = 1\n", r"mine\.toml: unknown key 'distill\.step': did you mean 'distill\.steps'\?"),
-        ("ipc = 1\n", r"unknown key 'ipc': did you mean 'distill\.ipc'\?"),
-        ("epochs = 1\n", r"unknown key 'epochs': did you mean 'pool\.epochs' or 'student\.epochs'\?"),
-        ("[distil]\n", r"unknown section \[distil\]: did you mean \[distill\]\?"),
-        ("[distill]\nipc = 1.5\n", r"mine\.toml: distill\.ipc: expected int, got 1\.5"),
-        ("[distill]\nipc = true\n", r"distill\.ipc: expected int, got True"),
-        ("[distill]\nlr = 'fast'\n", r"distill\.lr: expected float, got 'fast'"),
-        ("[data]\nclasses = 3\n", r"data\.classes: expected a list, got 3"),
-        ("[data]\ncolor = 'grey'\n", r"data\.color: expected one of rgb, gray, got 'grey'; did you mean 'gray'\?"),
-        ("description = 3\n", r"description: expected str, got 3"),
+        ("[distill]\nstep = 1\n", r"mine\.toml: unknown key 'distill\.step'; did you mean 'distill\.steps'\?"),
+        ("ipc = 1\n", r"unknown key 'ipc'; did you mean 'distill\.ipc'\?"),
+        ("epochs = 1\n", r"unknown key 'epochs'; did you mean 'pool\.epochs' or 'student\.epochs'\?"),
+        ("[distil]\n", r"unknown section \[distil\]; did you mean \[distill\]\?"),
+        ("[gpu]\n", r"unknown section \[gpu\]; expected one of data, network, pool, distill, student, runtime"),
+        ("[distill]\nwindow = 1\n", r"unknown key 'distill\.window'; `python -m ncfmkit\.config` lists all settings"),
+        ("[distill]\nipc = 1.5\n", r"mine\.toml: --ipc \(distill\.ipc\): expected a whole number, got 1\.5"),
+        ("[distill]\nipc = true\n", r"--ipc \(distill\.ipc\): expected a whole number, got True"),
+        ("[distill]\nlr = 'fast'\n", r"--lr \(distill\.lr\): expected a number, got 'fast'"),
+        ("[data]\nclasses = 3\n", r"--classes \(data\.classes\): expected a list, got 3"),
+        (
+            "[data]\ncolor = 'grey'\n",
+            r"--color \(data\.color\): expected one of rgb, gray, got 'grey'; did you mean 'gray'\?",
+        ),
+        ("description = 3\n", r"description: expected text, got 3"),
         ("[distill\n", r"recipe .*mine\.toml is not valid TOML: .*line 1"),
     ],
 )
@@ -228,7 +233,9 @@ def test_recipe_that_is_not_text(tmp_path: Path) -> None:
 def test_unknown_recipes() -> None:
     with pytest.raises(UserError, match=r"unknown recipe 'cifar10-ipc5'; did you mean 'cifar10-ipc"):
         load_recipe("cifar10-ipc5")
-    with pytest.raises(UserError, match=r"unknown recipe '###'; `ncfmkit recipes` lists them, a path ends in \.toml"):
+    with pytest.raises(
+        UserError, match=r"unknown recipe '###'; `ncfmkit recipes` lists them, the path of a recipe file"
+    ):
         load_recipe("###")
     with pytest.raises(UserError, match=r"recipe file not found: nowhere/mine\.toml"):
         load_recipe("nowhere/mine.toml")
@@ -239,10 +246,14 @@ def test_bare_and_dotted_keys() -> None:
     assert full_key("seed") == "seed"
     with pytest.raises(UserError, match=r"'epochs' is ambiguous: write one of pool\.epochs, student\.epochs"):
         full_key("epochs")
-    with pytest.raises(UserError, match=r"unknown setting 'icp': did you mean 'ipc'\?"):
+    with pytest.raises(UserError, match=r"unknown setting 'icp'; did you mean 'distill\.ipc'\?"):
         full_key("icp")
-    with pytest.raises(UserError, match=r"unknown setting 'distil\.ipc': did you mean 'distill\.ipc'\?"):
+    with pytest.raises(UserError, match=r"unknown setting 'distil\.ipc'; did you mean 'distill\.ipc'\?"):
         full_key("distil.ipc")
+    with pytest.raises(
+        UserError, match=r"^unknown setting 'temperature'; `python -m ncfmkit\.config` lists all settings$"
+    ):
+        full_key("temperature")
 
 
 @pytest.mark.parametrize(
@@ -272,10 +283,15 @@ def test_flags_are_text_of_the_settings_type(key: str, text: str, value: object)
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("distill.sampler", "lerned", r"expected one of gaussian, learned, got 'lerned'; did you mean 'learned'\?"),
-        ("distill.steps", "1e3", r"distill\.steps: expected int, got '1e3'"),
-        ("distill.steps", None, r"distill\.steps: expected int, got None"),
-        ("data.convert_color", "yes", r"data\.convert_color: expected bool, got 'yes'"),
+        (
+            "distill.sampler",
+            "lerned",
+            r"^--sampler \(distill\.sampler\): expected one of gaussian, learned, got 'lerned'; did you mean 'lea",
+        ),
+        ("distill.steps", "1e3", r"^--steps \(distill\.steps\): expected a whole number, got '1e3'"),
+        ("distill.steps", None, r"^--steps \(distill\.steps\): expected a whole number, got None"),
+        ("distill.patience", "soon", r"^distill\.patience: expected a whole number, got 'soon'"),
+        ("data.convert_color", "yes", r"^--convert-color \(data\.convert_color\): expected true or false, got 'yes'"),
     ],
 )
 def test_errors_of_a_flag(key: str, text: str | None, message: str) -> None:
@@ -366,7 +382,7 @@ def test_bounds_of_a_number(key: str) -> None:
         with pytest.raises(UserError) as caught:
             check(override(base, {key: value}))
         (line,) = str(caught.value).splitlines()
-        assert line.startswith(f"{key}: expected ")
+        assert line.startswith(f"{SETTINGS[key].name}: expected ")
         assert line.endswith(f" got {value[-1] if isinstance(value, tuple) else value}")
         limits = SETTINGS[key].range
         assert limits is not None
@@ -377,7 +393,7 @@ def test_bounds_of_a_number(key: str) -> None:
 @pytest.mark.parametrize("key", FLOATS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.001e30])
 def test_numbers_that_float32_cannot_reckon_with(key: str, value: float) -> None:
-    with pytest.raises(UserError, match=rf"^{re.escape(key)}: expected .* got {re.escape(str(value))}$"):
+    with pytest.raises(UserError, match=rf"^{re.escape(SETTINGS[key].name)}: expected .* got {re.escape(str(value))}$"):
         check(override(Settings(), {key: value}))
 
 
@@ -427,18 +443,21 @@ def test_all_broken_rules_are_reported_at_once() -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == len(broken)
     for key in broken:
-        assert any(line.startswith(key) for line in lines), key
+        assert any(line.startswith(SETTINGS[key].name) for line in lines), key
 
 
 @pytest.mark.parametrize(
     ("values", "says"),
     [
         ({"init": "load"}, ["distill.init", "'load'", "distill.load"]),
-        ({"load": "old.safetensors"}, ["distill.load", "distill.init", "'mix'"]),
+        ({"load": "old.safetensors"}, ["distill.load", "--init", "distill.init", "'mix'"]),
         ({"decoded_per_class": 4}, ["distill.decoded_per_class", "distill.decode", "'bound'", "'single'"]),
-        ({"metric": "mean", "sampler": "learned"}, ["distill.metric", "'mean'", "distill.sampler", "'gaussian'"]),
+        (
+            {"metric": "mean", "sampler": "learned"},
+            ["distill.sampler", "'learned'", "--metric", "distill.metric", "'ncfd'", "'mean'"],
+        ),
         ({"resize": "crop"}, ["data.resize", "'crop'", "data.size"]),
-        ({"size": 8, "factor": 9}, ["distill.factor", "9", "8"]),
+        ({"size": 8, "factor": 9}, ["distill.factor", "--factor", "9", "8"]),
         ({"sampler": "learned", "frequencies": 16}, ["distill.sampler", "'learned'", "32", "16"]),
         ({"distill.lr": 1e39}, ["distill.lr", "1e+30", "float32", "1e+39"]),
         ({"student.lr": float("inf")}, ["student.lr", "finite", "inf"]),
@@ -452,7 +471,7 @@ def test_broken_rules(values: dict, says: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         check(override(Settings(), values))
     (line,) = str(caught.value).splitlines()
-    assert line.startswith(says[0])
+    assert line.startswith(SETTINGS[says[0]].name)
     assert all(text in line for text in says), line
 
 

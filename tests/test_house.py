@@ -33,7 +33,7 @@ def room_of(module: str) -> str:
     part = f"{module}.".split(".")[1]
     if part in BASE:
         return "base"
-    return "training" if part == "images" else part
+    return {"images": "training", "__main__": "cli"}.get(part, part)
 
 
 def modules() -> list[tuple[str, Path]]:

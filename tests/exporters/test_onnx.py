@@ -34,7 +34,7 @@ pytest.importorskip("onnxscript")
 SIDES = {"convnet": 8, "alexnet": 8, "vgg11": 28, "resnet18": 9, "resnetap10": 16, "densenet121": 16}
 
 
-def write_network(name: str, folder: Path, *, epochs: int = 0) -> Path:
+def write_network(name: Any, folder: Path, *, epochs: int = 0) -> Path:
     network = TINY_NETWORK if name == "convnet" else NetworkSettings(name=name)
     return write_student(folder / "s.safetensors", build_real(size=SIDES[name]), network, epochs=epochs)
 
