@@ -58,7 +58,7 @@ def distill(
 
     Args:
         data: a known name or a path, see `ncfmkit.real.sources.SOURCES`.
-        recipe: a recipe's name or a path ending in .toml; none: the data's own, or the defaults.
+        recipe: a recipe's name or a path ending in .toml; none: the data's own, or the device's (`cpu` or `paper`).
         out: the run directory; none: a fresh one under `runs/`.
         baselines: rows of `ncfmkit.scoring.baselines.BASELINES` to score beside the set.
         data_root, download: where torchvision's data sets are, and whether they may be downloaded.
