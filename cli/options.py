@@ -85,6 +85,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="set any setting, such as student.lr=2e-3 (repeatable)"),
 ]
+Force = Annotated[bool, typer.Option("--force", help="overwrite an existing output, once the new one is ready")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 Baselines = Annotated[
     str,

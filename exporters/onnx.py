@@ -175,6 +175,7 @@ def publish(written: Path, target: Path) -> list[Path]:
     beside, target_beside = _weights_beside(written), _weights_beside(target)
     if not beside.exists():
         os.replace(written, target)
+        target_beside.unlink(missing_ok=True)  # of a larger model that had the name before
         return [target]
     with tempfile.TemporaryDirectory(dir=written.parent) as folder:  # the model names its weights' file: written anew
         renamed = Path(folder) / target.name

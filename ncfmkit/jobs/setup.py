@@ -2,15 +2,13 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ncfmkit import networks
 from ncfmkit.augment import parse_strategy
 from ncfmkit.config import RuntimeSettings, Settings, check, full_key, load_recipe, override
-from ncfmkit.errors import Interrupted, UserError
+from ncfmkit.errors import UserError
 from ncfmkit.files import parse_bytes
 from ncfmkit.mosaic import check_budget
 from ncfmkit.progress import notice, shortened_list
@@ -102,12 +100,3 @@ def check_fits(result: SyntheticSet, real: RealData) -> None:
             f"the set has images of shape {tuple(result.images.shape[1:])}, {real.name} has {expected}: "
             "pass --size, --resize and --color as the set was made with"
         )
-
-
-@contextmanager
-def all_or_nothing() -> Iterator[None]:
-    """For jobs whose files appear whole or not at all: an interruption says so."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted: nothing was written") from None

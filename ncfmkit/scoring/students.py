@@ -8,6 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ncfmkit.progress import Tracker, track
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime, device_name, versions
 from ncfmkit.scoring.baselines import BASELINES, check_baselines
-from ncfmkit.training import StackedModels, Weights, accuracy, batch_plan, fresh_state, train
+from ncfmkit.training import Checkpoint, StackedModels, Weights, accuracy, batch_plan, fresh_state, train
 
 NO_SCORE = "or --repeats 0"  # what else a user can do who has no test split
 
@@ -186,10 +187,11 @@ def train_student(
     test: LabeledImages | None,
     seed: int,
     runtime: Runtime,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Weights, float | None]:
     """One student to keep: its parameters, and its accuracy on `test` where there is one."""
     models = StackedModels(build, 1, runtime)
     models.load([fresh_state(build, seed, "student", 0)])
-    with track("student", settings.epochs) as bar:
-        train(models, [data], settings, seed=seed, keys=[0], bar=bar)
+    with track("student", settings.epochs) as bar, checkpoint.training() if checkpoint else nullcontext():
+        train(models, [data], settings, seed=seed, keys=[0], bar=bar, checkpoint=checkpoint)
     return models.states()[0], accuracy(models, test)[0] if test is not None else None

@@ -39,7 +39,7 @@ TINY = [
 ]
 QUICK = ["--student-epochs", "1", "--repeats", "1", "--compile", "off"]
 ONE = ["--student-epochs", "1", "--compile", "off"]  # student, as `train` trains
-LAUNCH = "from ncfmkit.cli.main import run; run()"
+LAUNCH = "from ncfmkit.cli.entry import run; run()"
 
 
 @pytest.fixture(scope="module")
@@ -319,9 +319,9 @@ def test_unreadable_pictures(tmp_path: Path) -> None:
 
 def test_another_run_in_out(done: Path) -> None:
     before = content(done)
-    refused("distill", "digits", *TINY, "--out", done, says="holds another run: go on with it by --resume")
-    refused("distill", "digits", *TINY, "--out", done / "run.json", says="is there and not an empty folder")
-    refused("distill", "digits", *TINY, "--out", done.parent, says="is there and not an empty folder")
+    refused("distill", "digits", *TINY, "--out", done, says="already exists and holds a run: go on with it by --resume")
+    refused("distill", "digits", *TINY, "--out", done / "run.json", says="is not a folder")
+    refused("distill", "digits", *TINY, "--out", done.parent, says="already exists: pass --force")
     assert content(done) == before
 
 
@@ -372,7 +372,7 @@ def test_wrong_sets(tmp_path: Path, done: Path) -> None:
     refused("inspect", "nothing", says="nothing at nothing")
     refused("inspect", shapes, says="is not a run directory")
     refused("train", done, "--out", "no/where.safetensors", says="there is no folder no: make it first")
-    refused("train", done, "--out", done / "run.json", says="is there already: choose another --out")
+    refused("train", done, "--out", done / "run.json", says="already exists: pass --force")
     refused("recipes", "digist", says="unknown recipe 'digist'; did you mean 'digits'")
 
 

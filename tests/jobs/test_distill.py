@@ -473,7 +473,7 @@ def test_a_run_on_real_data_that_are_open(tmp_path: Path, real: RealData, runtim
     assert result.classes == real.classes
     assert result.images.shape == (2 * len(real.classes), real.channels, real.size, real.size)
     assert not torch.equal(result.images, set_file.load(start_images(real, settings, runtime, tmp_path)).images)
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(UserError, match="already exists and holds a run"):
         distill_job.distill_real(real, settings, runtime, folder=tmp_path / "run", source=source)
 
 
