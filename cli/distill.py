@@ -21,6 +21,10 @@ def distill(
     recipe: o.Recipe = None,
     out: Annotated[str | None, typer.Option("--out", help="run directory; default: a fresh one under runs/")] = None,
     resume: Annotated[str | None, typer.Option("--resume", metavar="DIR", help="go on with an interrupted run")] = None,
+    moved: Annotated[
+        "DataArguments | None",
+        typer.Option("--data", metavar="DATA", help="with --resume: where the data are now", rich_help_panel="Data"),
+    ] = None,
     baselines: o.Baselines = "random",
     set_: o.Set = None,
     json: o.Json = False,
@@ -34,10 +38,19 @@ def distill(
 
     names = parse_baselines(baselines)
     if resume is not None:
-        if data is not None or data_flags or overrides or recipe or out or names != ("random",):
-            raise UserError("--resume goes on with the run's own settings: pass nothing else with it")
+        settings = data is not None or overrides or recipe or out or names != ("random",)
+        if settings or (data_flags if moved is None else moved.skip_bad):
+            raise UserError(
+                "--resume goes on with the run's own settings: pass nothing else with it, except --data (and with it "
+                "--data-root or --download) where the data are elsewhere now"
+            )
         folder = Path(resume)
-        job.resume(folder)
+        if moved is None:
+            job.resume(folder)
+        else:
+            job.resume(folder, moved.data, data_root=moved.data_root, download=moved.download)
+    elif moved is not None:
+        raise UserError("--data goes with --resume: to start a run, name the data first, as in `ncfmkit distill DATA`")
     elif data is None:
         raise UserError("say what to distill: `ncfmkit distill digits`, a path, or --resume DIR")
     else:
