@@ -27,6 +27,10 @@ def distill(
         str | None, typer.Option("--out", help="run directory to make", show_default="a new one below runs/")
     ] = None,
     resume: Annotated[str | None, typer.Option("--resume", metavar="DIR", help="continue an interrupted run")] = None,
+    moved: Annotated[
+        "DataArguments | None",
+        typer.Option("--data", metavar="DATA", help="with --resume: where the data are now", rich_help_panel="Data"),
+    ] = None,
     force: o.Force = False,
     baselines: o.Baselines = "random",
     set_: o.Set = None,
@@ -44,10 +48,19 @@ def distill(
 
     names = parse_baselines(baselines)
     if resume is not None:
-        if data is not None or data_flags or overrides or recipe or out or force or names != ("random",):
-            raise UserError("--resume goes on with the run's own settings: pass nothing else with it")
+        settings = data is not None or overrides or recipe or out or force or names != ("random",)
+        if settings or (data_flags if moved is None else moved.skip_bad):
+            raise UserError(
+                "--resume continues with the run's own settings: pass nothing else, except --data (and with it "
+                "--data-root or --download) where the data have moved"
+            )
         folder = Path(resume)
-        job.resume(folder)
+        if moved is None:
+            job.resume(folder)
+        else:
+            job.resume(folder, moved.data, data_root=moved.data_root, download=moved.download)
+    elif moved is not None:
+        raise UserError("--data goes with --resume: to start a run, name the data first, as in `ncfmkit distill DATA`")
     elif data is None:
         raise UserError("say what to distill: `ncfmkit distill digits`, a path, or --resume DIR")
     else:

@@ -49,10 +49,9 @@ def complete_recipe(incomplete: str) -> list[str]:
 
 def complete_data(incomplete: str) -> list[str]:
     """Names of real data, for the shell; where none fits, it completes paths."""
-    from ncfmkit.real.sources import SOURCES
+    from ncfmkit.real.sources import NAMED
 
-    names = [kind.name for kind in SOURCES if kind.recognizes(kind.name)]  # parquet and the like name no data
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in NAMED if name.startswith(incomplete)]
 
 
 MadeFrom = Annotated[

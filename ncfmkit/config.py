@@ -99,6 +99,16 @@ class DataSettings:
         at_least=1,
         flag="--imbalance",
     )
+    image_column: str | None = setting(
+        None,
+        "column of the pictures in Parquet and datasets, extension of their files in WebDataset; none: by usual names",
+        flag="--image-column",
+    )
+    label_column: str | None = setting(
+        None,
+        "column of the labels in Parquet and datasets, key in the .json of WebDataset; none: by usual names",
+        flag="--label-column",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,6 +56,7 @@ class RealData:
     std: tuple[float, ...]  # likewise; population standard deviation
     fingerprint: str  # sha256 in hex of content and preprocessing
     skipped: int  # unreadable images passed over
+    skipped_images: tuple[str, ...] = ()  # which they are; empty also where a store was made before they were listed
 
     def test_split(self, *, otherwise: str = "") -> Split:
         """The test split, where a command cannot do without.
@@ -88,6 +89,7 @@ def read_store(folder: Path, name: str) -> RealData | None:
             std=tuple(facts["std"]),
             fingerprint=facts["fingerprint"],
             skipped=facts["skipped"],
+            skipped_images=tuple(facts.get("skipped_images", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None

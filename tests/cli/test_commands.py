@@ -311,7 +311,8 @@ def test_unreadable_pictures(tmp_path: Path) -> None:
     assert not Path("run").exists()
     result = succeeds("distill", folder, *flags, "--skip-bad", "--out", "run", "--json")
     assert one_object(result)["data"]["skipped"] == 1
-    assert "passed over 1 images" in result.stderr
+    assert one_object(result)["data"]["skipped_images"] == ["b/01.png"]
+    assert "passed over 1 images that cannot be decoded (--skip-bad):\n  b/01.png" in result.stderr
     for picture in (folder / "b").iterdir():
         picture.write_bytes(b"")
     refused("distill", folder, *flags, "--skip-bad", says="class 'b' has no images in shapes")
@@ -331,6 +332,30 @@ def test_resume_takes_nothing_else(tmp_path: Path, done: Path) -> None:
     refused("distill", "--resume", tmp_path, says=r"run\.json is not what `ncfmkit distill` writes")
     for more in (["--ipc", "3"], ["--out", "x"], ["--recipe", "digits"], ["--baselines", "whole"], ["--skip-bad"]):
         refused("distill", "--resume", done, *more, says="pass nothing else with it")
+    for more in (["--data-root", "x"], ["--data", "x", "--skip-bad"], ["--data", "x", "--size", "9"]):
+        refused("distill", "--resume", done, *more, says="pass nothing else with it, except --data")
+    refused("distill", "--data", "digits", says="--data goes with --resume: .* `ncfmkit distill DATA`")
+
+
+def test_resume_where_the_data_are_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 4})
+    original = loop.distill_step
+
+    def interrupted(problem: Any, state: Any, plan: Any) -> Any:
+        if state.step == 5:
+            signal.raise_signal(signal.SIGINT)
+        return original(problem, state, plan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "distill_step", interrupted)
+        flags = [*TINY, "--repeats", "0", "--ipc", "1", "--out", "run"]
+        refused("distill", folder, *flags, says="go on with --resume run", code=130)
+    folder.rename(tmp_path / "forms")
+    refused("distill", "--resume", "run", says=r"no data found at .*shapes.*\n.*elsewhere now, say where with --data")
+    succeeds("distill", "--resume", "run", "--data", "forms")
+    info = json.loads(Path("run/run.json").read_text())
+    assert info["arguments"]["data"] == str(tmp_path / "forms")
+    assert (info["status"], info["data"]["name"]) == ("done", "shapes")
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

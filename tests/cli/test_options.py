@@ -29,6 +29,8 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--classes": ("cat,3", "data.classes", ("cat", "3")),
     "--holdout": ("0.1", "data.holdout", 0.1),
     "--imbalance": ("10", "data.imbalance", 10.0),
+    "--image-column": ("front", "data.image_column", "front"),
+    "--label-column": ("kind", "data.label_column", "kind"),
     "--ipc": ("3", "distill.ipc", 3),
     "--factor": ("1", "distill.factor", 1),
     "--decode": ("multi", "distill.decode", "multi"),

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -352,6 +353,57 @@ def test_changed_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert steps_logged(out) == list(range(1, 13))
 
 
+def change_size(folder: Path) -> None:
+    for picture in folder.rglob("*.png"):
+        Image.fromarray(np.zeros((9, 9), np.uint8)).save(picture)
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "fewer": (lambda folder: (folder / "a/03.png").unlink(), ["train images: 9 then, 8 now", "'a': 4 then, 3 now"]),
+    "class gone": (lambda folder: shutil.rmtree(folder / "c"), ["classes that are gone: c", "train images: 9 then, 7"]),
+    "class new": (lambda folder: shutil.copytree(folder / "c", folder / "d"), ["classes that are new: d"]),
+    "renamed": (
+        lambda folder: (folder / "a/00.png").rename(folder / "a/9.png"),
+        ["classes and numbers of images are the same"],
+    ),
+    "size": (change_size, ["images: 1x8x8 then, 1x9x9 now"]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changed_about_the_data_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 3, "c": 2})
+    at_step(monkeypatch, 3, terminate)
+    with pytest.raises(Interrupted):
+        start(tmp_path / "run", str(folder), student__repeats=0)
+    act, says = CHANGES[change]
+    act(folder)
+    with pytest.raises(UserError, match=r"Restore them, pass --data .*, or start a new run") as caught:
+        distill_job.resume(tmp_path / "run")
+    for text in says:
+        assert text in str(caught.value)
+
+
+def test_a_run_on_data_in_memory_is_resumed_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    data = (rng.integers(0, 256, (12, 8, 8), np.uint8), np.arange(12) % 2)
+    settings: dict[str, Any] = TINY | {"distill.ipc": 1, "student.repeats": 0, "runtime.compile": "off"}
+    whole = distill_job.distill(data, out=tmp_path / "whole", **settings)
+    at_step(monkeypatch, 9, terminate)
+    with pytest.raises(Interrupted):
+        distill_job.distill(data, out=tmp_path / "run", **settings)
+    assert RunDirectory.open(tmp_path / "run").info()["arguments"]["data"] is None
+    with pytest.raises(UserError, match=r"data in memory, .*: pass them again, as ncfmkit\.resume\('.*', data="):
+        distill_job.resume(tmp_path / "run")
+    with pytest.raises(UserError, match=r"data in memory have changed since .*\n.*train images: 12 then, 10 now"):
+        distill_job.resume(tmp_path / "run", (data[0][:10], data[1][:10]))
+    resumed = distill_job.resume(tmp_path / "run", data)
+    assert set_bytes(tmp_path / "run") == set_bytes(tmp_path / "whole")
+    assert whole.classes == resumed.classes == ("0", "1")
+
+
 def test_relative_data_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path / "shapes", {"a": 4, "b": 5})
     (tmp_path / "elsewhere").mkdir()
@@ -369,9 +421,9 @@ def test_a_known_name_stays_a_name_beside_a_folder_of_that_name(
 ) -> None:
     (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert DataArguments(data="digits").absolute().data == "digits"
-    assert DataArguments(data="x/*.parquet").absolute().data == str(tmp_path / "x/*.parquet")
-    assert DataArguments(data="mnist", data_root="d").absolute().data_root == str(tmp_path / "d")
+    assert DataArguments(data="digits").recorded()["data"] == "digits"
+    assert DataArguments(data="x/*.parquet").recorded()["data"] == str(tmp_path / "x/*.parquet")
+    assert DataArguments(data="mnist", data_root="d").recorded()["data_root"] == str(tmp_path / "d")
 
 
 def test_non_finite_loss_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
