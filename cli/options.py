@@ -1,11 +1,12 @@
 """Options that commands share: a flag for each setting to which config.py gives one, and those of the real data."""
 
+import dataclasses
 import functools
 import inspect
 import json
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from ncfmkit.config import PANELS, SETTINGS, Setting, full_key
 from ncfmkit.errors import UserError
 
 if TYPE_CHECKING:
+    from ncfmkit.estimate import Stage
     from ncfmkit.jobs.evaluate import Scoring
     from ncfmkit.real.arguments import DataArguments
 
@@ -29,6 +31,9 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any other setting, such as distill.patience=200")
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="print the plan and how long it takes, write no output, and stop")
+]
 Baselines = Annotated[
     str, typer.Option("--baselines", help="scored beside it: random, random-decoded, herding, whole, none")
 ]
@@ -147,6 +152,18 @@ def parse_set(pairs: list[str] | None) -> dict[str, str]:
             raise UserError(f"--set {pair!r}: expected KEY=VALUE, such as distill.patience=200")
         values[full_key(key.strip())] = value.strip()
     return values
+
+
+def show_estimate(stages: "Iterable[Stage]", json: bool) -> None:
+    """For `--dry-run`: the stages as they are measured, and the total on stdout."""
+    from ncfmkit.estimate import announce, duration, total_seconds
+
+    known = announce(stages)
+    seconds = total_seconds(known)
+    if json:
+        print_json({"estimate": [dataclasses.asdict(stage) for stage in known], "seconds": seconds})
+    else:
+        print(f"nothing was written; this takes about {duration(seconds)}")
 
 
 def print_json(content: Any) -> None:

@@ -22,6 +22,7 @@ def train(
         "DataArguments | None", typer.Option("--data", help="real data to test the student on", rich_help_panel="Data")
     ] = None,
     set_: o.Set = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
@@ -39,7 +40,11 @@ def train(
     check_free(out)
     settings = settings_for(result, overrides)
     runtime = choose_runtime(settings.runtime)
-    metadata = job.train(result, data.open(settings) if data else None, settings, runtime, out=out)
+    real = data.open(settings) if data else None
+    if dry_run:
+        o.show_estimate(job.estimate(result, real, settings, runtime), json)
+        return
+    metadata = job.train(result, real, settings, runtime, out=out)
     if json:
         o.print_json({"student": str(out), **metadata})
         return

@@ -1,13 +1,17 @@
 """`ncfmkit train`: one student to keep."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from torch.nn import Module
+
 from ncfmkit import networks
 from ncfmkit._version import __version__
-from ncfmkit.config import Settings, to_dict
+from ncfmkit.config import NetworkSettings, Settings, to_dict
+from ncfmkit.estimate import Stage, announce
 from ncfmkit.files import check_free
-from ncfmkit.images import labeled
+from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.jobs.setup import check_fits
 from ncfmkit.progress import notice
 from ncfmkit.real.store import RealData
@@ -33,26 +37,18 @@ def train(
         UserError: `out` is there already, or the data do not fit the set.
     """
     check_free(out)
-    if real is not None:
-        check_fits(result, real)
-    test = labeled(real, real.test_split()) if real is not None else None
-    channels, size = result.images.shape[1], result.images.shape[-1]
-    network = networks.resolve_network(settings.network, size)
+    network, build, test = _checked(result, real, settings)
     notice(f"device: {runtime.describe()}")
+    announce(estimate(result, real, settings, runtime))
     state, accuracy = students.train_student(
-        result.labeled(),
-        networks.builder(network, channels=channels, classes=len(result.classes), size=size),
-        settings.student,
-        test=test,
-        seed=settings.seed,
-        runtime=runtime,
+        result.labeled(), build, settings.student, test=test, seed=settings.seed, runtime=runtime
     )
     metadata = {
         "kind": "student",
         "tool": f"ncfmkit {__version__}",
         "network": to_dict(network),
-        "channels": channels,
-        "size": size,
+        "channels": result.images.shape[1],
+        "size": result.images.shape[-1],
         "mean": result.manifest["mean"],
         "std": result.manifest["std"],
         "classes": list(result.classes),
@@ -62,3 +58,25 @@ def train(
     }
     student_file.save(state, metadata, out)
     return metadata
+
+
+def estimate(result: SyntheticSet, real: RealData | None, settings: Settings, runtime: Runtime) -> Iterator[Stage]:
+    """What :func:`train` would train, measured.
+
+    Raises:
+        UserError: the data do not fit the set.
+    """
+    _, build, test = _checked(result, real, settings)
+    return students.estimate_student(result.labeled(), build, settings.student, test=test, runtime=runtime)
+
+
+def _checked(
+    result: SyntheticSet, real: RealData | None, settings: Settings
+) -> tuple[NetworkSettings, Callable[[], Module], LabeledImages | None]:
+    """The network with what the images decide, its builder, and what it is tested on."""
+    if real is not None:
+        check_fits(result, real)
+    test = labeled(real, real.test_split()) if real is not None else None
+    channels, size = result.images.shape[1], result.images.shape[-1]
+    network = networks.resolve_network(settings.network, size)
+    return network, networks.builder(network, channels=channels, classes=len(result.classes), size=size), test
