@@ -12,36 +12,59 @@ if TYPE_CHECKING:
     from ncfmkit.real.arguments import DataArguments
 
 
-@o.settings_flags("data", "distill", "network", "pool", "student", "runtime", "seed")
+@o.settings_flags(*o.READS["distill"])
 def distill(
     data: Annotated[
-        "DataArguments | None", typer.Argument(help="digits, cifar10, ... or a path (`ncfmkit recipes --data`)")
+        "DataArguments | None",
+        typer.Argument(
+            help="digits, cifar10, ... or a path; `ncfmkit recipes --data` lists what it can be",
+            autocompletion=o.complete_data,
+        ),
     ] = None,
     *,
     recipe: o.Recipe = None,
-    out: Annotated[str | None, typer.Option("--out", help="run directory; default: a fresh one under runs/")] = None,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="DIR", help="go on with an interrupted run")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="run directory to make", show_default="a new one below runs/")
+    ] = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="DIR", help="continue an interrupted run")] = None,
+    moved: Annotated[
+        "DataArguments | None",
+        typer.Option("--data", metavar="DATA", help="with --resume: where the data are now", rich_help_panel="Data"),
+    ] = None,
+    force: o.Force = False,
     baselines: o.Baselines = "random",
     set_: o.Set = None,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
-    """Makes a small synthetic set from a labeled image set, and scores it."""
+    """Distills a labeled image set into a small one, and scores it.
+
+    A run directory keeps the set, its preview, scores, losses and checkpoints.
+    """
     from ncfmkit.jobs import distill as job
     from ncfmkit.run import load_run
     from ncfmkit.scoring.baselines import parse_baselines
 
     names = parse_baselines(baselines)
     if resume is not None:
-        if data is not None or data_flags or overrides or recipe or out or names != ("random",):
-            raise UserError("--resume goes on with the run's own settings: pass nothing else with it")
+        settings = data is not None or overrides or recipe or out or force or names != ("random",)
+        if settings or (data_flags if moved is None else moved.skip_bad):
+            raise UserError(
+                "--resume continues with the run's own settings: pass nothing else, except --data (and with it "
+                "--data-root or --download) where the data have moved"
+            )
         folder = Path(resume)
-        job.resume(folder)
+        if moved is None:
+            job.resume(folder)
+        else:
+            job.resume(folder, moved.data, data_root=moved.data_root, download=moved.download)
+    elif moved is not None:
+        raise UserError("--data goes with --resume: to start a run, name the data first, as in `ncfmkit distill DATA`")
     elif data is None:
         raise UserError("say what to distill: `ncfmkit distill digits`, a path, or --resume DIR")
     else:
-        folder = job.start(data, recipe=recipe, out=out, baselines=names, overrides=overrides)
+        folder = job.start(data, recipe=recipe, out=out, force=force, baselines=names, overrides=overrides)
     run = load_run(folder)
     if json:
         o.print_json({"run": str(folder), **run})

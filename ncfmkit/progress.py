@@ -55,7 +55,7 @@ def _clock(seconds: float) -> str:
 @contextmanager
 def track(description: str, total: int) -> Iterator[Tracker]:
     """`with track("distilling", steps) as bar: ... bar.advance(note="loss 3.1")`."""
-    if not console.is_terminal:
+    if console.quiet or not console.is_terminal:
         tracker = Tracker(description, total, None)
         yield tracker
         tracker.finish()

@@ -112,7 +112,7 @@ def test_baselines_as_text_or_names(tmp_path: Path) -> None:
 
 
 def test_errors_are_value_errors() -> None:
-    with pytest.raises(ValueError, match=r"distill\.ipc: expected 1 or more .*got 0"):
+    with pytest.raises(ValueError, match=r"--ipc \(distill\.ipc\): expected 1 or more .*got 0"):
         ncfmkit.distill("digits", ipc=0)
     with pytest.raises(ncfmkit.UserError, match="unknown setting 'icp': did you mean 'ipc'"):
         ncfmkit.distill("digits", icp=1)

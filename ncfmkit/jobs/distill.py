@@ -1,6 +1,7 @@
 """`ncfmkit distill`: pool, steps, the set, its pictures, its scores and one page, all in a run directory."""
 
 import dataclasses
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -9,16 +10,18 @@ from typing import Any
 
 import torch
 
+from ncfmkit import interrupts
 from ncfmkit._version import __version__
 from ncfmkit.config import Settings, from_dict, to_dict
 from ncfmkit.distillation import loop
 from ncfmkit.distillation.initial import from_images, initialize
 from ncfmkit.distillation.pool import Pool, open_pool
-from ncfmkit.errors import Interrupted, UserError
+from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic, write_json
+from ncfmkit.jobs.evaluate import real_mosaics
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decoded_count
-from ncfmkit.progress import notice
+from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
 from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
@@ -43,10 +46,11 @@ ARTIFACTS = {
 
 
 def distill(
-    data: str,
+    data: Any,
     *,
     recipe: str | None = None,
     out: str | Path | None = None,
+    force: bool = False,
     baselines: Sequence[str] = ("random",),
     data_root: str | None = None,
     download: bool = False,
@@ -56,9 +60,12 @@ def distill(
     """Distills a labeled image set and scores the result; everything is kept in a run directory.
 
     Args:
-        data: a known name or a path, see `ncfmkit.real.sources.SOURCES`.
-        recipe: a recipe's name or a path ending in .toml; none: the data's own, or the defaults.
+        data: a known name or a path, see `ncfmkit.real.sources.SOURCES`; or data in memory: `(images, labels)` as
+            arrays, a map-style torch dataset, a `datasets.Dataset`, or a dict of such by split.
+        recipe: a recipe's name or a path ending in .toml; None takes the data's own, or the device's (`cpu` or
+            `paper`).
         out: the run directory; none: a fresh one under `runs/`.
+        force: replace an existing run; it stays beside the new one, as `NAME.old`, until that is done.
         baselines: rows of `ncfmkit.scoring.baselines.BASELINES` to score beside the set.
         data_root, download: where torchvision's data sets are, and whether they may be downloaded.
         skip_bad: pass over images that cannot be read, and count them.
@@ -68,7 +75,7 @@ def distill(
         UserError, NonFiniteLossError, Interrupted: as the command's exit codes 2, 3 and 130.
     """
     source = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    return load(start(source, recipe=recipe, out=out, baselines=baselines, overrides=overrides))
+    return load(start(source, recipe=recipe, out=out, force=force, baselines=baselines, overrides=overrides))
 
 
 def start(
@@ -76,6 +83,7 @@ def start(
     *,
     recipe: str | None,
     out: str | Path | None,
+    force: bool = False,
     baselines: Sequence[str],
     overrides: dict[str, Any],
 ) -> Path:
@@ -84,9 +92,11 @@ def start(
     names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
     folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}")
-    RunDirectory.free(folder)
     runtime = choose_runtime(settings.runtime)
-    distill_real(source.open(settings), settings, runtime, folder=folder, source=source, baselines=names)
+    source.check(settings)
+    RunDirectory.free(folder, force=force)
+    real = source.open(settings)
+    distill_real(real, settings, runtime, folder=folder, force=force, source=source, baselines=names)
     return folder
 
 
@@ -96,6 +106,7 @@ def distill_real(
     runtime: Runtime,
     *,
     folder: Path,
+    force: bool = False,
     source: DataArguments,
     baselines: Sequence[str] = (),
 ) -> None:
@@ -103,6 +114,7 @@ def distill_real(
 
     Args:
         folder: the run directory to make.
+        force: replace an existing run.
         source: where the data came from: a run that is resumed opens them again.
         baselines: names of rows of `BASELINES`.
 
@@ -119,13 +131,24 @@ def distill_real(
         check_baselines(real, baselines, stored=d.ipc, decoded=decoded)
     loop.prepare(real, settings, Pool.empty(), images, runtime)
 
-    run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines))
+    run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines), force=force)
     with run.alone():
         _complete(run, real, settings, runtime, images, baselines)
 
 
-def resume(path: str | Path) -> SyntheticSet:
+def resume(
+    path: str | os.PathLike[str],
+    data: Any = None,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+) -> SyntheticSet:
     """Goes on with an interrupted run, and ends with the same bytes as one that was not interrupted.
+
+    Args:
+        path: the run directory.
+        data: where the data are now, or data in memory, as :func:`distill` takes them; none: where they were.
+        data_root, download: as :func:`distill` takes them; none, false: as the run was started.
 
     Raises:
         UserError: no run there, another process works in it, other data than it started with, or a device that is
@@ -142,15 +165,60 @@ def resume(path: str | Path) -> SyntheticSet:
     if info["status"] == "done":
         if not (run.path / "report.html").exists():
             write_report(run.path)
+        run.finish()
         notice(f"{path} is finished: nothing is left to do")
         return load(run.path)
-    with run.alone():
-        real = DataArguments(**info["arguments"]).open(settings)
+    arguments = info["arguments"]
+    arguments |= {} if data is None else {"data": data}
+    arguments |= {} if data_root is None else {"data_root": data_root}
+    arguments |= {"download": True} if download else {}
+    if arguments["data"] is None:
+        call = f"ncfmkit.resume({str(path)!r}, data=...)"
+        raise UserError(f"{path} was started on data in memory, in Python: pass them again, as {call}")
+    with interrupts.keeping(run.kept), run.alone():
+        source = DataArguments(**arguments)
+        try:
+            real = source.open(settings)
+        except UserError as error:
+            if source.memory is not None:
+                raise
+            raise UserError(f"{error}\nif the data of {path} have moved, say where they are with --data") from error
         if real.fingerprint != info["data"]["fingerprint"]:
-            raise UserError(f"the data at {info['arguments']['data']} have changed since {path} was started")
+            raise UserError(_changed(run.path, source, info["data"], _data_info(real)))
+        run.update(arguments=source.recorded())
         with cpu_threads(info["threads"]):  # sums in another order would end with other bytes
             _complete(run, real, settings, runtime, _initial_images(settings, real), info["baselines"])
     return load(run.path)
+
+
+def _changed(path: Path, source: DataArguments, then: dict[str, Any], now: dict[str, Any]) -> str:
+    """The message about data that are not those that a run was started with: what changed, and what to do."""
+    lines = []
+    gone = [name for name in then["classes"] if name not in now["classes"]]
+    new = [name for name in now["classes"] if name not in then["classes"]]
+    lines += [f"  classes that are gone: {shortened_list(gone)}"] if gone else []
+    lines += [f"  classes that are new: {shortened_list(new)}"] if new else []
+    if (then["size"], then["channels"]) != (now["size"], now["channels"]):
+        shapes = [f"{info['channels']}x{info['size']}x{info['size']}" for info in (then, now)]
+        lines.append(f"  images: {shapes[0]} then, {shapes[1]} now")
+    for split in ("train", "test"):
+        if then[split] != now[split]:
+            lines.append(f"  {split} images: {then[split]:,} then, {now[split]:,} now")
+        # runs of earlier versions have no counts
+        before, after = (dict(zip(i["classes"], i.get("counts", {}).get(split, []), strict=False)) for i in (then, now))
+        other = [name for name in before if name in after and before[name] != after[name]]
+        lines += [f"    of class {name!r}: {before[name]:,} then, {after[name]:,} now" for name in other[:4]]
+        lines += [f"    and of {len(other) - 4:,} more classes"] if len(other) > 4 else []
+    if not lines:
+        lines.append("  classes and numbers of images are the same, but other files, names of files or pixels")
+    place = f"at {source.data}" if source.memory is None else "in memory"
+    return "\n".join(
+        [
+            f"the data {place} have changed since {path} was started:",
+            *lines,
+            "Restore them, pass --data with the place of the original data, or start a new run with another --out.",
+        ]
+    )
 
 
 def _complete(
@@ -164,7 +232,9 @@ def _complete(
     """All that is left of a run, new or resumed; an interruption says how to go on."""
     d = settings.distill
     notice(f"run directory: {run.path}")
-    try:
+    for earlier in run.replaced():
+        notice(f"the earlier run stays in {earlier} until this one is done")
+    with interrupts.keeping(run.kept):
         notice(
             f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
             f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
@@ -195,6 +265,7 @@ def _complete(
                 settings,
                 stored=d.ipc,
                 baselines=baselines,
+                mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
                 herding=lambda count: herded_subset(real, count, pool.final[0], settings.network, runtime),
                 runtime=runtime,
             )
@@ -204,8 +275,7 @@ def _complete(
             set_file.save(result, run.path / set_file.FILE_NAME)
         run.update(status="done")
         write_report(run.path)
-    except KeyboardInterrupt:
-        raise Interrupted(f"what was finished is kept: go on with --resume {run.path}") from None
+        run.finish()
 
 
 def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
@@ -216,24 +286,31 @@ def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
     return initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
 
 
+def _data_info(real: RealData) -> dict[str, Any]:
+    splits = {"train": real.train} | ({"test": real.test} if real.test else {})
+    return {
+        "name": real.name,
+        "classes": list(real.classes),
+        "train": len(real.train.images),
+        "test": len(real.test.images) if real.test else 0,
+        "counts": {name: split.counts().tolist() for name, split in splits.items()},  # per class
+        "size": real.size,
+        "channels": real.channels,
+        "fingerprint": real.fingerprint,
+        "skipped": real.skipped,
+        "skipped_images": list(real.skipped_images),
+    }
+
+
 def _run_info(
     real: RealData, settings: Settings, runtime: Runtime, source: DataArguments, baselines: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "ncfmkit": __version__,
         "command": shlex.join(["ncfmkit", *sys.argv[1:]]) if "ncfmkit" in Path(sys.argv[0]).name else None,
-        "arguments": dataclasses.asdict(source.absolute()),
+        "arguments": source.recorded(),
         "baselines": list(baselines),
-        "data": {
-            "name": real.name,
-            "classes": list(real.classes),
-            "train": len(real.train.images),
-            "test": len(real.test.images) if real.test else 0,
-            "size": real.size,
-            "channels": real.channels,
-            "fingerprint": real.fingerprint,
-            "skipped": real.skipped,
-        },
+        "data": _data_info(real),
         "settings": to_dict(settings),
         "seed": settings.seed,
         "device": runtime.describe(),

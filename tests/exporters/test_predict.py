@@ -24,7 +24,7 @@ pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 ROOT = Path(__file__).resolve().parents[2]
-LAUNCH = "from ncfmkit.cli.main import run; run()"
+LAUNCH = "from ncfmkit.cli.entry import run; run()"
 
 
 pytestmark = pytest.mark.usefixtures("own_folder")

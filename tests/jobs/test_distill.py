@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -82,10 +83,10 @@ def test_manifest(scored: Path) -> None:
 
 def test_score_rows(scored: Path) -> None:
     rows = json.loads((scored / "scores.json").read_text())["rows"]
-    assert [r["set"] for r in rows] == ["distilled", "random", "random-decoded", "herding", "whole"]
-    assert [r["images"] for r in rows] == [10, 10, 40, 10, 1347]
-    assert [r["decoded"] for r in rows] == [40, 10, 40, 10, 1347]
-    assert [r["epochs"] for r in rows] == [3, 3, 3, 3, 1]
+    assert [r["set"] for r in rows] == ["distilled", "random", "random-decoded", "mosaic", "herding", "whole"]
+    assert [r["images"] for r in rows] == [10, 10, 40, 10, 10, 1347]
+    assert [r["decoded"] for r in rows] == [40, 10, 40, 40, 10, 1347]
+    assert [r["steps"] for r in rows] == [3, 3, 3, 3, 3, 11]  # one epoch of the whole split in 11 batches
     for row in rows:
         assert row["n"] == 2 == len(row["last"]["values"])
         assert row["network"] == "convnet-2 width 8"
@@ -352,6 +353,57 @@ def test_changed_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert steps_logged(out) == list(range(1, 13))
 
 
+def change_size(folder: Path) -> None:
+    for picture in folder.rglob("*.png"):
+        Image.fromarray(np.zeros((9, 9), np.uint8)).save(picture)
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "fewer": (lambda folder: (folder / "a/03.png").unlink(), ["train images: 9 then, 8 now", "'a': 4 then, 3 now"]),
+    "class gone": (lambda folder: shutil.rmtree(folder / "c"), ["classes that are gone: c", "train images: 9 then, 7"]),
+    "class new": (lambda folder: shutil.copytree(folder / "c", folder / "d"), ["classes that are new: d"]),
+    "renamed": (
+        lambda folder: (folder / "a/00.png").rename(folder / "a/9.png"),
+        ["classes and numbers of images are the same"],
+    ),
+    "size": (change_size, ["images: 1x8x8 then, 1x9x9 now"]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changed_about_the_data_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 3, "c": 2})
+    at_step(monkeypatch, 3, terminate)
+    with pytest.raises(Interrupted):
+        start(tmp_path / "run", str(folder), student__repeats=0)
+    act, says = CHANGES[change]
+    act(folder)
+    with pytest.raises(UserError, match=r"Restore them, pass --data .*, or start a new run") as caught:
+        distill_job.resume(tmp_path / "run")
+    for text in says:
+        assert text in str(caught.value)
+
+
+def test_a_run_on_data_in_memory_is_resumed_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    data = (rng.integers(0, 256, (12, 8, 8), np.uint8), np.arange(12) % 2)
+    settings: dict[str, Any] = TINY | {"distill.ipc": 1, "student.repeats": 0, "runtime.compile": "off"}
+    whole = distill_job.distill(data, out=tmp_path / "whole", **settings)
+    at_step(monkeypatch, 9, terminate)
+    with pytest.raises(Interrupted):
+        distill_job.distill(data, out=tmp_path / "run", **settings)
+    assert RunDirectory.open(tmp_path / "run").info()["arguments"]["data"] is None
+    with pytest.raises(UserError, match=r"data in memory, .*: pass them again, as ncfmkit\.resume\('.*', data="):
+        distill_job.resume(tmp_path / "run")
+    with pytest.raises(UserError, match=r"data in memory have changed since .*\n.*train images: 12 then, 10 now"):
+        distill_job.resume(tmp_path / "run", (data[0][:10], data[1][:10]))
+    resumed = distill_job.resume(tmp_path / "run", data)
+    assert set_bytes(tmp_path / "run") == set_bytes(tmp_path / "whole")
+    assert whole.classes == resumed.classes == ("0", "1")
+
+
 def test_relative_data_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path / "shapes", {"a": 4, "b": 5})
     (tmp_path / "elsewhere").mkdir()
@@ -369,9 +421,9 @@ def test_a_known_name_stays_a_name_beside_a_folder_of_that_name(
 ) -> None:
     (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert DataArguments(data="digits").absolute().data == "digits"
-    assert DataArguments(data="x/*.parquet").absolute().data == str(tmp_path / "x/*.parquet")
-    assert DataArguments(data="mnist", data_root="d").absolute().data_root == str(tmp_path / "d")
+    assert DataArguments(data="digits").recorded()["data"] == "digits"
+    assert DataArguments(data="x/*.parquet").recorded()["data"] == str(tmp_path / "x/*.parquet")
+    assert DataArguments(data="mnist", data_root="d").recorded()["data_root"] == str(tmp_path / "d")
 
 
 def test_non_finite_loss_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,9 +451,9 @@ def test_non_finite_loss_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: 
         ({"runtime__memory_budget": "1KiB"}, "--memory-budget 1 KiB is below what one stored image needs: at least"),
         ({"runtime__memory_budget": "plenty"}, "memory budget 'plenty' is not a size"),
         ({"distill__ipc": 500}, r"--ipc 500 is above the \d+ training images of class '\d'"),
-        ({"distill__factor": 9}, "distill.factor 9 is above the image side 8"),
+        ({"distill__factor": 9}, r"--factor \(distill\.factor\) 9 is above the image side 8"),
         ({"network__name": "vgg11", "network__width": 128}, "network vgg11 needs images of 28 pixels or more, got 8"),
-        ({"network__name": "convnett"}, "unknown network 'convnett': did you mean 'convnet'?"),
+        ({"network__name": "convnett"}, r"--network \(network\.name\): .*got 'convnett'; did you mean 'convnet'\?"),
         ({"network__depth": 9}, "depth"),
         ({"distill__augment": "colour_crop"}, "unknown augmentation 'colour'"),
         ({"data__classes": "0,1,eleven"}, "digits has no class 'eleven'"),
@@ -435,7 +487,7 @@ def test_folders_without_what_a_run_needs(tmp_path: Path) -> None:
 
 
 def test_one_class_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.classes: expected two classes or more"):
+    with pytest.raises(UserError, match=r"--classes \(data\.classes\): expected two or more classes"):
         start(tmp_path / "run", data__classes="3")
     folder = str(make_folder(tmp_path / "shapes", {"round": 4}))
     with pytest.raises(UserError, match="shapes has one class, 'round': a classifier needs two or more"):
@@ -473,7 +525,7 @@ def test_a_run_on_real_data_that_are_open(tmp_path: Path, real: RealData, runtim
     assert result.classes == real.classes
     assert result.images.shape == (2 * len(real.classes), real.channels, real.size, real.size)
     assert not torch.equal(result.images, set_file.load(start_images(real, settings, runtime, tmp_path)).images)
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(UserError, match="already exists and holds a run"):
         distill_job.distill_real(real, settings, runtime, folder=tmp_path / "run", source=source)
 
 

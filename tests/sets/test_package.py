@@ -152,7 +152,7 @@ def test_parquet_needs_a_license(tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten_and_nothing_half_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(UserError, match=r"there is there already: choose another --out"):
+    with pytest.raises(UserError, match=r"there already exists: pass --force"):
         pack(build_set(), tmp_path / "there", "png")
     with pytest.raises(UserError, match=r"--out .*: .*no folder .*nowhere"):
         pack(build_set(), tmp_path / "nowhere" / "x", "png")
