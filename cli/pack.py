@@ -1,5 +1,6 @@
 """`ncfmkit pack`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,4 +104,4 @@ def pack(
     print(f"{folder}: {to}, {len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}")
     if result.manifest["score"] is None and quantization is not None and quantization.bits < 8:
         print("its score is unknown because its pixels changed: pack it with --score --data DATA to measure it")
-    print(f"check it with `ncfmkit verify {folder}`, or with `sha256sum -c {SUMS}` inside")
+    print(f"check it with `ncfmkit verify {shlex.quote(str(folder))}`, or with `sha256sum -c {SUMS}` inside")

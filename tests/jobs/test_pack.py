@@ -95,6 +95,11 @@ def test_bad_input_is_found_before_students_are_trained(small: Path) -> None:
     assert not measure.seen
 
 
+def test_a_folder_with_a_space_is_quoted_in_the_command_that_checks_it(small: Path) -> None:
+    said = succeeds("pack", small, "--to", "png", "--out", "\u72d7 dogs").stdout
+    assert "check it with `ncfmkit verify '\u72d7 dogs'`, or" in said
+
+
 def test_pack_verify_unpack_by_command(small: Path, tmp_path: Path) -> None:
     said = succeeds("pack", small, "--to", "parquet", "--license", "mit", "--out", "shipped").stdout
     assert re.match(r"shipped: parquet, 6 files, [\d.]+ KiB\ncheck it with `ncfmkit verify shipped`, or with", said)
