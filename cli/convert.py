@@ -113,6 +113,7 @@ def convert(
     ] = None,
     recipe: o.Recipe = None,
     set_: o.Set = None,
+    force: o.Force = False,
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
@@ -120,6 +121,7 @@ def convert(
     from ncfmkit.files import check_free, format_bytes, parse_bytes
     from ncfmkit.jobs import setup
     from ncfmkit.jobs.convert import Reading, convert_file
+    from ncfmkit.sets.released.read import check_exists
 
     overrides |= {k: v for k, v in {"distill.factor": factor, "distill.decode": decode}.items() if v is not None}
     settings = setup.make_settings(data.data, recipe, overrides)
@@ -134,9 +136,11 @@ def convert(
         decode=settings.distill.decode if "distill.decode" in overrides else "single",
         max_bytes=parse_bytes(max_size, "--max-size"),
     )
+    check_exists(path)
+    data.check(settings)
     if out is not None:
-        check_free(out)
-    out, result = convert_file(path, data.open(settings), settings, reading, out=out)
+        check_free(out, force=force)
+    out, result = convert_file(path, data.open(settings), settings, reading, out=out, force=force)
     size = out.stat().st_size
     if json:
         o.print_json({"set": str(out), "bytes": size, "manifest": result.manifest})

@@ -27,6 +27,7 @@ def distill(
         str | None, typer.Option("--out", help="run directory to make", show_default="a new one below runs/")
     ] = None,
     resume: Annotated[str | None, typer.Option("--resume", metavar="DIR", help="continue an interrupted run")] = None,
+    force: o.Force = False,
     baselines: o.Baselines = "random",
     set_: o.Set = None,
     json: o.Json = False,
@@ -43,14 +44,14 @@ def distill(
 
     names = parse_baselines(baselines)
     if resume is not None:
-        if data is not None or data_flags or overrides or recipe or out or names != ("random",):
+        if data is not None or data_flags or overrides or recipe or out or force or names != ("random",):
             raise UserError("--resume goes on with the run's own settings: pass nothing else with it")
         folder = Path(resume)
         job.resume(folder)
     elif data is None:
         raise UserError("say what to distill: `ncfmkit distill digits`, a path, or --resume DIR")
     else:
-        folder = job.start(data, recipe=recipe, out=out, baselines=names, overrides=overrides)
+        folder = job.start(data, recipe=recipe, out=out, force=force, baselines=names, overrides=overrides)
     run = load_run(folder)
     if json:
         o.print_json({"run": str(folder), **run})

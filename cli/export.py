@@ -39,12 +39,7 @@ def export(
     ] = "logits",
     opset: Annotated[
         int | None,
-        typer.Option(
-            "--opset",
-            metavar="N",
-            help="ONNX opset",
-            show_default="the newest that the installed ONNX Runtime runs",
-        ),
+        typer.Option("--opset", metavar="N", help="ONNX opset", show_default="20"),
     ] = None,
     calibration: Annotated[
         "DataArguments | None",
@@ -81,6 +76,7 @@ def export(
             autocompletion=o.complete_data,
         ),
     ] = None,
+    force: o.Force = False,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
@@ -115,6 +111,7 @@ def export(
             calibration=calibration,
             int8_skip=[name.strip() for name in int8_skip.split(",")] if int8_skip else [],
             max_accuracy_drop=max_accuracy_drop,
+            force=force,
         )
     except CheckFailed as error:
         if error.result is not None:

@@ -1,15 +1,15 @@
 """Joins the commands, and turns errors into one message and an exit code."""
 
 import functools
+import io
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from ncfmkit import progress
+from ncfmkit import interrupts, progress
 from ncfmkit._version import __version__
 from ncfmkit.cli.convert import convert
 from ncfmkit.cli.distill import distill
@@ -63,37 +63,33 @@ def options(
 
 
 def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
-    """1 a check failed or anything unforeseen, 2 wrong input, 3 non-finite loss, 130 interrupted; one message each."""
+    """1 a check failed or anything unexpected, 2 wrong input, 3 non-finite loss, 130 interrupted; one message each."""
 
     @functools.wraps(command)
     def wrapper(**arguments: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        interrupts.begin()
         try:
             command(**arguments)
-        except (CheckFailed, UserError, NonFiniteLossError, Interrupted) as error:
+        except Interrupted as error:
             _fail(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _fail("interrupted; what was finished is kept", Interrupted.exit_code)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except Exception as error:
-            if _interrupted(error):
-                _fail("interrupted; what was finished is kept", Interrupted.exit_code)
+        except (Exception, KeyboardInterrupt) as error:
+            # whatever follows a signal is its consequence: libraries make other errors of KeyboardInterrupt
+            if interrupts.received() or isinstance(error, KeyboardInterrupt):
+                _fail(interrupts.message(), Interrupted.exit_code)
+            if isinstance(error, CheckFailed | UserError | NonFiniteLossError):
+                _fail(str(error), error.exit_code)
+            if isinstance(error, BrokenPipeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(1) from None
             _fail(f"unforeseen {type(error).__name__}: {error}\nrun `ncfmkit --debug ...` for the traceback", 1)
+        if interrupts.received():  # and swallowed by a library
+            _fail(interrupts.message(), Interrupted.exit_code)
 
     return wrapper
 
 
-def _interrupted(error: BaseException | None) -> bool:
-    """Whether an interruption lies behind an error: libraries make others of it where it hits their own handling."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
 def _fail(message: str, code: int) -> None:
-    if _debug:
+    if _debug and sys.exc_info()[1] is not None:
         raise
     print("\n".join(map(printable, f"ncfmkit: {message}".split("\n"))), file=sys.stderr)
     raise typer.Exit(code) from None
@@ -113,4 +109,6 @@ for _group, _commands in _GROUPS.items():
 
 def run() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that it cannot encode is no error
     app(prog_name="ncfmkit")

@@ -5,14 +5,16 @@ import functools
 import inspect
 import json
 import math
+import sys
 import typing
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from ncfmkit.config import PANELS, SETTINGS, Setting, TrainSettings, default_words, full_key, recipe_names
 from ncfmkit.errors import UserError
+from ncfmkit.progress import is_shown
 
 if TYPE_CHECKING:
     from ncfmkit.jobs.evaluate import Scoring
@@ -83,12 +85,14 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="set any setting, such as student.lr=2e-3 (repeatable)"),
 ]
+Force = Annotated[bool, typer.Option("--force", help="overwrite an existing output, once the new one is ready")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 Baselines = Annotated[
     str,
     typer.Option(
         "--baselines",
-        help="real images to score beside the set, comma-separated: random, random-decoded, herding, whole, none",
+        help="real images to score beside the set, comma-separated: random, random-decoded, mosaic, herding, whole, "
+        "none",
     ),
 ]
 
@@ -236,14 +240,31 @@ def parse_set(pairs: list[str] | None, read: Collection[str]) -> dict[str, str]:
 
 
 def print_json(content: Any) -> None:
-    """The one object that `--json` prints on stdout, in ASCII: it must get through any terminal and pipe.
+    """Prints the one object of `--json` on stdout."""
+    print(json_line(content, sys.stdout))
+
+
+def json_line(content: Any, stream: TextIO) -> str:
+    """JSON on one line, in which non-printable characters and those that `stream` cannot encode are escaped.
 
     Numbers that are not finite, which JSON does not have, become null.
     """
     try:
-        print(json.dumps(content, allow_nan=False))
+        text = json.dumps(content, allow_nan=False, ensure_ascii=False)
     except ValueError:
-        print(json.dumps(_finite(content), allow_nan=False))
+        text = json.dumps(_finite(content), allow_nan=False, ensure_ascii=False)
+    if text.isascii() and text.isprintable():
+        return text
+    encoding = stream.encoding or "ascii"
+    return "".join(char if is_shown(char) and _encodes(char, encoding) else json.dumps(char)[1:-1] for char in text)
+
+
+def _encodes(char: str, encoding: str) -> bool:
+    try:
+        char.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _finite(content: Any) -> Any:

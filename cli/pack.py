@@ -62,6 +62,7 @@ def pack(
     ] = False,
     data: o.ScoreData = None,
     set_: o.Set = None,
+    force: o.Force = False,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
@@ -91,6 +92,7 @@ def pack(
         license=license,
         quantization=quantization,
         score=scoring,
+        force=force,
     )
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     size = sum(p.stat().st_size for p in files)

@@ -3,11 +3,13 @@
 import sys
 import warnings
 from contextlib import closing
-from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ncfmkit import interrupts
+from ncfmkit.cli.options import json_line
 
 
 def predict(
@@ -37,8 +39,15 @@ def predict(
     out = sys.stdout  # kept: while a live bar is drawn, it stands in for sys.stdout and would print on stderr
     live = not out.isatty()
     batches = job.predict(model, paths, provider=provider, topk=topk, batch=batch, live=live)
-    with closing(batches), warnings.catch_warnings():
+    printed = 0
+    with (
+        interrupts.keeping(lambda: f"interrupted: {printed} pictures were answered"),
+        closing(batches),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such a picture's own line says as much
         for answers in batches:
-            out.writelines(dumps(answer) + "\n" for answer in answers)
-            out.flush()
+            with interrupts.held():
+                out.writelines(json_line(answer, out) + "\n" for answer in answers)
+                out.flush()
+                printed += len(answers)

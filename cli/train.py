@@ -28,6 +28,7 @@ def train(
         ),
     ] = None,
     set_: o.Set = None,
+    force: o.Force = False,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
@@ -45,10 +46,12 @@ def train(
     result = load(path)
     if data is None and data_flags:
         raise UserError("options of the real data need --data, the data to test the student on")
-    check_free(out)
     settings = settings_for(result, overrides)
     runtime = choose_runtime(settings.runtime)
-    metadata = job.train(result, data.open(settings) if data else None, settings, runtime, out=out)
+    if data is not None:
+        data.check(settings)
+    check_free(out, force=force)
+    metadata = job.train(result, data.open(settings) if data else None, settings, runtime, out=out, force=force)
     if json:
         o.print_json({"student": str(out), **metadata})
         return

@@ -15,6 +15,7 @@ def unpack(
     out: Annotated[
         Path | None, typer.Option("--out", help="file to write", show_default="name of the set + .safetensors")
     ] = None,
+    force: o.Force = False,
     json: o.Json = False,
 ) -> None:
     """Writes the set in a package as one file.
@@ -24,7 +25,7 @@ def unpack(
     from ncfmkit.files import format_bytes
     from ncfmkit.jobs import unpack as job
 
-    file, manifest = job.unpack(path, out)
+    file, manifest = job.unpack(path, out, force=force)
     if json:
         o.print_json({"set": str(file), "manifest": manifest})
         return

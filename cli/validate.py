@@ -66,6 +66,7 @@ def validate(
         ),
     ] = None,
     no_speed: Annotated[bool, typer.Option("--no-speed", help="skip timing", rich_help_panel=SPEED)] = False,
+    force: o.Force = False,
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
@@ -88,6 +89,7 @@ def validate(
         declared=declared,
         threads=threads,
         timing=None if no_speed else TimingConfig(batches=parse_batches(batches)),
+        force=force,
     )
     result = job.validate(config, data, setup.make_settings(data.data, None, overrides))
     if json:

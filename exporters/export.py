@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import importlib
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ncfmkit import interrupts
 from ncfmkit._version import __version__
 from ncfmkit.config import Settings
 from ncfmkit.errors import CheckFailed, UserError
@@ -25,6 +25,7 @@ from ncfmkit.exporters.matching_data import open_fitting
 from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.table import EXPORTERS, Exporter
+from ncfmkit.files import check_free, note_written
 from ncfmkit.images import channel_tensors, normalize
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments
@@ -48,23 +49,25 @@ def export(
     calibration: DataArguments | None = None,
     int8_skip: Sequence[str] = (),
     max_accuracy_drop: float | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Exports a student with its preprocessing inside, and compares what was written with the student.
 
     Args:
         student: a file that `ncfmkit train` wrote.
-        out: the file to write; not overwritten.
+        out: the file to write.
         to: a row of `EXPORTERS`.
         precision: fp32, fp16 (norms, pixels and probabilities stay float32) or int8 (static, QDQ).
         layout: how the model takes images, a row of `LAYOUTS`.
         output: logits or probabilities.
-        opset: of the ONNX file; none: the newest that torch writes and the installed ONNX Runtime runs.
+        opset: of the ONNX file; None is 20 (`onnx.OPSET` says why).
         data: real data; their test split is part of the comparison, and what accuracies are measured on.
         settings: how the real data are read.
         calibration: int8's: `data` is a synthetic set's file or run directory, or real data; none: the set that the
             student was trained on, if it lies beside it.
         int8_skip: layers that stay float32.
         max_accuracy_drop: percentage points that int8 may lose on the test split; layers stay float until it holds.
+        force: overwrite an existing file.
 
     Returns:
         What was written and how it compares, for JSON.
@@ -80,6 +83,11 @@ def export(
     opset = onnx_export.choose_opset(opset)
     source, settings = load_student(student), settings or Settings()
     contract = source.contract(layout=layout, output=output)
+    if data is not None:
+        data.check(settings)
+    for path in (out, _failed_name(out)):
+        check_free(path, force=force)
+        check_free(path.with_name(path.name + row.beside), force=force)
     real = open_fitting(str(student), contract, data, settings) if data else None
     calibrate = calibration_images(source, contract, calibration, settings) if precision == "int8" else None
     images = _parity_images(contract, real, calibrate)
@@ -104,7 +112,10 @@ def export(
         failed += parity.failures(rows, parity.TOLERANCES[precision])
         measured = _accuracies(reference, runner, real) if real else None
         target = _failed_name(out) if failed else out
-        files = row.function("publish")(written, target)
+        with interrupts.held():
+            files = row.function("publish")(written, target)
+            for file in files:
+                note_written(file)
     result = {
         "file": str(target),
         "bytes": sum(path.stat().st_size for path in files),
@@ -143,12 +154,6 @@ def _check_request(to: str, out: Path, precision: str, layout: str, output: str)
             raise UserError(f"{flag} {value!r} with --to {to}: expected {', '.join(known)}")
     if out.suffix != row.suffix:
         raise UserError(f"--out {out}: expected a name that ends in {row.suffix}, as --to {to} writes it")
-    for path in (out, _failed_name(out)):
-        for taken in (path, path.with_name(path.name + row.beside)):
-            if os.path.lexists(taken):
-                raise UserError(f"{taken} is there already: choose another --out, or remove it")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}: make it first")
     return row
 
 
@@ -183,7 +188,10 @@ def _work_folder(out: Path) -> Iterator[Path]:
     from google.protobuf.message import DecodeError  # what onnx says of a file that the disk had no room for
 
     try:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".ncfmkit-export-") as name:
+        with (
+            interrupts.cleaning_up(),
+            tempfile.TemporaryDirectory(dir=out.parent, prefix=".ncfmkit-export-") as name,
+        ):
             yield Path(name)
     except DecodeError as error:
         raise UserError(

@@ -164,7 +164,11 @@ class StudentSettings(TrainSettings):
         at_least=1,
     )
     whole_epochs: int | None = setting(
-        None, "epochs of the whole-set baseline; none takes pool.epochs", unit="epochs", at_least=1
+        None,
+        "minimum epochs of the whole-set baseline, which trains for more where the set's students take more steps; "
+        "none takes pool.epochs",
+        unit="epochs",
+        at_least=1,
     )
 
 
@@ -183,7 +187,10 @@ class DistillSettings:
         flag="--decode",
     )
     decoded_per_class: int | None = setting(
-        None, "budget of --decode bound; none takes ipc * factor**2", unit="images per class", at_least=1
+        None,
+        "budget of --decode bound, at least ipc * factor**2, which none takes",
+        unit="images per class",
+        at_least=1,
     )
     init: Literal["mix", "random", "noise", "load"] = setting("mix", "initial images", flag="--init")
     load: str | None = setting(None, "set that --init load starts from", flag="--load")

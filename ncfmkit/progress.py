@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 console = Console(stderr=True, highlight=False, emoji=False)
 
+JOINERS = "\u200c\u200d"  # zero-width; not printable to Python
 QUIET_SECONDS = 30.0  # between two lines where no terminal shows a live bar
 
 
@@ -78,5 +79,10 @@ def shortened_list(names: Sequence[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with what is not printable escaped: control sequences, broken encodings."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    """`text` with non-printable characters escaped: control sequences, broken encodings."""
+    return "".join(c if is_shown(c) else ascii(c)[1:-1] for c in text)
+
+
+def is_shown(char: str) -> bool:
+    """Whether a character may reach a terminal: it is printable, or one of the joiners in scripts and emoji."""
+    return char.isprintable() or char in JOINERS

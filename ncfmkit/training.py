@@ -5,6 +5,8 @@ Axes: R networks trained side by side, B batch, C channels, H = W side, K labels
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -104,6 +106,16 @@ def _batch(
     return cutmix(x_BCHW, data.targets(index, device), rng, settings.cutmix)
 
 
+class Checkpoint(Protocol):
+    """Where the state of a training is kept, see :func:`train`; `training` is entered around it."""
+
+    def training(self) -> AbstractContextManager[None]: ...
+
+    def load(self) -> dict[str, Any] | None: ...
+
+    def after_epoch(self, epoch: int, state: Callable[[], dict[str, Any]]) -> None: ...
+
+
 def train(
     models: StackedModels,
     data: Sequence[LabeledImages],
@@ -113,6 +125,7 @@ def train(
     keys: Sequence[int],
     bar: Tracker,
     after_epoch: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Trains every network of the stack in place.
 
@@ -123,13 +136,24 @@ def train(
         seed, keys: network r draws its order and augmentation from `(seed, keys[r], epoch)`, alone or in a stack.
         bar: advanced by R at every epoch.
         after_epoch: called with the number of epochs done.
+        checkpoint: what training goes on from, and what may keep its state after each epoch.
 
     Raises:
         NonFiniteLossError: with the epoch.
     """
     parameters = list(models.parameters.values())
     optimizer, scaler = _optimizer(settings, parameters), models.runtime.scaler()
-    for epoch in range(settings.epochs):
+    done = 0
+    stored = None if checkpoint is None else checkpoint.load()
+    if stored is not None:  # random draws are keyed by the epoch: this is all
+        with torch.no_grad():
+            for name, parameter in models.parameters.items():
+                parameter.copy_(stored["parameters"][name])
+        optimizer.load_state_dict(stored["optimizer"])
+        scaler.load_state_dict(stored["scaler"])
+        done = stored["epoch"]
+        bar.advance(done * models.size)
+    for epoch in range(done, settings.epochs):
         passed = sum(epoch >= settings.epochs * m for m in settings.milestones)
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * settings.gamma**passed
@@ -155,6 +179,15 @@ def train(
         bar.advance(models.size)
         if after_epoch is not None:
             after_epoch(epoch + 1)
+        if checkpoint is not None:
+            checkpoint.after_epoch(
+                epoch + 1,
+                lambda: {
+                    "parameters": {name: p.detach() for name, p in models.parameters.items()},
+                    "optimizer": optimizer.state_dict(),
+                    "scaler": scaler.state_dict(),
+                },
+            )
 
 
 @torch.no_grad()

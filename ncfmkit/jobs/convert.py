@@ -47,18 +47,19 @@ class Reading:
 
 
 def convert_file(
-    path: Path, real: RealData, settings: Settings, reading: Reading, *, out: Path | None
+    path: Path, real: RealData, settings: Settings, reading: Reading, *, out: Path | None, force: bool = False
 ) -> tuple[Path, SyntheticSet]:
-    """As :func:`convert`, and writes the set to `out`, or to its name's .safetensors; nothing is overwritten.
+    """As :func:`convert`, and writes the set to `out`, or to its name's .safetensors.
+
+    Args:
+        force: overwrite an existing file.
 
     Raises:
-        UserError: `out` is there already, or as :func:`convert`.
+        UserError: as :func:`convert`, or the file exists or cannot be written.
     """
-    if out is not None:
-        check_free(out)
     result = convert(path, real, settings, reading)
     out = out or Path(safe_name(result.manifest["name"]) + ".safetensors")
-    check_free(out)
+    check_free(out, force=force)
     return out, dataclasses.replace(result, manifest=set_file.save(result, out))
 
 

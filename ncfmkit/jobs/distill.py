@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from ncfmkit import interrupts
 from ncfmkit._version import __version__
 from ncfmkit.config import Settings, from_dict, to_dict
 from ncfmkit.distillation import loop
 from ncfmkit.distillation.initial import from_images, initialize
 from ncfmkit.distillation.pool import Pool, open_pool
-from ncfmkit.errors import Interrupted, UserError
+from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic, write_json
+from ncfmkit.jobs.evaluate import real_mosaics
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decoded_count
 from ncfmkit.progress import notice
@@ -47,6 +49,7 @@ def distill(
     *,
     recipe: str | None = None,
     out: str | Path | None = None,
+    force: bool = False,
     baselines: Sequence[str] = ("random",),
     data_root: str | None = None,
     download: bool = False,
@@ -57,8 +60,9 @@ def distill(
 
     Args:
         data: a known name or a path, see `ncfmkit.real.sources.SOURCES`.
-        recipe: a recipe's name or a path ending in .toml; none: the data's own, or the defaults.
+        recipe: a recipe's name or a path ending in .toml; none: the data's own, or the device's (`cpu` or `paper`).
         out: the run directory; none: a fresh one under `runs/`.
+        force: replace an existing run; it stays beside the new one, as `NAME.old`, until that is done.
         baselines: rows of `ncfmkit.scoring.baselines.BASELINES` to score beside the set.
         data_root, download: where torchvision's data sets are, and whether they may be downloaded.
         skip_bad: pass over images that cannot be read, and count them.
@@ -68,7 +72,7 @@ def distill(
         UserError, NonFiniteLossError, Interrupted: as the command's exit codes 2, 3 and 130.
     """
     source = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    return load(start(source, recipe=recipe, out=out, baselines=baselines, overrides=overrides))
+    return load(start(source, recipe=recipe, out=out, force=force, baselines=baselines, overrides=overrides))
 
 
 def start(
@@ -76,6 +80,7 @@ def start(
     *,
     recipe: str | None,
     out: str | Path | None,
+    force: bool = False,
     baselines: Sequence[str],
     overrides: dict[str, Any],
 ) -> Path:
@@ -84,9 +89,11 @@ def start(
     names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
     folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}")
-    RunDirectory.free(folder)
     runtime = choose_runtime(settings.runtime)
-    distill_real(source.open(settings), settings, runtime, folder=folder, source=source, baselines=names)
+    source.check(settings)
+    RunDirectory.free(folder, force=force)
+    real = source.open(settings)
+    distill_real(real, settings, runtime, folder=folder, force=force, source=source, baselines=names)
     return folder
 
 
@@ -96,6 +103,7 @@ def distill_real(
     runtime: Runtime,
     *,
     folder: Path,
+    force: bool = False,
     source: DataArguments,
     baselines: Sequence[str] = (),
 ) -> None:
@@ -103,6 +111,7 @@ def distill_real(
 
     Args:
         folder: the run directory to make.
+        force: replace an existing run.
         source: where the data came from: a run that is resumed opens them again.
         baselines: names of rows of `BASELINES`.
 
@@ -119,7 +128,7 @@ def distill_real(
         check_baselines(real, baselines, stored=d.ipc, decoded=decoded)
     loop.prepare(real, settings, Pool.empty(), images, runtime)
 
-    run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines))
+    run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines), force=force)
     with run.alone():
         _complete(run, real, settings, runtime, images, baselines)
 
@@ -142,9 +151,10 @@ def resume(path: str | Path) -> SyntheticSet:
     if info["status"] == "done":
         if not (run.path / "report.html").exists():
             write_report(run.path)
+        run.finish()
         notice(f"{path} is finished: nothing is left to do")
         return load(run.path)
-    with run.alone():
+    with interrupts.keeping(run.kept), run.alone():
         real = DataArguments(**info["arguments"]).open(settings)
         if real.fingerprint != info["data"]["fingerprint"]:
             raise UserError(f"the data at {info['arguments']['data']} have changed since {path} was started")
@@ -164,7 +174,9 @@ def _complete(
     """All that is left of a run, new or resumed; an interruption says how to go on."""
     d = settings.distill
     notice(f"run directory: {run.path}")
-    try:
+    for earlier in run.replaced():
+        notice(f"the earlier run stays in {earlier} until this one is done")
+    with interrupts.keeping(run.kept):
         notice(
             f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
             f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
@@ -195,6 +207,7 @@ def _complete(
                 settings,
                 stored=d.ipc,
                 baselines=baselines,
+                mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
                 herding=lambda count: herded_subset(real, count, pool.final[0], settings.network, runtime),
                 runtime=runtime,
             )
@@ -204,8 +217,7 @@ def _complete(
             set_file.save(result, run.path / set_file.FILE_NAME)
         run.update(status="done")
         write_report(run.path)
-    except KeyboardInterrupt:
-        raise Interrupted(f"what was finished is kept: go on with --resume {run.path}") from None
+        run.finish()
 
 
 def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ncfmkit.config import NetworkSettings, Settings, check, from_dict, override
+from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.pool import open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.images import LabeledImages
@@ -13,9 +14,11 @@ from ncfmkit.jobs.setup import check_fits, read_class_list, resolve
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
+from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import herded_subset
+from ncfmkit.sets.manifest import to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
 
 
@@ -53,8 +56,26 @@ def evaluate(
         return herded_subset(real, count, pool.final[0], settings.network, runtime)
 
     return students.score_set(
-        result.labeled(), real, settings, stored=result.ipc, baselines=baselines, herding=herding, runtime=runtime
+        result.labeled(),
+        real,
+        settings,
+        stored=result.ipc,
+        baselines=baselines,
+        mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
+        herding=herding,
+        runtime=runtime,
     )
+
+
+def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -> LabeledImages:
+    """What a distillation of that set could start from: mosaics of random real images in place of its own, decoded.
+
+    Drawn by `(seed, repeat, class)`; as many images are stored as the set has, and they are decoded as its own are.
+    """
+    drawn = int(keyed_rng(seed, "mosaic baseline", repeat).integers(2**62))
+    factor = result.manifest["decode"]["factor"]
+    images = initialize("mix", real, ipc=result.ipc, factor=factor, seed=drawn)
+    return dataclasses.replace(result, images=to_bytes(images), soft_labels=None, levels=None).labeled()
 
 
 @dataclass(frozen=True, kw_only=True)

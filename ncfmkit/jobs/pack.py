@@ -8,9 +8,8 @@ import torch
 
 from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_free, safe_name
+from ncfmkit.files import check_free_folder, safe_name
 from ncfmkit.jobs.evaluate import Scoring
-from ncfmkit.jobs.setup import all_or_nothing
 from ncfmkit.sets import loading, package, quantize
 from ncfmkit.sets.manifest import DIGEST_KEY, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -25,7 +24,6 @@ class Quantization:
     dither: bool = False
 
 
-@all_or_nothing()
 def pack(
     path: Path,
     *,
@@ -34,8 +32,9 @@ def pack(
     license: str | None = None,
     quantization: Quantization | None = None,
     score: Scoring | None = None,
+    force: bool = False,
 ) -> tuple[Path, SyntheticSet]:
-    """Packs a set for other people's tools, in a new folder.
+    """Packs a set for other people's tools, in a folder that appears whole.
 
     Args:
         path: the set: its file, run directory, or another package.
@@ -43,25 +42,27 @@ def pack(
         license: of the real images that the set was made from; none: as the set says.
         quantization: stores pixels in fewer bits; the score is then unknown.
         score: measures the set as it is packed, and its result becomes the promised score.
+        force: replace an existing package.
 
     Returns:
         The folder, and the set in it.
 
     Raises:
-        UserError: no set there, the folder is, or the layout needs a license.
+        UserError: no set there, the layout needs a license, or the folder exists or cannot be written.
     """
+    loading.check_exists(path)
     if out is not None:
-        check_free(out)
+        check_free_folder(out, force=force, foreign=package.foreign_files, made_by="pack")
     with loading.opened(path, beside=Path() if out is None else out.parent) as result:
         if license is not None:
             result = licensed(result, license)
         if quantization is not None:
             result = quantized(result, quantization)
         out = out or Path(_folder_name(result, packing))
-        package.check_writable(result, out, packing)  # before the students are trained
+        package.check_writable(result, out, packing, force=force)  # before the students are trained
         if score is not None:
             result = scored(result, score)
-        return out, package.write(result, out, packing)
+        return out, package.write(result, out, packing, force=force)
 
 
 def scored(result: SyntheticSet, score: Scoring) -> SyntheticSet:

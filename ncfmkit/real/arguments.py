@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
-from ncfmkit.real.opening import open_real
+from ncfmkit.real.opening import find_real, open_real
 from ncfmkit.real.sources import SOURCES
 from ncfmkit.real.store import RealData
 
@@ -32,6 +32,15 @@ class DataArguments:
         if len(real.classes) < 2:
             raise UserError(f"{real.name} has one class, {real.classes[0]!r}: a classifier needs two or more")
         return real
+
+    def check(self, settings: Settings) -> None:
+        """Raises UserError unless the data can be found; they are not read."""
+        find_real(
+            self.data,
+            settings.data,
+            data_root=Path(self.data_root) if self.data_root else None,
+            download=self.download,
+        )
 
     def absolute(self) -> "DataArguments":
         """The same from any working directory."""

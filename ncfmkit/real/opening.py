@@ -35,11 +35,16 @@ def open_real(
     Raises:
         UserError: anything about the data or the settings that the user can mend.
     """
-    source = find_source(Request(data, settings.classes, data_root or cache_dir() / "downloads", download))
+    source = find_real(data, settings, data_root=data_root, download=download)
     opened = _open(source, settings, skip_bad)
     if opened.skipped:
         notice(f"{opened.name}: passed over {opened.skipped} images that cannot be decoded (--skip-bad)")
     return opened
+
+
+def find_real(data: str, settings: DataSettings, *, data_root: Path | None = None, download: bool = False) -> Source:
+    """As :func:`open_real`, found but not read."""
+    return find_source(Request(data, settings.classes, data_root or cache_dir() / "downloads", download))
 
 
 def _open(source: Source, settings: DataSettings, skip_bad: bool) -> RealData:

@@ -1,4 +1,4 @@
-"""What a set is compared with: subsets of the real data, of equal size or whole (docs/method.md, section 8)."""
+"""What a set is compared with: real images, at equal size or all of them (docs/method.md, section 8)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Baseline:
 
     label: str  # of their row in a table of scores; `{}` stands for the images per class
     size: Literal["stored", "decoded", "whole"]  # images per class: as the set stores, as it decodes to, or all
-    draw: Draw | None  # None: drawn by herding, which needs an extractor
+    draw: Draw | None  # None: the caller of `score_set` draws it, because it needs more than the real data
 
     def per_class(self, *, stored: int, decoded: int) -> int:
         """Images per class, beside a set that stores and decodes to so many; 0 for the whole split."""
@@ -45,6 +45,12 @@ BASELINES: dict[str, Baseline] = {
         label="random real, {} per class",
         size="decoded",
         draw=lambda real, per_class, seed, repeat: random_subset(real, per_class, seed, repeat),
+    ),
+    "mosaic": Baseline(
+        # what a set starts from: as many mosaics of random real images as are stored, decoded as the set is
+        label="mosaics of real images, {} per class",
+        size="stored",
+        draw=None,
     ),
     "herding": Baseline(
         # as many real images as are stored, chosen by herding on features of the pool's first member

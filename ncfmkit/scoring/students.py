@@ -5,8 +5,10 @@ the test set that way.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from ncfmkit.progress import Tracker, track
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime, device_name, versions
 from ncfmkit.scoring.baselines import BASELINES, check_baselines
-from ncfmkit.training import StackedModels, Weights, accuracy, fresh_state, train
+from ncfmkit.training import Checkpoint, StackedModels, Weights, accuracy, batch_plan, fresh_state, train
 
 NO_SCORE = "or --repeats 0"  # what else a user can do who has no test split
 
@@ -49,7 +51,8 @@ def score(
 
     Returns:
         `last` and `best`: mean, std (of the sample, 0 for one student) and values of the test accuracy, fractions;
-        `n`, `epochs`, `evaluations`, `decoded` (images trained on), `seconds`.
+        `n`, `epochs`, `steps` (gradient steps of each student), `evaluations`, `decoded` (images trained on),
+        `seconds`.
     """
     start = time.monotonic()
     together = side_by_side(len(sets), test.images.shape[-1], runtime)
@@ -69,6 +72,7 @@ def score(
     return {
         "decoded": len(sets[0]),
         "epochs": settings.epochs,
+        "steps": settings.epochs * batch_plan(len(sets[0]), settings.batch)[0],
         "evaluations": settings.evaluations,
         "n": len(sets),
         "last": _summary(last),
@@ -116,18 +120,23 @@ def score_set(
     *,
     stored: int,
     baselines: Sequence[str],
+    mosaic: Callable[[int], LabeledImages],
     herding: Callable[[int], LabeledImages],
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Scores of a set and of each baseline, as `scores.json` holds them.
 
+    Students of a baseline take as many gradient steps as those of the set: a set of a quarter of the images is trained
+    for four times the epochs. Students of the whole training split take more where its own epochs amount to more.
+
     Args:
         distilled: the set, decoded.
-        settings: `network` and `student` are the students', `pool.epochs` the epochs on the whole training split where
-            `student.whole_epochs` does not say.
+        settings: `network` and `student` are the students'; `student.whole_epochs`, or else `pool.epochs`, are the
+            fewest epochs on the whole training split.
         stored: stored images per class of the set.
         baselines: names of rows of `BASELINES`.
-        herding: gives the herded subset of that many images per class; called only if asked for.
+        mosaic: gives real mosaics like the set's own, decoded, for the repeat of that number.
+        herding: gives the herded subset of that many images per class. Both are called only if asked for.
 
     Raises:
         UserError: there is no test split, or too few images for a baseline.
@@ -136,21 +145,25 @@ def score_set(
     build, test = network_builder(settings.network, real), labeled(real, real.test_split(otherwise=NO_SCORE))
     decoded = len(distilled) // len(real.classes)
     check_baselines(real, baselines, stored=stored, decoded=decoded)
+    steps = students.epochs * batch_plan(len(distilled), students.batch)[0]
     rows = []
     for name in ("distilled", *baselines):
-        epochs = students.epochs
+        least = 1
         if name == "distilled":
             label, sets = f"distilled, {stored} per class", [distilled] * repeats
         else:
             baseline = BASELINES[name]
             per_class = baseline.per_class(stored=stored, decoded=decoded)
             label = baseline.label.format(per_class)
-            if baseline.draw is None:
-                sets = [herding(per_class)] * repeats
-            else:
+            if baseline.draw is not None:
                 sets = [baseline.draw(real, per_class, settings.seed, repeat) for repeat in range(repeats)]
+            elif name == "mosaic":
+                sets = [mosaic(repeat) for repeat in range(repeats)]
+            else:
+                sets = [herding(per_class)] * repeats
             if baseline.size == "whole":
-                epochs = students.whole_epochs or settings.pool.epochs
+                least = students.whole_epochs or settings.pool.epochs
+        epochs = max(least, math.ceil(steps / batch_plan(len(sets[0]), students.batch)[0]))
         result = score(
             sets,
             test,
@@ -160,7 +173,7 @@ def score_set(
             runtime=runtime,
             title=f"students: {label}",
         )
-        images = stored * len(real.classes) if name == "distilled" else len(sets[0])
+        images = stored * len(real.classes) if name in ("distilled", "mosaic") else len(sets[0])
         about = {"set": name, "label": label, "images": images, "network": describe_network(settings.network)}
         rows.append(about | result)
     return {"device": device_name(runtime.device), "precision": runtime.precision, "versions": versions(), "rows": rows}
@@ -174,10 +187,11 @@ def train_student(
     test: LabeledImages | None,
     seed: int,
     runtime: Runtime,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Weights, float | None]:
     """One student to keep: its parameters, and its accuracy on `test` where there is one."""
     models = StackedModels(build, 1, runtime)
     models.load([fresh_state(build, seed, "student", 0)])
-    with track("student", settings.epochs) as bar:
-        train(models, [data], settings, seed=seed, keys=[0], bar=bar)
+    with track("student", settings.epochs) as bar, checkpoint.training() if checkpoint else nullcontext():
+        train(models, [data], settings, seed=seed, keys=[0], bar=bar, checkpoint=checkpoint)
     return models.states()[0], accuracy(models, test)[0] if test is not None else None

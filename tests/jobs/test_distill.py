@@ -82,10 +82,10 @@ def test_manifest(scored: Path) -> None:
 
 def test_score_rows(scored: Path) -> None:
     rows = json.loads((scored / "scores.json").read_text())["rows"]
-    assert [r["set"] for r in rows] == ["distilled", "random", "random-decoded", "herding", "whole"]
-    assert [r["images"] for r in rows] == [10, 10, 40, 10, 1347]
-    assert [r["decoded"] for r in rows] == [40, 10, 40, 10, 1347]
-    assert [r["epochs"] for r in rows] == [3, 3, 3, 3, 1]
+    assert [r["set"] for r in rows] == ["distilled", "random", "random-decoded", "mosaic", "herding", "whole"]
+    assert [r["images"] for r in rows] == [10, 10, 40, 10, 10, 1347]
+    assert [r["decoded"] for r in rows] == [40, 10, 40, 40, 10, 1347]
+    assert [r["steps"] for r in rows] == [3, 3, 3, 3, 3, 11]  # one epoch of the whole split in 11 batches
     for row in rows:
         assert row["n"] == 2 == len(row["last"]["values"])
         assert row["network"] == "convnet-2 width 8"
@@ -473,7 +473,7 @@ def test_a_run_on_real_data_that_are_open(tmp_path: Path, real: RealData, runtim
     assert result.classes == real.classes
     assert result.images.shape == (2 * len(real.classes), real.channels, real.size, real.size)
     assert not torch.equal(result.images, set_file.load(start_images(real, settings, runtime, tmp_path)).images)
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(UserError, match="already exists and holds a run"):
         distill_job.distill_real(real, settings, runtime, folder=tmp_path / "run", source=source)
 
 

@@ -90,7 +90,7 @@ def test_bad_input_is_found_before_students_are_trained(small: Path) -> None:
     with pytest.raises(UserError, match="pass --license"):
         pack(small, packing=Packing(layout="parquet"), score=measure)
     Path("there").mkdir()
-    with pytest.raises(UserError, match="there is there already"):
+    with pytest.raises(UserError, match="there already exists: pass --force"):
         pack(small, packing=Packing(layout="png"), out=Path("there"), score=measure)
     assert not measure.seen
 
