@@ -112,6 +112,8 @@ def _batch(
 class Checkpoint(Protocol):
     """Where the state of a training is kept, see :func:`train`; `training` is entered around it."""
 
+    done: int  # epochs that an earlier process trained
+
     def training(self) -> AbstractContextManager[None]: ...
 
     def load(self) -> dict[str, Any] | None: ...
@@ -155,7 +157,6 @@ def train(
         optimizer.load_state_dict(stored["optimizer"])
         scaler.load_state_dict(stored["scaler"])
         done = stored["epoch"]
-        bar.advance(done * models.size)
     for epoch in range(done, settings.epochs):
         passed = sum(epoch >= settings.epochs * m for m in settings.milestones)
         for group in optimizer.param_groups:

@@ -270,6 +270,7 @@ def train_student(
     """One student to keep: its parameters, and its accuracy on `test` where there is one."""
     models = StackedModels(build, 1, runtime)
     models.load([fresh_state(build, seed, "student", 0)])
-    with track("student", settings.epochs) as bar, checkpoint.training() if checkpoint else nullcontext():
+    done = checkpoint.done if checkpoint else 0
+    with track("student", settings.epochs, done) as bar, checkpoint.training() if checkpoint else nullcontext():
         train(models, [data], settings, seed=seed, keys=[0], bar=bar, checkpoint=checkpoint)
     return models.states()[0], accuracy(models, test)[0] if test is not None else None
