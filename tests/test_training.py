@@ -367,7 +367,7 @@ def test_one_geometric_operation_per_batch_and_a_draw_per_image(real, runtime, m
 def test_batches_are_mixed_as_often_as_asked(
     real, runtime, monkeypatch, kind: Any, settings: dict, share: float
 ) -> None:
-    """Images and targets both, half of the batches by default; only an image with a box pasted in has a mixed target."""
+    """By default half of the batches; only an image with a box pasted in has a mixed target."""
     originals = {image.numpy().tobytes() for image in normalized(real, torch.float32)}
     mixed: list[bool] = []
     logits, cross_entropy = StackedModels.logits, F.cross_entropy
