@@ -18,6 +18,7 @@ def evaluate(
     data: o.MadeFrom,
     baselines: o.Baselines = "none",
     set_: o.Set = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
@@ -34,7 +35,11 @@ def evaluate(
     settings = job.settings_for(result, overrides)
     names = parse_baselines(baselines)
     runtime = choose_runtime(settings.runtime)
-    scores = job.evaluate(result, data.open(settings), settings, runtime, baselines=names)
+    real = data.open(settings)
+    if dry_run:
+        o.show_estimate(job.estimate(result, real, settings, runtime, baselines=names), json)
+        return
+    scores = job.evaluate(result, real, settings, runtime, baselines=names)
     if json:
         o.print_json(scores)
         return

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -17,6 +17,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.progress import is_shown
 
 if TYPE_CHECKING:
+    from ncfmkit.estimate import Stage
     from ncfmkit.jobs.evaluate import Scoring
     from ncfmkit.real.arguments import DataArguments
 
@@ -86,6 +87,9 @@ Set = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="overwrite an existing output, once the new one is ready")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="print the plan and how long it takes, write no output, and stop")
+]
 Baselines = Annotated[
     str,
     typer.Option(
@@ -236,6 +240,18 @@ def parse_set(pairs: list[str] | None, read: Collection[str]) -> dict[str, str]:
             raise UserError(f"--set {key}: this command does not use the setting {key}")
         values[key] = value.strip()
     return values
+
+
+def show_estimate(stages: "Iterable[Stage]", json: bool) -> None:
+    """For `--dry-run`: the stages as they are measured, and the total on stdout."""
+    from ncfmkit.estimate import announce, duration, total_seconds
+
+    known = announce(stages)
+    seconds = total_seconds(known)
+    if json:
+        print_json({"estimate": [dataclasses.asdict(stage) for stage in known], "seconds": seconds})
+    else:
+        print(f"nothing was written; this takes about {duration(seconds)}")
 
 
 def print_json(content: Any) -> None:

@@ -22,6 +22,7 @@ def pretrain(
     *,
     recipe: o.Recipe = None,
     set_: o.Set = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
@@ -35,7 +36,11 @@ def pretrain(
 
     settings = make_settings(data.data, recipe, overrides)
     runtime = choose_runtime(settings.runtime)
-    pool = job.pretrain(data.open(settings), settings, runtime)
+    real = data.open(settings)
+    if dry_run:
+        o.show_estimate(job.estimate(real, settings, runtime), json)
+        return
+    pool = job.pretrain(real, settings, runtime)
     if json:
         o.print_json({"key": pool.key, "accuracies": pool.accuracies, "seconds": pool.seconds})
     else:

@@ -29,6 +29,7 @@ def train(
     ] = None,
     set_: o.Set = None,
     force: o.Force = False,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
@@ -51,7 +52,11 @@ def train(
     if data is not None:
         data.check(settings)
     check_free(out, force=force)
-    metadata = job.train(result, data.open(settings) if data else None, settings, runtime, out=out, force=force)
+    real = data.open(settings) if data else None
+    if dry_run:
+        o.show_estimate(job.estimate(result, real, settings, runtime), json)
+        return
+    metadata = job.train(result, real, settings, runtime, out=out, force=force)
     if json:
         o.print_json({"student": str(out), **metadata})
         return

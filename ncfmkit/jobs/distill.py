@@ -4,7 +4,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from ncfmkit._version import __version__
 from ncfmkit.config import Settings, from_dict, to_dict
 from ncfmkit.distillation import loop
 from ncfmkit.distillation.initial import from_images, initialize
-from ncfmkit.distillation.pool import Pool, open_pool
+from ncfmkit.distillation.memory import planned_bytes
+from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
 from ncfmkit.errors import UserError
-from ncfmkit.files import write_atomic, write_json
+from ncfmkit.estimate import Stage, announce, total_seconds
+from ncfmkit.files import format_bytes, write_atomic, write_json
 from ncfmkit.jobs.evaluate import real_mosaics
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decoded_count
@@ -88,16 +90,69 @@ def start(
     overrides: dict[str, Any],
 ) -> Path:
     """As :func:`distill`: opens the real data, after what can be checked without them. Returns the run directory."""
+    settings, folder, names = _requested(source, recipe, out, force, baselines, overrides)
+    runtime = choose_runtime(settings.runtime)
+    real = source.open(settings)
+    distill_real(real, settings, runtime, folder=folder, force=force, source=source, baselines=names)
+    return folder
+
+
+def dry_run(
+    source: DataArguments,
+    *,
+    recipe: str | None,
+    out: str | Path | None,
+    force: bool = False,
+    baselines: Sequence[str],
+    overrides: dict[str, Any],
+) -> dict[str, Any]:
+    """What :func:`start` would do: every check that it makes, its plan, and a measured estimate. Writes no run.
+
+    The store of the real data and compiled code go to the cache, where the run finds them.
+
+    Returns:
+        `run` (the directory), `writes` (its files), `data`, `settings`, `device`, `precision`, `compile`, `plan`
+        (`chunk`, `kept_graphs`, `classes_per_batch`), `memory` (bytes that a step takes on the device),
+        `estimate` (rows of `name`, `work`, `seconds`) and `seconds`, their sum.
+    """
+    settings, folder, names = _requested(source, recipe, out, force, baselines, overrides)
+    runtime = choose_runtime(settings.runtime)
+    real = source.open(settings)
+    settings, images = _checked(real, settings, names)
+    problem, state, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
+    notice(_headline(real, settings))
+    notice(f"device: {runtime.describe()}")
+    memory = planned_bytes(problem, state, plan)
+    notice(f"memory of a step: {format_bytes(memory)}; {plan.describe()}")
+    stages = announce(_estimate(real, settings, runtime, images, names, steps_done=0))
+    info = _run_info(real, settings, runtime, source, names)
+    return {
+        "run": str(folder),
+        "writes": [str(folder / name) for name in ARTIFACTS if settings.student.repeats or name != "scores.json"],
+        **{key: info[key] for key in ("data", "settings", "device", "precision", "compile", "baselines")},
+        "plan": dataclasses.asdict(plan),
+        "memory": memory,
+        "estimate": [dataclasses.asdict(stage) for stage in stages],
+        "seconds": total_seconds(stages),
+    }
+
+
+def _requested(
+    source: DataArguments,
+    recipe: str | None,
+    out: str | Path | None,
+    force: bool,
+    baselines: Sequence[str],
+    overrides: dict[str, Any],
+) -> tuple[Settings, Path, tuple[str, ...]]:
+    """Settings, run directory and baselines: what can be checked before the data are opened."""
     settings = make_settings(source.data, recipe, overrides)
     names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
     folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}")
-    runtime = choose_runtime(settings.runtime)
     source.check(settings)
     RunDirectory.free(folder, force=force)
-    real = source.open(settings)
-    distill_real(real, settings, runtime, folder=folder, force=force, source=source, baselines=names)
-    return folder
+    return settings, folder, names
 
 
 def distill_real(
@@ -122,18 +177,61 @@ def distill_real(
         UserError, NonFiniteLossError, Interrupted: as :func:`distill`.
     """
     # Check: what would fail late fails now, before an extractor is trained and before anything is written.
-    settings = resolve(settings, real)
-    images = _initial_images(settings, real)
-    if settings.student.repeats:
-        real.test_split(otherwise=students.NO_SCORE)
-        d = settings.distill
-        decoded = decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class)
-        check_baselines(real, baselines, stored=d.ipc, decoded=decoded)
+    settings, images = _checked(real, settings, baselines)
     loop.prepare(real, settings, Pool.empty(), images, runtime)
 
     run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines), force=force)
     with run.alone():
         _complete(run, real, settings, runtime, images, baselines)
+
+
+def _checked(real: RealData, settings: Settings, baselines: Sequence[str]) -> tuple[Settings, torch.Tensor]:
+    """The settings with what the data decide, and the initial images.
+
+    Raises:
+        UserError: no test split, or too few images for a baseline.
+    """
+    settings = resolve(settings, real)
+    images = _initial_images(settings, real)
+    if settings.student.repeats:
+        real.test_split(otherwise=students.NO_SCORE)
+        check_baselines(real, baselines, stored=settings.distill.ipc, decoded=_decoded_per_class(settings))
+    return settings, images
+
+
+def _decoded_per_class(settings: Settings) -> int:
+    d = settings.distill
+    return decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class)
+
+
+def _estimate(
+    real: RealData,
+    settings: Settings,
+    runtime: Runtime,
+    images: torch.Tensor,
+    baselines: Sequence[str],
+    *,
+    steps_done: int,
+) -> Iterator[Stage]:
+    """What is left of a run, stage by stage, each measured when it is asked for."""
+    d = settings.distill
+    yield from estimate_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
+    if d.steps > steps_done:
+        problem, _, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
+        yield from loop.estimate_steps(problem, images, plan, steps=d.steps - steps_done)
+    yield from students.estimate_scores(
+        real, settings, stored=d.ipc, decoded=_decoded_per_class(settings), baselines=baselines, runtime=runtime
+    )
+
+
+def _headline(real: RealData, settings: Settings) -> str:
+    d = settings.distill
+    return (
+        f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
+        f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
+        f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
+        + (f"; {real.skipped} unreadable images passed over" if real.skipped else "")
+    )
 
 
 def resume(
@@ -235,13 +333,9 @@ def _complete(
     for earlier in run.replaced():
         notice(f"the earlier run stays in {earlier} until this one is done")
     with interrupts.keeping(run.kept):
-        notice(
-            f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
-            f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
-            f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
-            + (f"; {real.skipped} unreadable images passed over" if real.skipped else "")
-        )
+        notice(_headline(real, settings))
         notice(f"device: {runtime.describe()}")
+        announce(_estimate(real, settings, runtime, images, baselines, steps_done=run.steps_done()))
 
         # The method: a pool of extractors, then the loop.
         pool = open_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)

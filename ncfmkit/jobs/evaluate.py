@@ -1,14 +1,15 @@
 """`ncfmkit evaluate`: students trained on a set and scored on real data."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ncfmkit.config import NetworkSettings, Settings, check, from_dict, override
+from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, from_dict, override
 from ncfmkit.distillation.initial import initialize
-from ncfmkit.distillation.pool import open_pool
+from ncfmkit.distillation.pool import estimate_pool, open_pool
 from ncfmkit.errors import UserError
+from ncfmkit.estimate import Stage, announce
 from ncfmkit.images import LabeledImages
 from ncfmkit.jobs.setup import check_fits, read_class_list, resolve
 from ncfmkit.progress import notice
@@ -42,17 +43,14 @@ def evaluate(
     Raises:
         UserError: the set and the data have other classes or image shapes, or no student is asked for.
     """
-    if not settings.student.repeats:
-        raise UserError("--repeats 0: expected 1 or more students to score a set with")
-    check_fits(result, real)
+    settings = _checked(result, real, settings)
     if real.fingerprint != result.manifest["source"]["fingerprint"]:
         notice(f"{real.name} is not byte for byte what the set was made from: other data, or read in another way")
     notice(f"device: {runtime.describe()}")
-    settings = resolve(settings, real)
+    announce(estimate(result, real, settings, runtime, baselines=baselines))
 
     def herding(count: int) -> LabeledImages:
-        one = dataclasses.replace(settings.pool, members=1)
-        pool = open_pool(real, settings.network, one, seed=settings.seed, runtime=runtime)
+        pool = open_pool(real, settings.network, _one_member(settings), seed=settings.seed, runtime=runtime)
         return herded_subset(real, count, pool.final[0], settings.network, runtime)
 
     return students.score_set(
@@ -76,6 +74,35 @@ def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -
     factor = result.manifest["decode"]["factor"]
     images = initialize("mix", real, ipc=result.ipc, factor=factor, seed=drawn)
     return dataclasses.replace(result, images=to_bytes(images), soft_labels=None, levels=None).labeled()
+
+
+def estimate(
+    result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime, *, baselines: Sequence[str] = ()
+) -> Iterator[Stage]:
+    """What :func:`evaluate` would train, measured.
+
+    Raises:
+        UserError: as :func:`evaluate`.
+    """
+    settings = _checked(result, real, settings)
+    if "herding" in baselines:
+        pool = _one_member(settings)
+        yield from estimate_pool(real, settings.network, pool, seed=settings.seed, runtime=runtime)
+    decoded = len(result.labeled()) // len(result.classes)
+    yield from students.estimate_scores(
+        real, settings, stored=result.ipc, decoded=decoded, baselines=baselines, runtime=runtime
+    )
+
+
+def _checked(result: SyntheticSet, real: RealData, settings: Settings) -> Settings:
+    if not settings.student.repeats:
+        raise UserError("--repeats 0: expected 1 or more students to score a set with")
+    check_fits(result, real)
+    return resolve(settings, real)
+
+
+def _one_member(settings: Settings) -> PoolSettings:
+    return dataclasses.replace(settings.pool, members=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """`ncfmkit train`: one student to keep."""
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import Module
 
 from ncfmkit import interrupts, networks
 from ncfmkit._version import __version__
 from ncfmkit.config import NetworkSettings, Settings, to_dict
 from ncfmkit.errors import Interrupted, UserError
+from ncfmkit.estimate import Stage, announce
 from ncfmkit.files import check_free
-from ncfmkit.images import labeled
+from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.jobs.setup import check_fits
 from ncfmkit.progress import notice
 from ncfmkit.real.store import RealData
@@ -48,12 +51,8 @@ def train(
         UserError: the data do not fit the set, `out` exists or cannot be written, or another training was interrupted.
         Interrupted: Ctrl-C or SIGTERM; the state is saved first.
     """
-    if real is not None:
-        check_fits(result, real)
     check_free(out, force=force)
-    test = labeled(real, real.test_split()) if real is not None else None
-    channels, size = result.images.shape[1], result.images.shape[-1]
-    network = networks.resolve_network(settings.network, size)
+    network, build, test = _checked(result, real, settings)
     notice(f"device: {runtime.describe()}")
     decisive = {
         "set": result.manifest[DIGEST_KEY],
@@ -64,9 +63,10 @@ def train(
     }
     checkpoint = Checkpoint(out.with_name(f"{out.name}.checkpoint"), decisive, settings.student.epochs, force=force)
     with interrupts.keeping(checkpoint.kept), cpu_threads(checkpoint.threads):
+        announce(estimate(result, real, settings, runtime, epochs_done=checkpoint.done))
         state, accuracy = students.train_student(
             result.labeled(),
-            networks.builder(network, channels=channels, classes=len(result.classes), size=size),
+            build,
             settings.student,
             test=test,
             seed=settings.seed,
@@ -78,6 +78,31 @@ def train(
             student_file.save(state, metadata, out)
             checkpoint.path.unlink(missing_ok=True)
     return metadata
+
+
+def estimate(
+    result: SyntheticSet, real: RealData | None, settings: Settings, runtime: Runtime, *, epochs_done: int = 0
+) -> Iterator[Stage]:
+    """What :func:`train` would train, measured.
+
+    Raises:
+        UserError: the data do not fit the set.
+    """
+    _, build, test = _checked(result, real, settings)
+    left = dataclasses.replace(settings.student, epochs=settings.student.epochs - epochs_done)
+    return students.estimate_student(result.labeled(), build, left, test=test, runtime=runtime)
+
+
+def _checked(
+    result: SyntheticSet, real: RealData | None, settings: Settings
+) -> tuple[NetworkSettings, Callable[[], Module], LabeledImages | None]:
+    """The network with what the images decide, its builder, and what it is tested on."""
+    if real is not None:
+        check_fits(result, real)
+    test = labeled(real, real.test_split()) if real is not None else None
+    channels, size = result.images.shape[1], result.images.shape[-1]
+    network = networks.resolve_network(settings.network, size)
+    return network, networks.builder(network, channels=channels, classes=len(result.classes), size=size), test
 
 
 def _metadata(

@@ -9,6 +9,7 @@ import torch
 
 from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
+from ncfmkit.estimate import seconds_per_call
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import track
@@ -137,6 +138,20 @@ def herded_subset(
             rows.append(start + herd(torch.cat(parts).double().cpu(), per_class))
             bar.advance()
     return subset(real, np.stack(rows))
+
+
+@torch.no_grad()
+def herding_seconds(real: RealData, per_class: int, network: NetworkSettings, runtime: Runtime) -> float:
+    """Seconds that :func:`herded_subset` takes, measured on one batch."""
+    extractor, data = network_builder(network, real)().to(runtime.device), labeled(real, real.train)
+    index = np.arange(min(256, len(data)))
+
+    def one_batch() -> None:
+        feat_ND = extractor.features(data.normalized(index, runtime.device))
+        herd(feat_ND.double().cpu(), min(per_class, len(index)))
+
+    one = seconds_per_call(one_batch, runtime.device, compiled=False)
+    return one * len(data) / len(index)
 
 
 def herd(feat_ND: torch.Tensor, count: int) -> np.ndarray:

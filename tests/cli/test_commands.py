@@ -162,6 +162,29 @@ def test_distill_json(tmp_path: Path) -> None:
     assert "extractor pool:" in result.stderr
 
 
+def test_dry_runs_write_nothing(tmp_path: Path, done: Path) -> None:
+    before = content(tmp_path)
+    text = succeeds("distill", "digits", *TINY, "--out", "new", "--dry-run").stdout
+    assert "8 steps of lr 0.01, ncfd, 32 frequencies (learned), 32 real images per class" in text
+    assert "new/synthetic.safetensors" in text
+    assert "nothing was written: leave out --dry-run to start" in text
+    found = one_object(succeeds("distill", "digits", *TINY, "--out", "new", "--dry-run", "--json"))
+    assert found["plan"].keys() == {"chunk", "kept_graphs", "classes_per_batch"}
+    assert found["seconds"] > 0
+    for command in (
+        ["pretrain", "digits", "--width", "7", "--pool", "2", "--compile", "off"],
+        ["evaluate", done, "--data", "digits", *QUICK],
+        ["train", done, "--student-epochs", "9", "--compile", "off"],
+    ):
+        result = succeeds(*command, "--dry-run")
+        assert re.fullmatch(r"nothing was written; this takes about .*\n", result.stdout)
+        assert "estimate, measured on the first steps:" in result.stderr
+        assert one_object(succeeds(*command, "--dry-run", "--json"))["estimate"][0]["seconds"] > 0
+    assert content(tmp_path) == before
+    refused("distill", "--resume", done, "--dry-run", says="pass nothing else with it")
+    refused("evaluate", done, "--data", "digits", "--repeats", "0", "--dry-run", says="expected 1 or more students")
+
+
 def test_other_commands_json(tmp_path: Path, done: Path) -> None:
     student = tmp_path / "student.safetensors"
     scores = one_object(succeeds("evaluate", done, "--data", "digits", *QUICK, "--json"))

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,20 @@ from PIL import Image
 from safetensors import safe_open
 from small_runs import TINY, make_folder, set_bytes, start, steps_logged
 
+from ncfmkit import estimate
 from ncfmkit.config import RuntimeSettings, Settings, override
 from ncfmkit.distillation import loop
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
+from ncfmkit.estimate import Stage
 from ncfmkit.files import digest
 from ncfmkit.jobs import distill as distill_job
 from ncfmkit.jobs import setup
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
-from ncfmkit.run import RunDirectory
+from ncfmkit.run import RunDirectory, load_run
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
 from ncfmkit.sets import set_file
@@ -117,6 +119,88 @@ def test_same_settings_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None
     assert set_bytes(one) == set_bytes(two)
     assert (one / "preview.png").read_bytes() == (two / "preview.png").read_bytes()
     assert set_file.load(other).manifest["sha256"]["images"] != set_file.load(one).manifest["sha256"]["images"]
+
+
+@pytest.mark.parametrize("compile_", ["off", "on"])
+@pytest.mark.filterwarnings("default")  # torch's compiler warns of itself
+def test_a_run_ends_with_the_same_bytes_without_its_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compile_: str
+) -> None:
+    """Everything that a step and a student are made of: psi, both optimizers, a pool that is trained, herding."""
+    told: list[list[Stage]] = []
+
+    def announce(stages: Iterable[Stage]) -> list[Stage]:
+        told.append(estimate.announce(stages))
+        return told[-1]
+
+    def run(name: str) -> Path:
+        monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / f"cache of {name}"))  # each run trains its pool
+        more: dict[str, Any] = {"distill__sampler": "learned", "student__repeats": 2, "runtime__compile": compile_}
+        return start(tmp_path / name, baselines=("random", "herding"), **more)
+
+    monkeypatch.setattr(distill_job, "announce", announce)
+    estimated = run("estimated")
+    monkeypatch.setattr(distill_job, "announce", lambda stages: [])
+    plain = run("plain")
+    assert [stage.name for stage in told[0]] == [
+        "extractor pool",
+        "distilling",
+        "students: distilled, 1 per class",
+        "students: random real, 1 per class",
+        "herding",
+        "students: herding, 1 per class",
+    ]
+    assert set_bytes(estimated) == set_bytes(plain)
+    one, two = ([row["last"]["values"] for row in load_run(path)["scores"]["rows"]] for path in (estimated, plain))
+    assert one == two
+    logged = [
+        [(row["matching"], row["calibration"]) for row in RunDirectory(path).metrics()] for path in (estimated, plain)
+    ]
+    assert logged[0] == logged[1]
+
+
+def test_the_estimate_of_a_resumed_run_is_of_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*arguments: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(students, "score_set", stop)
+        with pytest.raises(Interrupted):
+            start(folder)
+    for newer in (folder / "checkpoint").glob("step-*12.pt"):
+        newer.unlink()
+    capsys.readouterr()
+    distill_job.resume(folder)
+    said = capsys.readouterr().err
+    assert "  distilling: 4 steps, about" in said
+    assert "extractor pool: 2 x" not in said  # it is in the cache
+    distill_job.resume(folder)
+    assert "measured on the first steps" not in capsys.readouterr().err
+
+
+def test_a_dry_run_plans_what_the_run_does(tmp_path: Path, scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = TINY | {"distill.factor": 2, "student.repeats": 2, "student.whole_epochs": 1}
+    baselines = ("random", "random-decoded", "herding", "whole")
+    found = distill_job.dry_run(
+        DataArguments(data="digits"), recipe=None, out=None, baselines=baselines, overrides=overrides
+    )
+    assert list(tmp_path.iterdir()) == []
+    info = load_run(scored)
+    assert {key: found[key] for key in ("data", "settings", "device", "precision", "compile", "baselines")} == {
+        key: info[key] for key in ("data", "settings", "device", "precision", "compile", "baselines")
+    }
+    stages = {stage["name"]: stage for stage in found["estimate"]}
+    assert [f"students: {row['label']}" for row in info["scores"]["rows"]] == [n for n in stages if "students" in n]
+    for row in info["scores"]["rows"]:
+        assert stages[f"students: {row['label']}"]["work"] == f"{row['n']} x {row['epochs']} epochs"
+    assert stages["distilling"]["work"] == "12 steps"
+    assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages.values()))
+    assert found["memory"] > 0
+    assert {Path(name).name for name in found["writes"]} == set(distill_job.ARTIFACTS)
 
 
 def test_no_steps_keep_the_initialization(tmp_path: Path) -> None:
