@@ -1,7 +1,7 @@
-"""Real data that fit a model: opened as they are, and if they do not fit, with the flags that mend it.
+"""Opens real data that match a model; if they do not, the error names the flags that make them match.
 
-They are opened here and not by the commands: which flags mend it depends on the contract of the model, and a model is
-opened, and a request checked, before the minutes that reading data can take.
+The data are opened here and not by the commands, because the flags depend on the model's contract, and the model and
+the request are checked before reading the data, which can take minutes.
 """
 
 from collections.abc import Sequence

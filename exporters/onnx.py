@@ -1,4 +1,4 @@
-"""A student as an ONNX file, through torch's exporter; static int8 of it is in quantize.py."""
+"""Exports a student as an ONNX file with torch's exporter; static int8 quantization is in quantize.py."""
 
 import importlib
 import json

@@ -1,7 +1,7 @@
-"""ONNX Runtime's providers, and sessions that run where they were asked to, or not at all.
+"""ONNX Runtime's providers, and sessions that run on the requested provider or fail.
 
-ONNX Runtime lists providers that cannot load, and falls back to the CPU with a line in its log. Here a session is only
-returned if the provider is in it and the nodes that do the work were placed on it.
+ONNX Runtime lists providers that cannot load, and falls back to the CPU with only a log line. A session is returned
+only if it has the provider and the nodes that do the work were placed on it.
 """
 
 import ctypes

@@ -1,10 +1,10 @@
-"""TensorRT engines: built from an ONNX file, kept with a JSON sidecar, opened where they were built, and run.
+"""TensorRT engines: built from an ONNX file, stored with a JSON sidecar, run on the machine that built them.
 
-Not yet run on a machine with TensorRT: `python -m pytest -m gpu tests/exporters/test_tensorrt.py` on one would show it.
+Not yet run on a machine with TensorRT; `python -m pytest -m gpu tests/exporters/test_tensorrt.py` tests it there.
 
-An engine holds compiled code for one GPU and one TensorRT. The sidecar, the engine's name and `.json`, says which, and
-what the model takes and gives. It guards against damage and mix-ups, not against forgery: opening an engine can run
-code that it carries, so open only those from where you would take a program.
+An engine contains compiled code for one GPU and one version of TensorRT. The sidecar, the engine's name with `.json`,
+records both, and the model's inputs and outputs. It guards against damage and mix-ups, not against forgery: opening an
+engine can run code that it contains, so open only engines from sources that you trust.
 
 Shapes: N images, C channels, H = W side, K classes.
 """

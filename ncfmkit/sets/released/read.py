@@ -1,6 +1,6 @@
 """Distilled sets as other projects release them: tensors saved with torch, or a folder of pictures.
 
-Axes: N images, C channels, H = W side, K classes. Nothing here knows the real data: what it reads is as in the file.
+Axes: N images, C channels, H = W side, K classes. The real data are not known here: values are returned as stored.
 """
 
 import os

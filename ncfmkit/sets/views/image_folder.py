@@ -1,6 +1,6 @@
-"""A set as a folder of class folders, as `torchvision.datasets.ImageFolder` reads it: `FOLDER/00000.png`.
+"""A set as class folders of pictures, `FOLDER/00000.png`, as `torchvision.datasets.ImageFolder` reads them.
 
-Pictures count up within their class. Soft labels lie beside the folders in `soft_labels.npy`, float16 `[D, K]`: the
+Pictures are numbered within their class. Soft labels are in `soft_labels.npy` beside the folders, float16 `[D, K]`: the
 logits of all D decoded images over the K classes.
 """
 

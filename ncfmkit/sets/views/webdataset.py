@@ -1,11 +1,11 @@
-"""A set as WebDataset shards: tar files `NAME-000000.tar`, one picture with its label and soft labels after another.
+"""A set as WebDataset shards: tar files `NAME-000000.tar` of samples with picture, label and soft labels.
 
-Sample i has the members `{i:08d}.cls` (its label), `.json` (class, label, index), `.npy` (soft labels, where the set
-has them) and `.png` or `.webp`, in this order. They are read header by header, without `tarfile.open`: what comes next
-is known, so a link, a long name or a sparse file is refused before anything of it is obeyed.
+Sample i has the members `{i:08d}.cls` (its label), `.json` (class, label, index), `.npy` (soft labels, if the set has
+them) and `.png` or `.webp`, in this order. They are read header by header, without `tarfile.open`: the expected members
+are known, so a link, a long name or a sparse file is rejected before it has any effect.
 
-`classes.txt` beside the shards names the classes, line by line, for readers of WebDataset in ncfmkit. It is left out
-where a name would not come back from such a file: with a line break in it, blank, or with spaces around it.
+`classes.txt` beside the shards has the class names, one per line, for ncfmkit's own reader of WebDataset. It is left
+out if a name is blank, contains a line break or is surrounded by spaces, and so could not be read back.
 """
 
 import io
