@@ -13,7 +13,7 @@ import typer
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX classifier, such as `ncfmkit export` writes")],
     paths: Annotated[
-        list[str], typer.Argument(metavar="FILES|FOLDERS", help="pictures: PNG, JPEG, WebP, BMP; folders of them")
+        list[str], typer.Argument(metavar="FILES|FOLDERS", help="pictures (JPEG, PNG, TIFF, GIF, WebP, ...), folders")
     ],
     *,
     topk: Annotated[

@@ -1,8 +1,6 @@
 """`ncfmkit distill`: pool, steps, the set, its pictures, its scores and one page, all in a run directory."""
 
 import dataclasses
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.files import write_atomic, write_json
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decoded_count
-from ncfmkit.progress import notice
+from ncfmkit.progress import command_line, notice
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
 from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
@@ -221,7 +219,7 @@ def _run_info(
 ) -> dict[str, Any]:
     return {
         "ncfmkit": __version__,
-        "command": shlex.join(["ncfmkit", *sys.argv[1:]]) if "ncfmkit" in Path(sys.argv[0]).name else None,
+        "command": command_line(),
         "arguments": dataclasses.asdict(source.absolute()),
         "baselines": list(baselines),
         "data": {
@@ -233,6 +231,8 @@ def _run_info(
             "channels": real.channels,
             "fingerprint": real.fingerprint,
             "skipped": real.skipped,
+            "changed": real.changed,
+            "left_out": real.left_out,
         },
         "settings": to_dict(settings),
         "seed": settings.seed,

@@ -9,10 +9,12 @@ from ncfmkit.config import DataSettings
 from ncfmkit.files import cache_dir, writable, write_atomic
 from ncfmkit.progress import notice
 from ncfmkit.real.building import build_store
+from ncfmkit.real.decode import COLORS, changes_text, readable_formats
 from ncfmkit.real.fingerprint import fingerprint, stat_key
+from ncfmkit.real.folders import left_out_text
 from ncfmkit.real.listing import Request, Source
 from ncfmkit.real.sources import find_source
-from ncfmkit.real.store import VERSION, RealData, lock_of, read_store
+from ncfmkit.real.store import RealData, lock_of, read_store
 
 
 def open_real(
@@ -36,7 +38,14 @@ def open_real(
         UserError: anything about the data or the settings that the user can mend.
     """
     source = find_source(Request(data, settings.classes, data_root or cache_dir() / "downloads", download))
-    opened = _open(source, settings, skip_bad)
+    opened = dataclasses.replace(_open(source, settings, skip_bad), left_out=dict(source.left_out))
+    if opened.left_out:
+        notice(f"{opened.name}: left out {left_out_text(opened.left_out)}")
+    total = len(opened.train.images) + (len(opened.test.images) if opened.test else 0)
+    color = next(name for name, channels in COLORS.items() if channels == opened.channels)
+    changed = changes_text(opened.changed, total, opened.size, color)
+    if changed:
+        notice(f"{opened.name}: {changed}")
     if opened.skipped:
         notice(f"{opened.name}: passed over {opened.skipped} images that cannot be decoded (--skip-bad)")
     return opened
@@ -45,7 +54,10 @@ def open_real(
 def _open(source: Source, settings: DataSettings, skip_bad: bool) -> RealData:
     """From the store that the index knows by the files' names, sizes and times; else by their content."""
     home = cache_dir() / "real"
-    preprocessing: dict[str, Any] = dataclasses.asdict(settings) | {"skip_bad": skip_bad, "version": VERSION}
+    # sets and runs keep the fingerprint: `version` rises only where the same files give other pixels; a setting that is
+    # gone stays in it with the one value that is left; what is skipped depends on what Pillow reads here
+    preprocessing: dict[str, Any] = dataclasses.asdict(settings) | {"convert_color": False, "version": 1}
+    preprocessing["skip_bad"] = skip_bad and readable_formats()
     index = home / "index" / stat_key(source, preprocessing)
     key = _indexed(index)
     if key is not None:
@@ -74,7 +86,9 @@ def _read_or_build(folder: Path, source: Source, settings: DataSettings, key: st
         opened = read_store(folder, source.name)  # another process may have written it meanwhile
         if opened is None:
             if folder.exists():
-                notice(f"{source.name}: its store in the cache is damaged: reading the source again")
+                notice(
+                    f"{source.name}: its store in the cache is damaged or of another version: reading the source again"
+                )
             build_store(folder, source, settings, key, skip_bad)
             opened = read_store(folder, source.name)
     assert opened is not None

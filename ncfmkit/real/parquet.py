@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ncfmkit.errors import UserError
-from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split
+from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split, kind_by_split
 from ncfmkit.real.paths import common_root, matching
 
 BATCH = 256  # rows in memory at once
@@ -21,7 +21,9 @@ def open_parquet(request: Request) -> Source:
     """A directory, file or glob of Parquet files; train and test are told apart by file name."""
     name, root, files = common_root(request.data, matching(request.data, ".parquet"))
     train, test = by_split(name, files)
-    return Source("parquet", name, root, (*train, *test), partial(_load, name, root, train, test))
+    return Source(
+        kind_by_split("parquet", train, test), name, root, (*train, *test), partial(_load, name, root, train, test)
+    )
 
 
 def _load(name: str, root: Path, train: list[str], test: list[str]) -> Listing:

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from ncfmkit.errors import UserError
-from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split
+from ncfmkit.real.decode import picture_suffixes
+from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split, kind_by_split
 from ncfmkit.real.paths import common_root, matching
-
-PICTURES = ("jpg", "jpeg", "png", "webp")
 
 
 def open_shards(request: Request) -> Source:
@@ -25,7 +24,9 @@ def open_shards(request: Request) -> Source:
     name, root, files = common_root(request.data, matching(request.data, ".tar"))
     train, test = by_split(name, files)
     names = ("classes.txt",) if (root / "classes.txt").is_file() else ()
-    return Source("webdataset", name, root, (*train, *test, *names), partial(_load, root, train, test))
+    return Source(
+        kind_by_split("webdataset", train, test), name, root, (*train, *test, *names), partial(_load, root, train, test)
+    )
 
 
 def _load(root: Path, train: list[str], test: list[str]) -> Listing:
@@ -52,6 +53,7 @@ def _index(root: Path, file: str) -> Shard:
     """The shard's samples; every picture needs a label and the other way round."""
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
+    suffixes = picture_suffixes()
     try:
         with tarfile.open(root / file, "r:") as tar:
             for member in tar:
@@ -60,14 +62,18 @@ def _index(root: Path, file: str) -> Shard:
                 if not member.isreg() or parts is None:
                     continue
                 key, extension = parts[1], parts[2].lower()
-                if extension in PICTURES:
+                if f".{extension}" in suffixes:
+                    if key in pictures:
+                        raise UserError(
+                            f"{file} member {key}: expected one picture, got {pictures[key][0]} and {member.name}"
+                        )
                     pictures[key] = (member.name, member.offset_data, member.size)
                 elif extension == "cls":
                     labels[key] = _label(file, member.name, tar.extractfile(member).read())  # type: ignore[union-attr]
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{file} is not a whole, uncompressed tar file ({error}): fetch it again") from error
     for key in pictures.keys() ^ labels.keys():
-        lacking = "label (.cls)" if key in pictures else f"picture (.{', .'.join(PICTURES)})"
+        lacking = "label (.cls)" if key in pictures else f"picture ({', '.join(suffixes)})"
         raise UserError(f"{file} member {key}: no {lacking} beside it")
     spans = np.array([p[1:] for p in pictures.values()], np.int64).reshape(-1, 2)
     return Shard(file, [p[0] for p in pictures.values()], spans, np.array([labels[k] for k in pictures], np.int64))

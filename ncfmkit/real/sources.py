@@ -51,7 +51,7 @@ SOURCES = (
     ),
     SourceKind(
         "folder",
-        "a folder of class folders: train/ and test/ or val/, or one tree (png, jpg, jpeg, webp, bmp)",
+        "a folder of class folders: train/ and test/ or val/, or one tree (what Pillow reads: JPEG, PNG, TIFF, ...)",
         lambda data: Path(data).is_dir(),
         open_folder,
     ),

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ncfmkit.errors import UserError
-from ncfmkit.real.listing import TEST_NAMES
+from ncfmkit.real.listing import TEST_NAMES, TRAIN_NAMES
 from ncfmkit.sets.views import npy, pictures
 from ncfmkit.sets.views.records import Contents, Record
 
@@ -22,7 +22,8 @@ LONGEST_NAME = 100  # characters of a folder's name
 SAFE = re.compile(r"\w([\w ,.'()&+-]*[\w)'+-])?", re.ASCII)  # Windows drops a dot or space at the end
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]) *(\..*)?", re.IGNORECASE)  # what Windows takes them for
 # what else a package has, and names of splits: ncfmkit reads a folder `train` as a split, not as a class
-TAKEN = {"ncfmkit.json", "readme.md", "sha256sums", "preview.png", "synthetic.safetensors", SOFT, "train", *TEST_NAMES}
+TAKEN = {"ncfmkit.json", "readme.md", "sha256sums", "preview.png", "synthetic.safetensors", SOFT}
+TAKEN |= {*TRAIN_NAMES, *TEST_NAMES}
 
 
 def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:

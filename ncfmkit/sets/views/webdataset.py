@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ncfmkit.errors import UserError
-from ncfmkit.real.listing import split_token
+from ncfmkit.real.listing import TRAIN_NAMES, split_token
 from ncfmkit.sets.views import npy, pictures
 from ncfmkit.sets.views.records import Contents, Record
 
@@ -32,10 +32,10 @@ BLOCK = tarfile.BLOCKSIZE
 def shard_name(name: str, number: int) -> str:
     """File name of a set's shard: lower-case letters, digits and hyphens.
 
-    A name with the word `test` or `val` would be taken for a test split, so it gets `train` before it.
+    A name with a word such as `test` or `val` would be taken for a test split, so it gets `train` before it.
     """
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:LONGEST_NAME].rstrip("-") or "set"
-    prefix = "" if split_token(slug) in (None, "train") else "train-"
+    prefix = "" if split_token(slug) in (None, *TRAIN_NAMES) else "train-"
     return f"{prefix}{slug}-{number:06d}.tar"
 
 
