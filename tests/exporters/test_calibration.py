@@ -75,7 +75,7 @@ def test_calibration_that_does_not_fit(student_path: Path, tmp_path: Path) -> No
         (DataArguments(data=str(large)), r"--calibration: .* takes 3x8x8 images, tiny-ipc4 has 3x16x16"),
         (opened(build_real((3, 3, 3))), r"--calibration: 9 images .*expected 10"),
         (opened(build_real(size=16)), r"tiny .*16x16 rgb .* 8x8 rgb: pass --size 8 --resize crop"),
-        (opened(build_real(channels=1)), r"tiny .*8x8 gray .* 8x8 rgb: pass --color rgb --convert-color"),
+        (opened(build_real(channels=1)), r"tiny .*8x8 gray .* 8x8 rgb: pass --color rgb"),
     ):
         with pytest.raises(UserError, match=says):
             found(student_path, data)

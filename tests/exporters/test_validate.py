@@ -340,10 +340,9 @@ WRONG_FLAGS = {
     "out's parent": (["--out", "no/such"], "--out no/such: there is no folder no"),
     "out in a file": (["--out", "file/out"], r"file/out \(Not a directory\).*--out"),
     "out is there": (["--out", "there"], "there already exists: pass --force"),
-    "size": (["--size", "9"], r"got 8x8: pass --size 8 --resize crop, .*student\.onnx takes 8x8 rgb"),
+    "size": (["--size", "9"], r"got 8x8: pass --size 8 --resize crop --color rgb, .*student\.onnx takes 8x8 rgb"),
     "other size": (["--size", "16", "--resize", "crop"], r"tiny has 16x16 rgb .* takes 8x8 rgb: pass --size 8 -"),
-    "color": (["--color", "gray"], "got mode RGB: pass --color rgb --convert-color, "),
-    "gray": (["--color", "gray", "--convert-color"], "tiny has 8x8 gray .*: pass --color rgb --convert-color, "),
+    "gray": (["--color", "gray"], "tiny has 8x8 gray .*: pass --color rgb, "),
     "classes": (["--classes", "class 0,class 2"], r"has 3 classes, tiny 2: only .*student\.onnx has 'class 1'"),
     "holdout": (["--holdout", "0.5"], "has a test split of its own"),
 }
@@ -362,7 +361,7 @@ def test_pictures_of_several_sizes(onnx_path: Path, tmp_path: Path) -> None:
     root = write_folder(tmp_path / "photos", build_real(test_counts=(2, 2, 2), size=20))
     Image.new("RGB", (24, 30)).save(root / "train" / "class 0" / "000.png")
     message = refused(onnx_path, "--data", root, "--out", "out", says=r"class 0/000\.png: expected a square .*24x30")
-    flags = ["--size", "8", "--resize", "crop"]
+    flags = ["--size", "8", "--resize", "crop", "--color", "rgb"]
     assert f": pass {' '.join(flags)}, since" in message
     assert call(onnx_path, "--data", root, "--out", "out", "--no-speed", *flags).exit_code == 0
 
