@@ -200,9 +200,10 @@ def _changed(path: Path, source: DataArguments, then: dict[str, Any], now: dict[
         lines += [f"    and of {len(other) - 4:,} more classes"] if len(other) > 4 else []
     if not lines:
         lines.append("  classes and numbers of images are the same, but other files, names of files or pixels")
+    place = "in memory" if source.memory is not None else f"at {source.data}"
     return "\n".join(
         [
-            f"the data {'in memory' if source.memory is not None else f'at {source.data}'} have changed since {path} was started:",
+            f"the data {place} have changed since {path} was started:",
             *lines,
             "Restore them, pass --data with the place of the original data, or start a new run with another --out.",
         ]
