@@ -379,6 +379,15 @@ def test_resume_where_the_data_are_now(tmp_path: Path, monkeypatch: pytest.Monke
     assert (info["status"], info["data"]["name"]) == ("done", "shapes")
 
 
+def test_a_model_is_not_a_set(tmp_path: Path, done: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
+    says = r"m\.onnx is an ONNX model, not a synthetic set: .*`ncfmkit validate`"
+    refused("evaluate", "m.onnx", "--data", "digits", says=says)
+    for command in (["verify"], ["train"], ["pack", "--to", "png"], ["unpack"]):
+        refused(*command, "m.onnx", says=says)
+    refused("export", "m.onnx", says=r"m\.onnx is an ONNX model, not a student")
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "last byte": lambda c: c[:-1] + bytes([c[-1] ^ 1]),
     "truncated": lambda c: c[:-20],
