@@ -26,15 +26,8 @@ def evaluate(
 
     from ncfmkit.jobs import evaluate as job
     from ncfmkit.reports.scores import score_table
-    from ncfmkit.runtime import choose_runtime
-    from ncfmkit.scoring.baselines import parse_baselines
-    from ncfmkit.sets.loading import load
 
-    result = load(path)
-    settings = job.settings_for(result, overrides)
-    names = parse_baselines(baselines)
-    runtime = choose_runtime(settings.runtime)
-    scores = job.evaluate(result, data.open(settings), settings, runtime, baselines=names)
+    scores = job.evaluate(path, data=data, baselines=baselines, **overrides)
     if json:
         o.print_json(scores)
         return

@@ -20,9 +20,9 @@ def inspect(
     json: o.Json = False,
 ) -> None:
     """Shows what a file, a run directory or a package is: its manifest, its score and its images."""
-    from ncfmkit.jobs.inspect import describe
+    from ncfmkit.jobs import inspect as job
 
-    what = describe(path)
+    what = job.inspect(path)
     if json:
         o.print_json(what.content)
         return

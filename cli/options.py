@@ -14,7 +14,6 @@ from ncfmkit.config import PANELS, SETTINGS, Setting, full_key
 from ncfmkit.errors import UserError
 
 if TYPE_CHECKING:
-    from ncfmkit.jobs.evaluate import Scoring
     from ncfmkit.real.arguments import DataArguments
 
 MadeFrom = Annotated[
@@ -119,19 +118,10 @@ def _data(name: str | None, where: dict[str, Any]) -> "DataArguments | None":
     return DataArguments(data=name, **where)
 
 
-def scoring(score: bool, data: "DataArguments | None", data_flags: bool, overrides: dict[str, Any]) -> "Scoring | None":
-    """How `--score` is to be done; none where nothing is to be scored.
-
-    Raises:
-        UserError: `--score` without `--data`, or flags of either without `--score`.
-    """
-    from ncfmkit.jobs.evaluate import Scoring
-
-    if score and data is None:
-        raise UserError("--score needs --data: the real data that the students are tested on")
-    if not score and (data is not None or data_flags or overrides):
+def check_scoring(score: bool, data_flags: bool) -> None:
+    """Raises UserError for flags of the real data without `--score`, which would have no effect."""
+    if data_flags and not score:
         raise UserError("flags of data, students and machine say how to score the set: pass --score, or leave them out")
-    return None if data is None else Scoring(source=data, overrides=overrides)
 
 
 def parse_set(pairs: list[str] | None) -> dict[str, str]:

@@ -33,9 +33,9 @@ def predict(
 
     out = sys.stdout  # kept: while a live bar is drawn, it stands in for sys.stdout and would print on stderr
     live = not out.isatty()
-    batches = job.predict(model, paths, provider=provider, topk=topk, batch=batch, live=live)
-    with closing(batches), warnings.catch_warnings():
+    answers = job.predict(model, paths, provider=provider, topk=topk, batch=batch, live=live)
+    with closing(answers), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such a picture's own line says as much
-        for answers in batches:
-            out.writelines(dumps(answer) + "\n" for answer in answers)
+        for answer in answers:
+            out.write(dumps(answer) + "\n")
             out.flush()

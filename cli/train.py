@@ -27,19 +27,11 @@ def train(
     overrides: dict[str, Any],
 ) -> None:
     """Trains one student on a set and keeps it, with network, sizes, normalization and class names in its metadata."""
-    from ncfmkit.files import check_free
     from ncfmkit.jobs import train as job
-    from ncfmkit.jobs.evaluate import settings_for
-    from ncfmkit.runtime import choose_runtime
-    from ncfmkit.sets.loading import load
 
-    result = load(path)
     if data is None and data_flags:
         raise UserError("flags of the real data need --data: it says what to test the student on")
-    check_free(out)
-    settings = settings_for(result, overrides)
-    runtime = choose_runtime(settings.runtime)
-    metadata = job.train(result, data.open(settings) if data else None, settings, runtime, out=out)
+    metadata = job.train(path, out=out, data=data, **overrides)
     if json:
         o.print_json({"student": str(out), **metadata})
         return

@@ -21,7 +21,7 @@ def unpack(
     from ncfmkit.files import format_bytes
     from ncfmkit.jobs import unpack as job
 
-    file, manifest = job.unpack(path, out)
+    file, manifest = job.unpack(path, out=out)
     if json:
         o.print_json({"set": str(file), "manifest": manifest})
         return

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +17,11 @@ import torch
 
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_free, safe_name, sha256_of
+from ncfmkit.files import check_free, parse_bytes, safe_name, sha256_of
+from ncfmkit.jobs.setup import make_settings
 from ncfmkit.networks import resolve_network
 from ncfmkit.progress import notice, shortened_list
+from ncfmkit.real.arguments import split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.sets import set_file
 from ncfmkit.sets.manifest import finished_set
@@ -46,23 +49,89 @@ class Reading:
     max_bytes: int = 2**31  # of a file, or of all pictures of a folder
 
 
-def convert_file(
-    path: Path, real: RealData, settings: Settings, reading: Reading, *, out: Path | None
+def convert(
+    path: str | os.PathLike[str],
+    *,
+    data: Any,
+    values: Values | None = None,
+    mean: str | Sequence[float] | None = None,
+    std: str | Sequence[float] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    labels_by_position: bool = False,
+    experiment: int | None = None,
+    factor: int | None = None,
+    decode: Literal["single", "multi", "bound"] | None = None,
+    max_size: str = "2GiB",
+    out: str | os.PathLike[str] | None = None,
+    recipe: str | os.PathLike[str] | None = None,
+    **overrides: Any,
 ) -> tuple[Path, SyntheticSet]:
-    """As :func:`convert`, and writes the set to `out`, or to its name's .safetensors; nothing is overwritten.
+    """Reads a set that another project released (DM, MTT, DATM, ...) and writes it as an ordinary one.
+
+    Args:
+        path: a file of `torch.save` with images and labels, or a folder of class folders of pictures.
+        data: the real data that the set was made from, as in :func:`ncfmkit.distill`: class names, normalization, ZCA.
+        values: what the pixel values are: `unit` (in [0, 1]), `bytes` (0 to 255), `normalized` or `zca`; none: `bytes`
+            where they are 8-bit, else `unit`.
+        mean, std: per channel, what normalized values were normalized with; none: the data's own, with `zca` nothing.
+        labels: file of the labels; none: in the file, or beside `images_*.pt` as `labels_*.pt`.
+        labels_by_position: with soft labels: the rows are sorted by class, equally many of each.
+        experiment: of a file with several sets: which one, from 0; none: the first.
+        factor: a stored image is a factor x factor mosaic; none: 2 for a list of images and targets, else 1.
+        decode: how stored images are cut up; none: `single`.
+        max_size: the largest file that is read.
+        out: the file to write; none: NAME.safetensors in the working directory, after the set.
+        recipe: of the students that train on the set, by name or as a path ending in .toml.
+        overrides: settings by name, such as `**{"student.epochs": 300}`; and `data_root`, `download`, `skip_bad` as in
+            :func:`ncfmkit.distill`.
+
+    Returns:
+        The file, and the set in it. Its score is unknown: :func:`ncfmkit.evaluate` measures it.
 
     Raises:
-        UserError: `out` is there already, or as :func:`convert`.
+        UserError: the file is not a set, does not fit the data, its values are not what `values` says, or `out` exists.
+
+    Example:
+        >>> file, small = ncfmkit.convert("res_DM_CIFAR10_ConvNet_10ipc.pt", data="cifar10", factor=1)
     """
+    path, out = Path(path), None if out is None else Path(out)
+    source, changes = split_arguments(data, overrides)
+    changes |= {k: v for k, v in {"distill.factor": factor, "distill.decode": decode}.items() if v is not None}
+    settings = make_settings(source.data, None if recipe is None else os.fspath(recipe), changes)
+    d = settings.distill
+    reading = Reading(
+        labels=None if labels is None else Path(labels),
+        labels_by_position=labels_by_position,
+        experiment=experiment,
+        values=values,
+        mean=_joined(mean),
+        std=_joined(std),
+        factor=d.factor if "distill.factor" in changes else None,
+        decode=d.decode if "distill.decode" in changes else "single",
+        max_bytes=parse_bytes(max_size, "--max-size"),
+    )
     if out is not None:
         check_free(out)
-    result = convert(path, real, settings, reading)
+    return write_released(path, source.open(settings), settings, reading, out=out)
+
+
+def _joined(numbers: str | Sequence[float] | None) -> str | None:
+    return numbers if numbers is None or isinstance(numbers, str) else ",".join(map(str, numbers))
+
+
+def write_released(
+    path: Path, real: RealData, settings: Settings, reading: Reading, *, out: Path | None
+) -> tuple[Path, SyntheticSet]:
+    """As :func:`convert`, with real data that are open."""
+    if out is not None:
+        check_free(out)
+    result = read_released(path, real, settings, reading)
     out = out or Path(safe_name(result.manifest["name"]) + ".safetensors")
     check_free(out)
     return out, dataclasses.replace(result, manifest=set_file.save(result, out))
 
 
-def convert(path: Path, real: RealData, settings: Settings, reading: Reading) -> SyntheticSet:
+def read_released(path: Path, real: RealData, settings: Settings, reading: Reading) -> SyntheticSet:
     """A released set as an ordinary one; its score is unknown.
 
     Args:

@@ -1,9 +1,12 @@
 """`ncfmkit distill`: pool, steps, the set, its pictures, its scores and one page, all in a run directory."""
 
 import dataclasses
+import html
+import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,12 @@ from ncfmkit.files import write_atomic, write_json
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decoded_count
 from ncfmkit.progress import notice
-from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.arguments import DataArguments, split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
 from ncfmkit.reports.curves import curves
 from ncfmkit.reports.page import write_report
-from ncfmkit.run import RunDirectory, next_free
+from ncfmkit.run import RunDirectory, load_run, next_free
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
@@ -42,45 +45,80 @@ ARTIFACTS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a finished run gives.
+
+    Attributes:
+        set: the distilled set.
+        scores: what `scores.json` holds, see :func:`ncfmkit.evaluate`; none: the run was not scored (`repeats=0`).
+        run_dir: the run directory, with the set's file, pictures, metrics and a report.
+    """
+
+    set: SyntheticSet
+    scores: dict[str, Any] | None
+    run_dir: Path
+
+    def __repr__(self) -> str:
+        return f"Result({self.set!r}, run_dir={str(self.run_dir)!r})"
+
+    def _repr_html_(self) -> str:
+        """The set as it shows itself, and where the run is."""
+        return f"{self.set._repr_html_()}<p>run directory: <code>{html.escape(str(self.run_dir))}</code></p>"
+
+
 def distill(
-    data: str,
+    data: Any,
     *,
-    recipe: str | None = None,
-    out: str | Path | None = None,
-    baselines: Sequence[str] = ("random",),
-    data_root: str | None = None,
-    download: bool = False,
-    skip_bad: bool = False,
+    recipe: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    baselines: str | Sequence[str] = ("random",),
     **overrides: Any,
-) -> SyntheticSet:
+) -> Result:
     """Distills a labeled image set and scores the result; everything is kept in a run directory.
 
     Args:
-        data: a known name or a path, see `ncfmkit.real.sources.SOURCES`.
+        data: a name such as `cifar10`, or the path of a folder of class folders, of Parquet files or of WebDataset
+            shards; `ncfmkit recipes --data` lists all kinds.
         recipe: a recipe's name or a path ending in .toml; none: the data's own, or the defaults.
         out: the run directory; none: a fresh one under `runs/`.
-        baselines: rows of `ncfmkit.scoring.baselines.BASELINES` to score beside the set.
-        data_root, download: where torchvision's data sets are, and whether they may be downloaded.
-        skip_bad: pass over images that cannot be read, and count them.
-        overrides: settings by name, such as `ipc=1` or `**{"distill.lr": 3e-3}`.
+        baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.
+        overrides: settings by name (docs/settings.md), such as `ipc=1` or `**{"distill.lr": 3e-3}`. And how the data
+            are found and read: `data_root`, the folder of torchvision's data sets; `download=True`, let torchvision
+            download; `skip_bad=True`, pass over images that cannot be read, and count them.
+
+    Returns:
+        The set, its scores and the run directory.
 
     Raises:
-        UserError, NonFiniteLossError, Interrupted: as the command's exit codes 2, 3 and 130.
+        UserError: the input is wrong; the message says what, and how to fix it.
+        NonFiniteLossError: a loss became NaN or infinite; the last checkpoint is kept.
+        Interrupted: Ctrl-C or SIGTERM arrived; the state is saved, and :func:`ncfmkit.resume` goes on.
+
+    Example:
+        >>> result = ncfmkit.distill("digits", ipc=1)
+        >>> result.set
+        SyntheticSet(10 classes x 1 image of 1x8x8, score 95.1 ± 0.4)
+        >>> dataset = result.set.as_dataset()
     """
-    source = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    return load(start(source, recipe=recipe, out=out, baselines=baselines, overrides=overrides))
+    source, settings = split_arguments(data, overrides)
+    return _result(start(source, recipe=recipe, out=out, baselines=baselines, overrides=settings))
+
+
+def _result(folder: Path) -> Result:
+    return Result(set=load(folder), scores=load_run(folder).get("scores"), run_dir=folder)
 
 
 def start(
     source: DataArguments,
     *,
-    recipe: str | None,
-    out: str | Path | None,
-    baselines: Sequence[str],
+    recipe: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str] | None,
+    baselines: str | Sequence[str],
     overrides: dict[str, Any],
 ) -> Path:
     """As :func:`distill`: opens the real data, after what can be checked without them. Returns the run directory."""
-    settings = make_settings(source.data, recipe, overrides)
+    settings = make_settings(source.data, os.fspath(recipe) if recipe else None, overrides)
     names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
     folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}")
@@ -124,12 +162,22 @@ def distill_real(
         _complete(run, real, settings, runtime, images, baselines)
 
 
-def resume(path: str | Path) -> SyntheticSet:
+def resume(path: str | os.PathLike[str]) -> Result:
     """Goes on with an interrupted run, and ends with the same bytes as one that was not interrupted.
+
+    Args:
+        path: the run directory.
+
+    Returns:
+        As :func:`distill`.
 
     Raises:
         UserError: no run there, another process works in it, other data than it started with, or a device that is
             not there.
+        NonFiniteLossError, Interrupted: as :func:`distill`.
+
+    Example:
+        >>> result = ncfmkit.resume("runs/digits-ipc1")
     """
     run = RunDirectory.open(Path(path))
     info = run.info()
@@ -143,14 +191,14 @@ def resume(path: str | Path) -> SyntheticSet:
         if not (run.path / "report.html").exists():
             write_report(run.path)
         notice(f"{path} is finished: nothing is left to do")
-        return load(run.path)
+        return _result(run.path)
     with run.alone():
         real = DataArguments(**info["arguments"]).open(settings)
         if real.fingerprint != info["data"]["fingerprint"]:
             raise UserError(f"the data at {info['arguments']['data']} have changed since {path} was started")
         with cpu_threads(info["threads"]):  # sums in another order would end with other bytes
             _complete(run, real, settings, runtime, _initial_images(settings, real), info["baselines"])
-    return load(run.path)
+    return _result(run.path)
 
 
 def _complete(
@@ -181,7 +229,7 @@ def _complete(
 
         # What it gives: the set and its pictures.
         result = finished_set(settings, real, images)
-        set_file.save(result, run.path / set_file.FILE_NAME)
+        set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         sheet = contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
         write_atomic(run.path / "preview.png", png_bytes(sheet))
         curves(run.metrics(), run.path / "curves.png")
@@ -201,7 +249,7 @@ def _complete(
             write_json(run.path / "scores.json", scores)
             score = manifest_score(scores["rows"][0])
             result = dataclasses.replace(result, manifest=result.manifest | {"score": score})
-            set_file.save(result, run.path / set_file.FILE_NAME)
+            set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         run.update(status="done")
         write_report(run.path)
     except KeyboardInterrupt:

@@ -4,7 +4,6 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ncfmkit import networks
@@ -13,10 +12,9 @@ from ncfmkit.config import Settings, check, load_recipe, override
 from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.files import parse_bytes
 from ncfmkit.progress import shortened_list
+from ncfmkit.real.arguments import DEFAULT_RECIPES, read_class_list
 from ncfmkit.real.store import RealData
 from ncfmkit.sets.synthetic import SyntheticSet
-
-DEFAULT_RECIPES = {"digits": "digits"}  # of data that has one recipe of its own
 
 
 def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> Settings:
@@ -28,21 +26,6 @@ def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> S
     if settings.runtime.memory_budget:
         parse_bytes(settings.runtime.memory_budget)
     return settings
-
-
-def read_class_list(overrides: dict[str, Any]) -> dict[str, Any]:
-    """`data.classes` may name a file with one class a line."""
-    key = next((k for k in ("data.classes", "classes") if k in overrides), None)
-    if key is None or not isinstance(overrides[key], str) or not os.path.isfile(overrides[key]):
-        return overrides
-    try:
-        lines = Path(overrides[key]).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--classes {overrides[key]}: expected a text file with one class a line: {error}") from None
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names:
-        raise UserError(f"--classes {overrides[key]}: expected one class a line, got an empty file")
-    return overrides | {key: names}
 
 
 def resolve(settings: Settings, real: RealData) -> Settings:

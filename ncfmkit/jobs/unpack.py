@@ -1,5 +1,6 @@
 """`ncfmkit unpack`: the one file of a package."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ncfmkit.sets import loading, set_file
 
 
 @all_or_nothing()
-def unpack(path: Path, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
+def unpack(path: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None) -> tuple[Path, dict[str, Any]]:
     """Writes the set of a package as its one file; pictures are unpacked to disk one by one, not in memory.
 
     Args:
@@ -20,8 +21,12 @@ def unpack(path: Path, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
         The file, and the manifest in it.
 
     Raises:
-        UserError: no set there, damaged, or the file is there already.
+        UserError: no set there, it is damaged, or `out` exists.
+
+    Example:
+        >>> file, manifest = ncfmkit.unpack("digits-ipc1-parquet", out="digits.safetensors")
     """
+    path, out = Path(path), None if out is None else Path(out)
     if out is not None:
         check_free(out)
     with loading.opened(path, beside=Path() if out is None else out.parent) as result:

@@ -26,12 +26,14 @@ class SourceKind:
 
 def _torchvision_row(index: int, summary: str) -> SourceKind:
     name = READERS[index].name
-    return SourceKind(name, summary, name.__eq__, partial(open_torchvision, READERS[index]))
+    return SourceKind(name, summary, lambda data: data == name, partial(open_torchvision, READERS[index]))
 
 
 # the first row that recognizes the data opens it
 SOURCES = (
-    SourceKind("digits", "8x8 gray digits, 10 classes, part of scikit-learn", "digits".__eq__, open_digits),
+    SourceKind(
+        "digits", "8x8 gray digits, 10 classes, part of scikit-learn", lambda data: data == "digits", open_digits
+    ),
     _torchvision_row(0, "32x32 color, 10 classes, read by torchvision"),
     _torchvision_row(1, "32x32 color, 100 classes, read by torchvision"),
     _torchvision_row(2, "28x28 gray, 10 classes, read by torchvision"),

@@ -302,7 +302,7 @@ def test_interrupted_in_scoring_then_resumed(
 
 def test_resuming_a_finished_run_changes_nothing(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.read_bytes() for p in scored.rglob("*") if p.is_file()}
-    assert distill_job.resume(scored).manifest == set_file.load(scored).manifest
+    assert distill_job.resume(scored).set.manifest == set_file.load(scored).manifest
     assert "nothing is left to do" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in scored.rglob("*") if p.is_file()} == before
 

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import evaluate_on, evaluation_settings, make_folder
 
 from ncfmkit.errors import UserError
+from ncfmkit.jobs.evaluate import requested_scoring
+from ncfmkit.real.arguments import DataArguments
 from ncfmkit.sets import set_file
 
 pytestmark = pytest.mark.usefixtures("one_cache")
@@ -45,3 +48,25 @@ def test_evaluate_without_students_is_refused(scored: Path) -> None:
     settings = evaluation_settings(result, **{"student.repeats": 0})
     with pytest.raises(UserError, match="--repeats 0: expected 1 or more"):
         evaluate_on("digits", result, settings)
+
+
+@pytest.mark.parametrize(
+    ("score", "data", "overrides", "says"),
+    [
+        (True, None, {}, "--score needs --data"),
+        (False, "digits", {}, "pass --score"),
+        (False, None, {"student.epochs": 1}, "pass --score"),
+        (False, None, {"download": True}, "pass --score"),
+    ],
+)
+def test_a_score_that_cannot_be_measured(score: bool, data: str | None, overrides: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        requested_scoring(score, data, overrides)
+
+
+def test_a_score_that_is_measured() -> None:
+    scoring = requested_scoring(True, "digits", {"student.epochs": 1, "skip_bad": True})
+    assert scoring is not None
+    assert scoring.source == DataArguments(data="digits", skip_bad=True)
+    assert scoring.overrides == {"student.epochs": 1}
+    assert requested_scoring(False, None, {}) is None

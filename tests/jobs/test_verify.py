@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from commands import call, succeeds
@@ -12,7 +11,6 @@ from promises import PROMISED, Scored, promising_set
 
 from ncfmkit.config import RuntimeSettings, Settings, StudentSettings, to_dict
 from ncfmkit.errors import CheckFailed, UserError
-from ncfmkit.jobs.evaluate import Scoring
 from ncfmkit.jobs.verify import verify
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.sets import set_file
@@ -44,32 +42,34 @@ def test_a_recipe_that_cannot_run_is_a_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mean", "holds"), [(0.7, True), (0.551, True), (0.549, False), (0.1, False)])
-def test_the_promise_holds_within_its_deviation(small: Path, mean: float, holds: bool) -> None:
-    measure: Any = Scored(mean)
+def test_the_promise_holds_within_its_deviation(
+    small: Path, monkeypatch: pytest.MonkeyPatch, mean: float, holds: bool
+) -> None:
+    Scored(monkeypatch, mean)
     if holds:
-        found = verify(small, measure)
+        found = verify(small, score=True, data="digits")
         assert found["promised"] == PROMISED
         assert found["measured"]["last"]["mean"] == mean
         return
     says = rf"its students reach {mean:.1%} \+- 1.0% \(n = 3\), promised are 60.0% \+- 5.0% \(n = 3\): expected 55.0%"
     with pytest.raises(CheckFailed, match=says) as failed:
-        verify(small, measure)
+        verify(small, score=True, data="digits")
     assert failed.value.result is not None
     assert failed.value.result["measured"]["last"]["mean"] == mean
 
 
-def test_there_must_be_a_promise(tmp_path: Path) -> None:
-    measure: Any = Scored(0.55)
+def test_there_must_be_a_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = Scored(monkeypatch, 0.55)
     path = tmp_path / "set.safetensors"
     set_file.save(build_set(), path)
     with pytest.raises(
         UserError,
         match=r"no score to check: `ncfmkit pack .* --score --data DATA",
     ):
-        verify(path, measure)
-    set_file.save(build_set(score=PROMISED | {"n": 1}), path)
+        verify(path, score=True, data="digits")
+    set_file.save(build_set(score=PROMISED | {"n": 1}), path, force=True)
     with pytest.raises(UserError, match="of one student, which has no standard deviation"):
-        verify(path, measure)
+        verify(path, score=True, data="digits")
     assert not measure.seen
 
 
@@ -81,10 +81,9 @@ def test_the_score_is_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     settings["distill"]["ipc"] = 2
     set_file.save(build_set(settings=settings, score=PROMISED | {"last": {"mean": 0, "std": 0}}), tmp_path / "set")
     monkeypatch.setattr(DataArguments, "open", lambda self, settings: build_real())
-    arguments = DataArguments(data="tiny")
-    found = verify(tmp_path / "set", Scoring(source=arguments, overrides={}))
+    found = verify(tmp_path / "set", score=True, data="tiny")
     assert (found["measured"]["epochs"], found["measured"]["n"]) == (3, 2)
-    other = verify(tmp_path / "set", Scoring(source=arguments, overrides={"student.epochs": 1}))
+    other = verify(tmp_path / "set", score=True, data="tiny", **{"student.epochs": 1})
     assert other["measured"]["epochs"] == 1
 
 
