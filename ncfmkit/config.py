@@ -218,6 +218,9 @@ class RuntimeSettings:
     checkpoint_every: int = setting(
         500, "steps between saved states", unit="steps", at_least=1, flag="--checkpoint-every"
     )
+    log: Literal["tensorboard"] | None = setting(
+        None, "write TensorBoard event files beside metrics.jsonl; none: metrics.jsonl alone", flag="--log"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

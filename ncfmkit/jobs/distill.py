@@ -7,9 +7,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ncfmkit._version import __version__
@@ -26,6 +28,7 @@ from ncfmkit.real.arguments import DataArguments, split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
 from ncfmkit.reports.curves import curves
+from ncfmkit.reports.event_log import EventLog, require_tensorboard
 from ncfmkit.reports.page import write_report
 from ncfmkit.run import RunDirectory, load_run, next_free
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
@@ -73,6 +76,7 @@ def distill(
     recipe: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     baselines: str | Sequence[str] = ("random",),
+    callback: loop.Callback | None = None,
     **overrides: Any,
 ) -> Result:
     """Distills a labeled image set and scores the result; everything is kept in a run directory.
@@ -83,6 +87,9 @@ def distill(
         recipe: a recipe's name or a path ending in .toml; none: the data's own, or the defaults.
         out: the run directory; none: a fresh one under `runs/`.
         baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.
+        callback: called with each row of metrics.jsonl, at most a thousand times or so: a dict of `step`, `matching`
+            and `calibration` (losses, float; the latter None where it is left out), `lr` and `seconds` since the first
+            step. What it raises stops the run with the state saved, so that :func:`resume` goes on.
         overrides: settings by name (docs/settings.md), such as `ipc=1` or `**{"distill.lr": 3e-3}`. And how the data
             are found and read: `data_root`, the folder of torchvision's data sets; `download=True`, let torchvision
             download; `skip_bad=True`, pass over images that cannot be read, and count them.
@@ -100,9 +107,10 @@ def distill(
         >>> result.set
         SyntheticSet(10 classes x 1 image of 1x8x8, score 95.1 ± 0.4)
         >>> dataset = result.set.as_dataset()
+        >>> ncfmkit.distill("digits", callback=lambda row: print(row["step"], row["matching"]))
     """
     source, settings = split_arguments(data, overrides)
-    return _result(start(source, recipe=recipe, out=out, baselines=baselines, overrides=settings))
+    return _result(start(source, recipe=recipe, out=out, baselines=baselines, overrides=settings, callback=callback))
 
 
 def _result(folder: Path) -> Result:
@@ -116,6 +124,7 @@ def start(
     out: str | os.PathLike[str] | None,
     baselines: str | Sequence[str],
     overrides: dict[str, Any],
+    callback: loop.Callback | None = None,
 ) -> Path:
     """As :func:`distill`: opens the real data, after what can be checked without them. Returns the run directory."""
     settings = make_settings(source.data, os.fspath(recipe) if recipe else None, overrides)
@@ -124,7 +133,9 @@ def start(
     folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}")
     RunDirectory.free(folder)
     runtime = choose_runtime(settings.runtime)
-    distill_real(source.open(settings), settings, runtime, folder=folder, source=source, baselines=names)
+    distill_real(
+        source.open(settings), settings, runtime, folder=folder, source=source, baselines=names, callback=callback
+    )
     return folder
 
 
@@ -136,6 +147,7 @@ def distill_real(
     folder: Path,
     source: DataArguments,
     baselines: Sequence[str] = (),
+    callback: loop.Callback | None = None,
 ) -> None:
     """A new run on real data that are open.
 
@@ -148,6 +160,8 @@ def distill_real(
         UserError, NonFiniteLossError, Interrupted: as :func:`distill`.
     """
     # Check: what would fail late fails now, before an extractor is trained and before anything is written.
+    if settings.runtime.log == "tensorboard":
+        require_tensorboard()
     settings = resolve(settings, real)
     images = _initial_images(settings, real)
     if settings.student.repeats:
@@ -159,14 +173,15 @@ def distill_real(
 
     run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines))
     with run.alone():
-        _complete(run, real, settings, runtime, images, baselines)
+        _complete(run, real, settings, runtime, images, baselines, callback)
 
 
-def resume(path: str | os.PathLike[str]) -> Result:
+def resume(path: str | os.PathLike[str], *, callback: loop.Callback | None = None) -> Result:
     """Goes on with an interrupted run, and ends with the same bytes as one that was not interrupted.
 
     Args:
         path: the run directory.
+        callback: as of :func:`distill`, for the steps that are left.
 
     Returns:
         As :func:`distill`.
@@ -192,12 +207,14 @@ def resume(path: str | os.PathLike[str]) -> Result:
             write_report(run.path)
         notice(f"{path} is finished: nothing is left to do")
         return _result(run.path)
+    if settings.runtime.log == "tensorboard":
+        require_tensorboard()
     with run.alone():
         real = DataArguments(**info["arguments"]).open(settings)
         if real.fingerprint != info["data"]["fingerprint"]:
             raise UserError(f"the data at {info['arguments']['data']} have changed since {path} was started")
         with cpu_threads(info["threads"]):  # sums in another order would end with other bytes
-            _complete(run, real, settings, runtime, _initial_images(settings, real), info["baselines"])
+            _complete(run, real, settings, runtime, _initial_images(settings, real), info["baselines"], callback)
     return _result(run.path)
 
 
@@ -208,6 +225,7 @@ def _complete(
     runtime: Runtime,
     images: torch.Tensor,
     baselines: Sequence[str],
+    callback: loop.Callback | None,
 ) -> None:
     """All that is left of a run, new or resumed; an interruption says how to go on."""
     d = settings.distill
@@ -225,7 +243,11 @@ def _complete(
         pool = open_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
         notice(pool.describe())
         run.update(pool={"key": pool.key, "accuracies": pool.accuracies, "seconds": round(pool.seconds, 1)})
-        images = loop.distill(run, real, settings, pool, images, runtime)
+        open_board = None
+        if settings.runtime.log == "tensorboard":
+            labels_N = np.repeat(np.arange(len(real.classes)), d.ipc)
+            open_board = partial(EventLog, run.path, labels_N=labels_N, classes=real.classes)
+        images = loop.distill(run, real, settings, pool, images, runtime, open_board=open_board, callback=callback)
 
         # What it gives: the set and its pictures.
         result = finished_set(settings, real, images)

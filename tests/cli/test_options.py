@@ -55,6 +55,7 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--compile": ("off", "runtime.compile", "off"),
     "--memory-budget": ("1GiB", "runtime.memory_budget", "1GiB"),
     "--gradient-checkpointing": (None, "runtime.gradient_checkpointing", True),
+    "--log": ("tensorboard", "runtime.log", "tensorboard"),
     "--checkpoint-every": ("7", "runtime.checkpoint_every", 7),
     "--seed": ("9", "seed", 9),
 }
