@@ -40,8 +40,8 @@ did not help, is in [experiments.md](experiments.md).
 NO_GPU = """
 ## On a GPU
 
-Not measured yet. What will show it; the first command runs [short checks](../benchmarks/gpu/README.md), the
-most telling first:
+The benchmark has not been run on a GPU yet. The [short checks](../benchmarks/gpu/README.md) have, on an H200: their
+figures are in [experiments.md](experiments.md#on-a-gpu). The first command repeats them, the others have yet to run:
 
 ```
 python -m benchmarks.gpu --data path/to/cifar10

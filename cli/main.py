@@ -1,19 +1,21 @@
 """Joins the commands, and turns errors into one message and an exit code."""
 
 import functools
+import io
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from ncfmkit import interrupts, progress
 from ncfmkit._version import __version__
 from ncfmkit.cli.convert import convert
 from ncfmkit.cli.distill import distill
 from ncfmkit.cli.doctor import doctor
 from ncfmkit.cli.evaluate import evaluate
+from ncfmkit.cli.examples import epilog
 from ncfmkit.cli.export import export
 from ncfmkit.cli.inspect import inspect
 from ncfmkit.cli.pack import pack
@@ -28,7 +30,12 @@ from ncfmkit.errors import CheckFailed, Interrupted, NonFiniteLossError, UserErr
 from ncfmkit.progress import printable
 
 app = typer.Typer(
-    name="ncfmkit", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich"
+    name="ncfmkit",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`ncfmkit COMMAND --help` describes a command and shows examples.",
 )
 _debug = False
 
@@ -45,59 +52,63 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and stop")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="no notices and no progress, only results and errors")
+    ] = False,
 ) -> None:
-    """Makes big labeled image sets small: distills them, trains students on the result, and says how good it is."""
+    """Distills large labeled image sets into small ones that still train good models, and measures how good."""
     global _debug
     _debug = debug
+    progress.console.quiet = quiet
 
 
 def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
-    """1 a check failed or anything unforeseen, 2 wrong input, 3 non-finite loss, 130 interrupted; one message each."""
+    """1 a check failed or anything unexpected, 2 wrong input, 3 non-finite loss, 130 interrupted; one message each."""
 
     @functools.wraps(command)
     def wrapper(**arguments: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        interrupts.begin()
         try:
             command(**arguments)
-        except (CheckFailed, UserError, NonFiniteLossError, Interrupted) as error:
+        except Interrupted as error:
             _fail(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _fail("interrupted; what was finished is kept", Interrupted.exit_code)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except Exception as error:
-            if _interrupted(error):
-                _fail("interrupted; what was finished is kept", Interrupted.exit_code)
+        except (Exception, KeyboardInterrupt) as error:
+            # whatever follows a signal is its consequence: libraries make other errors of KeyboardInterrupt
+            if interrupts.received() or isinstance(error, KeyboardInterrupt):
+                _fail(interrupts.message(), Interrupted.exit_code)
+            if isinstance(error, CheckFailed | UserError | NonFiniteLossError):
+                _fail(str(error), error.exit_code)
+            if isinstance(error, BrokenPipeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(1) from None
             _fail(f"unforeseen {type(error).__name__}: {error}\nrun `ncfmkit --debug ...` for the traceback", 1)
+        if interrupts.received():  # and swallowed by a library
+            _fail(interrupts.message(), Interrupted.exit_code)
 
     return wrapper
 
 
-def _interrupted(error: BaseException | None) -> bool:
-    """Whether an interruption lies behind an error: libraries make others of it where it hits their own handling."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
 def _fail(message: str, code: int) -> None:
-    if _debug:
+    if _debug and sys.exc_info()[1] is not None:
         raise
     print("\n".join(map(printable, f"ncfmkit: {message}".split("\n"))), file=sys.stderr)
     raise typer.Exit(code) from None
 
 
-_COMMANDS = (
-    *(distill, pretrain, evaluate, train),
-    *(pack, unpack, verify, convert, inspect),
-    *(export, validate, predict),
-    *(recipes, doctor),
-)
-for _command in _COMMANDS:
-    app.command()(with_exit_codes(_command))
+_GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # as --help shows them
+    "Make a set": (distill, pretrain, recipes),
+    "Use a set": (inspect, evaluate, train),
+    "Ship a set": (pack, verify, unpack, convert),
+    "Deploy a student": (export, validate, predict),
+    "Machine": (doctor,),
+}
+for _group, _commands in _GROUPS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_group, epilog=epilog(_command.__name__))(with_exit_codes(_command))
 
 
 def run() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that it cannot encode is no error
     app(prog_name="ncfmkit")

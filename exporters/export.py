@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ncfmkit import interrupts
 from ncfmkit._version import __version__
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.exporters import onnx as onnx_export
@@ -24,6 +25,7 @@ from ncfmkit.exporters.matching_data import open_fitting
 from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.table import EXPORTERS, Exporter
+from ncfmkit.files import check_free, note_written
 from ncfmkit.images import channel_tensors, normalize
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_settings, split_arguments, split_optional
@@ -46,24 +48,26 @@ def export(
     calibration: Any = None,
     int8_skip: Sequence[str] = (),
     max_accuracy_drop: float | None = None,
+    force: bool = False,
     **overrides: Any,
 ) -> dict[str, Any]:
     """Exports a student with its preprocessing inside, and compares what was written with the student.
 
     Args:
         student: a file that :func:`ncfmkit.train` wrote.
-        out: the file to write; none: beside the student, named after it and the precision.
+        out: the file to write; None: beside the student, named after it and the precision.
         to: the format, `onnx` or `tensorrt`.
         precision: `fp32`, `fp16` (norms, pixels and probabilities stay float32) or `int8` (static, QDQ).
         layout: how the model takes images: `uint8-nchw`, `uint8-nhwc` (0 to 255) or `float-nchw` (0 to 1).
         output: `logits` or `probabilities`.
-        opset: of the ONNX file; none: the newest that torch writes and the installed ONNX Runtime runs.
+        opset: of the ONNX file; None: 20.
         data: real data as in :func:`ncfmkit.distill`; their test split is part of the comparison, and accuracies are
             measured on it.
-        calibration: images for int8: a synthetic set's file, run directory or package, or real data; none: the set that
+        calibration: images for int8: a synthetic set's file, run directory or package, or real data; None: the set that
             the student was trained on, if it lies beside it.
         int8_skip: layers that stay float32.
         max_accuracy_drop: percentage points that int8 may lose on the test split; layers stay float until it holds.
+        force: overwrite an existing file.
         overrides: settings of the real data by name, such as `size=32`; and `data_root`, `download`, `skip_bad` as in
             :func:`ncfmkit.distill`.
 
@@ -91,6 +95,11 @@ def export(
     opset = onnx_export.choose_opset(opset)
     source = load_student(student)
     contract = source.contract(layout=layout, output=output)
+    if data_source is not None:
+        data_source.check(settings)
+    for path in (out, _failed_name(out)):
+        check_free(path, force=force)
+        check_free(path.with_name(path.name + row.beside), force=force)
     real = open_fitting(str(student), contract, data_source, settings) if data_source else None
     calibrate = calibration_images(source, contract, images_source, settings) if precision == "int8" else None
     images = _parity_images(contract, real, calibrate)
@@ -115,7 +124,10 @@ def export(
         failed += parity.failures(rows, parity.TOLERANCES[precision])
         measured = _accuracies(reference, runner, real) if real else None
         target = _failed_name(out) if failed else out
-        files = row.function("publish")(written, target)
+        with interrupts.held():
+            files = row.function("publish")(written, target)
+            for file in files:
+                note_written(file)
     result = {
         "file": str(target),
         "bytes": sum(path.stat().st_size for path in files),
@@ -154,12 +166,6 @@ def _check_request(to: str, out: Path, precision: str, layout: str, output: str)
             raise UserError(f"{flag} {value!r} with --to {to}: expected {', '.join(known)}")
     if out.suffix != row.suffix:
         raise UserError(f"--out {out}: expected a name that ends in {row.suffix}, as --to {to} writes it")
-    for path in (out, _failed_name(out)):
-        for taken in (path, path.with_name(path.name + row.beside)):
-            if os.path.lexists(taken):
-                raise UserError(f"{taken} is there already: choose another --out, or remove it")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}: make it first")
     return row
 
 
@@ -194,7 +200,10 @@ def _work_folder(out: Path) -> Iterator[Path]:
     from google.protobuf.message import DecodeError  # what onnx says of a file that the disk had no room for
 
     try:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".ncfmkit-export-") as name:
+        with (
+            interrupts.cleaning_up(),
+            tempfile.TemporaryDirectory(dir=out.parent, prefix=".ncfmkit-export-") as name,
+        ):
             yield Path(name)
     except DecodeError as error:
         raise UserError(

@@ -22,6 +22,7 @@ from ncfmkit.exporters.contract import METADATA_KEY
 from ncfmkit.exporters.sessions import onnxruntime, probe_model
 from ncfmkit.exporters.student import Student
 
+OPSET = 20  # ONNX Runtime's CUDA provider has no InstanceNormalization of opset 22, and would run it on the CPU
 OLDEST_OPSET = 18  # what torch's exporter writes; older ones it would have to convert down to
 LARGEST_EMBEDDED = 1_900_000_000  # bytes; an ONNX file ends at 2 GiB, so larger models keep their weights beside it
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -38,7 +39,7 @@ def require_packages() -> None:
 
 
 def choose_opset(opset: int | None) -> int:
-    """The opset to export with: that one, or where there is none the newest that torch writes and ONNX Runtime runs.
+    """The opset to export with: that one, else `OPSET`, or an older one where torch or ONNX Runtime has no newer.
 
     Raises:
         UserError: it is not between `OLDEST_OPSET` and the newest.
@@ -56,7 +57,7 @@ def choose_opset(opset: int | None) -> int:
             f"--opset {opset}: expected {OLDEST_OPSET} to {newest}, the newest that torch {torch.__version__} exports "
             f"and onnxruntime {ort.__version__} runs"
         )
-    return newest if opset is None else opset
+    return min(OPSET, newest) if opset is None else opset
 
 
 def _runs(opset: int) -> bool:
@@ -174,6 +175,7 @@ def publish(written: Path, target: Path) -> list[Path]:
     beside, target_beside = _weights_beside(written), _weights_beside(target)
     if not beside.exists():
         os.replace(written, target)
+        target_beside.unlink(missing_ok=True)  # of a larger model that had the name before
         return [target]
     with tempfile.TemporaryDirectory(dir=written.parent) as folder:  # the model names its weights' file: written anew
         renamed = Path(folder) / target.name

@@ -55,7 +55,7 @@ def predict(
         model: an ONNX classifier, such as :func:`ncfmkit.export` writes.
         paths: a picture file or a folder to be searched for them, or several.
         provider: what runs the model: `cpu`, `cuda` or `tensorrt`.
-        topk: classes in an answer; none: 5, or all where there are fewer.
+        topk: classes in an answer; None: 5, or all where there are fewer.
         batch: pictures that the model is given at once.
         live: a bar may be drawn; not where the answers go to the same terminal.
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ncfmkit import interrupts
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import METADATA_KEY, Contract, Port, read_contract
 from ncfmkit.progress import notice
@@ -233,7 +234,7 @@ class Session:
         """
         if self.row.library is None:
             return {}
-        with tempfile.TemporaryDirectory() as folder:
+        with interrupts.cleaning_up(), tempfile.TemporaryDirectory() as folder:
             session = _start(self._ort, self.path, self.row, threads, profile=Path(folder) / "profile")
             self._run(session, self._blank())  # the batch that TensorRT has an engine for by now
             placement = placed(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))

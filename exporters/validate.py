@@ -6,8 +6,7 @@ Shapes: N images, C channels, H = W side, K classes.
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ncfmkit import interrupts
 from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import timing
@@ -27,7 +27,7 @@ from ncfmkit.exporters.report import write_report
 from ncfmkit.exporters.sessions import PROVIDERS, engine_folder, missing, onnxruntime
 from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.timing import ENGINE_SUFFIX, Runner, TimingConfig, open_model
-from ncfmkit.files import sha256_of, write_json
+from ncfmkit.files import check_free_folder, sha256_of, write_json
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import read_settings, split_arguments
 from ncfmkit.real.store import RealData, Split
@@ -43,14 +43,15 @@ class ValidationConfig:
 
     model: Path  # an ONNX file, or a TensorRT engine
     out: Path  # the folder to make for the results
-    provider: str | None = None  # rows of PROVIDERS joined by commas, or all; none: cpu, or what the engine needs
+    provider: str | None = None  # rows of PROVIDERS joined by commas, or all; None: cpu, or what the engine needs
     against: Path | None = None  # the student
     max_accuracy_drop: float | None = None  # percentage points
     declared: dict[str, str] = field(
         default_factory=dict
     )  # `layout`, `output` of a model that does not say them itself
-    threads: int | None = None  # of the CPU, ONNX Runtime's and torch's alike; none: torch's choice
+    threads: int | None = None  # of the CPU, ONNX Runtime's and torch's alike; None: torch's choice
     timing: TimingConfig | None = None  # none: no timing
+    force: bool = False  # overwrite the results of an earlier validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,23 +80,25 @@ def validate(
     speed: bool = True,
     batches: str | Sequence[int] = (1, 8, 64, 256),
     threads: int | None = None,
+    force: bool = False,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Runs a model on the whole test split and times it; writes the results and a report to a new folder.
+    """Runs a model on the whole test split and times it; writes the results and a report to a folder.
 
     Args:
         model: an ONNX classifier, or a TensorRT engine (.engine).
         data: real data with a test split, of the model's classes and sizes, as in :func:`ncfmkit.distill`.
-        provider: what runs the model: `cpu`, `cuda`, `tensorrt`, several by comma, or `all`; none: cpu, or what an
+        provider: what runs the model: `cpu`, `cuda`, `tensorrt`, several by comma, or `all`; None: cpu, or what an
             engine needs.
         against: the student that the model was exported from.
         max_accuracy_drop: percentage points; a larger drop is among the `failures` of the result.
-        out: the folder to make for the results; none: `validation-MODEL`.
+        out: the folder to make for the results; None: `validation-MODEL`.
         layout: how a model without our metadata takes images, as in :func:`ncfmkit.export`.
         output: what a model without our metadata gives: `logits` or `probabilities`.
         speed: time the model, too.
         batches: images per call to time, at most 65,536; 1 is always among them.
-        threads: of the CPU; none: torch's.
+        threads: of the CPU; None: torch's.
+        force: overwrite the results of an earlier validation.
         overrides: settings of the real data by name, such as `size=32`; and `data_root`, `download`, `skip_bad` as in
             :func:`ncfmkit.distill`.
 
@@ -122,15 +125,19 @@ def validate(
         max_accuracy_drop=max_accuracy_drop,
         declared={key: value for key, value in (("layout", layout), ("output", output)) if value is not None},
         threads=threads,
+        force=force,
         timing=timing.TimingConfig(batches=timing.parse_batches(batches)) if speed else None,
     )
     check_request(config)
-    with new_folder(config.out), cpu_threads(config.threads or torch.get_num_threads()):
+    with cpu_threads(config.threads or torch.get_num_threads()):
         models, left_out = open_models(config)
         contract = models[0].runner.contract
         _say_assumptions(config, contract)
         student = load_own_student(config.against, contract) if config.against else None
         known = None if student else _recorded_accuracy(config, contract)
+        source.check(settings)
+        check_free_folder(config.out, force=config.force, foreign=_foreign_entries, made_by="validate")
+        replaces = config.out.exists()
         real = open_fitting(str(config.model), contract, source, settings)
         test = real.test_split()
         reference = None
@@ -152,16 +159,25 @@ def validate(
             "complete": config.timing is None,
         }
         result["failures"] = accuracy_failures(result)
+        if config.timing is not None:
+            if not replaces:  # timing takes minutes: what is known is written, and outlives a Ctrl-C
+                _write(config.out, result)
+            with interrupts.keeping(lambda: None if replaces else f"interrupted: {config.out} has no speeds yet"):
+                result |= {"speed": _speed(config, config.timing, models, student, test), "complete": True}
         _write(config.out, result)
-        if config.timing is not None:  # timing takes minutes: what is known is written, and outlives a Ctrl-C
-            result |= {"speed": _speed(config, config.timing, models, student, test), "complete": True}
-            _write(config.out, result)
     return result
 
 
 def _write(folder: Path, result: dict[str, Any]) -> None:
-    write_json(folder / RESULT_FILE, result)
-    write_report(folder / REPORT_FILE, result)
+    with interrupts.held():
+        folder.mkdir(exist_ok=True)
+        write_json(folder / RESULT_FILE, result)
+        write_report(folder / REPORT_FILE, result)
+
+
+def _foreign_entries(folder: Path) -> list[str]:
+    """All that lies in a folder without results; others are not touched."""
+    return [] if (folder / RESULT_FILE).is_file() else sorted(entry.name for entry in folder.iterdir())
 
 
 def check_request(config: ValidationConfig) -> None:
@@ -174,29 +190,6 @@ def check_request(config: ValidationConfig) -> None:
     for flag, key, known in (("--input", "layout", tuple(LAYOUTS)), ("--output", "output", OUTPUTS)):
         if config.declared.get(key, known[0]) not in known:
             raise UserError(f"{flag}: expected one of {', '.join(known)}, got {config.declared[key]!r}")
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[None]:
-    """Makes the folder at once, so that work is not done in vain; if anything is raised, it goes again while empty.
-
-    Raises:
-        UserError: it is there already, or cannot be made.
-    """
-    if path.exists():
-        raise UserError(f"{path} is there already: choose another --out")
-    try:
-        path.mkdir()
-    except FileNotFoundError:
-        raise UserError(f"--out {path}: there is no folder {path.parent}: make it first") from None
-    except OSError as error:
-        raise UserError(f"cannot make the folder {path} ({error.strerror}): choose another --out") from None
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            path.rmdir()
-        raise
 
 
 def open_models(config: ValidationConfig) -> tuple[list[Opened], dict[str, str]]:

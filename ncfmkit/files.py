@@ -5,14 +5,16 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
+from ncfmkit import interrupts
 from ncfmkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,32 +36,111 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
         UserError: the disk is full, or the file cannot be written there.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"the disk is full: {path} was not written; free {_amount(content)} and go on") from None
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with interrupts.cleaning_up():
+        try:
+            with open(partial, "wb") as file:
+                file.writelines([content] if isinstance(content, bytes) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            with interrupts.held():
+                os.replace(partial, path)
+                note_written(path)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(
+                    f"the disk is full: {path} was not written; free {_amount(content)} and go on"
+                ) from None
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def note_written(path: Path) -> None:
+    """A file or folder is finished under its name, which an interruption then says."""
+    cached = Path(os.path.abspath(path)).is_relative_to(os.path.abspath(cache_dir()))
+    interrupts.note_cached() if cached else interrupts.note_written(path)
 
 
 def _amount(content: bytes | Iterable[bytes | memoryview]) -> str:
     return f"{len(content)} bytes" if isinstance(content, bytes) else "some space"
 
 
-def check_free(path: Path, flag: str = "--out") -> None:
-    """Raises UserError if something is there already, or if there is no folder to write it in."""
+def check_free(path: Path, *, force: bool = False) -> None:
+    """Tries whether a file can be written at `path`, before the work for it begins. Leaves nothing behind.
+
+    Raises:
+        UserError: it exists and `force` is not set, it is a folder, or nothing can be written in its folder.
+    """
+    _try_folder(path)
+    if os.path.isdir(path) and not os.path.islink(path):
+        raise UserError(f"--out {path} is a folder: expected the name of a file")
+    if os.path.lexists(path) and not force:
+        raise UserError(f"{path} already exists: pass --force to overwrite it")
+
+
+def check_free_folder(
+    path: Path, *, force: bool, foreign: Callable[[Path], list[str]], made_by: str, parents: bool = False
+) -> None:
+    """As :func:`check_free`, for a folder.
+
+    Args:
+        foreign: names in an existing folder that the command did not write; such a folder is never overwritten.
+        made_by: the command, for the message.
+        parents: folders above that do not exist will be made.
+
+    Raises:
+        UserError: as :func:`check_free`, or the folder holds something else.
+    """
+    _try_folder(path, parents=parents)
+    if not os.path.lexists(path):
+        return
+    if os.path.islink(path) or not os.path.isdir(path):
+        raise UserError(f"--out {path} is not a folder: expected the name of a folder")
+    if not force:
+        raise UserError(f"{path} already exists: pass --force to overwrite it")
+    others = foreign(path)
+    if others:
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise UserError(
+            f"--force overwrites only a folder that `ncfmkit {made_by}` wrote, and {path} holds something else "
+            f"({shown}): move that away, or choose another --out"
+        )
+
+
+def _try_folder(path: Path, *, parents: bool = False) -> None:
+    """Writes to a file without a name in the folder of `path`: modes alone do not tell, nor do they see a full disk."""
     check_name(path)
-    if os.path.lexists(path):
-        raise UserError(f"{path} is there already: choose another {flag}")
-    if not path.parent.is_dir():
-        raise UserError(f"{flag} {path}: there is no folder {path.parent}: make it first")
+    folder = path.parent
+    while parents and not os.path.lexists(folder):
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except FileNotFoundError:
+        raise UserError(f"--out {path}: there is no folder {folder}: make it first") from None
+    except NotADirectoryError:
+        raise UserError(f"--out {path}: {folder} is not a folder") from None
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot write in the folder {folder}: {error.strerror}") from None
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Gives a finished folder its final name; a folder that has that name is deleted once the new one is in place."""
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    with interrupts.held():
+        existed = os.path.lexists(target)
+        if existed:
+            os.rename(target, old)
+        try:
+            os.rename(new, target)
+        except OSError:
+            if existed:
+                os.rename(old, target)
+            raise
+        note_written(target)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_name(path: str | Path) -> None:

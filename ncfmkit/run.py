@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,11 +15,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ncfmkit import interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.files import write_atomic, write_json
+from ncfmkit.files import check_free_folder, write_atomic, write_json
 from ncfmkit.progress import notice
 
 KEPT_CHECKPOINTS = 2
+# what `ncfmkit distill` writes into a run directory: --force replaces no folder that holds anything else
+ENTRIES = {
+    *("run.json", "metrics.jsonl", "checkpoint", "lock", "scores.json", "synthetic.safetensors"),
+    *("preview.png", "curves.png", "report.html"),
+}
 REQUIRED_INFO = {"arguments", "baselines", "compile", "data", "device", "precision", "seed", "settings", "status"}
 DIGEST_BYTES = 32  # sha256 of the rest, at the end of a checkpoint
 
@@ -33,28 +40,60 @@ class RunDirectory:
         self.checkpoints = path / "checkpoint"
 
     @staticmethod
-    def free(path: Path) -> None:
-        """Checks that a new run may go to `path`.
+    def free(path: Path, *, force: bool = False) -> None:
+        """Tries whether a new run may go to `path`. Leaves nothing behind.
+
+        Args:
+            force: a run that is there may be replaced.
 
         Raises:
-            UserError: it holds a run or anything else.
+            UserError: it holds a run or anything else, another process works in it, or nothing can be written there.
         """
+        if (path / "run.json").exists() and not force:
+            raise UserError(
+                f"{path} already exists and holds a run: go on with it by --resume {path}, pass --force to overwrite "
+                "it, or choose another --out"
+            )
+        empty = path.is_dir() and not any(path.iterdir())
+        check_free_folder(path, force=force or empty, foreign=_foreign_entries, made_by="distill", parents=True)
         if (path / "run.json").exists():
-            raise UserError(f"{path} holds another run: go on with it by --resume {path}, or choose another --out")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} is there and not an empty folder: choose another --out")
+            with RunDirectory(path).alone():
+                pass
 
     @classmethod
-    def create(cls, path: Path, info: dict[str, Any]) -> "RunDirectory":
-        """A new run directory with its `run.json`."""
-        cls.free(path)
+    def create(cls, path: Path, info: dict[str, Any], *, force: bool = False) -> "RunDirectory":
+        """A new run directory with its `run.json`.
+
+        With `force`, a run that is there stays beside it as `NAME.old` until :meth:`finish`.
+        """
+        cls.free(path, force=force)
+        run = cls(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            with interrupts.held():
+                if run.info_file.exists():
+                    earlier = next_free(path.parent, f"{path.name}.old")
+                    os.rename(path, earlier)
+                    info = info | {"replaces": [earlier.name, *cls(earlier).info().get("replaces", [])]}
+                path.mkdir(parents=True, exist_ok=True)
+                write_json(run.info_file, info)
         except OSError as error:
             raise UserError(f"cannot make the run directory {path}: {error.strerror}") from None
-        run = cls(path)
-        write_json(run.info_file, info)
         return run
+
+    def replaced(self) -> list[Path]:
+        """The runs that were here before, and are kept until this one is done."""
+        name = re.escape(self.path.name)
+        beside = [
+            self.path.with_name(other)
+            for other in self.info().get("replaces", [])
+            if re.fullmatch(rf"{name}\.old(-\d+)?", other)  # what a file says is no reason to delete other folders
+        ]
+        return [path for path in beside if path.is_dir() and not _foreign_entries(path)]
+
+    def finish(self) -> None:
+        """The run is done: those that it replaces are deleted."""
+        for path in self.replaced():
+            shutil.rmtree(path, ignore_errors=True)
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -66,6 +105,12 @@ class RunDirectory:
         if not (path / "run.json").is_file():
             raise UserError(f"{path} is not a run directory: no run.json in it")
         return cls(path)
+
+    def kept(self) -> str:
+        """What an interruption of this run leaves behind."""
+        earlier = self.replaced()
+        also = f"; until it is done, the earlier run stays in {earlier[0]}" if earlier else ""
+        return f"what was finished is kept: go on with --resume {self.path}{also}"
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -120,39 +165,63 @@ class RunDirectory:
 
         Those of later steps were damaged, else the run would have gone on from there: they go.
         """
-        import torch
-
         self.checkpoints.mkdir(exist_ok=True)
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        content = buffer.getvalue()
-        write_atomic(self._checkpoint(state["step"]), content + hashlib.sha256(content).digest())
+        write_checkpoint(self._checkpoint(state["step"]), state)
         newest = self._checkpoint(state["step"])
         kept = [path for path in self._saved() if path <= newest][-KEPT_CHECKPOINTS:]
         for path in set(self._saved()) - set(kept):
             path.unlink()
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The newest checkpoint that its checksum confirms, or None; damaged ones are named in a notice.
-
-        Its tensors are on the CPU, whatever device they were saved from: each `load_state_dict` moves what belongs on
-        the device, which then never holds the state twice, and leaves what optimizers keep on the CPU there.
-        """
-        import torch
-
+        """The newest checkpoint that its checksum confirms, or None; damaged ones are named in a notice."""
         for path in reversed(self._saved()):
-            content = path.read_bytes()
-            body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
-            if hashlib.sha256(body).digest() == digest:
-                return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+            state = read_checkpoint(path)
+            if state is not None:
+                return state
             notice(f"{path.name} is damaged (its checksum is wrong): using the one before it")
         return None
+
+    def steps_done(self) -> int:
+        """Steps of the newest checkpoint; it is not read."""
+        return max((int(path.stem.removeprefix("step-")) for path in self._saved()), default=0)
 
     def _checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}.pt"
 
     def _saved(self) -> list[Path]:
         return sorted(p for p in self.checkpoints.glob("step-*.pt") if re.fullmatch(r"step-\d{8}\.pt", p.name))
+
+
+def _foreign_entries(path: Path) -> list[str]:
+    """What lies in a folder and is not a run's; all of it where there is no run."""
+    names = sorted(entry.name for entry in path.iterdir())
+    temporary = re.compile(r"\..*\.tmp")  # of a process that was killed
+    return [name for name in names if "run.json" not in names or not (name in ENTRIES or temporary.fullmatch(name))]
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Saves a state (tensors, numbers, strings, lists and dictionaries of them) with its own checksum."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    write_atomic(path, content + hashlib.sha256(content).digest())
+
+
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """A saved state, or None where its checksum is wrong.
+
+    Its tensors are on the CPU, whatever device they were saved from: each `load_state_dict` moves what belongs on
+    the device, which then never holds the state twice, and leaves what optimizers keep on the CPU there.
+    """
+    import torch
+
+    content = path.read_bytes()
+    body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        return None
+    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
 
 
 def next_free(parent: Path, name: str) -> Path:
@@ -164,29 +233,39 @@ def next_free(parent: Path, name: str) -> Path:
 
 
 @contextmanager
-def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM only set a flag, which the function given tells; a second Ctrl-C stops at once.
+def deferred_interrupts(unit: str = "step") -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM only set a flag, which the function given returns; a second one stops at once.
 
-    Does nothing outside the main thread, where Python delivers no signals.
+    Does nothing outside the main thread, where Python delivers no signals, and where the parent process ignores them.
+
+    Raises:
+        KeyboardInterrupt: at the end, if a signal came too late for the block to see it.
     """
     stop_requested = False
 
     def handle(number: int, frame: Any) -> None:
         nonlocal stop_requested
-        if stop_requested:
+        if not stop_requested:
+            stop_requested = True
+            notice(f"stopping after this {unit} (once more: at once, losing what came after the last checkpoint)")
+            return
+        before = earlier[signal.Signals(number)]
+        if not callable(before):
             raise KeyboardInterrupt
-        stop_requested = True
-        notice("stopping after this step (once more: at once, losing what came after the last checkpoint)")
+        before(number, frame)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        earlier = {n: signal.getsignal(n) for n in interrupts.SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
     try:
+        for number in earlier:
+            signal.signal(number, handle)
         yield lambda: stop_requested
     finally:
-        for number, handler in before.items():
+        for number, handler in earlier.items():
             signal.signal(number, handler)
+    if stop_requested:
+        raise KeyboardInterrupt
 
 
 def load_run(path: Path) -> dict[str, Any]:

@@ -149,24 +149,27 @@ def test_free(tmp_path: Path) -> None:
 
 
 def test_another_run_is_refused(run: RunDirectory) -> None:
-    with pytest.raises(UserError, match=r"holds another run: .*--resume"):
+    with pytest.raises(UserError, match=r"already exists and holds a run: .*--resume"):
         RunDirectory.free(run.path)
-    with pytest.raises(UserError, match="holds another run"):
+    with pytest.raises(UserError, match="already exists and holds a run"):
         RunDirectory.create(run.path, {"mine": 1})
     assert run.info() == INFO
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="not an empty folder: choose another --out"):
+    with pytest.raises(UserError, match="already exists: pass --force"):
         RunDirectory.free(tmp_path)
-    with pytest.raises(UserError, match="not an empty folder"):
-        RunDirectory.free(tmp_path / "thesis.txt")
+    with pytest.raises(UserError, match=r"wrote, and .* holds something else \(thesis.txt\)"):
+        RunDirectory.free(tmp_path, force=True)
+    with pytest.raises(UserError, match="is not a folder"):
+        RunDirectory.free(tmp_path / "thesis.txt", force=True)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
 def test_a_place_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make the run directory"):
+    with pytest.raises(UserError, match="file is not a folder"):
         RunDirectory.create(tmp_path / "file" / "run", INFO)
 
 
@@ -247,14 +250,38 @@ def test_next_free(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_wait_and_a_second_does_not(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    with deferred_interrupts() as interrupted:
-        assert not interrupted()
-        os.kill(os.getpid(), number)
-        assert interrupted()
-        with pytest.raises(KeyboardInterrupt):
+    after_second = False
+
+    def work() -> None:
+        nonlocal after_second
+        with deferred_interrupts() as interrupted:
+            assert not interrupted()
             os.kill(os.getpid(), number)
+            assert interrupted()
+            os.kill(os.getpid(), number)
+            after_second = True
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert not after_second
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert "stopping after this step" in capsys.readouterr().err
+
+
+def test_a_signal_that_came_too_late_for_the_block_is_not_lost() -> None:
+    with pytest.raises(KeyboardInterrupt), deferred_interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a job in the background of a script
+    try:
+        with deferred_interrupts() as interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not interrupted()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_handlers_are_restored_after_an_error() -> None:

@@ -7,7 +7,7 @@ real ones at frequencies that tell them apart, and calibrates them by the traine
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, Protocol
 
@@ -18,8 +18,10 @@ from ncfmkit.config import Settings
 from ncfmkit.distillation.memory import Plan, make_plan
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, State, make_problem, make_state
+from ncfmkit.distillation.rehearsal import step_seconds
 from ncfmkit.distillation.step import distill_step
 from ncfmkit.errors import Interrupted
+from ncfmkit.estimate import Stage
 from ncfmkit.files import format_bytes, parse_bytes
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice, track
@@ -27,6 +29,7 @@ from ncfmkit.real.store import RealData
 from ncfmkit.run import RunDirectory, deferred_interrupts
 from ncfmkit.runtime import Runtime
 
+TITLE = "distilling"
 LOGGED_STEPS = 1000  # lines of metrics.jsonl, at most about
 
 Row = dict[str, Any]  # of metrics.jsonl
@@ -70,6 +73,16 @@ def prepare(
     return problem, state, plan
 
 
+def estimate_steps(problem: Problem, images_NCHW: torch.Tensor, plan: Plan, *, steps: int) -> Iterator[Stage]:
+    """The steps that are left; nothing where none is.
+
+    Args:
+        problem, plan: as of :func:`prepare`, with any pool.
+    """
+    if steps > 0:
+        yield Stage(name=TITLE, work=f"{steps:,} steps", seconds=steps * step_seconds(problem, images_NCHW, plan))
+
+
 def distill(
     run: RunDirectory,
     real: RealData,
@@ -111,22 +124,17 @@ def distill(
     spent = logged[-1]["seconds"] if logged else 0.0
     if state.step < steps:
         budget = _budget(settings)
-        notice(
-            f"memory: {f'budget {format_bytes(budget)}' if budget else 'default budget'}; "
-            f"{plan.chunk} images at once, up to {plan.kept_graphs} such graphs, "
-            f"{plan.classes_per_batch} of {problem.classes} classes stacked"
-        )
+        notice(f"memory: {f'budget {format_bytes(budget)}' if budget else 'default budget'}; {plan.describe()}")
     run.update(status="distilling")
 
     log_every = max(1, math.ceil(steps / LOGGED_STEPS))
     start = time.monotonic() - spent
     with ExitStack() as stack:
         interrupted = stack.enter_context(deferred_interrupts())
-        bar = stack.enter_context(track("distilling", steps))
+        bar = stack.enter_context(track(TITLE, steps, done=state.step))
         board = open_board(state.step) if open_board and state.step < steps else None
         if board is not None:
             stack.callback(board.close)
-        bar.advance(state.step)
         while state.step < steps:
             losses = distill_step(problem, state, plan)
             spent = time.monotonic() - start

@@ -26,7 +26,7 @@ from ncfmkit.real.store import RealData
 from ncfmkit.sets import set_file
 from ncfmkit.sets.manifest import finished_set
 from ncfmkit.sets.released.pixel_values import Normalization, Values, to_bytes
-from ncfmkit.sets.released.read import Released, read
+from ncfmkit.sets.released.read import Released, check_exists, read
 from ncfmkit.sets.synthetic import SyntheticSet
 
 FACTORS = {"list": 2, "pair": 1, "experiments": 1, "folder": 1}  # of each kind of release, where nobody says
@@ -38,13 +38,13 @@ LARGEST_LOGIT = 65504.0  # of float16
 class Reading:
     """How a released set is to be read, as the user said it."""
 
-    labels: Path | None = None  # file of the labels; none: in FILE, or beside it
+    labels: Path | None = None  # file of the labels; None: in FILE, or beside it
     labels_by_position: bool = False  # hard labels from the order of the rows; false: from the labels
-    experiment: int | None = None  # number of the one to take, from 0; none: the first, if there are several
-    values: Values | None = None  # what the pixel values are; none: bytes where they are 8-bit, else unit
+    experiment: int | None = None  # number of the one to take, from 0; None: the first, if there are several
+    values: Values | None = None  # what the pixel values are; None: bytes where they are 8-bit, else unit
     mean: str | None = None  # comma-separated, per channel
     std: str | None = None
-    factor: int | None = None  # that each stored image is cut by; none: as its kind of release
+    factor: int | None = None  # that each stored image is cut by; None: as its kind of release
     decode: Literal["single", "multi", "bound"] = "single"
     max_bytes: int = 2**31  # of a file, or of all pictures of a folder
 
@@ -64,6 +64,7 @@ def convert(
     max_size: str = "2GiB",
     out: str | os.PathLike[str] | None = None,
     recipe: str | os.PathLike[str] | None = None,
+    force: bool = False,
     **overrides: Any,
 ) -> tuple[Path, SyntheticSet]:
     """Reads a set that another project released (DM, MTT, DATM, ...) and writes it as an ordinary one.
@@ -71,17 +72,18 @@ def convert(
     Args:
         path: a file of `torch.save` with images and labels, or a folder of class folders of pictures.
         data: the real data that the set was made from, as in :func:`ncfmkit.distill`: class names, normalization, ZCA.
-        values: what the pixel values are: `unit` (in [0, 1]), `bytes` (0 to 255), `normalized` or `zca`; none: `bytes`
+        values: what the pixel values are: `unit` (in [0, 1]), `bytes` (0 to 255), `normalized` or `zca`; None: `bytes`
             where they are 8-bit, else `unit`.
-        mean, std: per channel, what normalized values were normalized with; none: the data's own, with `zca` nothing.
-        labels: file of the labels; none: in the file, or beside `images_*.pt` as `labels_*.pt`.
+        mean, std: per channel, what normalized values were normalized with; None: the data's own, with `zca` nothing.
+        labels: file of the labels; None: in the file, or beside `images_*.pt` as `labels_*.pt`.
         labels_by_position: with soft labels: the rows are sorted by class, equally many of each.
-        experiment: of a file with several sets: which one, from 0; none: the first.
-        factor: a stored image is a factor x factor mosaic; none: 2 for a list of images and targets, else 1.
-        decode: how stored images are cut up; none: `single`.
+        experiment: of a file with several sets: which one, from 0; None: the first.
+        factor: a stored image is a factor x factor mosaic; None: 2 for a list of images and targets, else 1.
+        decode: how stored images are cut up; None: `single`.
         max_size: the largest file that is read.
-        out: the file to write; none: NAME.safetensors in the working directory, after the set.
+        out: the file to write; None: NAME.safetensors in the working directory, after the set.
         recipe: of the students that train on the set, by name or as a path ending in .toml.
+        force: overwrite an existing file.
         overrides: settings by name, such as `**{"student.epochs": 300}`; and `data_root`, `download`, `skip_bad` as in
             :func:`ncfmkit.distill`.
 
@@ -89,7 +91,8 @@ def convert(
         The file, and the set in it. Its score is unknown: :func:`ncfmkit.evaluate` measures it.
 
     Raises:
-        UserError: the file is not a set, does not fit the data, its values are not what `values` says, or `out` exists.
+        UserError: the file is not a set, does not fit the data, its values are not what `values` says, or `out` exists
+            or cannot be written.
 
     Example:
         >>> file, small = ncfmkit.convert("res_DM_CIFAR10_ConvNet_10ipc.pt", data="cifar10", factor=1)
@@ -110,9 +113,11 @@ def convert(
         decode=d.decode if "distill.decode" in changes else "single",
         max_bytes=parse_bytes(max_size, "--max-size"),
     )
+    check_exists(path)
+    source.check(settings)
     if out is not None:
-        check_free(out)
-    return write_released(path, source.open(settings), settings, reading, out=out)
+        check_free(out, force=force)
+    return write_released(path, source.open(settings), settings, reading, out=out, force=force)
 
 
 def _joined(numbers: str | Sequence[float] | None) -> str | None:
@@ -120,15 +125,13 @@ def _joined(numbers: str | Sequence[float] | None) -> str | None:
 
 
 def write_released(
-    path: Path, real: RealData, settings: Settings, reading: Reading, *, out: Path | None
+    path: Path, real: RealData, settings: Settings, reading: Reading, *, out: Path | None, force: bool = False
 ) -> tuple[Path, SyntheticSet]:
     """As :func:`convert`, with real data that are open."""
-    if out is not None:
-        check_free(out)
     result = read_released(path, real, settings, reading)
     out = out or Path(safe_name(result.manifest["name"]) + ".safetensors")
-    check_free(out)
-    return out, dataclasses.replace(result, manifest=set_file.save(result, out))
+    check_free(out, force=force)
+    return out, dataclasses.replace(result, manifest=set_file.save(result, out, force=force))
 
 
 def read_released(path: Path, real: RealData, settings: Settings, reading: Reading) -> SyntheticSet:

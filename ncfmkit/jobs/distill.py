@@ -5,7 +5,7 @@ import html
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,16 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from ncfmkit import interrupts
 from ncfmkit._version import __version__
 from ncfmkit.config import Settings, from_dict, to_dict
 from ncfmkit.distillation import loop
 from ncfmkit.distillation.initial import from_images, initialize
-from ncfmkit.distillation.pool import Pool, open_pool
-from ncfmkit.errors import Interrupted, UserError
-from ncfmkit.files import write_atomic, write_json
+from ncfmkit.distillation.memory import planned_bytes
+from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
+from ncfmkit.errors import UserError
+from ncfmkit.estimate import Stage, announce, total_seconds
+from ncfmkit.files import format_bytes, write_atomic, write_json
+from ncfmkit.jobs.evaluate import real_mosaics
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decoded_count
-from ncfmkit.progress import notice
+from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import DataArguments, split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
@@ -54,7 +58,7 @@ class Result:
 
     Attributes:
         set: the distilled set.
-        scores: what `scores.json` holds, see :func:`ncfmkit.evaluate`; none: the run was not scored (`repeats=0`).
+        scores: what `scores.json` holds, see :func:`ncfmkit.evaluate`; None: the run was not scored (`repeats=0`).
         run_dir: the run directory, with the set's file, pictures, metrics and a report.
     """
 
@@ -75,6 +79,7 @@ def distill(
     *,
     recipe: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
+    force: bool = False,
     baselines: str | Sequence[str] = ("random",),
     callback: loop.Callback | None = None,
     **overrides: Any,
@@ -83,9 +88,11 @@ def distill(
 
     Args:
         data: a name such as `cifar10`, or the path of a folder of class folders, of Parquet files or of WebDataset
-            shards; `ncfmkit recipes --data` lists all kinds.
-        recipe: a recipe's name or a path ending in .toml; none: the data's own, or the defaults.
-        out: the run directory; none: a fresh one under `runs/`.
+            shards (`ncfmkit recipes --data` lists all kinds); or data in memory: `(images, labels)` as arrays, a
+            map-style torch dataset, a `datasets.Dataset`, or a dict of such by split.
+        recipe: a recipe's name or a path ending in .toml; None: the data's own, or the device's (`cpu` or `paper`).
+        out: the run directory; None: a fresh one under `runs/`.
+        force: replace an existing run; it stays beside the new one, as `NAME.old`, until that is done.
         baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.
         callback: called with each row of metrics.jsonl, at most a thousand times or so: a dict of `step`, `matching`
             and `calibration` (losses, float; the latter None where it is left out), `lr` and `seconds` since the first
@@ -110,7 +117,10 @@ def distill(
         >>> ncfmkit.distill("digits", callback=lambda row: print(row["step"], row["matching"]))
     """
     source, settings = split_arguments(data, overrides)
-    return _result(start(source, recipe=recipe, out=out, baselines=baselines, overrides=settings, callback=callback))
+    run_dir = start(
+        source, recipe=recipe, out=out, force=force, baselines=baselines, overrides=settings, callback=callback
+    )
+    return _result(run_dir)
 
 
 def _result(folder: Path) -> Result:
@@ -122,21 +132,77 @@ def start(
     *,
     recipe: str | os.PathLike[str] | None,
     out: str | os.PathLike[str] | None,
+    force: bool = False,
     baselines: str | Sequence[str],
     overrides: dict[str, Any],
     callback: loop.Callback | None = None,
 ) -> Path:
     """As :func:`distill`: opens the real data, after what can be checked without them. Returns the run directory."""
+    settings, folder, names = _requested(source, recipe, out, force, baselines, overrides)
+    runtime = choose_runtime(settings.runtime)
+    real = source.open(settings)
+    distill_real(real, settings, runtime, folder=folder, force=force, source=source, baselines=names, callback=callback)
+    return folder
+
+
+def dry_run(
+    source: DataArguments,
+    *,
+    recipe: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str] | None,
+    force: bool = False,
+    baselines: str | Sequence[str],
+    overrides: dict[str, Any],
+) -> dict[str, Any]:
+    """What :func:`start` would do: every check that it makes, its plan, and a measured estimate. Writes no run.
+
+    The store of the real data and compiled code go to the cache, where the run finds them.
+
+    Returns:
+        `run` (the directory), `writes` (its files), `data`, `settings`, `device`, `precision`, `compile`, `plan`
+        (`chunk`, `kept_graphs`, `classes_per_batch`), `memory` (bytes that a step takes on the device),
+        `estimate` (rows of `name`, `work`, `seconds`) and `seconds`, their sum.
+    """
+    settings, folder, names = _requested(source, recipe, out, force, baselines, overrides)
+    runtime = choose_runtime(settings.runtime)
+    real = source.open(settings)
+    settings, images = _checked(real, settings, names)
+    problem, state, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
+    notice(_headline(real, settings))
+    notice(f"device: {runtime.describe()}")
+    memory = planned_bytes(problem, state, plan)
+    notice(f"memory of a step: {format_bytes(memory)}; {plan.describe()}")
+    stages = announce(_estimate(real, settings, runtime, images, names, steps_done=0))
+    info = _run_info(real, settings, runtime, source, names)
+    return {
+        "run": str(folder),
+        "writes": [str(folder / name) for name in ARTIFACTS if settings.student.repeats or name != "scores.json"],
+        **{key: info[key] for key in ("data", "settings", "device", "precision", "compile", "baselines")},
+        "plan": dataclasses.asdict(plan),
+        "memory": memory,
+        "estimate": [dataclasses.asdict(stage) for stage in stages],
+        "seconds": total_seconds(stages),
+    }
+
+
+def _requested(
+    source: DataArguments,
+    recipe: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str] | None,
+    force: bool,
+    baselines: str | Sequence[str],
+    overrides: dict[str, Any],
+) -> tuple[Settings, Path, tuple[str, ...]]:
+    """Settings, run directory and baselines: what can be checked before the data are opened."""
     settings = make_settings(source.data, os.fspath(recipe) if recipe else None, overrides)
+    if settings.runtime.log == "tensorboard":
+        require_tensorboard()
     names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
     folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}")
-    RunDirectory.free(folder)
-    runtime = choose_runtime(settings.runtime)
-    distill_real(
-        source.open(settings), settings, runtime, folder=folder, source=source, baselines=names, callback=callback
-    )
-    return folder
+    source.check(settings)
+    RunDirectory.free(folder, force=force)
+    return settings, folder, names
 
 
 def distill_real(
@@ -145,6 +211,7 @@ def distill_real(
     runtime: Runtime,
     *,
     folder: Path,
+    force: bool = False,
     source: DataArguments,
     baselines: Sequence[str] = (),
     callback: loop.Callback | None = None,
@@ -153,34 +220,86 @@ def distill_real(
 
     Args:
         folder: the run directory to make.
+        force: replace an existing run.
         source: where the data came from: a run that is resumed opens them again.
         baselines: names of rows of `BASELINES`.
+        callback: as of :func:`distill`.
 
     Raises:
         UserError, NonFiniteLossError, Interrupted: as :func:`distill`.
     """
     # Check: what would fail late fails now, before an extractor is trained and before anything is written.
-    if settings.runtime.log == "tensorboard":
-        require_tensorboard()
-    settings = resolve(settings, real)
-    images = _initial_images(settings, real)
-    if settings.student.repeats:
-        real.test_split(otherwise=students.NO_SCORE)
-        d = settings.distill
-        decoded = decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class)
-        check_baselines(real, baselines, stored=d.ipc, decoded=decoded)
+    settings, images = _checked(real, settings, baselines)
     loop.prepare(real, settings, Pool.empty(), images, runtime)
 
-    run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines))
+    run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines), force=force)
     with run.alone():
         _complete(run, real, settings, runtime, images, baselines, callback)
 
 
-def resume(path: str | os.PathLike[str], *, callback: loop.Callback | None = None) -> Result:
+def _checked(real: RealData, settings: Settings, baselines: Sequence[str]) -> tuple[Settings, torch.Tensor]:
+    """The settings with what the data decide, and the initial images.
+
+    Raises:
+        UserError: no test split, or too few images for a baseline.
+    """
+    settings = resolve(settings, real)
+    images = _initial_images(settings, real)
+    if settings.student.repeats:
+        real.test_split(otherwise=students.NO_SCORE)
+        check_baselines(real, baselines, stored=settings.distill.ipc, decoded=_decoded_per_class(settings))
+    return settings, images
+
+
+def _decoded_per_class(settings: Settings) -> int:
+    d = settings.distill
+    return decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class)
+
+
+def _estimate(
+    real: RealData,
+    settings: Settings,
+    runtime: Runtime,
+    images: torch.Tensor,
+    baselines: Sequence[str],
+    *,
+    steps_done: int,
+) -> Iterator[Stage]:
+    """What is left of a run, stage by stage, each measured when it is asked for."""
+    d = settings.distill
+    yield from estimate_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
+    if d.steps > steps_done:
+        problem, _, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
+        yield from loop.estimate_steps(problem, images, plan, steps=d.steps - steps_done)
+    yield from students.estimate_scores(
+        real, settings, stored=d.ipc, decoded=_decoded_per_class(settings), baselines=baselines, runtime=runtime
+    )
+
+
+def _headline(real: RealData, settings: Settings) -> str:
+    d = settings.distill
+    return (
+        f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
+        f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
+        f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
+        + (f"; {real.skipped} unreadable images passed over" if real.skipped else "")
+    )
+
+
+def resume(
+    path: str | os.PathLike[str],
+    data: Any = None,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    callback: loop.Callback | None = None,
+) -> Result:
     """Goes on with an interrupted run, and ends with the same bytes as one that was not interrupted.
 
     Args:
         path: the run directory.
+        data: where the data are now, or data in memory, as :func:`distill` takes them; None: where they were.
+        data_root, download: as :func:`distill` takes them; None, false: as the run was started.
         callback: as of :func:`distill`, for the steps that are left.
 
     Returns:
@@ -205,17 +324,62 @@ def resume(path: str | os.PathLike[str], *, callback: loop.Callback | None = Non
     if info["status"] == "done":
         if not (run.path / "report.html").exists():
             write_report(run.path)
+        run.finish()
         notice(f"{path} is finished: nothing is left to do")
         return _result(run.path)
     if settings.runtime.log == "tensorboard":
         require_tensorboard()
-    with run.alone():
-        real = DataArguments(**info["arguments"]).open(settings)
+    arguments = info["arguments"]
+    arguments |= {} if data is None else {"data": data}
+    arguments |= {} if data_root is None else {"data_root": data_root}
+    arguments |= {"download": True} if download else {}
+    if arguments["data"] is None:
+        call = f"ncfmkit.resume({str(path)!r}, data=...)"
+        raise UserError(f"{path} was started on data in memory, in Python: pass them again, as {call}")
+    with interrupts.keeping(run.kept), run.alone():
+        source = DataArguments(**arguments)
+        try:
+            real = source.open(settings)
+        except UserError as error:
+            if source.memory is not None:
+                raise
+            raise UserError(f"{error}\nif the data of {path} have moved, say where they are with --data") from error
         if real.fingerprint != info["data"]["fingerprint"]:
-            raise UserError(f"the data at {info['arguments']['data']} have changed since {path} was started")
+            raise UserError(_changed(run.path, source, info["data"], _data_info(real)))
+        run.update(arguments=source.recorded())
         with cpu_threads(info["threads"]):  # sums in another order would end with other bytes
             _complete(run, real, settings, runtime, _initial_images(settings, real), info["baselines"], callback)
     return _result(run.path)
+
+
+def _changed(path: Path, source: DataArguments, then: dict[str, Any], now: dict[str, Any]) -> str:
+    """The message about data that are not those that a run was started with: what changed, and what to do."""
+    lines = []
+    gone = [name for name in then["classes"] if name not in now["classes"]]
+    new = [name for name in now["classes"] if name not in then["classes"]]
+    lines += [f"  classes that are gone: {shortened_list(gone)}"] if gone else []
+    lines += [f"  classes that are new: {shortened_list(new)}"] if new else []
+    if (then["size"], then["channels"]) != (now["size"], now["channels"]):
+        shapes = [f"{info['channels']}x{info['size']}x{info['size']}" for info in (then, now)]
+        lines.append(f"  images: {shapes[0]} then, {shapes[1]} now")
+    for split in ("train", "test"):
+        if then[split] != now[split]:
+            lines.append(f"  {split} images: {then[split]:,} then, {now[split]:,} now")
+        # runs of earlier versions have no counts
+        before, after = (dict(zip(i["classes"], i.get("counts", {}).get(split, []), strict=False)) for i in (then, now))
+        other = [name for name in before if name in after and before[name] != after[name]]
+        lines += [f"    of class {name!r}: {before[name]:,} then, {after[name]:,} now" for name in other[:4]]
+        lines += [f"    and of {len(other) - 4:,} more classes"] if len(other) > 4 else []
+    if not lines:
+        lines.append("  classes and numbers of images are the same, but other files, names of files or pixels")
+    place = f"at {source.data}" if source.memory is None else "in memory"
+    return "\n".join(
+        [
+            f"the data {place} have changed since {path} was started:",
+            *lines,
+            "Restore them, pass --data with the place of the original data, or start a new run with another --out.",
+        ]
+    )
 
 
 def _complete(
@@ -230,14 +394,12 @@ def _complete(
     """All that is left of a run, new or resumed; an interruption says how to go on."""
     d = settings.distill
     notice(f"run directory: {run.path}")
-    try:
-        notice(
-            f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
-            f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
-            f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
-            + (f"; {real.skipped} unreadable images passed over" if real.skipped else "")
-        )
+    for earlier in run.replaced():
+        notice(f"the earlier run stays in {earlier} until this one is done")
+    with interrupts.keeping(run.kept):
+        notice(_headline(real, settings))
         notice(f"device: {runtime.describe()}")
+        announce(_estimate(real, settings, runtime, images, baselines, steps_done=run.steps_done()))
 
         # The method: a pool of extractors, then the loop.
         pool = open_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
@@ -265,6 +427,7 @@ def _complete(
                 settings,
                 stored=d.ipc,
                 baselines=baselines,
+                mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
                 herding=lambda count: herded_subset(real, count, pool.final[0], settings.network, runtime),
                 runtime=runtime,
             )
@@ -274,8 +437,7 @@ def _complete(
             set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         run.update(status="done")
         write_report(run.path)
-    except KeyboardInterrupt:
-        raise Interrupted(f"what was finished is kept: go on with --resume {run.path}") from None
+        run.finish()
 
 
 def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
@@ -286,24 +448,31 @@ def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
     return initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
 
 
+def _data_info(real: RealData) -> dict[str, Any]:
+    splits = {"train": real.train} | ({"test": real.test} if real.test else {})
+    return {
+        "name": real.name,
+        "classes": list(real.classes),
+        "train": len(real.train.images),
+        "test": len(real.test.images) if real.test else 0,
+        "counts": {name: split.counts().tolist() for name, split in splits.items()},  # per class
+        "size": real.size,
+        "channels": real.channels,
+        "fingerprint": real.fingerprint,
+        "skipped": real.skipped,
+        "skipped_images": list(real.skipped_images),
+    }
+
+
 def _run_info(
     real: RealData, settings: Settings, runtime: Runtime, source: DataArguments, baselines: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "ncfmkit": __version__,
         "command": shlex.join(["ncfmkit", *sys.argv[1:]]) if "ncfmkit" in Path(sys.argv[0]).name else None,
-        "arguments": dataclasses.asdict(source.absolute()),
+        "arguments": source.recorded(),
         "baselines": list(baselines),
-        "data": {
-            "name": real.name,
-            "classes": list(real.classes),
-            "train": len(real.train.images),
-            "test": len(real.test.images) if real.test else 0,
-            "size": real.size,
-            "channels": real.channels,
-            "fingerprint": real.fingerprint,
-            "skipped": real.skipped,
-        },
+        "data": _data_info(real),
         "settings": to_dict(settings),
         "seed": settings.seed,
         "device": runtime.describe(),

@@ -9,9 +9,8 @@ import torch
 
 from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_free, parse_bytes, safe_name
+from ncfmkit.files import check_free_folder, parse_bytes, safe_name
 from ncfmkit.jobs.evaluate import Scoring, requested_scoring
-from ncfmkit.jobs.setup import all_or_nothing
 from ncfmkit.sets import loading, package, quantize
 from ncfmkit.sets.manifest import DIGEST_KEY, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -19,7 +18,6 @@ from ncfmkit.sets.synthetic import SyntheticSet
 LONGEST_LICENSE = 200  # characters
 
 
-@all_or_nothing()
 def pack(
     path: str | os.PathLike[str],
     *,
@@ -34,23 +32,25 @@ def pack(
     dither: bool = False,
     score: bool = False,
     data: Any = None,
+    force: bool = False,
     **overrides: Any,
 ) -> tuple[Path, SyntheticSet]:
-    """Packs a set for other people's tools: a folder with the set, its manifest, checksums and a dataset card.
+    """Packs a set for other people's tools, in a folder with its manifest, checksums and a dataset card.
 
     Args:
         path: a set's file, its run directory or another package.
         to: the layout: `safetensors`, `webdataset`, `parquet` or `png`.
-        out: the folder; none: named after the set and the layout, in the working directory.
-        license: of the real images that the set was made from; none: as the set says.
+        out: the folder; None: named after the set and the layout, in the working directory.
+        license: of the real images that the set was made from; None: as the set says.
         decoded: write the images to train on, for tools that cannot decode; the stored ones are added in one file.
-        encoding: of pictures, `png` or lossless `webp`; none: png.
+        encoding: of pictures, `png` or lossless `webp`; None: png.
         shard_size: the largest size of a shard, such as `"256MiB"` (webdataset, parquet).
         bits: store each pixel in 6, 5, 4, 3 or 2 bits; the recorded score is then dropped. None or 8: as it is.
         scale: with `bits`: quantize within the range of each `image`, or of each `channel` over the whole set.
         dither: with `bits`: Floyd-Steinberg dithering.
         score: train students on the packed set and record their accuracy; needs `data`.
         data: with `score`: the real data to test on, as in :func:`ncfmkit.distill`.
+        force: replace an existing package.
         overrides: with `score`: settings by name that replace the set's own, such as `repeats=5`; and `data_root`,
             `download`, `skip_bad` as in :func:`ncfmkit.distill`.
 
@@ -58,14 +58,14 @@ def pack(
         The folder, and the set in it.
 
     Raises:
-        UserError: no set there, `out` exists, or the layout needs a license.
+        UserError: no set there, `out` exists or cannot be written, or the layout needs a license.
 
     Example:
         >>> folder, packed = ncfmkit.pack("runs/digits-ipc1", to="parquet", license="bsd-3-clause")
     """
     path, out = Path(path), None if out is None else Path(out)
     if bits in (None, 8) and (dither or scale != "image"):
-        raise UserError("--scale and --dither say how pixels are stored in fewer bits: pass --bits below 8")
+        raise UserError("--scale and --dither need --bits below 8")
     packing = package.Packing(
         layout=to,
         images="decoded" if decoded else "stored",
@@ -73,18 +73,19 @@ def pack(
         shard_bytes=None if shard_size is None else parse_bytes(shard_size, "--shard-size"),
     )
     scoring = requested_scoring(score, data, overrides)
+    loading.check_exists(path)
     if out is not None:
-        check_free(out)
+        check_free_folder(out, force=force, foreign=package.foreign_files, made_by="pack")
     with loading.opened(path, beside=Path() if out is None else out.parent) as result:
         if license is not None:
             result = licensed(result, license)
         if bits is not None:
             result = quantized(result, bits, scale, dither)  # type: ignore[arg-type]
         out = out or Path(_folder_name(result, packing))
-        package.check_writable(result, out, packing)  # before the students are trained
+        package.check_writable(result, out, packing, force=force)  # before the students are trained
         if scoring is not None:
             result = scored(result, scoring)
-        return out, package.write(result, out, packing)
+        return out, package.write(result, out, packing, force=force)
 
 
 def scored(result: SyntheticSet, score: Scoring) -> SyntheticSet:

@@ -1,4 +1,4 @@
-"""Where the real data are, as the user said it, and how they are read."""
+"""Where the real data are, as the user said it, or the data themselves, and how they are read."""
 
 import dataclasses
 import os
@@ -8,8 +8,10 @@ from typing import Any
 
 from ncfmkit.config import Settings, check, full_key, load_recipe, override
 from ncfmkit.errors import UserError
-from ncfmkit.real.opening import open_real
-from ncfmkit.real.sources import SOURCES
+from ncfmkit.real.hub import PREFIX
+from ncfmkit.real.memory import memory_name
+from ncfmkit.real.opening import find_real, open_real
+from ncfmkit.real.sources import NAMED, as_text
 from ncfmkit.real.store import RealData
 
 DEFAULT_RECIPES = {"digits": "digits"}  # of data that has one recipe of its own
@@ -17,23 +19,31 @@ DEFAULT_RECIPES = {"digits": "digits"}  # of data that has one recipe of its own
 
 @dataclass(frozen=True, kw_only=True)
 class DataArguments:
-    """Where the real data are, as the user said it. Paths are kept as text: run.json records them."""
+    """Where the real data are, as the user said it, or the data themselves.
 
-    data: str
-    data_root: str | None = None
+    Args:
+        data: a name or a path (str or os.PathLike), or data in memory: `(images, labels)` arrays, a map-style torch
+            dataset, a `datasets.Dataset`, or a dict of such by split. Once constructed `data` is always a text, and
+            data in memory are in `memory`.
+        data_root: folder of torchvision's sets; none: in the cache.
+        download: fetch a named set that is not there.
+        skip_bad: pass over images that cannot be decoded.
+
+    Raises:
+        UserError: data of a type that is not known.
+    """
+
+    data: Any
+    data_root: str | os.PathLike[str] | None = None
     download: bool = False
     skip_bad: bool = False
+    memory: Any = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        data, root = self.data, self.data_root
-        if isinstance(data, os.PathLike):
-            data = os.fspath(data)
-            if data in {kind.name for kind in SOURCES}:  # a path is never the name of a source
-                data = os.path.join(os.curdir, data)
-        if not isinstance(data, str):
-            raise UserError(f"data: expected a name or a path, got {type(data).__name__}")
-        object.__setattr__(self, "data", data)
-        object.__setattr__(self, "data_root", None if root is None else os.fspath(root))
+        named = isinstance(self.data, str | os.PathLike)
+        object.__setattr__(self, "memory", None if named else self.data)
+        object.__setattr__(self, "data", as_text(self.data) if named else f"memory-{memory_name(self.data)}")
+        object.__setattr__(self, "data_root", self.data_root and os.fspath(self.data_root))
 
     def open(self, settings: Settings) -> RealData:
         """The real data.
@@ -42,19 +52,33 @@ class DataArguments:
             UserError: they cannot be opened, or have one class alone.
         """
         root = Path(self.data_root) if self.data_root else None
-        real = open_real(self.data, settings.data, data_root=root, download=self.download, skip_bad=self.skip_bad)
+        data = self.data if self.memory is None else self.memory
+        real = open_real(data, settings.data, data_root=root, download=self.download, skip_bad=self.skip_bad)
         if len(real.classes) < 2:
             raise UserError(f"{real.name} has one class, {real.classes[0]!r}: a classifier needs two or more")
         return real
 
-    def absolute(self) -> "DataArguments":
-        """The same from any working directory."""
-        named = self.data in {kind.name for kind in SOURCES}
-        return dataclasses.replace(
-            self,
-            data=self.data if named else os.path.abspath(self.data),
-            data_root=self.data_root and os.path.abspath(self.data_root),
+    def check(self, settings: Settings) -> None:
+        """Raises UserError unless the data can be found; they are not read."""
+        find_real(
+            self.data if self.memory is None else self.memory,
+            settings.data,
+            data_root=Path(self.data_root) if self.data_root else None,
+            download=self.download,
         )
+
+    def recorded(self) -> dict[str, Any]:
+        """As `run.json` keeps them, valid in any working directory; `data` is None for data in memory."""
+        place = self.data if self.data in NAMED or self.data.startswith(PREFIX) else os.path.abspath(self.data)
+        return {
+            "data": place if self.memory is None else None,
+            "data_root": self.data_root and os.path.abspath(self.data_root),
+            "download": self.download,
+            "skip_bad": self.skip_bad,
+        }
+
+
+WHERE = {field.name for field in dataclasses.fields(DataArguments) if field.init} - {"data"}
 
 
 def split_arguments(data: Any, keywords: dict[str, Any]) -> tuple[DataArguments, dict[str, Any]]:
@@ -64,9 +88,8 @@ def split_arguments(data: Any, keywords: dict[str, Any]) -> tuple[DataArguments,
         data: as :class:`DataArguments` has it, or such an object.
         keywords: fields of :class:`DataArguments` by name, such as `download=True`, and settings.
     """
-    fields = {field.name for field in dataclasses.fields(DataArguments)}
-    where = {key: value for key, value in keywords.items() if key in fields}
-    settings = {key: value for key, value in keywords.items() if key not in fields}
+    where = {key: value for key, value in keywords.items() if key in WHERE}
+    settings = {key: value for key, value in keywords.items() if key not in WHERE}
     if isinstance(data, DataArguments) and not where:
         return data, settings
     return DataArguments(data=data, **where), settings
@@ -80,8 +103,7 @@ def split_optional(data: Any, keywords: dict[str, Any]) -> tuple[DataArguments |
     """
     if data is not None:
         return split_arguments(data, keywords)
-    fields = {field.name for field in dataclasses.fields(DataArguments)}
-    idle = [key for key in keywords if key in fields or full_key(key).startswith("data.")]
+    idle = [key for key in keywords if key in WHERE or full_key(key).startswith("data.")]
     if idle:
         raise UserError(f"{', '.join(idle)}: how to read the real data, but no data are given: pass data, too")
     return None, keywords

@@ -40,14 +40,16 @@ def build_store(folder: Path, source: Source, settings: DataSettings, fingerprin
     count = sum(len(group) for _, groups in chosen.values() for group in groups)
     check_space(folder.parent, count * frame.channels * frame.size**2)
     facts: dict[str, Any] = {"source": source.name, "classes": classes, "size": frame.size, "channels": frame.channels}
-    facts |= {"fingerprint": fingerprint, "skipped": 0, "offsets": {}}
+    facts |= {"fingerprint": fingerprint, "skipped": 0, "skipped_images": [], "offsets": {}}
     with new_store(folder) as temporary:
         for split, (rows, groups) in chosen.items():
             with SplitWriter(temporary / f"{split}.npy", sum(map(len, groups)), frame.channels, frame.size) as writer:
                 _fill(writer, f"reading {source.name} {split}", rows, np.concatenate(groups), frame, skip_bad)
                 writer.finish()
             facts["offsets"][split] = _offsets(source.name, split, classes, groups, writer.filled)
-            facts["skipped"] += int((~writer.filled).sum())
+            skipped = np.sort(np.concatenate(groups)[~writer.filled]).tolist()
+            facts["skipped"] += len(skipped)
+            facts["skipped_images"] += [rows.where(row) for row in skipped]
             if split == "train":
                 facts["mean"], facts["std"] = writer.statistics()
         write_facts(temporary, facts)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Listing:
 class Source:
     """A set that was found but not read."""
 
-    kind: str
+    kind: str  # what reads it; of data without files with a digest of their content
     name: str  # short, never an absolute path
     root: Path
     files: tuple[str, ...]  # all that the content depends on, relative to `root`
@@ -49,10 +50,12 @@ class Source:
 class Request:
     """What the user asked to open."""
 
-    data: str
+    data: Any  # a name or a path as text, or the data themselves
     keep: tuple[str, ...]  # classes to keep; empty: all
     data_root: Path
     download: bool
+    image_column: str | None = None  # none: found by the usual names
+    label_column: str | None = None
 
 
 def split_token(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """`open_real`: finds the source, then the store made of it, and makes the store where there is none."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ from ncfmkit.progress import notice
 from ncfmkit.real.building import build_store
 from ncfmkit.real.fingerprint import fingerprint, stat_key
 from ncfmkit.real.listing import Request, Source
-from ncfmkit.real.sources import find_source
+from ncfmkit.real.sources import as_text, find_source
 from ncfmkit.real.store import VERSION, RealData, lock_of, read_store
+
+# settings that the first stores knew; later ones count in the fingerprint only where they are not the default, so that
+# sets and runs keep the fingerprints that they were made with
+FIRST_SETTINGS = ("size", "color", "resize", "convert_color", "classes", "holdout", "imbalance")
+SHOWN_SKIPPED = 5  # names of images in a notice
 
 
 def open_real(
-    data: str,
+    data: Any,
     settings: DataSettings,
     *,
     data_root: Path | None = None,
@@ -26,26 +32,47 @@ def open_real(
     """Opens a real data set by the name of a source or by path; read once, and from then on memory-mapped.
 
     Args:
-        data: a name in `SOURCES`, a folder of class folders, Parquet files or WebDataset shards (path, glob, braces).
+        data: a name in `SOURCES`, a path (str or os.PathLike; also a glob, braces, `hf://OWNER/NAME`), or data in
+            memory, see :mod:`ncfmkit.real.memory`.
         settings: preprocessing and choice of rows.
         data_root: where torchvision's sets lie; none: `downloads` in the cache folder.
         download: fetch a torchvision set that is not there.
-        skip_bad: pass over pictures that cannot be decoded; they are counted.
+        skip_bad: pass over pictures that cannot be decoded; they are counted and listed.
 
     Raises:
         UserError: anything about the data or the settings that the user can mend.
     """
-    source = find_source(Request(data, settings.classes, data_root or cache_dir() / "downloads", download))
+    source = find_real(data, settings, data_root=data_root, download=download)
     opened = _open(source, settings, skip_bad)
     if opened.skipped:
-        notice(f"{opened.name}: passed over {opened.skipped} images that cannot be decoded (--skip-bad)")
+        shown = "".join(f"\n  {image}" for image in opened.skipped_images[:SHOWN_SKIPPED])
+        more = len(opened.skipped_images) - SHOWN_SKIPPED
+        notice(
+            f"{opened.name}: passed over {opened.skipped} images that cannot be decoded (--skip-bad)"
+            f"{shown and ':'}{shown}" + (f"\n  ... and {more:,} more" if more > 0 else "")
+        )
     return opened
+
+
+def find_real(data: Any, settings: DataSettings, *, data_root: Path | None = None, download: bool = False) -> Source:
+    """As :func:`open_real`, found but not read."""
+    request = Request(
+        data=as_text(data) if isinstance(data, str | os.PathLike) else data,
+        keep=settings.classes,
+        data_root=data_root or cache_dir() / "downloads",
+        download=download,
+        image_column=settings.image_column,
+        label_column=settings.label_column,
+    )
+    return find_source(request)
 
 
 def _open(source: Source, settings: DataSettings, skip_bad: bool) -> RealData:
     """From the store that the index knows by the files' names, sizes and times; else by their content."""
     home = cache_dir() / "real"
-    preprocessing: dict[str, Any] = dataclasses.asdict(settings) | {"skip_bad": skip_bad, "version": VERSION}
+    defaults = dataclasses.asdict(DataSettings())
+    counted = {k: v for k, v in dataclasses.asdict(settings).items() if k in FIRST_SETTINGS or v != defaults[k]}
+    preprocessing: dict[str, Any] = counted | {"skip_bad": skip_bad, "version": VERSION}
     index = home / "index" / stat_key(source, preprocessing)
     key = _indexed(index)
     if key is not None:

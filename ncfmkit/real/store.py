@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from ncfmkit import interrupts
 from ncfmkit.errors import UserError
 from ncfmkit.files import MOVE, format_bytes, writable
 
@@ -55,6 +56,7 @@ class RealData:
     std: tuple[float, ...]  # likewise; population standard deviation
     fingerprint: str  # sha256 in hex of content and preprocessing
     skipped: int  # unreadable images passed over
+    skipped_images: tuple[str, ...] = ()  # which they are; empty also where a store was made before they were listed
 
     def test_split(self, *, otherwise: str = "") -> Split:
         """The test split, where a command cannot do without.
@@ -87,6 +89,7 @@ def read_store(folder: Path, name: str) -> RealData | None:
             std=tuple(facts["std"]),
             fingerprint=facts["fingerprint"],
             skipped=facts["skipped"],
+            skipped_images=tuple(facts.get("skipped_images", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
@@ -106,17 +109,19 @@ def new_store(folder: Path) -> Iterator[Path]:
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     clean_stale(folder.parent)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"the disk of {folder.parent} is full: free some space, {MOVE}") from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with interrupts.cleaning_up():
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
+            interrupts.note_cached()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(f"the disk of {folder.parent} is full: free some space, {MOVE}") from error
+            raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def lock_of(folder: Path) -> FileLock:

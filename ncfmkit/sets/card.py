@@ -165,7 +165,7 @@ def _front_matter(result: SyntheticSet, layout: str, images: str) -> str:
     if layout == "parquet":
         files = [{"split": "train", "path": "data/train-*.parquet"}]
         facts |= {"configs": [{"config_name": "default", "data_files": files}]}
-    return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---"
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
 
 
 def _what(result: SyntheticSet, images: str) -> Iterator[str]:

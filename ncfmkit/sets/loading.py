@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ncfmkit import interrupts
 from ncfmkit.errors import UserError
 from ncfmkit.files import sha256_of
 from ncfmkit.progress import track
@@ -65,6 +66,12 @@ def load(path: str | os.PathLike[str]) -> SyntheticSet:
     return set_file.require_intact(Path(path), *read(Path(path)))
 
 
+def check_exists(path: Path) -> None:
+    """Raises UserError unless there is something to read as a set; whether it is whole is not looked at."""
+    if not (path.is_dir() and is_package(path)):
+        set_file.find(path)
+
+
 def read(path: Path, *, scratch: Path | None = None) -> tuple[SyntheticSet | None, list[str]]:
     """The set, and all that is wrong with it; none where anything is.
 
@@ -88,15 +95,16 @@ def opened(path: Path, beside: Path) -> Iterator[SyntheticSet]:
         UserError: as :func:`load`.
     """
     scratch = beside / f".unpacked.{os.getpid()}.tmp"
-    try:
+    with interrupts.cleaning_up():
         try:
-            found = read(path, scratch=scratch)
-        except OSError as error:
-            raise UserError(f"{path} cannot be unpacked in {beside}: {error.strerror or error}") from None
-        yield set_file.require_intact(path, *found)
-    finally:
-        with suppress(OSError):  # Windows keeps a file that is still mapped
-            scratch.unlink(missing_ok=True)
+            try:
+                found = read(path, scratch=scratch)
+            except OSError as error:
+                raise UserError(f"{path} cannot be unpacked in {beside}: {error.strerror or error}") from None
+            yield set_file.require_intact(path, *found)
+        finally:
+            with suppress(OSError):  # Windows keeps a file that is still mapped
+                scratch.unlink(missing_ok=True)
 
 
 def _read_package(folder: Path, scratch: Path | None) -> tuple[SyntheticSet | None, list[str]]:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from ncfmkit import interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_free, sha256_of, write_atomic
+from ncfmkit.files import check_free_folder, replace_folder, sha256_of, write_atomic
 from ncfmkit.mosaic import decode_factors, decoded_rows
 from ncfmkit.progress import track
 from ncfmkit.sets import set_file
-from ncfmkit.sets.manifest import LONGEST_SHOWN, PACKAGE_FILE, tensors_of
+from ncfmkit.sets.manifest import LONGEST_SHOWN, PACKAGE_FILE, tensors_of, to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.pictures import ENCODINGS, check_size
 from ncfmkit.sets.views.records import Contents, Record
@@ -83,37 +83,37 @@ def is_package(path: Path) -> bool:
     return any(os.path.lexists(path / name) for name in (MANIFEST, SUMS))
 
 
-def write(synthetic: SyntheticSet, folder: Path, packing: Packing) -> SyntheticSet:
+def write(synthetic: SyntheticSet, folder: Path, packing: Packing, *, force: bool = False) -> SyntheticSet:
     """Packs a set into a new folder; the same set gives the same bytes. Returns it with the digests in its manifest.
 
     The card, which needs to know the license of the source, is written where the manifest states one. The one file is
     added where the layout cannot hold the set exactly (decoded images, quantized pixels), and where a card is, whose
-    snippets read it.
+    snippets read it. With `force` the folder replaces another package, once it is whole.
 
     Raises:
         UserError: as :func:`check_writable`, or the disk refuses.
     """
-    check_writable(synthetic, folder, packing)
+    check_writable(synthetic, folder, packing, force=force)
     manifest = set_file.checked(synthetic.manifest, tensors_of(synthetic), folder)
     synthetic = dataclasses.replace(synthetic, manifest=manifest)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        partial.mkdir()
-        _fill(synthetic, partial, packing)
-        partial.rename(folder)
-    except OSError as error:
-        raise UserError(f"{folder} was not written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with interrupts.cleaning_up():
+        try:
+            partial.mkdir()
+            _fill(synthetic, partial, packing)
+            replace_folder(partial, folder)
+        except OSError as error:
+            raise UserError(f"{folder} was not written: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return synthetic
 
 
-def check_writable(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
+def check_writable(synthetic: SyntheticSet, folder: Path, packing: Packing, *, force: bool = False) -> None:
     """Raises UserError unless the set can be packed there.
 
-    The folder may be there already, the layout may need a license, decoded images may be too large.
+    The layout may need a license, decoded images may be too large, the folder may exist or not be writable.
     """
-    check_free(folder)
     if packing.row.module is not None:
         channels, height, width = synthetic.images.shape[1:]
         check_size((channels, height, width), packing.pictures)
@@ -124,6 +124,15 @@ def check_writable(synthetic: SyntheticSet, folder: Path, packing: Packing) -> N
             f"--to {packing.layout} comes with a dataset card, which states the license of the real images "
             f"({synthetic.manifest['source']['name']}): pass --license, such as --license mit"
         )
+    check_free_folder(folder, force=force, foreign=foreign_files, made_by="pack")
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Files below a folder that its `SHA256SUMS` does not list, hidden ones too."""
+    lines = (folder / SUMS).read_text(errors="replace").splitlines() if (folder / SUMS).is_file() else []
+    listed = {SUMS} | {line[66:] for line in lines}  # 64 digits and two spaces
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
+    return sorted(there - listed)
 
 
 def _has_card(synthetic: SyntheticSet) -> bool:
@@ -223,7 +232,7 @@ def _stored(synthetic: SyntheticSet) -> Iterator[tuple[np.ndarray, int, int]]:
 def _decoded(synthetic: SyntheticSet) -> Iterator[tuple[np.ndarray, int, int]]:
     chunk = max(1, MOST_DECODED // _decoded_values(synthetic))
     for images, labels in synthetic.decoded_parts(min(64, chunk)):
-        pixels = images.mul(255).round().to(torch.uint8).numpy()
+        pixels = to_bytes(images).numpy()
         yield from ((image, label, 1) for image, label in zip(pixels, labels.tolist(), strict=True))
 
 

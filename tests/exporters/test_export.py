@@ -141,7 +141,7 @@ def test_command_writes_beside_the_student(own_student: Path, tiny_data: RealDat
     assert re.search(r"mine\.onnx: fp32, opset \d+, [\d.]+ KiB", result.stdout)
     again = call("export", own_student)
     assert again.exit_code == 2
-    assert "mine.onnx is there already" in again.stderr
+    assert "mine.onnx already exists: pass --force" in again.stderr
     assert call("export", own_student, "--precision", "fp16").exit_code == 0
     assert sorted(p.name for p in own_student.parent.glob("*.onnx")) == ["mine-fp16.onnx", "mine.onnx"]
 
@@ -195,9 +195,9 @@ def test_command_refuses_empty_names(own_student: Path) -> None:
         ({"output": "classes"}, r"--output 'classes' .*logits, probabilities"),
         ({"out": "s.pt"}, r"--out .*s\.pt: .*\.onnx"),
         ({"out": "nowhere/s.onnx"}, r"no folder .*nowhere"),
-        ({"out": "beside.onnx"}, r"beside\.onnx\.data is there already"),
-        ({"out": "failed.onnx"}, r"failed\.failed-parity\.onnx is there already"),
-        ({"out": "taken.onnx"}, r"taken\.onnx is there already"),
+        ({"out": "beside.onnx"}, r"beside\.onnx\.data already exists: pass --force"),
+        ({"out": "failed.onnx"}, r"failed\.failed-parity\.onnx already exists: pass --force"),
+        ({"out": "taken.onnx"}, r"taken\.onnx already exists: pass --force"),
         ({"opset": 99}, r"--opset 99: expected 18 to \d+"),
         ({"int8_skip": ["a"]}, r"--int8-skip .*--precision int8.*fp32"),
         ({"calibration": DataArguments(data="digits"), "precision": "fp16"}, r"--calibration .*--precision int8.*fp16"),

@@ -337,7 +337,7 @@ WRONG_FLAGS = {
     "against": (["--against", "none.safetensors"], r"no student at none\.safetensors"),
     "out's parent": (["--out", "no/such"], "--out no/such: there is no folder no"),
     "out in a file": (["--out", "file/out"], r"file/out \(Not a directory\).*--out"),
-    "out is there": (["--out", "there"], "there is there already.*--out"),
+    "out is there": (["--out", "there"], "there already exists: pass --force"),
     "size": (["--size", "9"], r"got 8x8: pass --size 8 --resize crop, .*student\.onnx takes 8x8 rgb"),
     "other size": (["--size", "16", "--resize", "crop"], r"tiny has 16x16 rgb .* takes 8x8 rgb: pass --size 8 -"),
     "color": (["--color", "gray"], "got mode RGB: pass --color rgb --convert-color, "),
@@ -383,21 +383,6 @@ def test_students_that_do_not_fit(onnx_path: Path, folder: Path) -> None:
     other = write_student(Path("o.safetensors"), renamed, epochs=0)
     refused(*flags, other, says=r"--against o\.safetensors .*3 classes, tiny 3: .*'a', 'b', 'c'; .*tiny")
     refused(*flags, onnx_path, says="is not a readable safetensors file")
-
-
-def test_the_new_folder_goes_only_while_it_is_empty() -> None:
-    with pytest.raises(KeyError), validate.new_folder(Path("a")):
-        raise KeyError
-    assert not Path("a").exists()
-
-    def leave_a_file_behind() -> None:
-        with validate.new_folder(Path("a")):
-            Path("a/kept").touch()
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        leave_a_file_behind()
-    assert Path("a/kept").exists()
 
 
 def test_accuracies_outlive_an_interruption_of_the_timing(
@@ -456,7 +441,7 @@ def test_the_whole_command(
     assert len(Page(page).sources) == 2  # confusions, speed
     for said in (value["model"]["sha256"], value["data"]["fingerprint"], section["device"], "no C++ compiler found"):
         assert said in page
-    assert call(onnx_path, *flags).exit_code == 2  # the default folder is there already
+    assert call(onnx_path, *flags).exit_code == 2  # the default folder exists
 
 
 def test_starts_and_builds_are_in_the_rows_of_what_was_started(

@@ -454,7 +454,7 @@ def test_the_command(digits_file: Path) -> None:
     for out in ([], ["--out", "digits-ipc1.safetensors"]):
         again = call("convert", digits_file, "--data", "digits", *out)
         assert again.exit_code == 2
-        assert "digits-ipc1.safetensors is there already: choose another --out" in again.stderr
+        assert "digits-ipc1.safetensors already exists: pass --force to overwrite it" in again.stderr
     assert Path("digits-ipc1.safetensors").read_bytes() == before
 
 
@@ -465,7 +465,7 @@ def test_links_are_not_followed(digits_file: Path) -> None:
         Path("digits-ipc1.safetensors").symlink_to("nowhere")
         result = call("convert", digits_file, "--data", "digits", *out)
         assert result.exit_code == 2
-        assert "digits-ipc1.safetensors is there already: choose another --out" in result.stderr
+        assert "digits-ipc1.safetensors already exists: pass --force to overwrite it" in result.stderr
         assert Path("digits-ipc1.safetensors").is_symlink()
 
 

@@ -87,9 +87,14 @@ def test_bad_input_is_found_before_students_are_trained(small: Path, monkeypatch
     with pytest.raises(UserError, match="pass --license"):
         pack(small, to="parquet", score=True, data="digits")
     Path("there").mkdir()
-    with pytest.raises(UserError, match="there is there already"):
+    with pytest.raises(UserError, match="there already exists: pass --force"):
         pack(small, to="png", out=Path("there"), score=True, data="digits")
     assert not measure.seen
+
+
+def test_a_folder_with_a_space_is_quoted_in_the_command_that_checks_it(small: Path) -> None:
+    said = succeeds("pack", small, "--to", "png", "--out", "\u72d7 dogs").stdout
+    assert "check it with `ncfmkit verify '\u72d7 dogs'`, or" in said
 
 
 def test_pack_verify_unpack_by_command(small: Path, tmp_path: Path) -> None:
@@ -110,7 +115,7 @@ def test_pack_verify_unpack_by_command(small: Path, tmp_path: Path) -> None:
 
 def test_pack_in_bits_says_that_the_score_is_gone(small: Path) -> None:
     said = succeeds("pack", small, "--to", "safetensors", "--bits", "3", "--dither").stdout
-    assert "its score is unknown, since its pixels changed: pack it anew with --score --data DATA" in said
+    assert "its score is unknown because its pixels changed: pack it with --score --data DATA" in said
     told = succeeds("inspect", "tiny-ipc2-3bit-safetensors").stdout
     assert "package tiny-ipc2-3bit-safetensors" in told
     assert "safetensors, stored images" in told
@@ -142,8 +147,8 @@ def test_an_interruption_leaves_nothing(small: Path, monkeypatch: pytest.MonkeyP
         (["pack", "SET", "--to", "png", "--license", "a\nb"], "expected one line"),
         (["pack", "SET", "--to", "png", "--bits", "7"], "--bits 7: expected one of 8, 6, 5, 4, 3, 2"),
         (["pack", "SET", "--to", "png", "--bits", "4", "--scale", "pixel"], "--scale pixel: expected one of"),
-        (["pack", "SET", "--to", "png", "--dither"], "pass --bits below 8"),
-        (["pack", "SET", "--to", "png", "--dither", "--bits", "8"], "pass --bits below 8"),
+        (["pack", "SET", "--to", "png", "--dither"], "need --bits below 8"),
+        (["pack", "SET", "--to", "png", "--dither", "--bits", "8"], "need --bits below 8"),
         (["pack", "SET", "--to", "png", "--encoding", "jpeg"], "--encoding jpeg: expected one of png, webp"),
         (["pack", "SET", "--to", "safetensors", "--decoded"], "--to safetensors has no pictures: leave --decoded"),
         (["pack", "SET", "--to", "safetensors", "--encoding", "png"], "has no pictures"),

@@ -38,7 +38,7 @@ def test_a_student_reloads_with_its_accuracy(student: tuple[Path, dict[str, Any]
 def test_a_student_is_not_overwritten(scored: Path, student: tuple[Path, dict[str, Any]], runtime: Runtime) -> None:
     before = student[0].read_bytes()
     result = set_file.load(scored)
-    with pytest.raises(UserError, match="is there already: choose another --out"):
+    with pytest.raises(UserError, match="already exists: pass --force"):
         train_real(result, None, evaluation_settings(result), runtime, out=student[0])
     with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
         train_real(result, None, evaluation_settings(result), runtime, out=scored / "nowhere" / "s.safetensors")

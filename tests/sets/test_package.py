@@ -62,6 +62,8 @@ SETS: dict[str, dict[str, Any]] = {
     "3 bits": {"bits": 3},
     "5 bits, soft, multi": {"bits": 5, "scale": "channel", "soft": True, "kind": "multi"},
     "odd names": {"classes": ("b/../a", "\x1b[31mred", "ünï | cödé")},
+    "scripts": {"classes": ("\u4e2d\u6587", "\u732b" * 99, "\U0001f431 cat")},
+    "reserved and decomposed": {"classes": ("CON", "cafe\u0301", "caf\u00e9")},
 }
 
 
@@ -150,7 +152,7 @@ def test_parquet_needs_a_license(tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten_and_nothing_half_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(UserError, match=r"there is there already: choose another --out"):
+    with pytest.raises(UserError, match=r"there already exists: pass --force"):
         pack(build_set(), tmp_path / "there", "png")
     with pytest.raises(UserError, match=r"--out .*: .*no folder .*nowhere"):
         pack(build_set(), tmp_path / "nowhere" / "x", "png")

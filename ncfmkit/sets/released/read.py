@@ -57,8 +57,7 @@ def read(path: Path, *, labels: Path | None, experiment: int | None = None, max_
         _refuse("--labels", labels, f"{path} has its own labels")
         _refuse("--experiment", experiment, f"{path} holds one set")
         return _read_folder(path, max_bytes)
-    if not path.is_file():
-        raise UserError(f"no released set at {path}: {EXPECTED}")
+    check_exists(path)
     content = torch_file.load(path, max_bytes)
     if isinstance(content, torch.Tensor):
         _refuse("--experiment", experiment, f"{path} holds one set")
@@ -69,6 +68,12 @@ def read(path: Path, *, labels: Path | None, experiment: int | None = None, max_
     if isinstance(content, dict) and _are_sets(content.get("data")):
         return _read_list(path, _chosen(path, content["data"], experiment or 0), labels, "experiments")
     raise UserError(f"{path} holds {_described(content)}: {EXPECTED}")
+
+
+def check_exists(path: Path) -> None:
+    """Raises UserError unless there is a file or a folder."""
+    if not path.is_file() and not path.is_dir():
+        raise UserError(f"no released set at {path}: {EXPECTED}")
 
 
 def _refuse(flag: str, value: Any, why: str) -> None:

@@ -21,20 +21,22 @@ import numpy as np
 from ncfmkit.errors import UserError
 from ncfmkit.real.listing import split_token
 from ncfmkit.sets.views import npy, pictures
+from ncfmkit.sets.views.file_names import safe_name
 from ncfmkit.sets.views.records import Contents, Record
 
 CLASSES = "classes.txt"
 MODE = 0o644
-LONGEST_NAME = 80  # characters of the set's name in a shard's
+MOST_BYTES = 80  # of the set's name in a shard's
 BLOCK = tarfile.BLOCKSIZE
 
 
 def shard_name(name: str, number: int) -> str:
-    """File name of a set's shard: lower-case letters, digits and hyphens.
+    """File name of a set's shard: the set's in lower case, with hyphens for all ASCII but letters and digits.
 
     A name with the word `test` or `val` would be taken for a test split, so it gets `train` before it.
     """
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:LONGEST_NAME].rstrip("-") or "set"
+    hyphenated = re.sub(r"[^a-z0-9\x80-\U0010ffff]+", "-", safe_name(name.lower())).strip("-")
+    slug = safe_name(hyphenated, MOST_BYTES).strip("-") or "set"
     prefix = "" if split_token(slug) in (None, "train") else "train-"
     return f"{prefix}{slug}-{number:06d}.tar"
 
