@@ -387,7 +387,7 @@ def test_interrupted_in_scoring_then_resumed(
 
 def test_resuming_a_finished_run_changes_nothing(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.read_bytes() for p in scored.rglob("*") if p.is_file()}
-    assert distill_job.resume(scored).manifest == set_file.load(scored).manifest
+    assert distill_job.resume(scored).set.manifest == set_file.load(scored).manifest
     assert "nothing is left to do" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in scored.rglob("*") if p.is_file()} == before
 
@@ -485,7 +485,7 @@ def test_a_run_on_data_in_memory_is_resumed_with_them(
         distill_job.resume(tmp_path / "run", (data[0][:10], data[1][:10]))
     resumed = distill_job.resume(tmp_path / "run", data)
     assert set_bytes(tmp_path / "run") == set_bytes(tmp_path / "whole")
-    assert whole.classes == resumed.classes == ("0", "1")
+    assert whole.set.classes == resumed.set.classes == ("0", "1")
 
 
 def test_relative_data_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
