@@ -30,6 +30,7 @@ from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
 from ncfmkit.run import RunDirectory
 from ncfmkit.runtime import Runtime, choose_runtime
+from ncfmkit.scoring import baselines as baselines_module
 from ncfmkit.scoring import students
 from ncfmkit.sets import set_file
 
@@ -116,6 +117,31 @@ def test_same_settings_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None
     assert set_bytes(one) == set_bytes(two)
     assert (one / "preview.png").read_bytes() == (two / "preview.png").read_bytes()
     assert set_file.load(other).manifest["sha256"]["images"] != set_file.load(one).manifest["sha256"]["images"]
+
+
+def test_the_seed_reaches_every_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start, pool, steps, students and baselines: each alone would make the sets of two seeds differ."""
+    seeds: dict[str, Any] = {}
+
+    def spy(module: Any, name: str, place: int | None = None) -> None:
+        original = getattr(module, name)
+
+        def called(*arguments: Any, **named: Any) -> Any:
+            seeds.setdefault(name, set()).add(named["seed"] if place is None else arguments[place])
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(module, name, called)
+
+    spy(distill_job, "initialize")
+    spy(distill_job, "open_pool")
+    spy(pool_module, "train")
+    spy(loop, "make_problem")
+    spy(students, "score")
+    spy(distill_job, "real_mosaics", 2)
+    spy(baselines_module, "random_subset", 2)
+    start(tmp_path / "run", seed=7, distill__steps=1, baselines=("random", "mosaic"))
+    assert len(seeds) == 7
+    assert all(found == {7} for found in seeds.values()), seeds
 
 
 def test_no_steps_keep_the_initialization(tmp_path: Path) -> None:
