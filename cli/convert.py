@@ -13,8 +13,8 @@ Values = Annotated[
     Literal["unit", "bytes", "normalized", "zca"] | None,
     typer.Option(
         "--values",
-        help="what the pixel values are: in [0, 1], 0 to 255, normalized, or ZCA-whitened; default: bytes where "
-        "they are 8-bit, else unit",
+        help="pixel values: in [0, 1] (unit), 0 to 255 (bytes), normalized, or ZCA-whitened",
+        show_default="bytes if they are 8-bit, else unit",
         rich_help_panel="Released set",
     ),
 ]
@@ -22,7 +22,8 @@ Mean = Annotated[
     str | None,
     typer.Option(
         "--mean",
-        help="per channel, comma-separated: what they were normalized with; default: DATA's own, with zca none",
+        help="mean of the normalization per channel, comma-separated",
+        show_default="that of the data, none with zca",
         rich_help_panel="Released set",
     ),
 ]
@@ -30,7 +31,8 @@ Std = Annotated[
     str | None,
     typer.Option(
         "--std",
-        help="per channel, comma-separated: what they were divided by; default: as --mean",
+        help="standard deviation of the normalization per channel, comma-separated",
+        show_default="that of the data, none with zca",
         rich_help_panel="Released set",
     ),
 ]
@@ -38,7 +40,8 @@ Labels = Annotated[
     Path | None,
     typer.Option(
         "--labels",
-        help="file of the labels; default: beside images_*.pt as labels_*.pt",
+        help="file of the labels",
+        show_default="labels_*.pt beside images_*.pt",
         rich_help_panel="Released set",
     ),
 ]
@@ -46,7 +49,7 @@ ByPosition = Annotated[
     bool,
     typer.Option(
         "--labels-by-position",
-        help="with soft labels: the rows are sorted by class, equally many of each",
+        help="for soft labels: rows are sorted by class, with equally many of each",
         rich_help_panel="Released set",
     ),
 ]
@@ -54,7 +57,8 @@ Experiment = Annotated[
     int | None,
     typer.Option(
         "--experiment",
-        help="of a file with several sets, a dictionary with a list of them as 'data': which, from 0; default: 0",
+        help="number of the set to take, from 0, if the file is a dictionary with a list of sets as 'data'",
+        show_default="0",
         rich_help_panel="Released set",
     ),
 ]
@@ -62,7 +66,8 @@ Factor = Annotated[
     int | None,
     typer.Option(
         "--factor",
-        help=f"{SETTINGS['distill.factor'].help}; default: 2 for a list of images and targets, else 1",
+        help=SETTINGS["distill.factor"].help,
+        show_default="2 for a list of images and targets, else 1",
         rich_help_panel="Released set",
     ),
 ]
@@ -70,7 +75,8 @@ Decode = Annotated[
     Literal["single", "multi", "bound"] | None,
     typer.Option(
         "--decode",
-        help=f"{SETTINGS['distill.decode'].help}; default: single",
+        help=SETTINGS["distill.decode"].help,
+        show_default="single",
         rich_help_panel="Released set",
     ),
 ]
@@ -78,18 +84,18 @@ MaxSize = Annotated[
     str,
     typer.Option(
         "--max-size",
-        help="largest file that is read, such as 4GiB; memory: about twice that (float16: thrice), and with zca "
-        "four matrices of 8 bytes for each pair of values of an image (32x32 RGB: 0.3 GB)",
+        help="maximum size of the file, such as 4GiB; reading takes about twice that memory (float16: three times), "
+        "and zca four matrices of 8 bytes per pair of values of an image (32x32 RGB: 0.3 GB)",
         rich_help_panel="Released set",
     ),
 ]
 
 
-@o.settings_flags("data", "network", "student", "seed")
+@o.settings_flags(*o.READS["convert"])
 def convert(
     path: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="a .pt file of images and labels, or a folder of class folders"),
+        typer.Argument(metavar="FILE", help=".pt file of images and labels, or folder of class folders"),
     ],
     *,
     data: o.MadeFrom,
@@ -102,42 +108,41 @@ def convert(
     factor: Factor = None,
     decode: Decode = None,
     max_size: MaxSize = "2GiB",
-    out: Annotated[Path | None, typer.Option("--out", help="the file to write; default: NAME.safetensors")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="file to write", show_default="name of the set + .safetensors")
+    ] = None,
     recipe: o.Recipe = None,
     set_: o.Set = None,
     force: o.Force = False,
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
-    """Reads a set that another project released (DM, MTT, DATM, ...) and writes it as an ordinary one."""
-    from ncfmkit.files import check_free, format_bytes, parse_bytes
-    from ncfmkit.jobs import setup
-    from ncfmkit.jobs.convert import Reading, convert_file
-    from ncfmkit.sets.released.read import check_exists
+    """Converts a set that another project released (DM, MTT, DATM, ...)."""
+    from ncfmkit.files import format_bytes
+    from ncfmkit.jobs import convert as job
 
-    overrides |= {k: v for k, v in {"distill.factor": factor, "distill.decode": decode}.items() if v is not None}
-    settings = setup.make_settings(data.data, recipe, overrides)
-    reading = Reading(
-        labels=labels,
-        labels_by_position=labels_by_position,
-        experiment=experiment,
+    out, result = job.convert(
+        path,
+        data=data,
         values=values,
         mean=mean,
         std=std,
-        factor=settings.distill.factor if "distill.factor" in overrides else None,
-        decode=settings.distill.decode if "distill.decode" in overrides else "single",
-        max_bytes=parse_bytes(max_size, "--max-size"),
+        labels=labels,
+        labels_by_position=labels_by_position,
+        experiment=experiment,
+        factor=factor,
+        decode=decode,
+        max_size=max_size,
+        out=out,
+        recipe=recipe,
+        force=force,
+        **overrides,
     )
-    check_exists(path)
-    data.check(settings)
-    if out is not None:
-        check_free(out, force=force)
-    out, result = convert_file(path, data.open(settings), settings, reading, out=out, force=force)
     size = out.stat().st_size
     if json:
         o.print_json({"set": str(out), "bytes": size, "manifest": result.manifest})
         return
     print(
         f"{out}: {len(result.images):,} images of {len(result.classes)} classes, {format_bytes(size)}; its score is "
-        f"unknown, {shlex.join(['ncfmkit', 'evaluate', str(out), '--data', data.data])} tells it"
+        f"unknown: {shlex.join(['ncfmkit', 'evaluate', str(out), '--data', data.data])} measures it"
     )

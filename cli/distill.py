@@ -6,41 +6,70 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ncfmkit.cli import options as o
+from ncfmkit.config import from_dict
 from ncfmkit.errors import UserError
+from ncfmkit.progress import printable
 
 if TYPE_CHECKING:
     from ncfmkit.real.arguments import DataArguments
 
 
-@o.settings_flags("data", "distill", "network", "pool", "student", "runtime", "seed")
+@o.settings_flags(*o.READS["distill"])
 def distill(
     data: Annotated[
-        "DataArguments | None", typer.Argument(help="digits, cifar10, ... or a path (`ncfmkit recipes --data`)")
+        "DataArguments | None",
+        typer.Argument(
+            help="digits, cifar10, ... or a path; `ncfmkit recipes --data` lists what it can be",
+            autocompletion=o.complete_data,
+        ),
     ] = None,
     *,
     recipe: o.Recipe = None,
-    out: Annotated[str | None, typer.Option("--out", help="run directory; default: a fresh one under runs/")] = None,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="DIR", help="go on with an interrupted run")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="run directory to make", show_default="a new one below runs/")
+    ] = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="DIR", help="continue an interrupted run")] = None,
+    moved: Annotated[
+        "DataArguments | None",
+        typer.Option("--data", metavar="DATA", help="with --resume: where the data are now", rich_help_panel="Data"),
+    ] = None,
     force: o.Force = False,
     baselines: o.Baselines = "random",
     set_: o.Set = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
-    """Makes a small synthetic set from a labeled image set, and scores it."""
+    """Distills a labeled image set into a small one, and scores it.
+
+    A run directory keeps the set, its preview, scores, losses and checkpoints.
+    """
     from ncfmkit.jobs import distill as job
     from ncfmkit.run import load_run
     from ncfmkit.scoring.baselines import parse_baselines
 
     names = parse_baselines(baselines)
     if resume is not None:
-        if data is not None or data_flags or overrides or recipe or out or force or names != ("random",):
-            raise UserError("--resume goes on with the run's own settings: pass nothing else with it")
+        settings = data is not None or overrides or recipe or out or force or dry_run or names != ("random",)
+        if settings or (data_flags if moved is None else moved.skip_bad):
+            raise UserError(
+                "--resume continues with the run's own settings: pass nothing else, except --data (and with it "
+                "--data-root or --download) where the data have moved"
+            )
         folder = Path(resume)
-        job.resume(folder)
+        if moved is None:
+            job.resume(folder)
+        else:
+            job.resume(folder, moved.data, data_root=moved.data_root, download=moved.download)
+    elif moved is not None:
+        raise UserError("--data goes with --resume: to start a run, name the data first, as in `ncfmkit distill DATA`")
     elif data is None:
         raise UserError("say what to distill: `ncfmkit distill digits`, a path, or --resume DIR")
+    elif dry_run:
+        found = job.dry_run(data, recipe=recipe, out=out, force=force, baselines=names, overrides=overrides)
+        o.print_json(found) if json else _show_plan(found)
+        return
     else:
         folder = job.start(data, recipe=recipe, out=out, force=force, baselines=names, overrides=overrides)
     run = load_run(folder)
@@ -65,3 +94,31 @@ def _show(folder: Path, run: dict[str, Any]) -> None:
     if "scores" in run:
         console.print(score_table(run["scores"]["rows"]))
         console.print(f"[dim]measured on {run['device']}[/dim]", soft_wrap=True)
+
+
+def _show_plan(found: dict[str, Any]) -> None:
+    """The settings that matter, and what would be written; data, device, memory and estimate were said before."""
+    from ncfmkit.estimate import duration
+    from ncfmkit.files import format_bytes
+    from ncfmkit.scoring.students import describe_network
+
+    s = from_dict(found["settings"])
+    d, pool, student = s.distill, s.pool, s.student
+    beside = f", and for each baseline ({', '.join(found['baselines'])})" if found["baselines"] else ""
+    students = f"{student.repeats} of {student.epochs:,} epochs for the set{beside}"
+    rows = {
+        "data": f"{found['data']['train']:,} images to train on, {found['data']['test']:,} to test on",
+        "recipe": f"{s.recipe}, seed {s.seed}",
+        "network": describe_network(s.network),
+        "pool": f"{pool.members} extractors of {pool.epochs} epochs",
+        "images": f"{d.ipc} per class, factor {d.factor}, from {d.init}",
+        "matching": f"{d.steps:,} steps of lr {d.lr:g}, {d.metric}, {d.frequencies} frequencies ({d.sampler}), "
+        f"{d.real_batch} real images per class",
+        "students": students if student.repeats else "none",
+        "memory": f"{format_bytes(found['memory'])} for a step on {found['device'].split()[0]}, {found['precision']}",
+        "time": f"about {duration(found['seconds'])}",
+        "writes": ", ".join(found["writes"]),
+    }
+    for name, text in rows.items():
+        print(f"{name:9} {printable(text)}")
+    print("nothing was written: leave out --dry-run to start")

@@ -4,7 +4,7 @@ from ncfmkit.cli import options as o
 
 
 def doctor(*, json: o.Json = False) -> None:
-    """Says what this machine offers: device, precision, compilation, caches, versions of what matters."""
+    """Shows devices, precisions, ONNX providers, cache and versions."""
     from ncfmkit.jobs.doctor import examine
 
     findings = examine()

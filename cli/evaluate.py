@@ -7,34 +7,31 @@ import typer
 from ncfmkit.cli import options as o
 
 SetArgument = Annotated[
-    str, typer.Argument(metavar="SET", help="a synthetic set's file, its run directory or a package")
+    str, typer.Argument(metavar="SET", help="file of a synthetic set, its run directory or a package")
 ]
 
 
-@o.settings_flags("data", "network", "student", "runtime", "seed")
+@o.settings_flags(*o.READS["evaluate"], of_set=True)
 def evaluate(
     path: SetArgument,
     *,
     data: o.MadeFrom,
     baselines: o.Baselines = "none",
     set_: o.Set = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
-    """Scores a set: trains fresh students on it and tests them on the real test split."""
+    """Trains students on a set and tests them on real images."""
     from rich.console import Console
 
     from ncfmkit.jobs import evaluate as job
     from ncfmkit.reports.scores import score_table
-    from ncfmkit.runtime import choose_runtime
-    from ncfmkit.scoring.baselines import parse_baselines
-    from ncfmkit.sets.loading import load
 
-    result = load(path)
-    settings = job.settings_for(result, overrides)
-    names = parse_baselines(baselines)
-    runtime = choose_runtime(settings.runtime)
-    scores = job.evaluate(result, data.open(settings), settings, runtime, baselines=names)
+    if dry_run:
+        o.show_estimate(job.dry_run(path, data=data, baselines=baselines, **overrides), json)
+        return
+    scores = job.evaluate(path, data=data, baselines=baselines, **overrides)
     if json:
         o.print_json(scores)
         return

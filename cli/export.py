@@ -12,89 +12,105 @@ if TYPE_CHECKING:
     from ncfmkit.real.arguments import DataArguments
 
 
-@o.settings_flags("data")
+@o.settings_flags(*o.READS["export"])
 def export(
-    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="a file that `ncfmkit train` wrote")],
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="file written by `ncfmkit train`")],
     *,
-    to: Annotated[str, typer.Option("--to", metavar="|".join(EXPORTERS), help="the format")] = "onnx",
+    to: Annotated[str, typer.Option("--to", metavar="|".join(EXPORTERS), help="format")] = "onnx",
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="the file to write; default: beside the student, named after it and the precision"),
+        typer.Option(
+            "--out", help="file to write", show_default="beside the student, named after it and the precision"
+        ),
     ] = None,
     precision: Annotated[
-        str, typer.Option("--precision", metavar="fp32|fp16|int8", help="of weights and arithmetic")
+        str, typer.Option("--precision", metavar="fp32|fp16|int8", help="precision of weights and arithmetic")
     ] = "fp32",
     layout: Annotated[
         str,
         typer.Option(
             "--input",
             metavar="uint8-nchw|uint8-nhwc|float-nchw",
-            help="how the model takes images: pixels 0 to 255, or floats 0 to 1; it normalizes them itself",
+            help="images that the model takes: pixels 0 to 255 or floats 0 to 1, not normalized",
         ),
     ] = "uint8-nchw",
     output: Annotated[
-        str, typer.Option("--output", metavar="logits|probabilities", help="what the model gives")
+        str, typer.Option("--output", metavar="logits|probabilities", help="what the model returns")
     ] = "logits",
     opset: Annotated[
-        int | None, typer.Option("--opset", metavar="N", help="default: the newest that ONNX Runtime here runs")
+        int | None,
+        typer.Option("--opset", metavar="N", help="ONNX opset", show_default="20"),
     ] = None,
     calibration: Annotated[
         "DataArguments | None",
         typer.Option(
             "--calibration",
             metavar="SET|DATA",
-            help="images that int8 is calibrated with; default: the student's distilled set, if it lies beside it",
+            help="images to calibrate int8 with",
+            show_default="the student's distilled set, if it is in the same folder",
+            autocompletion=o.complete_data,
             rich_help_panel="int8",
         ),
     ] = None,
     int8_skip: Annotated[
         str | None,
-        typer.Option("--int8-skip", metavar="LAYERS", help="layers that stay float, by comma", rich_help_panel="int8"),
+        typer.Option(
+            "--int8-skip", metavar="LAYERS", help="layers that stay float, comma-separated", rich_help_panel="int8"
+        ),
     ] = None,
     max_accuracy_drop: Annotated[
         float | None,
         typer.Option(
             "--max-accuracy-drop",
             metavar="POINTS",
-            help="leave layers float until int8 loses no more on the test split of --data",
+            help="keep layers float until int8 loses at most this on the test split of --data",
             rich_help_panel="int8",
         ),
     ] = None,
     data: Annotated[
-        "DataArguments | None", typer.Option("--data", help="real data to compare on, too", rich_help_panel="Data")
+        "DataArguments | None",
+        typer.Option(
+            "--data",
+            help="real data whose test split is compared on as well",
+            rich_help_panel="Data",
+            autocompletion=o.complete_data,
+        ),
     ] = None,
     force: o.Force = False,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
-    """Exports a student with its preprocessing inside, and compares what was written with the student."""
+    """Exports a student to ONNX or TensorRT and checks the result.
+
+    The exported model includes the preprocessing: it takes pixels. Its logits are compared with the
+    student's; exit code 1 if they differ.
+    """
     from ncfmkit.errors import CheckFailed, UserError
     from ncfmkit.exporters import export as exporting
     from ncfmkit.exporters.calibration import is_set
-    from ncfmkit.jobs.setup import make_settings
 
     named = [given.data for given in (data, calibration) if given is not None]
     real = data is not None or (calibration is not None and not is_set(calibration.data))
     if not real and data_flags:
-        raise UserError("flags of the real data need --data: it says what to compare on")
+        raise UserError("options of the real data need --data, the data to compare on")
     if "" in named or (int8_skip is not None and not all(int8_skip.replace(" ", "").split(","))):
         raise UserError("--data, --calibration and --int8-skip: expected names, got an empty one")
     try:
         result = exporting.export(
             student,
-            out=out or exporting.default_name(student, to, precision),
+            out=out,
             to=to,
             precision=precision,
             layout=layout,
             output=output,
             opset=opset,
             data=data,
-            settings=make_settings(named[0] if named else "", None, overrides),
             calibration=calibration,
             int8_skip=[name.strip() for name in int8_skip.split(",")] if int8_skip else [],
             max_accuracy_drop=max_accuracy_drop,
             force=force,
+            **overrides,
         )
     except CheckFailed as error:
         if error.result is not None:
@@ -126,7 +142,7 @@ def _show(result: dict[str, Any], json: bool) -> None:
             f"{tolerance['absolute'] + tolerance['relative'] * worst['scale']:.2g}",
             f"{row['agreement']:.2%}",
         )
-    table.caption, table.caption_justify = "differences in logits, from the student in float32 torch", "left"
+    table.caption, table.caption_justify = "difference of logits from the student in float32 torch", "left"
     console = Console(highlight=False)
     console.print(table)
     accuracy = result["accuracy"]

@@ -12,17 +12,15 @@ from ncfmkit.progress import printable
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(
-            metavar="PATH", help="a run directory, a synthetic set, a package, a student or an exported model"
-        ),
+        typer.Argument(metavar="PATH", help="run directory, synthetic set, package, student or exported model"),
     ],
     *,
     json: o.Json = False,
 ) -> None:
-    """Shows what a file, a run directory or a package is: its manifest, its score and its images."""
-    from ncfmkit.jobs.inspect import describe
+    """Describes a run, set, package, student or exported model."""
+    from ncfmkit.jobs import inspect as job
 
-    what = describe(path)
+    what = job.inspect(path)
     if json:
         o.print_json(what.content)
         return

@@ -1,6 +1,7 @@
 """Joins the commands, and turns errors into one message and an exit code."""
 
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -8,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ncfmkit import interrupts
+from ncfmkit import interrupts, progress
 from ncfmkit._version import __version__
 from ncfmkit.cli.convert import convert
 from ncfmkit.cli.distill import distill
 from ncfmkit.cli.doctor import doctor
 from ncfmkit.cli.evaluate import evaluate
+from ncfmkit.cli.examples import epilog
 from ncfmkit.cli.export import export
 from ncfmkit.cli.inspect import inspect
 from ncfmkit.cli.pack import pack
@@ -28,7 +30,12 @@ from ncfmkit.errors import CheckFailed, Interrupted, NonFiniteLossError, UserErr
 from ncfmkit.progress import printable
 
 app = typer.Typer(
-    name="ncfmkit", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich"
+    name="ncfmkit",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`ncfmkit COMMAND --help` describes a command and shows examples.",
 )
 _debug = False
 
@@ -45,10 +52,14 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and stop")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="no notices and no progress, only results and errors")
+    ] = False,
 ) -> None:
-    """Makes big labeled image sets small: distills them, trains students on the result, and says how good it is."""
+    """Distills large labeled image sets into small ones that still train good models, and measures how good."""
     global _debug
     _debug = debug
+    progress.console.quiet = quiet
 
 
 def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
@@ -84,16 +95,20 @@ def _fail(message: str, code: int) -> None:
     raise typer.Exit(code) from None
 
 
-_COMMANDS = (
-    *(distill, pretrain, evaluate, train),
-    *(pack, unpack, verify, convert, inspect),
-    *(export, validate, predict),
-    *(recipes, doctor),
-)
-for _command in _COMMANDS:
-    app.command()(with_exit_codes(_command))
+_GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # as --help shows them
+    "Make a set": (distill, pretrain, recipes),
+    "Use a set": (inspect, evaluate, train),
+    "Ship a set": (pack, verify, unpack, convert),
+    "Deploy a student": (export, validate, predict),
+    "Machine": (doctor,),
+}
+for _group, _commands in _GROUPS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_group, epilog=epilog(_command.__name__))(with_exit_codes(_command))
 
 
 def run() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that it cannot encode is no error
     app(prog_name="ncfmkit")

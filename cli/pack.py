@@ -1,5 +1,6 @@
 """`ncfmkit pack`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,40 +12,54 @@ from ncfmkit.cli.evaluate import SetArgument
 SCORE = "Score"
 
 
-@o.settings_flags("data", "student", "runtime")
+@o.settings_flags(*o.READS["pack"], of_set=True)
 def pack(
     path: SetArgument,
     *,
-    to: Annotated[str, typer.Option("--to", metavar="safetensors|webdataset|parquet|png", help="the layout")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="safetensors|webdataset|parquet|png", help="layout of the package")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="the folder to write; default: named after set and layout")
+        Path | None, typer.Option("--out", help="folder to write", show_default="named after set and layout")
     ] = None,
     license: Annotated[
         str | None,
         typer.Option(
-            "--license", help="license of the real images, such as mit; adds the dataset card, needed for parquet"
+            "--license", help="license of the real images, such as mit; adds the dataset card, which parquet requires"
         ),
     ] = None,
     decoded: Annotated[
-        bool, typer.Option("--decoded", help="write the images to train on, for tools that cannot decode")
+        bool, typer.Option("--decoded", help="store decoded images instead of mosaics, for tools that cannot decode")
     ] = False,
     encoding: Annotated[
-        str | None, typer.Option("--encoding", metavar="png|webp", help="of the pictures, both lossless; default: png")
+        str | None,
+        typer.Option(
+            "--encoding", metavar="png|webp", help="format of the pictures, both lossless", show_default="png"
+        ),
     ] = None,
     shard_size: Annotated[
         str | None,
-        typer.Option("--shard-size", help="the largest size of a shard (webdataset, parquet); default: 256MiB"),
+        typer.Option("--shard-size", help="maximum size of a shard (webdataset, parquet)", show_default="256MiB"),
     ] = None,
     bits: Annotated[
-        int | None, typer.Option("--bits", metavar="8|6|5|4|3|2", help="store the pixels in so many bits")
+        int | None, typer.Option("--bits", metavar="8|6|5|4|3|2", help="bits per pixel value", show_default="8")
     ] = None,
     scale: Annotated[
-        str, typer.Option("--scale", metavar="image|channel", help="range of the bits: each image's own, or the set's")
+        str,
+        typer.Option(
+            "--scale",
+            metavar="image|channel",
+            help="value range that --bits divides: per image, or per channel of the set",
+        ),
     ] = "image",
-    dither: Annotated[bool, typer.Option("--dither", help="spread what the bits round off over the neighbors")] = False,
+    dither: Annotated[bool, typer.Option("--dither", help="Floyd-Steinberg dithering with --bits")] = False,
     score: Annotated[
         bool,
-        typer.Option("--score", help="measure the set as it is packed, and promise that score", rich_help_panel=SCORE),
+        typer.Option(
+            "--score",
+            help="train students on the packed set and record their accuracy",
+            rich_help_panel=SCORE,
+        ),
     ] = False,
     data: o.ScoreData = None,
     set_: o.Set = None,
@@ -53,29 +68,30 @@ def pack(
     data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
-    """Packs a set for other people's tools: a folder with the set, its manifest, checksums and a dataset card."""
-    from ncfmkit.errors import UserError
-    from ncfmkit.files import format_bytes, parse_bytes
-    from ncfmkit.jobs import pack as job
-    from ncfmkit.sets.package import SUMS, Packing
+    """Packs a set as a folder that other tools read.
 
-    if bits in (None, 8) and (dither or scale != "image"):
-        raise UserError("--scale and --dither say how pixels are stored in fewer bits: pass --bits below 8")
-    quantization = None if bits is None else job.Quantization(bits=bits, scale=scale, dither=dither)  # type: ignore[arg-type]
-    scoring = o.scoring(score, data, data_flags, overrides)
+    The folder holds the set, its manifest, checksums and, with --license, a dataset card.
+    """
+    from ncfmkit.files import format_bytes
+    from ncfmkit.jobs import pack as job
+    from ncfmkit.sets.package import SUMS
+
+    o.check_scoring(score, data_flags)
     folder, result = job.pack(
-        Path(path),
-        packing=Packing(
-            layout=to,
-            images="decoded" if decoded else "stored",
-            encoding=encoding,
-            shard_bytes=None if shard_size is None else parse_bytes(shard_size, "--shard-size"),
-        ),
+        path,
+        to=to,
         out=out,
         license=license,
-        quantization=quantization,
-        score=scoring,
+        decoded=decoded,
+        encoding=encoding,
+        shard_size=shard_size,
+        bits=bits,
+        scale=scale,
+        dither=dither,
+        score=score,
+        data=data,
         force=force,
+        **overrides,
     )
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     size = sum(p.stat().st_size for p in files)
@@ -84,6 +100,6 @@ def pack(
         o.print_json({"folder": str(folder), "bytes": size, "files": listed, "manifest": result.manifest})
         return
     print(f"{folder}: {to}, {len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}")
-    if result.manifest["score"] is None and quantization is not None and quantization.bits < 8:
-        print("its score is unknown, since its pixels changed: pack it anew with --score --data DATA to measure it")
-    print(f"check it with `ncfmkit verify {folder}`, or with `sha256sum -c {SUMS}` inside")
+    if result.manifest["score"] is None and bits is not None and bits < 8:
+        print("its score is unknown because its pixels changed: pack it with --score --data DATA to measure it")
+    print(f"check it with `ncfmkit verify {shlex.quote(str(folder))}`, or with `sha256sum -c {SUMS}` inside")

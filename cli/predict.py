@@ -3,31 +3,35 @@
 import sys
 import warnings
 from contextlib import closing
-from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ncfmkit import interrupts
+from ncfmkit.cli.options import json_line
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX classifier, such as `ncfmkit export` writes")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX classifier, such as `ncfmkit export` writes")],
     paths: Annotated[
-        list[str], typer.Argument(metavar="FILES|FOLDERS", help="pictures: PNG, JPEG, WebP, BMP; folders of them")
+        list[str],
+        typer.Argument(metavar="FILES|FOLDERS", help="pictures (JPEG, PNG, TIFF, GIF, WebP, ...), or folders of them"),
     ],
     *,
     topk: Annotated[
-        int | None, typer.Option("--topk", metavar="N", help="classes per picture; default 5, or all if fewer")
+        int | None, typer.Option("--topk", metavar="N", help="classes per picture", show_default="5, or all if fewer")
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", help="pictures that the model is given at once")] = 64,
-    provider: Annotated[str, typer.Option("--provider", metavar="cpu|cuda|tensorrt", help="what runs it")] = "cpu",
+    batch: Annotated[int, typer.Option("--batch", metavar="N", help="pictures per call of the model")] = 64,
+    provider: Annotated[
+        str, typer.Option("--provider", metavar="cpu|cuda|tensorrt", help="ONNX Runtime provider that runs the model")
+    ] = "cpu",
 ) -> None:
-    """Says what is on pictures: classes and probabilities by an exported model, one JSON object a line (no --json).
+    """Classifies pictures with an exported model.
 
-    Pictures of another size or color are brought to the model's: short side to its size, then the center.
-    Exit code 1 if some could not be read; the others are answered all the same.
+    Prints classes and probabilities, one JSON object per line. Pictures of another size are scaled (short side) and
+    cropped to the center, those of another color mode converted. Exit code 1 if pictures are unreadable; the others
+    are classified all the same.
     """
     from PIL import Image
 
@@ -35,16 +39,16 @@ def predict(
 
     out = sys.stdout  # kept: while a live bar is drawn, it stands in for sys.stdout and would print on stderr
     live = not out.isatty()
-    batches = job.predict(model, paths, provider=provider, topk=topk, batch=batch, live=live)
+    answers = job.predict(model, paths, provider=provider, topk=topk, batch=batch, live=live)
     printed = 0
     with (
         interrupts.keeping(lambda: f"interrupted: {printed} pictures were answered"),
-        closing(batches),
+        closing(answers),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such a picture's own line says as much
-        for answers in batches:
+        for answer in answers:
             with interrupts.held():
-                out.writelines(dumps(answer) + "\n" for answer in answers)
+                out.write(json_line(answer, out) + "\n")
                 out.flush()
-                printed += len(answers)
+                printed += 1

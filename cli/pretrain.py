@@ -10,25 +10,37 @@ if TYPE_CHECKING:
     from ncfmkit.real.arguments import DataArguments
 
 
-@o.settings_flags("data", "network", "pool", "runtime", "seed")
+@o.settings_flags(*o.READS["pretrain"])
 def pretrain(
     data: Annotated[
-        "DataArguments", typer.Argument(help="digits, cifar10, ... or a path; `ncfmkit recipes --data` lists both")
+        "DataArguments",
+        typer.Argument(
+            help="digits, cifar10, ... or a path; `ncfmkit recipes --data` lists what it can be",
+            autocompletion=o.complete_data,
+        ),
     ],
     *,
     recipe: o.Recipe = None,
     set_: o.Set = None,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
-    """Trains the extractor pool alone; `distill` with the same settings then finds it in the cache."""
+    """Trains only the extractor pool, for later runs of `distill`.
+
+    `distill` with the same settings finds the pool in the cache.
+    """
     from ncfmkit.jobs import pretrain as job
     from ncfmkit.jobs.setup import make_settings
     from ncfmkit.runtime import choose_runtime
 
     settings = make_settings(data.data, recipe, overrides)
     runtime = choose_runtime(settings.runtime)
-    pool = job.pretrain(data.open(settings), settings, runtime)
+    real = data.open(settings)
+    if dry_run:
+        o.show_estimate(job.estimate(real, settings, runtime), json)
+        return
+    pool = job.pretrain(real, settings, runtime)
     if json:
         o.print_json({"key": pool.key, "accuracies": pool.accuracies, "seconds": pool.seconds})
     else:

@@ -8,13 +8,13 @@ from ncfmkit.cli import options as o
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="show this recipe's text")] = None,
+    name: Annotated[str | None, typer.Argument(help="recipe to print", autocompletion=o.complete_recipe)] = None,
     *,
-    data: Annotated[bool, typer.Option("--data", help="list the kinds of real data instead")] = False,
-    networks: Annotated[bool, typer.Option("--networks", help="list the networks instead")] = False,
+    data: Annotated[bool, typer.Option("--data", help="list the kinds of real data")] = False,
+    networks: Annotated[bool, typer.Option("--networks", help="list the networks")] = False,
     json: o.Json = False,
 ) -> None:
-    """Lists the recipes (or the kinds of data, or the networks)."""
+    """Lists recipes, kinds of data or networks, or prints a recipe."""
     from ncfmkit import config
 
     if name:
@@ -40,7 +40,7 @@ def recipes(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title, "what it is", box=box.SIMPLE_HEAD)
+    table = Table(title, "description", box=box.SIMPLE_HEAD)
     for key, text in rows.items():
         table.add_row(key, text)
     Console(highlight=False).print(table)

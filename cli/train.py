@@ -13,36 +13,39 @@ if TYPE_CHECKING:
     from ncfmkit.real.arguments import DataArguments
 
 
-@o.settings_flags("data", "network", "student", "runtime", "seed")
+@o.settings_flags(*o.READS["train"], of_set=True)
 def train(
     path: SetArgument,
     *,
-    out: Annotated[Path, typer.Option("--out", help="the file to write")] = Path("student.safetensors"),
+    out: Annotated[Path, typer.Option("--out", help="file to write")] = Path("student.safetensors"),
     data: Annotated[
-        "DataArguments | None", typer.Option("--data", help="real data to test the student on", rich_help_panel="Data")
+        "DataArguments | None",
+        typer.Option(
+            "--data",
+            help="real data whose test split measures the student",
+            rich_help_panel="Data",
+            autocompletion=o.complete_data,
+        ),
     ] = None,
     set_: o.Set = None,
     force: o.Force = False,
+    dry_run: o.DryRun = False,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
-    """Trains one student on a set and keeps it, with network, sizes, normalization and class names in its metadata."""
-    from ncfmkit.files import check_free
-    from ncfmkit.jobs import train as job
-    from ncfmkit.jobs.evaluate import settings_for
-    from ncfmkit.runtime import choose_runtime
-    from ncfmkit.sets.loading import load
+    """Trains one student on a set and saves it.
 
-    result = load(path)
+    The file also holds the network, image size, normalization and class names, for `ncfmkit export`.
+    """
+    from ncfmkit.jobs import train as job
+
     if data is None and data_flags:
-        raise UserError("flags of the real data need --data: it says what to test the student on")
-    settings = settings_for(result, overrides)
-    runtime = choose_runtime(settings.runtime)
-    if data is not None:
-        data.check(settings)
-    check_free(out, force=force)
-    metadata = job.train(result, data.open(settings) if data else None, settings, runtime, out=out, force=force)
+        raise UserError("options of the real data need --data, the data to test the student on")
+    if dry_run:
+        o.show_estimate(job.dry_run(path, out=out, data=data, force=force, **overrides), json)
+        return
+    metadata = job.train(path, out=out, data=data, force=force, **overrides)
     if json:
         o.print_json({"student": str(out), **metadata})
         return

@@ -10,19 +10,22 @@ from ncfmkit.progress import printable
 
 
 def unpack(
-    path: Annotated[Path, typer.Argument(metavar="PACKAGE", help="a folder that `ncfmkit pack` wrote")],
+    path: Annotated[Path, typer.Argument(metavar="PACKAGE", help="folder written by `ncfmkit pack`")],
     *,
     out: Annotated[
-        Path | None, typer.Option("--out", help="the file to write; default: NAME.safetensors, after the set")
+        Path | None, typer.Option("--out", help="file to write", show_default="name of the set + .safetensors")
     ] = None,
     force: o.Force = False,
     json: o.Json = False,
 ) -> None:
-    """Writes the set of a package as its one file, equal to the one that was packed."""
+    """Writes the set in a package as one file.
+
+    The file equals the one that was packed.
+    """
     from ncfmkit.files import format_bytes
     from ncfmkit.jobs import unpack as job
 
-    file, manifest = job.unpack(path, out, force=force)
+    file, manifest = job.unpack(path, out=out, force=force)
     if json:
         o.print_json({"set": str(file), "manifest": manifest})
         return

@@ -13,77 +13,90 @@ if TYPE_CHECKING:
 SPEED = "Speed"
 
 
-@o.settings_flags("data")
+@o.settings_flags(*o.READS["validate"])
 def validate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX classifier, or a TensorRT engine (.engine)")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX classifier or TensorRT engine (.engine)")],
     *,
     data: Annotated[
-        "DataArguments", typer.Option("--data", help="real data with a test split", rich_help_panel="Data")
+        "DataArguments",
+        typer.Option(
+            "--data", help="real data with a test split", rich_help_panel="Data", autocompletion=o.complete_data
+        ),
     ],
     provider: Annotated[
         str | None,
-        typer.Option("--provider", metavar="cpu|cuda|tensorrt|all", help="what runs the model; default: cpu"),
+        typer.Option(
+            "--provider",
+            metavar="cpu|cuda|tensorrt|all",
+            help="ONNX Runtime provider that runs the model",
+            show_default="cpu",
+        ),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="STUDENT", help="the student that the model was exported from")
+        Path | None,
+        typer.Option("--against", metavar="STUDENT", help="student that the model was exported from"),
     ] = None,
     max_accuracy_drop: Annotated[
         float | None,
-        typer.Option("--max-accuracy-drop", metavar="POINTS", help="exit code 1 if accuracy is lower by more"),
+        typer.Option("--max-accuracy-drop", metavar="POINTS", help="exit code 1 if accuracy drops by more"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="folder to make for the results; default: validation-MODEL")
+        Path | None, typer.Option("--out", help="folder to make for the results", show_default="validation-MODEL")
     ] = None,
     layout: Annotated[
         str | None,
         typer.Option(
             "--input",
             metavar="uint8-nchw|uint8-nhwc|float-nchw",
-            help="how a model without our metadata takes images: pixels 0 to 255, or floats 0 to 1",
+            help="images that a model without ncfmkit metadata takes: pixels 0 to 255 or floats 0 to 1",
         ),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", metavar="logits|probabilities", help="what a model without our metadata gives"),
+        typer.Option("--output", metavar="logits|probabilities", help="what a model without ncfmkit metadata returns"),
     ] = None,
     batches: Annotated[
-        str, typer.Option("--batches", metavar="N,N", help="images per call to time", rich_help_panel=SPEED)
+        str,
+        typer.Option("--batches", metavar="N,N", help="batch sizes to time, comma-separated", rich_help_panel=SPEED),
     ] = "1,8,64,256",
     threads: Annotated[
         int | None,
-        typer.Option("--threads", metavar="N", help="CPU threads; default: torch's", rich_help_panel=SPEED),
+        typer.Option(
+            "--threads", metavar="N", help="CPU threads", show_default="as many as torch uses", rich_help_panel=SPEED
+        ),
     ] = None,
-    no_speed: Annotated[bool, typer.Option("--no-speed", help="leave timing out", rich_help_panel=SPEED)] = False,
+    no_speed: Annotated[bool, typer.Option("--no-speed", help="skip timing", rich_help_panel=SPEED)] = False,
     force: o.Force = False,
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
-    """Proves on this machine that an exported model is as accurate as its student, and says how fast it is.
+    """Measures accuracy and speed of an exported model on this machine.
 
-    Exit code 1 if its accuracy dropped by more than --max-accuracy-drop, or its scores are not finite.
+    Exit code 1 if accuracy drops by more than --max-accuracy-drop, or scores are not finite.
     """
     from ncfmkit.errors import CheckFailed
     from ncfmkit.exporters import validate as job
-    from ncfmkit.exporters.timing import TimingConfig, parse_batches
-    from ncfmkit.jobs import setup
 
-    declared = {key: value for key, value in (("layout", layout), ("output", output)) if value is not None}
-    config = job.ValidationConfig(
-        model=model,
-        out=out or Path(f"validation-{model.stem}"),
+    out = out or Path(f"validation-{model.stem}")
+    result = job.validate(
+        model,
+        data=data,
         provider=provider,
         against=against,
         max_accuracy_drop=max_accuracy_drop,
-        declared=declared,
+        out=out,
+        layout=layout,
+        output=output,
+        speed=not no_speed,
+        batches=batches,
         threads=threads,
-        timing=None if no_speed else TimingConfig(batches=parse_batches(batches)),
         force=force,
+        **overrides,
     )
-    result = job.validate(config, data, setup.make_settings(data.data, None, overrides))
     if json:
         o.print_json(result)
     else:
-        _show(result, config.out)
+        _show(result, out)
     if result["failures"]:
         raise CheckFailed("\n".join(result["failures"]))
 

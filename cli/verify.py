@@ -9,30 +9,35 @@ from ncfmkit.cli import options as o
 from ncfmkit.progress import printable
 
 
-@o.settings_flags("data", "runtime")
+@o.settings_flags(*o.READS["verify"], of_set=True)
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="a set's file, its run directory or a package")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="file of a synthetic set, its run directory or a package")
+    ],
     *,
     score: Annotated[
-        bool, typer.Option("--score", help="train students by the set's recipe: do they reach what it promises?")
+        bool,
+        typer.Option(
+            "--score", help="train students by the set's recipe and compare their accuracy with the recorded one"
+        ),
     ] = False,
     data: o.ScoreData = None,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
-    """Checks that a set is intact: checksums, shapes, values, labels, recipe; with --score, that it keeps its promise.
+    """Checks that a set is intact and, with --score, its accuracy.
 
-    Exit code 1 and a list of all that is wrong.
+    Checks checksums, shapes, values, labels and the recipe. Lists every problem and exits with code 1 if there are any.
     """
     from ncfmkit.errors import CheckFailed
     from ncfmkit.jobs import verify as job
     from ncfmkit.sets.manifest import format_score
     from ncfmkit.sets.package import SUMS, is_package
 
-    scoring = o.scoring(score, data, data_flags, overrides)
+    o.check_scoring(score, data_flags)
     try:
-        found = job.verify(path, scoring)
+        found = job.verify(path, score=score, data=data, **overrides)
     except CheckFailed as error:
         if json:
             o.print_json(error.result)

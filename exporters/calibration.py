@@ -1,11 +1,10 @@
-"""The images that int8's ranges are taken from: the distilled set itself, another one, or real data."""
+"""Calibration images for int8 ranges: the distilled set itself, another set, or real data."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
@@ -16,7 +15,7 @@ from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.sets import set_file
 from ncfmkit.sets.loading import load
-from ncfmkit.sets.manifest import DIGEST_KEY
+from ncfmkit.sets.manifest import DIGEST_KEY, to_bytes
 from ncfmkit.sets.package import is_package
 
 MOST_REAL = 1000  # images of real data; of a distilled set all are taken
@@ -61,7 +60,7 @@ def calibration_images(
     else:
         path = Path(data.data) if data else _set_beside(student)
         small = load(path)
-        images = small.decoded()[0].mul(255).round().to(torch.uint8).numpy()
+        images = to_bytes(small.decoded()[0]).numpy()
         if images.shape[1:] != contract.image_shape:
             raise UserError(
                 f"--calibration: {student.path} takes {format_shape(contract.image_shape)} images, "

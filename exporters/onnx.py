@@ -1,4 +1,4 @@
-"""A student as an ONNX file, through torch's exporter; static int8 of it is in quantize.py."""
+"""Exports a student as an ONNX file with torch's exporter; static int8 quantization is in quantize.py."""
 
 import importlib
 import json
@@ -21,7 +21,9 @@ from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import METADATA_KEY
 from ncfmkit.exporters.sessions import onnxruntime, probe_model
 from ncfmkit.exporters.student import Student
+from ncfmkit.extras import install
 
+OPSET = 20  # ONNX Runtime's CUDA provider has no InstanceNormalization of opset 22, and would run it on the CPU
 OLDEST_OPSET = 18  # what torch's exporter writes; older ones it would have to convert down to
 LARGEST_EMBEDDED = 1_900_000_000  # bytes; an ONNX file ends at 2 GiB, so larger models keep their weights beside it
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -33,12 +35,12 @@ def require_packages() -> None:
     lacking = [name for name in NEEDED if find_spec(name) is None]
     if lacking:
         raise UserError(
-            f"exporting needs {', '.join(lacking)}: pip install 'ncfmkit[cpu]', or 'ncfmkit[gpu]' on Linux with CUDA"
+            f"exporting needs {', '.join(lacking)}: {install('cpu')}, or on Linux with CUDA {install('gpu')}"
         )
 
 
 def choose_opset(opset: int | None) -> int:
-    """The opset to export with: that one, or where there is none the newest that torch writes and ONNX Runtime runs.
+    """The opset to export with: that one, else `OPSET`, or an older one where torch or ONNX Runtime has no newer.
 
     Raises:
         UserError: it is not between `OLDEST_OPSET` and the newest.
@@ -56,7 +58,7 @@ def choose_opset(opset: int | None) -> int:
             f"--opset {opset}: expected {OLDEST_OPSET} to {newest}, the newest that torch {torch.__version__} exports "
             f"and onnxruntime {ort.__version__} runs"
         )
-    return newest if opset is None else opset
+    return min(OPSET, newest) if opset is None else opset
 
 
 def _runs(opset: int) -> bool:

@@ -1,12 +1,11 @@
-"""What a validation shows people: tables for the terminal, pictures, and one self-contained HTML page.
+"""Presents a validation: tables for the terminal, pictures, and one self-contained HTML page.
 
-Everything here reads the result as `validation.json` holds it; nothing needs torch.
+Everything here reads the result as stored in `validation.json`; nothing needs torch.
 
 Shapes: K classes.
 """
 
 import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from rich.text import Text
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.files import format_bytes
 from ncfmkit.progress import printable
+from ncfmkit.reports.labels import families, labels
 from ncfmkit.reports.page import escaped, facts_html, figure_html, write_page
 from ncfmkit.reports.scores import ABSENT
 
@@ -237,16 +237,10 @@ def _speed_parts(section: dict[str, Any]) -> list[RenderableType]:
 
 
 def _png(drawn: Any) -> bytes:
-    """The picture of a matplotlib figure; characters that the font lacks become boxes."""
+    """The picture of a matplotlib figure."""
     content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        drawn.savefig(content, format="png", bbox_inches="tight", pad_inches=0.05)  # else a label may be cut
+    drawn.savefig(content, format="png", bbox_inches="tight", pad_inches=0.05)  # else a label may be cut
     return content.getvalue()
-
-
-def _short(name: str) -> str:
-    return _cut("".join(c if c.isprintable() else " " for c in name), LONGEST_IN_PICTURE)
 
 
 def confusion_picture(confusion: list[list[int]], classes: Sequence[str]) -> bytes:
@@ -280,10 +274,13 @@ def confusion_picture(confusion: list[list[int]], classes: Sequence[str]) -> byt
 def _name_cells(axis: Any, classes: Sequence[str]) -> None:
     if len(classes) > NAMED_CLASSES:
         return  # label numbers, as matplotlib spaces them
-    size = 8 if len(classes) <= 30 else 6
-    names = [_short(name) for name in classes]
-    axis.set_xticks(range(len(classes)), names, rotation=90, fontsize=size, parse_math=False)
-    axis.set_yticks(range(len(classes)), names, fontsize=size, parse_math=False)
+    from matplotlib import ft2font
+
+    named = labels(classes, shaping=hasattr(ft2font, "__libraqm_version__"))
+    names = [_cut(text, LONGEST_IN_PICTURE) for text in named.texts]
+    style = {"fontsize": 8 if len(classes) <= 30 else 6, "fontfamily": families(named), "parse_math": False}
+    axis.set_xticks(range(len(classes)), names, rotation=90, **style)
+    axis.set_yticks(range(len(classes)), names, **style)
 
 
 def _write_cells(axis: Any, share_KK: np.ndarray) -> None:

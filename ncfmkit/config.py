@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 import operator
+import os
 import tomllib
 import types
 import typing
@@ -72,23 +73,41 @@ class DataSettings:
     """The real images: which of them, and how they are read."""
 
     size: int | None = setting(
-        None, "side of the images in pixels; none: as they are", unit="pixels", at_least=4, flag="--size"
+        None, "side of the square images in pixels; none keeps their size", unit="pixels", at_least=4, flag="--size"
     )
-    color: Literal["rgb", "gray"] | None = setting(None, "channels of the images; none: as they are", flag="--color")
+    color: Literal["rgb", "gray"] | None = setting(
+        None, "color mode that all images are converted to; none takes that of most images", flag="--color"
+    )
     resize: Literal["none", "crop"] = setting(
-        "none", "crop: short side to --size, then the center; none: they must have that size", flag="--resize"
-    )
-    convert_color: bool = setting(
-        False, "convert images of another color mode instead of refusing them", flag="--convert-color"
+        "none", "crop scales the short side to --size and crops the center; none expects that size", flag="--resize"
     )
     classes: tuple[str, ...] = setting(
-        (), "class names or labels to keep, comma-separated, or a file with one a line; empty: all", flag="--classes"
+        (),
+        "class names or labels to keep, comma-separated, or a file with one per line; empty keeps all",
+        flag="--classes",
     )
     holdout: float = setting(
-        0.0, "fraction of each class to test on where there is no test split", at_least=0, below=1, flag="--holdout"
+        0.0,
+        "fraction of each class held out as the test split of data without one",
+        at_least=0,
+        below=1,
+        flag="--holdout",
     )
     imbalance: float = setting(
-        1.0, "ratio of largest to smallest class of a long-tailed version; 1: as it is", at_least=1, flag="--imbalance"
+        1.0,
+        "long-tailed version: size ratio of the largest class to the smallest; 1 keeps all images",
+        at_least=1,
+        flag="--imbalance",
+    )
+    image_column: str | None = setting(
+        None,
+        "column of the pictures in Parquet and datasets, extension of their files in WebDataset; none: by usual names",
+        flag="--image-column",
+    )
+    label_column: str | None = setting(
+        None,
+        "column of the labels in Parquet and datasets, key in the .json of WebDataset; none: by usual names",
+        flag="--label-column",
     )
 
 
@@ -96,10 +115,12 @@ class DataSettings:
 class NetworkSettings:
     """The architecture of extractors and students."""
 
-    name: str = setting("convnet", "the network, see `ncfmkit recipes --networks`", flag="--network")
-    width: int = setting(128, "channels of a ConvNet's blocks", unit="channels", at_least=1, flag="--width")
+    name: Literal["convnet", "alexnet", "vgg11", "resnet18", "resnetap10", "densenet121"] = setting(
+        "convnet", "network architecture, see `ncfmkit recipes --networks`", flag="--network"
+    )
+    width: int = setting(128, "channels of each ConvNet block", unit="channels", at_least=1, flag="--width")
     depth: int | None = setting(  # by the size: 2 at 8, 3 at 28 and 32, 4 at 64, 5 at 128
-        None, "blocks of a ConvNet; none: by the image size", unit="blocks", at_least=1, flag="--depth"
+        None, "blocks of a ConvNet; none derives them from the image size", unit="blocks", at_least=1, flag="--depth"
     )
 
 
@@ -107,20 +128,22 @@ class NetworkSettings:
 class TrainSettings:
     """How one classifier is trained, extractor or student (docs/method.md, sections 3 and 8; the paper's 5.1 and B)."""
 
-    epochs: int = setting(60, "epochs of each {section} network", unit="epochs", at_least=1, flag="--{section}-epochs")
-    batch: int = setting(128, "images per step, at most", unit="images", at_least=1)
+    epochs: int = setting(
+        60, "training epochs of each {section} network", unit="epochs", at_least=1, flag="--{section}-epochs"
+    )
+    batch: int = setting(128, "maximum number of images per step", unit="images", at_least=1)
     optimizer: Literal["sgd", "adamw"] = setting("sgd", "optimizer of the weights")
     lr: float = setting(0.01, "initial learning rate", above=0)
     momentum: float = setting(0.9, "momentum of SGD", at_least=0, below=1)
     weight_decay: float = setting(5e-4, "weight decay", at_least=0)
     milestones: tuple[float, ...] = setting(
-        (2 / 3, 5 / 6), "fractions of the run after which lr is multiplied by gamma", above=0, below=1
+        (2 / 3, 5 / 6), "fractions of the training after which lr is multiplied by gamma", above=0, below=1
     )
-    gamma: float = setting(0.2, "what lr is multiplied by at each milestone", above=0)
+    gamma: float = setting(0.2, "factor that multiplies lr at each milestone", above=0)
     augment: str = setting(
-        "color_crop", "operations joined by _: color, flip, cutout, and one at a time of crop, scale, rotate; or none"
+        "color_crop", "operations joined by _: color, flip, cutout, and one of crop, scale, rotate at a time; or none"
     )
-    cutmix: float = setting(0.5, "probability of CutMix for a batch", at_least=0, at_most=1)
+    cutmix: float = setting(0.5, "probability of CutMix per batch", at_least=0, at_most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,13 +165,20 @@ class StudentSettings(TrainSettings):
     gamma: float = 0.5
     augment: str = "color_crop_flip_scale_rotate"
     repeats: int = setting(
-        10, "students per score; 0 leaves scoring out", unit="students", at_least=0, flag="--repeats"
+        10, "students trained per score; 0 skips scoring", unit="students", at_least=0, flag="--repeats"
     )
     evaluations: int = setting(
-        20, "tests during the training, evenly spaced, the last epoch among them", unit="tests", at_least=1
+        20,
+        "evaluations on the test split during training, evenly spaced, the last epoch included",
+        unit="evaluations",
+        at_least=1,
     )
     whole_epochs: int | None = setting(
-        None, "epochs of the whole-set baseline; none: as the pool", unit="epochs", at_least=1
+        None,
+        "minimum epochs of the whole-set baseline, which trains for more where the set's students take more steps; "
+        "none takes pool.epochs",
+        unit="epochs",
+        at_least=1,
     )
 
 
@@ -158,33 +188,49 @@ class DistillSettings:
 
     ipc: int = setting(10, "stored images per class", unit="images per class", at_least=1, flag="--ipc")
     factor: int = setting(
-        2, "a stored image is a factor x factor mosaic", at_least=1, at_most=LARGEST_FACTOR, flag="--factor"
+        2, "each stored image is a factor x factor mosaic", at_least=1, at_most=LARGEST_FACTOR, flag="--factor"
     )
     decode: Literal["single", "multi", "bound"] = setting(
-        "single", "cut stored images by --factor alone, by 1 to it, or largest first up to a budget", flag="--decode"
+        "single",
+        "how stored images are cut: by --factor (single), by 1 to --factor (multi), or largest first up to a budget "
+        "(bound)",
+        flag="--decode",
     )
     decoded_per_class: int | None = setting(
-        None, "the budget of --decode bound; none: ipc * factor**2", unit="images per class", at_least=1
+        None,
+        "budget of --decode bound, at least ipc * factor**2, which none takes",
+        unit="images per class",
+        at_least=1,
     )
-    init: Literal["mix", "random", "noise", "load"] = setting("mix", "what the images start from", flag="--init")
-    load: str | None = setting(None, "the set that --init load starts from", flag="--load")
-    steps: int = setting(20_000, "steps; 0 keeps the initialization", unit="steps", at_least=0, flag="--steps")
-    metric: Literal["ncfd", "mean"] = setting("ncfd", "ncfd, or mean matching (DM) as a baseline", flag="--metric")
+    init: Literal["mix", "random", "noise", "load"] = setting("mix", "initial images", flag="--init")
+    load: str | None = setting(None, "set that --init load starts from", flag="--load")
+    steps: int = setting(
+        20_000, "distillation steps; 0 keeps the initial images", unit="steps", at_least=0, flag="--steps"
+    )
+    metric: Literal["ncfd", "mean"] = setting(
+        "ncfd", "discrepancy: ncfd, or mean matching (DM) as a baseline", flag="--metric"
+    )
     matching_weight: float = setting(300.0, "weight of the matching loss", at_least=0)
-    alpha: float = setting(0.5, "amplitude against phase in the NCFD (Eq. 8)", at_least=0, at_most=1, flag="--alpha")
+    alpha: float = setting(
+        0.5, "weight of amplitude against phase in the NCFD (Eq. 8)", at_least=0, at_most=1, flag="--alpha"
+    )
     frequencies: int = setting(1024, "frequencies per step", at_least=16, multiple_of=16, flag="--frequencies")
     sampler: Literal["gaussian", "learned"] = setting(
-        "gaussian", "frequencies drawn from a Gaussian, or by a network trained against the images", flag="--sampler"
+        "gaussian", "draws frequencies from a Gaussian or from a network trained against the images", flag="--sampler"
     )
     sampler_lr: float = setting(
-        1e-3, "learning rate of the sampling network's gradient ascent; 0 leaves it as it starts", at_least=0
+        1e-3, "learning rate of the sampling network's gradient ascent; 0 freezes the network", at_least=0
     )
-    sampler_momentum: float = setting(0.5, "momentum of that ascent", at_least=0, below=1)
+    sampler_momentum: float = setting(0.5, "momentum of the sampling network's gradient ascent", at_least=0, below=1)
     calibration_weight: float = setting(
-        1.0, "weight of the calibration loss; 0 leaves it out", at_least=0, flag="--calibration"
+        1.0, "weight of the calibration loss; 0 disables it", at_least=0, flag="--calibration"
     )
     real_batch: int = setting(
-        1024, "real images per class and step, at most", unit="images per class", at_least=1, flag="--real-batch"
+        1024,
+        "maximum number of real images per class and step",
+        unit="images per class",
+        at_least=1,
+        flag="--real-batch",
     )
     optimizer: Literal["adamw", "sgd"] = setting("adamw", "optimizer of the images", flag="--optimizer")
     lr: float = setting(1e-3, "learning rate of the images", above=0, flag="--lr")
@@ -192,7 +238,7 @@ class DistillSettings:
     weight_decay: float = setting(5e-4, "weight decay of the images", at_least=0)
     patience: int = setting(500, "steps without a lower loss after which lr halves", unit="steps", at_least=1)
     augment: str = setting(
-        "color_crop_cutout", "as pool.augment; drawn once per class and step, for real and synthetic"
+        "color_crop_cutout", "as pool.augment; drawn once per class and step, for real and synthetic images alike"
     )
 
 
@@ -200,22 +246,27 @@ class DistillSettings:
 class RuntimeSettings:
     """The machine: device, precision, memory."""
 
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", flag="--device")
+    device: str = setting("auto", "device: auto, cpu, cuda, cuda:N or mps", flag="--device")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto", "precision of the networks; the discrepancy is always float32", flag="--precision"
     )
     compile: Literal["auto", "on", "off"] = setting("auto", "use torch.compile", flag="--compile")
     memory_budget: str | None = setting(
-        None, "memory for all of a step on the device, such as 2GiB; none: chosen by device", flag="--memory-budget"
+        None,
+        "limit of a step's memory on the device, such as 2GiB; none lets the device decide",
+        flag="--memory-budget",
     )
     gradient_checkpointing: bool = setting(
         False, "recompute the extractor's blocks in the backward pass", flag="--gradient-checkpointing"
     )
     classes_per_batch: int | None = setting(
-        None, "classes stacked into one batch; none: as memory allows", unit="classes", at_least=1
+        None, "classes stacked into one batch; none stacks as many as memory allows", unit="classes", at_least=1
     )
     checkpoint_every: int = setting(
-        500, "steps between saved states", unit="steps", at_least=1, flag="--checkpoint-every"
+        500, "steps between checkpoints", unit="steps", at_least=1, flag="--checkpoint-every"
+    )
+    log: Literal["tensorboard"] | None = setting(
+        None, "write TensorBoard event files beside metrics.jsonl; none: metrics.jsonl alone", flag="--log"
     )
 
 
@@ -262,9 +313,19 @@ class Setting:
     range: Range | None
 
     @property
+    def name(self) -> str:
+        """How messages name it: `--ipc (distill.ipc)`, or its key where no flag sets it."""
+        return f"{self.flag} ({self.key})" if self.flag else self.key
+
+    @property
     def section(self) -> str:
         """`distill` of `distill.ipc`, and `seed` of `seed`."""
         return self.key.split(".")[0]
+
+    @property
+    def leaf(self) -> str:
+        """`ipc` of `distill.ipc`, and `seed` of `seed`."""
+        return self.key.split(".")[-1]
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -272,17 +333,16 @@ class Setting:
         return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
 
     def wrong(self, value: Any) -> str | None:
-        """What is wrong with a value of its type, in one line; none if it may be that."""
+        """What is wrong with a value of its type, in one line; None if nothing is."""
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, int | float):
                 continue
             if self.range is not None and number not in self.range:
-                return f"{self.key}: expected {f'{self.range} {self.unit}'.strip()}, got {number}"
+                return f"{self.name}: expected {f'{self.range} {self.unit}'.strip()}, got {number}"
             if isinstance(number, float) and not math.isfinite(number):
-                return f"{self.key}: expected a finite number, got {number}"
+                return f"{self.name}: expected a finite number, got {number}"
             if isinstance(number, float) and abs(number) > LARGEST:
-                most = f"at most {LARGEST:g}, the most that float32 can reckon with"
-                return f"{self.key}: expected {most}, got {number}"
+                return f"{self.name}: expected at most {LARGEST:g}, which float32 still holds, got {number}"
         return None
 
 
@@ -321,17 +381,29 @@ def full_key(key: str) -> str:
     """
     if key in SETTINGS:
         return key
-    matches = [k for k in SETTINGS if k.split(".")[-1] == key]
+    matches = [about.key for about in SETTINGS.values() if about.leaf == key]
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise UserError(f"setting {key!r} is ambiguous: write one of {', '.join(matches)}")
-    near = difflib.get_close_matches(key, [*SETTINGS, *(k.split(".")[-1] for k in SETTINGS)], n=1, cutoff=0.0)[0]
-    raise UserError(f"unknown setting {key!r}: did you mean {near!r}?")
+    raise UserError(f"unknown setting {key!r}{_hint(key)}")
 
 
-def _convert(key: str, value: Any, kind: Any) -> Any:
-    """`value` as a setting's type; text is parsed, so that flags and TOML give the same."""
+def _hint(key: str) -> str:
+    """`; did you mean 'distill.ipc'?` if a setting is near, else where all of them are listed."""
+    section, _, leaf = key.rpartition(".")
+    if all(leaf != about.leaf for about in SETTINGS.values()):
+        known = [about.leaf for about in SETTINGS.values() if section not in SECTIONS or about.section == section]
+        leaf = next(iter(difflib.get_close_matches(leaf, known, n=1)), "")
+    near = " or ".join(repr(about.key) for about in SETTINGS.values() if about.leaf == leaf)
+    return f"; did you mean {near}?" if near else "; `python -m ncfmkit.config` lists all settings"
+
+
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}  # in messages
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    """`value` as a setting's type; text is parsed, so that flags and TOML give the same. `name` is for messages."""
     origin = typing.get_origin(kind)
     if origin is Literal:
         if value in typing.get_args(kind):
@@ -339,16 +411,18 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
         choices = ", ".join(map(str, typing.get_args(kind)))
         near = difflib.get_close_matches(str(value), [str(a) for a in typing.get_args(kind)], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{key}: expected one of {choices}, got {value!r}{hint}")
+        raise UserError(f"{name}: expected one of {choices}, got {value!r}{hint}")
     if origin is tuple:
         items = [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else value
         if not isinstance(items, list | tuple):
-            raise UserError(f"{key}: expected a list, got {value!r}")
-        return tuple(_convert(key, item, typing.get_args(kind)[0]) for item in items)
+            raise UserError(f"{name}: expected a list, got {value!r}")
+        return tuple(_convert(name, item, typing.get_args(kind)[0]) for item in items)
     if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if kind is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, str) and kind in (int, float):
         try:
             return kind(value.replace("_", ""))
@@ -357,7 +431,7 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
-        raise UserError(f"{key}: expected {kind.__name__}, got {value!r}")
+        raise UserError(f"{name}: expected {TYPE_NAMES[kind]}, got {value!r}")
     return value
 
 
@@ -367,7 +441,7 @@ def override(settings: Settings, values: dict[str, Any]) -> Settings:
         key = full_key(name)
         about = SETTINGS[key]
         none = about.optional and (value is None or value in ("", "none"))
-        value = None if none else _convert(key, value, about.kind)
+        value = None if none else _convert(about.name, value, about.kind)
         section, _, leaf = key.rpartition(".")
         if section:
             value = dataclasses.replace(getattr(settings, section), **{leaf: value})
@@ -393,28 +467,28 @@ def recipe_text(recipe: str) -> str:
             raise UserError(f"recipe {recipe} is not UTF-8 text: {error}") from None
     if recipe not in recipe_names():
         near = difflib.get_close_matches(recipe, recipe_names(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; `ncfmkit recipes` lists them, a path ends in .toml"
+        listed = "; `ncfmkit recipes` lists them, the path of a recipe file ends in .toml"
+        hint = f"; did you mean {near[0]!r}?" if near else listed
         raise UserError(f"unknown recipe {recipe!r}{hint}")
     return (resources.files("ncfmkit.recipes") / f"{recipe}.toml").read_text(encoding="utf-8")
 
 
 def _flatten(recipe: str, table: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's tables as `section.field` keys; unknown ones are errors that name the nearest valid one."""
+    """A recipe's tables as `section.field` keys. Raises UserError at an unknown one."""
     flat: dict[str, Any] = {}
     for name, value in table.items():
         if name == "description":
             if not isinstance(value, str):
-                raise UserError(f"recipe {recipe}: description: expected str, got {value!r}")
+                raise UserError(f"recipe {recipe}: description: expected text, got {value!r}")
             continue
         if isinstance(value, dict) and name not in SECTIONS:
-            section = difflib.get_close_matches(name, SECTIONS, n=1, cutoff=0.0)[0]
-            raise UserError(f"recipe {recipe}: unknown section [{name}]: did you mean [{section}]?")
+            near = difflib.get_close_matches(name, SECTIONS, n=1)
+            hint = f"did you mean [{near[0]}]?" if near else f"expected one of {', '.join(SECTIONS)}"
+            raise UserError(f"recipe {recipe}: unknown section [{name}]; {hint}")
         entries = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
         for key, entry in entries.items():
             if key not in SETTINGS:
-                near = [k for k in SETTINGS if k.endswith(f".{key}")]
-                near = near or difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.0)
-                raise UserError(f"recipe {recipe}: unknown key {key!r}: did you mean {' or '.join(map(repr, near))}?")
+                raise UserError(f"recipe {recipe}: unknown key {key!r}{_hint(key)}")
             flat[key] = entry
     return flat
 
@@ -427,12 +501,13 @@ def _recipe_table(recipe: str) -> dict[str, Any]:
         raise UserError(f"recipe {recipe} is not valid TOML: {error}") from None
 
 
-def load_recipe(recipe: str) -> Settings:
+def load_recipe(recipe: str | os.PathLike[str]) -> Settings:
     """The settings of a named recipe or of a TOML file (a path ending in .toml).
 
     Raises:
         UserError: unknown recipe, malformed TOML, unknown key or a value of the wrong type.
     """
+    recipe = os.fspath(recipe)
     table = _recipe_table(recipe)
     name = Path(recipe).stem if recipe.endswith(".toml") else recipe
     try:
@@ -463,26 +538,27 @@ def check(settings: Settings) -> Settings:
 def _broken_rules(settings: Settings) -> Iterator[str]:
     """What is wrong with settings that go together, or with the items of a list."""
     d, data = settings.distill, settings.data
+    names = {key: about.name for key, about in SETTINGS.items()}
     if len(data.classes) == 1:
-        yield f"data.classes: expected two classes or more for a classifier to tell apart, got {list(data.classes)}"
+        yield f"{names['data.classes']}: expected two or more classes, got {list(data.classes)}"
     if len(set(data.classes)) < len(data.classes):
-        yield f"data.classes: a class is listed twice in {list(data.classes)}"
+        yield f"{names['data.classes']}: a class is listed twice in {list(data.classes)}"
     if data.resize == "crop" and data.size is None:
-        yield "data.resize is 'crop': say to which side with data.size"
+        yield f"{names['data.resize']} is 'crop': pass the side to crop to as {names['data.size']}"
     if data.size is not None and d.factor > data.size:
-        yield f"distill.factor {d.factor} is above the image side {data.size}: lower the factor"
+        yield f"{names['distill.factor']} {d.factor} is above the image side {data.size}: lower the factor"
     if d.decoded_per_class is not None and d.decode != "bound":
-        yield f"distill.decoded_per_class needs distill.decode = 'bound', got {d.decode!r}"
+        yield f"{names['distill.decoded_per_class']} needs {names['distill.decode']} 'bound', got {d.decode!r}"
     if d.init == "load" and d.load is None:
-        yield "distill.init is 'load': pass the set to start from as distill.load"
+        yield f"{names['distill.init']} is 'load': pass the set to start from as {names['distill.load']}"
     if d.init != "load" and d.load is not None:
-        yield f"distill.load is given but distill.init is {d.init!r}: set it to 'load'"
+        yield f"{names['distill.load']} needs {names['distill.init']} 'load', got {d.init!r}"
     if d.metric == "mean" and d.sampler == "learned":
-        yield "distill.metric 'mean' has no frequencies to learn: set distill.sampler to 'gaussian'"
+        yield f"{names['distill.sampler']} 'learned' needs {names['distill.metric']} 'ncfd', got 'mean'"
     if d.sampler == "learned" and d.frequencies < 32:
         yield (
-            "distill.sampler 'learned' needs 32 frequencies or more (batch norm over two components), "
-            f"got {d.frequencies}"
+            f"{names['distill.sampler']} 'learned' needs 32 or more {names['distill.frequencies']} "
+            f"(batch norm over two components), got {d.frequencies}"
         )
     for section, train in (("pool", settings.pool), ("student", settings.student)):
         if list(train.milestones) != sorted(train.milestones):
@@ -504,6 +580,9 @@ RENAMED = {  # keys of settings that earlier sets and runs were saved with
 }
 
 
+GONE = ("data.convert_color",)  # images are always converted
+
+
 def current_names(table: Mapping[str, Any]) -> dict[str, Any]:
     """A table that :func:`to_dict` wrote, now or in an earlier version, with the names that settings have now."""
     table = dict(table)
@@ -513,6 +592,10 @@ def current_names(table: Mapping[str, Any]) -> dict[str, Any]:
             values = dict(table[section])
             values[new.split(".")[1]] = values.pop(key)
             table[section] = values
+    for key in GONE:
+        section, name = key.split(".")
+        if isinstance(table.get(section), Mapping):
+            table[section] = {k: v for k, v in table[section].items() if k != name}
     return table
 
 
@@ -538,7 +621,7 @@ def settings_page() -> str:
         lines += ["| key | flag | type | default | range | unit | description |", "|---|---|---|---|---|---|---|"]
         for about in SETTINGS.values():
             if about.key.rpartition(".")[0] == section:
-                cells = [_code(about.key), _code(about.flag), _type_words(about), _default_words(about.default)]
+                cells = [_code(about.key), _code(about.flag), _type_words(about), _code(default_words(about.default))]
                 lines.append(f"| {' | '.join([*cells, str(about.range or ''), about.unit, about.help])} |")
     return "\n".join(lines) + "\n"
 
@@ -560,10 +643,11 @@ def _type_words(about: Setting) -> str:
     return f"{text}, `none`" if about.optional else text
 
 
-def _default_words(value: Any) -> str:
+def default_words(value: Any) -> str:
+    """A default as --help and docs/settings.md show it."""
     if isinstance(value, tuple):
-        return ", ".join(map(_default_words, value)) or "empty"
-    return _code(f"{value:g}" if isinstance(value, float) else str(value).lower())
+        return ",".join(map(default_words, value)) or "empty"
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ncfmkit.errors import UserError
+
 PADDING = 0.5  # fills the side up to a multiple of the factor
 
 
@@ -40,6 +42,20 @@ def decode_mask(decode: str, factor: int, ipc: int, budget: int | None) -> np.nd
         mask_MP[:, column : column + cells] = rank_MP < left
         left, column = max(0, left - ipc * cells), column + cells
     return mask_MP
+
+
+def check_budget(decode: str, factor: int, ipc: int, budget: int | None) -> None:
+    """Raises UserError if a budget of `bound` leaves a cell of a stored image without training, or cannot be met.
+
+    For sets that are to be made; sets with other budgets, made earlier or elsewhere, are decoded as they say.
+    """
+    least, most = ipc * factor**2, decoded_count("multi", factor, ipc, None)
+    if decode == "bound" and budget is not None and not least <= budget <= most:
+        fault = "parts of the stored images would never be trained" if budget < least else "there are no more"
+        raise UserError(
+            f"distill.decoded_per_class {budget}: {fault}; with --decode bound, --ipc {ipc} and --factor {factor} "
+            f"expected {least} (each stored image cut by the largest factor) to {most} (by every factor)"
+        )
 
 
 def decoded_rows(decode: str, factor: int, ipc: int, budget: int | None) -> np.ndarray:

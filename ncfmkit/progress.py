@@ -1,17 +1,23 @@
 """What people see while they wait: progress with time left, and notices. All of it goes to stderr.
 
-On a terminal a live bar; elsewhere (a log file, CI) one line every half minute and one at the end.
+On a terminal a live bar; elsewhere (a log file, CI) a line after two seconds, then every half minute, and at the end.
 """
 
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(stderr=True, highlight=False, emoji=False)
 
+JOINERS = "\u200c\u200d"  # zero-width; not printable to Python
+FIRST_LINE_SECONDS = 2.0  # work that takes longer shows its time left
 QUIET_SECONDS = 30.0  # between two lines where no terminal shows a live bar
 
 
@@ -23,27 +29,32 @@ def notice(text: str) -> None:
 class Tracker:
     """One piece of long work: `advance` as it goes, with a short note such as the loss."""
 
-    def __init__(self, description: str, total: int, live: Progress | None):
-        self.description, self.total, self.done, self.note = description, total, 0, ""
-        self._live = live
-        self._task = live.add_task(description, total=total, note="") if live else None
-        self._start = self._said = time.monotonic()
+    def __init__(self, description: str, total: int, live: Progress | None, done: int = 0):
+        self.description, self.total, self.note = description, total, ""
+        self.done: int | Fraction = done
+        self._live, self._before = live, done
+        self._task = live.add_task(description, total=total, completed=done, note="") if live else None
+        self._start = time.monotonic()
+        self._next_line = self._start + FIRST_LINE_SECONDS
 
-    def advance(self, count: int = 1, note: str | None = None) -> None:
-        """`count` more units are done; `note` replaces the text behind the bar."""
+    def advance(self, count: int | Fraction = 1, note: str | None = None) -> None:
+        """`count` more units, or a part of one, are done; `note` replaces the text behind the bar."""
         self.done += count
         self.note = self.note if note is None else note
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, advance=count, note=self.note)
-        elif time.monotonic() - self._said > QUIET_SECONDS:
-            self._said = time.monotonic()
-            left = (self._said - self._start) / max(self.done, 1) * (self.total - self.done)
-            notice(f"{self.description}: {self.done}/{self.total}, {_clock(left)} left {self.note}".rstrip())
+            self._live.update(self._task, completed=float(self.done), note=self.note)
+        elif (now := time.monotonic()) > self._next_line and self._before < self.done < self.total:
+            self._next_line = now + QUIET_SECONDS
+            left = (now - self._start) * float((self.total - self.done) / (self.done - self._before))
+            notice(f"{self._so_far()}, {_clock(left)} left {self.note}".rstrip())
 
     def finish(self) -> None:
         seconds = time.monotonic() - self._start
-        if self._live is None and seconds > 2:
-            notice(f"{self.description}: {self.done}/{self.total} in {_clock(seconds)} {self.note}".rstrip())
+        if self._live is None and seconds > FIRST_LINE_SECONDS:
+            notice(f"{self._so_far()} in {_clock(seconds)} {self.note}".rstrip())
+
+    def _so_far(self) -> str:
+        return f"{self.description}: {int(self.done)}/{self.total}"
 
 
 def _clock(seconds: float) -> str:
@@ -52,10 +63,14 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def track(description: str, total: int) -> Iterator[Tracker]:
-    """`with track("distilling", steps) as bar: ... bar.advance(note="loss 3.1")`."""
-    if not console.is_terminal:
-        tracker = Tracker(description, total, None)
+def track(description: str, total: int, done: int = 0) -> Iterator[Tracker]:
+    """`with track("distilling", steps) as bar: ... bar.advance(note="loss 3.1")`.
+
+    Args:
+        done: units that were done before, which say nothing about the speed.
+    """
+    if console.quiet or not console.is_terminal:
+        tracker = Tracker(description, total, None, done)
         yield tracker
         tracker.finish()
         return
@@ -69,7 +84,14 @@ def track(description: str, total: int) -> Iterator[Tracker]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as live:
-        yield Tracker(description, total, live)
+        yield Tracker(description, total, live, done)
+
+
+def command_line() -> str | None:
+    """The running `ncfmkit ...` as one would type it; none where Python code called the library."""
+    program = Path(sys.argv[0])
+    ours = program.stem == "ncfmkit" or (program.name == "__main__.py" and program.parent.name == "ncfmkit")
+    return shlex.join(["ncfmkit", *sys.argv[1:]]) if ours else None
 
 
 def shortened_list(names: Sequence[str]) -> str:
@@ -78,5 +100,10 @@ def shortened_list(names: Sequence[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with what is not printable escaped: control sequences, broken encodings."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    """`text` with non-printable characters escaped: control sequences, broken encodings."""
+    return "".join(c if is_shown(c) else ascii(c)[1:-1] for c in text)
+
+
+def is_shown(char: str) -> bool:
+    """Whether a character may reach a terminal: it is printable, or one of the joiners in scripts and emoji."""
+    return char.isprintable() or char in JOINERS

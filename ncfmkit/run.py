@@ -182,6 +182,10 @@ class RunDirectory:
             notice(f"{path.name} is damaged (its checksum is wrong): using the one before it")
         return None
 
+    def steps_done(self) -> int:
+        """Steps of the newest checkpoint; it is not read."""
+        return max((int(path.stem.removeprefix("step-")) for path in self._saved()), default=0)
+
     def _checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}.pt"
 

@@ -101,7 +101,7 @@ def choose_runtime(settings: RuntimeSettings) -> Runtime:
     Raises:
         UserError: the device, the precision or the compiler is not there.
     """
-    device = _choose_device(settings.device)
+    device = choose_device(settings.device)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # fp32 means float32
         torch.backends.cudnn.deterministic = True  # the same run gives the same bytes
@@ -130,7 +130,12 @@ def _keep_compiled_code() -> None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(writable(cache_dir() / "compiled"))
 
 
-def _choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the GPU where torch sees one.
+
+    Raises:
+        UserError: an unknown device, or one that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -3,9 +3,11 @@
 Axes: R networks trained side by side, B batch, C channels, H = W side, K labels, P uniform numbers.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import nn
 from ncfmkit.augment import DRAWS, PICK, augment, cutmix
 from ncfmkit.config import TrainSettings
 from ncfmkit.errors import NonFiniteLossError
+from ncfmkit.estimate import seconds_per_call
 from ncfmkit.images import LabeledImages
 from ncfmkit.progress import Tracker
 from ncfmkit.rng import keyed_rng
@@ -109,6 +112,8 @@ def _batch(
 class Checkpoint(Protocol):
     """Where the state of a training is kept, see :func:`train`; `training` is entered around it."""
 
+    done: int  # epochs that an earlier process trained
+
     def training(self) -> AbstractContextManager[None]: ...
 
     def load(self) -> dict[str, Any] | None: ...
@@ -134,7 +139,7 @@ def train(
         data: what each network is trained on, equally many images each.
         settings: optimizer, schedule, augmentation.
         seed, keys: network r draws its order and augmentation from `(seed, keys[r], epoch)`, alone or in a stack.
-        bar: advanced by R at every epoch.
+        bar: advanced by R in every epoch.
         after_epoch: called with the number of epochs done.
         checkpoint: what training goes on from, and what may keep its state after each epoch.
 
@@ -152,31 +157,20 @@ def train(
         optimizer.load_state_dict(stored["optimizer"])
         scaler.load_state_dict(stored["scaler"])
         done = stored["epoch"]
-        bar.advance(done * models.size)
     for epoch in range(done, settings.epochs):
         passed = sum(epoch >= settings.epochs * m for m in settings.milestones)
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * settings.gamma**passed
         rngs = [keyed_rng(seed, "train", key, epoch) for key in keys]
         total = torch.zeros((), device=models.runtime.device)
+        steps = batch_plan(len(data[0]), settings.batch)[0]
         for indices in zip(*(_epoch_batches(len(data[0]), settings, rng) for rng in rngs), strict=True):
-            rows = [
-                _batch(d, i, settings, rng, models.runtime.device)
-                for d, i, rng in zip(data, indices, rngs, strict=True)
-            ]
-            x_RBCHW, target_RBK = (torch.stack(side) for side in zip(*rows, strict=True))
-            logits_RBK = models.logits(x_RBCHW)
-            loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * models.size
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            total += loss.detach()
+            total += _train_step(models, data, indices, settings, rngs, optimizer, scaler)
+            bar.advance(Fraction(models.size, steps))
         if not bool(total.isfinite()):
             raise NonFiniteLossError(
                 f"the training loss became non-finite in epoch {epoch + 1}: lower the learning rate"
             )
-        bar.advance(models.size)
         if after_epoch is not None:
             after_epoch(epoch + 1)
         if checkpoint is not None:
@@ -188,6 +182,55 @@ def train(
                     "scaler": scaler.state_dict(),
                 },
             )
+
+
+def _train_step(
+    models: StackedModels,
+    data: Sequence[LabeledImages],
+    indices: Sequence[np.ndarray],
+    settings: TrainSettings,
+    rngs: Sequence[np.random.Generator],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> torch.Tensor:
+    """One step of every network on the images at its indices; the sum of their losses, detached."""
+    rows = [_batch(d, i, settings, rng, models.runtime.device) for d, i, rng in zip(data, indices, rngs, strict=True)]
+    x_RBCHW, target_RBK = (torch.stack(side) for side in zip(*rows, strict=True))
+    logits_RBK = models.logits(x_RBCHW)
+    loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * models.size
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    return loss.detach()
+
+
+def training_seconds(models: StackedModels, like: LabeledImages, count: int, settings: TrainSettings) -> float:
+    """Seconds that :func:`train` takes, measured on a few of its steps, which spoil the weights.
+
+    Args:
+        models: the stack to be trained.
+        like: images such as it is trained on.
+        count: how many images each network is trained on.
+    """
+    steps, size = batch_plan(count, settings.batch)
+    data, index = [like] * models.size, [np.arange(size) % len(like)] * models.size
+    rngs = [keyed_rng(0, "estimate", r) for r in range(models.size)]
+    optimizer, scaler = _optimizer(settings, list(models.parameters.values())), models.runtime.scaler()
+    one = seconds_per_call(
+        lambda: _train_step(models, data, index, settings, rngs, optimizer, scaler),
+        models.runtime.device,
+        compiled=models.runtime.compile,
+    )
+    return one * steps * settings.epochs
+
+
+def accuracy_seconds(models: StackedModels, data: LabeledImages, *, batch: int = 256) -> float:
+    """Seconds that :func:`accuracy` takes, measured on its first batch."""
+    size = min(batch, len(data))
+    first = dataclasses.replace(data, images=data.images[:size], labels=data.labels[:size], soft_labels=None)
+    one = seconds_per_call(lambda: accuracy(models, first), models.runtime.device, compiled=models.runtime.compile)
+    return one * math.ceil(len(data) / size)
 
 
 @torch.no_grad()

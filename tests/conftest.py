@@ -22,6 +22,7 @@ import pytest
 import torch
 from watch import Watch
 
+from ncfmkit import estimate
 from ncfmkit.cli import main
 from ncfmkit.config import DistillSettings, NetworkSettings, Settings, StudentSettings, to_dict
 from ncfmkit.distillation.pool import Pool
@@ -48,6 +49,12 @@ TINY_NETWORK = NetworkSettings(name="convnet", width=8, depth=2)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _short_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimates measure one call of each kind: what they say is no test's business but their own."""
+    monkeypatch.setattr(estimate, "ENOUGH_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ def score(name: str, mean: float, *, n: int = 5, images: int = 10, network: str 
         "decoded": 4 * images,
         "network": network,
         "epochs": 300,
+        "steps": 1200,
         "n": n,
         "last": {"mean": mean, "std": 0.00449, "values": [mean] * n},
         "best": {"mean": mean + 0.01, "std": 0.002, "values": [mean + 0.01] * n},

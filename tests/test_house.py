@@ -13,7 +13,7 @@ import ncfmkit
 ROOT = Path(__file__).resolve().parents[1]
 
 BASE = {
-    *("_version", "errors", "interrupts", "config", "progress", "rng", "files", "runtime", "run"),
+    *("_version", "errors", "extras", "interrupts", "config", "progress", "estimate", "rng", "files", "runtime", "run"),
     *("mosaic", "augment", "recipes"),
 }
 ROOMS: dict[str, set[str]] = {  # what each may import beside itself; `base` are the modules above
@@ -36,7 +36,7 @@ def room_of(module: str) -> str:
     part = f"{module}.".split(".")[1]
     if part in BASE:
         return "base"
-    return "training" if part == "images" else part
+    return {"images": "training", "__main__": "cli"}.get(part, part)
 
 
 def modules() -> list[tuple[str, Path]]:

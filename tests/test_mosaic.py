@@ -5,7 +5,8 @@ import pytest
 import torch
 from naive_mosaic import naive_decode
 
-from ncfmkit.mosaic import decode, decode_factors, decode_mask
+from ncfmkit.errors import UserError
+from ncfmkit.mosaic import check_budget, decode, decode_factors, decode_mask
 
 
 def images(count: int, side: int, channels: int = 3) -> torch.Tensor:
@@ -68,3 +69,23 @@ def test_bound_meets_its_budget_with_the_largest_factors_first(budget: int | Non
     for m, column in order[: 27 if budget is None else budget]:
         expected[m, column] = True
     np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_budget_trains_every_part_of_every_stored_image() -> None:
+    """What `check_budget` accepts of `bound` decodes every pixel; what it refuses does not, or is not there."""
+    for ipc, factor in ((1, 1), (3, 1), (2, 2), (3, 3)):
+        most = ipc * sum(f * f for f in range(1, factor + 1))
+        for budget in (None, *range(1, most + 3)):
+            mask = decode_mask("bound", factor, ipc, budget)
+            covers = mask[:, : factor**2].all()  # the cells of the largest factor; before that, some pixels are in none
+            assert (budget is None) <= covers
+            if covers and (budget is None or budget <= most):
+                check_budget("bound", factor, ipc, budget)
+                assert mask.sum() == (budget or ipc * factor**2)
+                continue
+            fault = "there are no more" if covers else "parts of the stored images would never be trained"
+            expected = rf"decoded_per_class {budget}: {fault}; .* expected {ipc * factor**2} \(.* to {most} \("
+            with pytest.raises(UserError, match=expected):
+                check_budget("bound", factor, ipc, budget)
+    for kind in ("single", "multi"):
+        check_budget(kind, 2, 3, None)

@@ -14,7 +14,7 @@ PYTEST = (
     *("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "--tb=short", "tests/test_gpu.py"),
     *("-W", "ignore::pytest.PytestConfigWarning"),  # the project's settings name plugins that may not be there
 )
-CLI = ("-c", "from ncfmkit.cli.main import run; run()")
+CLI = ("-c", "from ncfmkit.cli.entry import run; run()")
 
 PARTS = {"step": 315, "cifar10": 275, "export": 140}  # seconds of each
 

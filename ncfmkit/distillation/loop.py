@@ -7,15 +7,21 @@ real ones at frequencies that tell them apart, and calibrates them by the traine
 import dataclasses
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from ncfmkit.config import Settings
 from ncfmkit.distillation.memory import Plan, make_plan
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, State, make_problem, make_state
+from ncfmkit.distillation.rehearsal import step_seconds
 from ncfmkit.distillation.step import distill_step
 from ncfmkit.errors import Interrupted
+from ncfmkit.estimate import Stage
 from ncfmkit.files import format_bytes, parse_bytes
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice, track
@@ -23,7 +29,19 @@ from ncfmkit.real.store import RealData
 from ncfmkit.run import RunDirectory, deferred_interrupts
 from ncfmkit.runtime import Runtime
 
+TITLE = "distilling"
 LOGGED_STEPS = 1000  # lines of metrics.jsonl, at most about
+
+Row = dict[str, Any]  # of metrics.jsonl
+Callback = Callable[[Row], object]
+
+
+class Board(Protocol):
+    """Where a run is shown beside metrics.jsonl, such as :class:`ncfmkit.reports.event_log.EventLog`."""
+
+    def add_row(self, row: Row) -> None: ...
+    def add_images(self, images_NCHW: np.ndarray, step: int) -> None: ...
+    def close(self) -> None: ...
 
 
 def prepare(
@@ -55,14 +73,36 @@ def prepare(
     return problem, state, plan
 
 
+def estimate_steps(problem: Problem, images_NCHW: torch.Tensor, plan: Plan, *, steps: int) -> Iterator[Stage]:
+    """The steps that are left; nothing where none is.
+
+    Args:
+        problem, plan: as of :func:`prepare`, with any pool.
+    """
+    if steps > 0:
+        yield Stage(name=TITLE, work=f"{steps:,} steps", seconds=steps * step_seconds(problem, images_NCHW, plan))
+
+
 def distill(
-    run: RunDirectory, real: RealData, settings: Settings, pool: Pool, images_NCHW: torch.Tensor, runtime: Runtime
+    run: RunDirectory,
+    real: RealData,
+    settings: Settings,
+    pool: Pool,
+    images_NCHW: torch.Tensor,
+    runtime: Runtime,
+    *,
+    open_board: Callable[[int], Board] | None = None,
+    callback: Callback | None = None,
 ) -> torch.Tensor:
     """Distills the real images into the synthetic ones; goes on from the run's newest checkpoint where there is one.
 
     Args:
         run: where losses and checkpoints are kept.
         images_NCHW: initial images, float32 in [0, 1] `[C*M, ch, H, W]`, sorted by class.
+        open_board: given the steps that are done, what else shows the rows of metrics.jsonl, and the images at
+            checkpoints.
+        callback: called with each row of metrics.jsonl: `step`, `matching`, `calibration` (None without it), `lr`,
+            `seconds`. What it raises ends the run, once the state is saved.
 
     Returns:
         The images after the last step, float32 in [0, 1] on the runtime's device, same shape.
@@ -84,26 +124,42 @@ def distill(
     spent = logged[-1]["seconds"] if logged else 0.0
     if state.step < steps:
         budget = _budget(settings)
-        notice(
-            f"memory: {f'budget {format_bytes(budget)}' if budget else 'default budget'}; "
-            f"{plan.chunk} images at once, up to {plan.kept_graphs} such graphs, "
-            f"{plan.classes_per_batch} of {problem.classes} classes stacked"
-        )
+        notice(f"memory: {f'budget {format_bytes(budget)}' if budget else 'default budget'}; {plan.describe()}")
     run.update(status="distilling")
 
     log_every = max(1, math.ceil(steps / LOGGED_STEPS))
     start = time.monotonic() - spent
-    with deferred_interrupts() as interrupted, track("distilling", steps) as bar:
-        bar.advance(state.step)
+    with ExitStack() as stack:
+        interrupted = stack.enter_context(deferred_interrupts())
+        bar = stack.enter_context(track(TITLE, steps, done=state.step))
+        board = open_board(state.step) if open_board and state.step < steps else None
+        if board is not None:
+            stack.callback(board.close)
         while state.step < steps:
             losses = distill_step(problem, state, plan)
             spent = time.monotonic() - start
             last, stop = state.step == steps, interrupted()
 
-            if state.step % log_every == 0 or last:
-                run.append_metrics({"step": state.step, **dataclasses.asdict(losses), "seconds": spent})
+            row = {"step": state.step, **dataclasses.asdict(losses), "seconds": spent}
+            logs = state.step % log_every == 0 or last
+            if logs:
+                run.append_metrics(row)
+                if board is not None:
+                    board.add_row(row)
             if state.step % settings.runtime.checkpoint_every == 0 or last or stop:
                 run.save_checkpoint(state.state_dict())
+                if board is not None:
+                    board.add_images(_as_bytes(state.images), state.step)
+            if logs and callback is not None:
+                try:
+                    callback(row)
+                except BaseException as error:
+                    run.save_checkpoint(state.state_dict())
+                    error.add_note(
+                        f"raised by the callback after step {state.step} of {steps}; the state is saved: "
+                        f"go on with ncfmkit.resume({str(run.path)!r})"
+                    )
+                    raise
             calibration = "" if losses.calibration is None else f", calibration {losses.calibration:.3f}"
             bar.advance(note=f"matching {losses.matching:.2f}{calibration}")
             if stop:
@@ -111,6 +167,11 @@ def distill(
 
     run.update(timings={"distill_seconds": round(spent, 2), "steps": steps})
     return state.images.detach()
+
+
+def _as_bytes(images: torch.Tensor) -> np.ndarray:
+    """Images in [0, 1] as uint8, rounded as the set's are."""
+    return images.detach().mul(255).round().to(torch.uint8).cpu().numpy()
 
 
 def _budget(settings: Settings) -> int | None:

@@ -30,6 +30,10 @@ class Plan:
     kept_graphs: int  # chunks whose graph may be in memory at once
     classes_per_batch: int  # classes handled together
 
+    def describe(self) -> str:
+        graphs = f"up to {self.kept_graphs} such graphs"
+        return f"{self.chunk} images at once, {graphs}, {self.classes_per_batch} classes stacked"
+
 
 def class_groups(classes: int, classes_per_batch: int) -> Iterator[range]:
     for start in range(0, classes, classes_per_batch):
@@ -113,11 +117,10 @@ def make_plan(problem: Problem, state: State, *, budget: int | None, classes_per
     Raises:
         UserError: the budget is below what one stored image needs.
     """
-    s, device = problem.settings, problem.runtime.device
+    device = problem.runtime.device
     decoded = problem.mask_MP.shape[1]
     per_image = _bytes_per_image(problem, state)
-    kept_per_real = (problem.feature_dim + 2 * s.frequencies) * 4 if s.sampler == "learned" else 0
-    kept_per_class = s.real_batch * kept_per_real
+    kept_per_class = _kept_bytes_per_class(problem)
     fixed = _fixed_bytes(problem, state)
     # one stored image on its way, or what an optimizer's step needs beside images, gradient and moments
     least = max(per_image * decoded + kept_per_class, 2 * state.images.nbytes)
@@ -133,6 +136,20 @@ def make_plan(problem: Problem, state: State, *, budget: int | None, classes_per
     best = min(LARGEST_CHUNK, PREFERRED_CHUNK[device.type] // per_image)
     chunk = max(decoded, min(best, graphs // per_image))
     return Plan(chunk=chunk, kept_graphs=max(1, graphs // (per_image * chunk)), classes_per_batch=together)
+
+
+def planned_bytes(problem: Problem, state: State, plan: Plan) -> int:
+    """Bytes that a step has on the device at its peak, by the plan; torch itself comes on top of them."""
+    groups = list(class_groups(problem.classes, plan.classes_per_batch))
+    graphs = min(plan.kept_graphs, max(len(syn_chunks(problem, plan, group)) for group in groups))
+    kept = plan.classes_per_batch * _kept_bytes_per_class(problem)
+    return _fixed_bytes(problem, state) + kept + graphs * plan.chunk * _bytes_per_image(problem, state)
+
+
+def _kept_bytes_per_class(problem: Problem) -> int:
+    """Bytes of features and phases of a class's real images, which a sampler that learns keeps until the step ends."""
+    s = problem.settings
+    return s.real_batch * (problem.feature_dim + 2 * s.frequencies) * 4 if s.sampler == "learned" else 0
 
 
 def _fixed_bytes(problem: Problem, state: State) -> int:

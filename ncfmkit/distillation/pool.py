@@ -7,6 +7,7 @@ that was interrupted goes on where it stopped, and a larger pool keeps the membe
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,25 @@ from torch import nn
 
 from ncfmkit.config import NetworkSettings, PoolSettings, to_dict
 from ncfmkit.errors import UserError
+from ncfmkit.estimate import Stage
 from ncfmkit.files import METADATA_KEY, MOVE, cache_dir, digest, writable, write_atomic
 from ncfmkit.images import labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice, track
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime
-from ncfmkit.training import StackedModels, Weights, accuracy, fresh_state, train
+from ncfmkit.training import (
+    StackedModels,
+    Weights,
+    accuracy,
+    accuracy_seconds,
+    fresh_state,
+    train,
+    training_seconds,
+)
 
 Member = tuple[Weights, Weights, float | None]  # initial, final, test accuracy
+TITLE = "extractor pool"
 POOL_FORMAT = 1  # raised when training changes in a way that the settings do not show
 
 
@@ -94,8 +105,8 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
         NonFiniteLossError: of the training.
     """
     key = pool_key(real, network, pool, seed, runtime)
-    folder = writable(cache_dir() / "pools" / key)
-    files = [folder / f"member-{m:03d}.safetensors" for m in range(pool.members)]
+    folder = writable(_folder(key))
+    files = _member_files(folder, pool)
     start = time.monotonic()
     with FileLock(folder / "lock"):
         kept = [_kept_member(file) for file in files]
@@ -104,7 +115,7 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
             notice(f"extractor pool: training {len(missing)} of {pool.members} members, {pool.epochs} epochs each")
             build, data = network_builder(network, real), labeled(real, real.train)
             models = StackedModels(build, 1, runtime)
-            with track("extractor pool", len(missing) * pool.epochs) as bar:
+            with track(TITLE, len(missing) * pool.epochs) as bar:
                 for m in missing:
                     initial = fresh_state(build, seed, "extractor", m)
                     models.load([initial])
@@ -120,6 +131,28 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
         accuracies=[m[2] for m in members],
         seconds=time.monotonic() - start if missing else 0.0,
     )
+
+
+def estimate_pool(
+    real: RealData, network: NetworkSettings, pool: PoolSettings, *, seed: int, runtime: Runtime
+) -> Iterator[Stage]:
+    """The training of those members that :func:`open_pool` will not find; nothing where all are in the cache."""
+    files = _member_files(_folder(pool_key(real, network, pool, seed, runtime)), pool)
+    missing = sum(not file.is_file() for file in files)
+    if missing:
+        models = StackedModels(network_builder(network, real), 1, runtime)
+        seconds = training_seconds(models, labeled(real, real.train), len(real.train.images), pool)
+        if real.test is not None:
+            seconds += accuracy_seconds(models, labeled(real, real.test))
+        yield Stage(name=TITLE, work=f"{missing} x {pool.epochs} epochs", seconds=missing * seconds)
+
+
+def _folder(key: str) -> Path:
+    return cache_dir() / "pools" / key
+
+
+def _member_files(folder: Path, pool: PoolSettings) -> list[Path]:
+    return [folder / f"member-{m:03d}.safetensors" for m in range(pool.members)]
 
 
 def _write_member(file: Path, initial: Weights, final: Weights, score: float | None) -> None:

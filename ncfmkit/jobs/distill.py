@@ -1,12 +1,15 @@
 """`ncfmkit distill`: pool, steps, the set, its pictures, its scores and one page, all in a run directory."""
 
 import dataclasses
-import shlex
-import sys
-from collections.abc import Sequence
+import html
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ncfmkit import interrupts
@@ -14,18 +17,22 @@ from ncfmkit._version import __version__
 from ncfmkit.config import Settings, from_dict, to_dict
 from ncfmkit.distillation import loop
 from ncfmkit.distillation.initial import from_images, initialize
-from ncfmkit.distillation.pool import Pool, open_pool
+from ncfmkit.distillation.memory import planned_bytes
+from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
 from ncfmkit.errors import UserError
-from ncfmkit.files import write_atomic, write_json
+from ncfmkit.estimate import Stage, announce, total_seconds
+from ncfmkit.files import format_bytes, write_atomic, write_json
+from ncfmkit.jobs.evaluate import real_mosaics
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decoded_count
-from ncfmkit.progress import notice
-from ncfmkit.real.arguments import DataArguments
+from ncfmkit.progress import command_line, notice, shortened_list
+from ncfmkit.real.arguments import DataArguments, split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
 from ncfmkit.reports.curves import curves
+from ncfmkit.reports.event_log import EventLog, require_tensorboard
 from ncfmkit.reports.page import write_report
-from ncfmkit.run import RunDirectory, next_free
+from ncfmkit.run import RunDirectory, load_run, next_free
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
@@ -43,57 +50,157 @@ ARTIFACTS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a finished run gives.
+
+    Attributes:
+        set: the distilled set.
+        scores: what `scores.json` holds, see :func:`ncfmkit.evaluate`; None: the run was not scored (`repeats=0`).
+        run_dir: the run directory, with the set's file, pictures, metrics and a report.
+    """
+
+    set: SyntheticSet
+    scores: dict[str, Any] | None
+    run_dir: Path
+
+    def __repr__(self) -> str:
+        return f"Result({self.set!r}, run_dir={str(self.run_dir)!r})"
+
+    def _repr_html_(self) -> str:
+        """The set as it shows itself, and where the run is."""
+        return f"{self.set._repr_html_()}<p>run directory: <code>{html.escape(str(self.run_dir))}</code></p>"
+
+
 def distill(
-    data: str,
+    data: Any,
     *,
-    recipe: str | None = None,
-    out: str | Path | None = None,
+    recipe: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
     force: bool = False,
-    baselines: Sequence[str] = ("random",),
-    data_root: str | None = None,
-    download: bool = False,
-    skip_bad: bool = False,
+    baselines: str | Sequence[str] = ("random",),
+    callback: loop.Callback | None = None,
     **overrides: Any,
-) -> SyntheticSet:
+) -> Result:
     """Distills a labeled image set and scores the result; everything is kept in a run directory.
 
     Args:
-        data: a known name or a path, see `ncfmkit.real.sources.SOURCES`.
-        recipe: a recipe's name or a path ending in .toml; none: the data's own, or the defaults.
-        out: the run directory; none: a fresh one under `runs/`.
+        data: a name such as `cifar10`, or the path of a folder of class folders, of Parquet files or of WebDataset
+            shards (`ncfmkit recipes --data` lists all kinds); or data in memory: `(images, labels)` as arrays, a
+            map-style torch dataset, a `datasets.Dataset`, or a dict of such by split.
+        recipe: a recipe's name or a path ending in .toml; None: the data's own, or the device's (`cpu` or `paper`).
+        out: the run directory; None: a fresh one under `runs/`.
         force: replace an existing run; it stays beside the new one, as `NAME.old`, until that is done.
-        baselines: rows of `ncfmkit.scoring.baselines.BASELINES` to score beside the set.
-        data_root, download: where torchvision's data sets are, and whether they may be downloaded.
-        skip_bad: pass over images that cannot be read, and count them.
-        overrides: settings by name, such as `ipc=1` or `**{"distill.lr": 3e-3}`.
+        baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.
+        callback: called with each row of metrics.jsonl, at most a thousand times or so: a dict of `step`, `matching`
+            and `calibration` (losses, float; the latter None where it is left out), `lr` and `seconds` since the first
+            step. What it raises stops the run with the state saved, so that :func:`resume` goes on.
+        overrides: settings by name (docs/settings.md), such as `ipc=1` or `**{"distill.lr": 3e-3}`. And how the data
+            are found and read: `data_root`, the folder of torchvision's data sets; `download=True`, let torchvision
+            download; `skip_bad=True`, pass over images that cannot be read, and count them.
+
+    Returns:
+        The set, its scores and the run directory.
 
     Raises:
-        UserError, NonFiniteLossError, Interrupted: as the command's exit codes 2, 3 and 130.
+        UserError: the input is wrong; the message says what, and how to fix it.
+        NonFiniteLossError: a loss became NaN or infinite; the last checkpoint is kept.
+        Interrupted: Ctrl-C or SIGTERM arrived; the state is saved, and :func:`ncfmkit.resume` goes on.
+
+    Example:
+        >>> result = ncfmkit.distill("digits", ipc=1)
+        >>> result.set
+        SyntheticSet(10 classes x 1 image of 1x8x8, score 95.1 ± 0.4)
+        >>> dataset = result.set.as_dataset()
+        >>> ncfmkit.distill("digits", callback=lambda row: print(row["step"], row["matching"]))
     """
-    source = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    return load(start(source, recipe=recipe, out=out, force=force, baselines=baselines, overrides=overrides))
+    source, settings = split_arguments(data, overrides)
+    run_dir = start(
+        source, recipe=recipe, out=out, force=force, baselines=baselines, overrides=settings, callback=callback
+    )
+    return _result(run_dir)
+
+
+def _result(folder: Path) -> Result:
+    return Result(set=load(folder), scores=load_run(folder).get("scores"), run_dir=folder)
 
 
 def start(
     source: DataArguments,
     *,
-    recipe: str | None,
-    out: str | Path | None,
+    recipe: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str] | None,
     force: bool = False,
-    baselines: Sequence[str],
+    baselines: str | Sequence[str],
     overrides: dict[str, Any],
+    callback: loop.Callback | None = None,
 ) -> Path:
     """As :func:`distill`: opens the real data, after what can be checked without them. Returns the run directory."""
-    settings = make_settings(source.data, recipe, overrides)
+    settings, folder, names = _requested(source, recipe, out, force, baselines, overrides)
+    runtime = choose_runtime(settings.runtime)
+    real = source.open(settings)
+    distill_real(real, settings, runtime, folder=folder, force=force, source=source, baselines=names, callback=callback)
+    return folder
+
+
+def dry_run(
+    source: DataArguments,
+    *,
+    recipe: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str] | None,
+    force: bool = False,
+    baselines: str | Sequence[str],
+    overrides: dict[str, Any],
+) -> dict[str, Any]:
+    """What :func:`start` would do: every check that it makes, its plan, and a measured estimate. Writes no run.
+
+    The store of the real data and compiled code go to the cache, where the run finds them.
+
+    Returns:
+        `run` (the directory), `writes` (its files), `data`, `settings`, `device`, `precision`, `compile`, `plan`
+        (`chunk`, `kept_graphs`, `classes_per_batch`), `memory` (bytes that a step takes on the device),
+        `estimate` (rows of `name`, `work`, `seconds`) and `seconds`, their sum.
+    """
+    settings, folder, names = _requested(source, recipe, out, force, baselines, overrides)
+    runtime = choose_runtime(settings.runtime)
+    real = source.open(settings)
+    settings, images = _checked(real, settings, names)
+    problem, state, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
+    notice(_headline(real, settings))
+    notice(f"device: {runtime.describe()}")
+    memory = planned_bytes(problem, state, plan)
+    notice(f"memory of a step: {format_bytes(memory)}; {plan.describe()}")
+    stages = announce(_estimate(real, settings, runtime, images, names, steps_done=0))
+    info = _run_info(real, settings, runtime, source, names)
+    return {
+        "run": str(folder),
+        "writes": [str(folder / name) for name in ARTIFACTS if settings.student.repeats or name != "scores.json"],
+        **{key: info[key] for key in ("data", "settings", "device", "precision", "compile", "baselines")},
+        "plan": dataclasses.asdict(plan),
+        "memory": memory,
+        "estimate": [dataclasses.asdict(stage) for stage in stages],
+        "seconds": total_seconds(stages),
+    }
+
+
+def _requested(
+    source: DataArguments,
+    recipe: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str] | None,
+    force: bool,
+    baselines: str | Sequence[str],
+    overrides: dict[str, Any],
+) -> tuple[Settings, Path, tuple[str, ...]]:
+    """Settings, run directory and baselines: what can be checked before the data are opened."""
+    settings = make_settings(source.data, os.fspath(recipe) if recipe else None, overrides)
+    if settings.runtime.log == "tensorboard":
+        require_tensorboard()
     names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
     folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}")
-    runtime = choose_runtime(settings.runtime)
     source.check(settings)
     RunDirectory.free(folder, force=force)
-    real = source.open(settings)
-    distill_real(real, settings, runtime, folder=folder, force=force, source=source, baselines=names)
-    return folder
+    return settings, folder, names
 
 
 def distill_real(
@@ -105,6 +212,7 @@ def distill_real(
     force: bool = False,
     source: DataArguments,
     baselines: Sequence[str] = (),
+    callback: loop.Callback | None = None,
 ) -> None:
     """A new run on real data that are open.
 
@@ -113,31 +221,95 @@ def distill_real(
         force: replace an existing run.
         source: where the data came from: a run that is resumed opens them again.
         baselines: names of rows of `BASELINES`.
+        callback: as of :func:`distill`.
 
     Raises:
         UserError, NonFiniteLossError, Interrupted: as :func:`distill`.
     """
     # Check: what would fail late fails now, before an extractor is trained and before anything is written.
-    settings = resolve(settings, real)
-    images = _initial_images(settings, real)
-    if settings.student.repeats:
-        real.test_split(otherwise=students.NO_SCORE)
-        d = settings.distill
-        decoded = decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class)
-        check_baselines(real, baselines, stored=d.ipc, decoded=decoded)
+    settings, images = _checked(real, settings, baselines)
     loop.prepare(real, settings, Pool.empty(), images, runtime)
 
     run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines), force=force)
     with run.alone():
-        _complete(run, real, settings, runtime, images, baselines)
+        _complete(run, real, settings, runtime, images, baselines, callback)
 
 
-def resume(path: str | Path) -> SyntheticSet:
+def _checked(real: RealData, settings: Settings, baselines: Sequence[str]) -> tuple[Settings, torch.Tensor]:
+    """The settings with what the data decide, and the initial images.
+
+    Raises:
+        UserError: no test split, or too few images for a baseline.
+    """
+    settings = resolve(settings, real)
+    images = _initial_images(settings, real)
+    if settings.student.repeats:
+        real.test_split(otherwise=students.NO_SCORE)
+        check_baselines(real, baselines, stored=settings.distill.ipc, decoded=_decoded_per_class(settings))
+    return settings, images
+
+
+def _decoded_per_class(settings: Settings) -> int:
+    d = settings.distill
+    return decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class)
+
+
+def _estimate(
+    real: RealData,
+    settings: Settings,
+    runtime: Runtime,
+    images: torch.Tensor,
+    baselines: Sequence[str],
+    *,
+    steps_done: int,
+) -> Iterator[Stage]:
+    """What is left of a run, stage by stage, each measured when it is asked for."""
+    d = settings.distill
+    yield from estimate_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
+    if d.steps > steps_done:
+        problem, _, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
+        yield from loop.estimate_steps(problem, images, plan, steps=d.steps - steps_done)
+    yield from students.estimate_scores(
+        real, settings, stored=d.ipc, decoded=_decoded_per_class(settings), baselines=baselines, runtime=runtime
+    )
+
+
+def _headline(real: RealData, settings: Settings) -> str:
+    d = settings.distill
+    return (
+        f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
+        f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
+        f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
+        + (f"; {real.skipped} unreadable images passed over" if real.skipped else "")
+    )
+
+
+def resume(
+    path: str | os.PathLike[str],
+    data: Any = None,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    callback: loop.Callback | None = None,
+) -> Result:
     """Goes on with an interrupted run, and ends with the same bytes as one that was not interrupted.
+
+    Args:
+        path: the run directory.
+        data: where the data are now, or data in memory, as :func:`distill` takes them; None: where they were.
+        data_root, download: as :func:`distill` takes them; None, false: as the run was started.
+        callback: as of :func:`distill`, for the steps that are left.
+
+    Returns:
+        As :func:`distill`.
 
     Raises:
         UserError: no run there, another process works in it, other data than it started with, or a device that is
             not there.
+        NonFiniteLossError, Interrupted: as :func:`distill`.
+
+    Example:
+        >>> result = ncfmkit.resume("runs/digits-ipc1")
     """
     run = RunDirectory.open(Path(path))
     info = run.info()
@@ -152,14 +324,60 @@ def resume(path: str | Path) -> SyntheticSet:
             write_report(run.path)
         run.finish()
         notice(f"{path} is finished: nothing is left to do")
-        return load(run.path)
+        return _result(run.path)
+    if settings.runtime.log == "tensorboard":
+        require_tensorboard()
+    arguments = info["arguments"]
+    arguments |= {} if data is None else {"data": data}
+    arguments |= {} if data_root is None else {"data_root": data_root}
+    arguments |= {"download": True} if download else {}
+    if arguments["data"] is None:
+        call = f"ncfmkit.resume({str(path)!r}, data=...)"
+        raise UserError(f"{path} was started on data in memory, in Python: pass them again, as {call}")
     with interrupts.keeping(run.kept), run.alone():
-        real = DataArguments(**info["arguments"]).open(settings)
+        source = DataArguments(**arguments)
+        try:
+            real = source.open(settings)
+        except UserError as error:
+            if source.memory is not None:
+                raise
+            raise UserError(f"{error}\nif the data of {path} have moved, say where they are with --data") from error
         if real.fingerprint != info["data"]["fingerprint"]:
-            raise UserError(f"the data at {info['arguments']['data']} have changed since {path} was started")
+            raise UserError(_changed(run.path, source, info["data"], _data_info(real)))
+        run.update(arguments=source.recorded())
         with cpu_threads(info["threads"]):  # sums in another order would end with other bytes
-            _complete(run, real, settings, runtime, _initial_images(settings, real), info["baselines"])
-    return load(run.path)
+            _complete(run, real, settings, runtime, _initial_images(settings, real), info["baselines"], callback)
+    return _result(run.path)
+
+
+def _changed(path: Path, source: DataArguments, then: dict[str, Any], now: dict[str, Any]) -> str:
+    """The message about data that are not those that a run was started with: what changed, and what to do."""
+    lines = []
+    gone = [name for name in then["classes"] if name not in now["classes"]]
+    new = [name for name in now["classes"] if name not in then["classes"]]
+    lines += [f"  classes that are gone: {shortened_list(gone)}"] if gone else []
+    lines += [f"  classes that are new: {shortened_list(new)}"] if new else []
+    if (then["size"], then["channels"]) != (now["size"], now["channels"]):
+        shapes = [f"{info['channels']}x{info['size']}x{info['size']}" for info in (then, now)]
+        lines.append(f"  images: {shapes[0]} then, {shapes[1]} now")
+    for split in ("train", "test"):
+        if then[split] != now[split]:
+            lines.append(f"  {split} images: {then[split]:,} then, {now[split]:,} now")
+        # runs of earlier versions have no counts
+        before, after = (dict(zip(i["classes"], i.get("counts", {}).get(split, []), strict=False)) for i in (then, now))
+        other = [name for name in before if name in after and before[name] != after[name]]
+        lines += [f"    of class {name!r}: {before[name]:,} then, {after[name]:,} now" for name in other[:4]]
+        lines += [f"    and of {len(other) - 4:,} more classes"] if len(other) > 4 else []
+    if not lines:
+        lines.append("  classes and numbers of images are the same, but other files, names of files or pixels")
+    place = f"at {source.data}" if source.memory is None else "in memory"
+    return "\n".join(
+        [
+            f"the data {place} have changed since {path} was started:",
+            *lines,
+            "Restore them, pass --data with the place of the original data, or start a new run with another --out.",
+        ]
+    )
 
 
 def _complete(
@@ -169,6 +387,7 @@ def _complete(
     runtime: Runtime,
     images: torch.Tensor,
     baselines: Sequence[str],
+    callback: loop.Callback | None,
 ) -> None:
     """All that is left of a run, new or resumed; an interruption says how to go on."""
     d = settings.distill
@@ -176,23 +395,23 @@ def _complete(
     for earlier in run.replaced():
         notice(f"the earlier run stays in {earlier} until this one is done")
     with interrupts.keeping(run.kept):
-        notice(
-            f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
-            f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
-            f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
-            + (f"; {real.skipped} unreadable images passed over" if real.skipped else "")
-        )
+        notice(_headline(real, settings))
         notice(f"device: {runtime.describe()}")
+        announce(_estimate(real, settings, runtime, images, baselines, steps_done=run.steps_done()))
 
         # The method: a pool of extractors, then the loop.
         pool = open_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
         notice(pool.describe())
         run.update(pool={"key": pool.key, "accuracies": pool.accuracies, "seconds": round(pool.seconds, 1)})
-        images = loop.distill(run, real, settings, pool, images, runtime)
+        open_board = None
+        if settings.runtime.log == "tensorboard":
+            labels_N = np.repeat(np.arange(len(real.classes)), d.ipc)
+            open_board = partial(EventLog, run.path, labels_N=labels_N, classes=real.classes)
+        images = loop.distill(run, real, settings, pool, images, runtime, open_board=open_board, callback=callback)
 
         # What it gives: the set and its pictures.
         result = finished_set(settings, real, images)
-        set_file.save(result, run.path / set_file.FILE_NAME)
+        set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         sheet = contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
         write_atomic(run.path / "preview.png", png_bytes(sheet))
         curves(run.metrics(), run.path / "curves.png")
@@ -206,13 +425,14 @@ def _complete(
                 settings,
                 stored=d.ipc,
                 baselines=baselines,
+                mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
                 herding=lambda count: herded_subset(real, count, pool.final[0], settings.network, runtime),
                 runtime=runtime,
             )
             write_json(run.path / "scores.json", scores)
             score = manifest_score(scores["rows"][0])
             result = dataclasses.replace(result, manifest=result.manifest | {"score": score})
-            set_file.save(result, run.path / set_file.FILE_NAME)
+            set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         run.update(status="done")
         write_report(run.path)
         run.finish()
@@ -226,24 +446,33 @@ def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
     return initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
 
 
+def _data_info(real: RealData) -> dict[str, Any]:
+    splits = {"train": real.train} | ({"test": real.test} if real.test else {})
+    return {
+        "name": real.name,
+        "classes": list(real.classes),
+        "train": len(real.train.images),
+        "test": len(real.test.images) if real.test else 0,
+        "counts": {name: split.counts().tolist() for name, split in splits.items()},  # per class
+        "size": real.size,
+        "channels": real.channels,
+        "fingerprint": real.fingerprint,
+        "skipped": real.skipped,
+        "skipped_images": list(real.skipped_images),
+        "changed": real.changed,
+        "left_out": real.left_out,
+    }
+
+
 def _run_info(
     real: RealData, settings: Settings, runtime: Runtime, source: DataArguments, baselines: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "ncfmkit": __version__,
-        "command": shlex.join(["ncfmkit", *sys.argv[1:]]) if "ncfmkit" in Path(sys.argv[0]).name else None,
-        "arguments": dataclasses.asdict(source.absolute()),
+        "command": command_line(),
+        "arguments": source.recorded(),
         "baselines": list(baselines),
-        "data": {
-            "name": real.name,
-            "classes": list(real.classes),
-            "train": len(real.train.images),
-            "test": len(real.test.images) if real.test else 0,
-            "size": real.size,
-            "channels": real.channels,
-            "fingerprint": real.fingerprint,
-            "skipped": real.skipped,
-        },
+        "data": _data_info(real),
         "settings": to_dict(settings),
         "seed": settings.seed,
         "device": runtime.describe(),

@@ -1,22 +1,76 @@
 """`ncfmkit evaluate`: students trained on a set and scored on real data."""
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ncfmkit.config import NetworkSettings, Settings, check, from_dict, override
-from ncfmkit.distillation.pool import open_pool
+from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, from_dict, override
+from ncfmkit.distillation.initial import initialize
+from ncfmkit.distillation.pool import estimate_pool, open_pool
 from ncfmkit.errors import UserError
+from ncfmkit.estimate import Stage, announce
 from ncfmkit.images import LabeledImages
-from ncfmkit.jobs.setup import check_fits, read_class_list, resolve
+from ncfmkit.jobs.setup import check_fits, resolve
 from ncfmkit.progress import notice
-from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.arguments import DataArguments, read_class_list, split_arguments
 from ncfmkit.real.store import RealData
+from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
-from ncfmkit.scoring.baselines import herded_subset
+from ncfmkit.scoring.baselines import herded_subset, parse_baselines
+from ncfmkit.sets.loading import load
+from ncfmkit.sets.manifest import to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
+
+
+def evaluate(
+    path: str | os.PathLike[str], *, data: Any, baselines: str | Sequence[str] = (), **overrides: Any
+) -> dict[str, Any]:
+    """Trains fresh students on a set and tests them on the real test split.
+
+    Args:
+        path: a set's file, its run directory or a package.
+        data: the real data that the set was made from, as in :func:`ncfmkit.distill`.
+        baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.
+        overrides: settings by name that replace the set's own, such as `repeats=3` or `**{"network.name": "alexnet"}`;
+            and `data_root`, `download`, `skip_bad` as in :func:`ncfmkit.distill`.
+
+    Returns:
+        What `scores.json` holds: `rows` (accuracies in [0, 1], mean and standard deviation over n students, of the last
+        and the best epoch), `device`, `precision`.
+
+    Raises:
+        UserError: no set there, or the set and the data have other classes or image shapes.
+
+    Example:
+        >>> scores = ncfmkit.evaluate("runs/digits-ipc1", data="digits", repeats=3)
+        >>> scores["rows"][0]["last"]["mean"]
+        0.951
+    """
+    result, real, settings, runtime, names = _opened(path, data, baselines, overrides)
+    return evaluate_real(result, real, settings, runtime, baselines=names)
+
+
+def dry_run(
+    path: str | os.PathLike[str], *, data: Any, baselines: str | Sequence[str] = (), **overrides: Any
+) -> Iterator[Stage]:
+    """What :func:`evaluate` would train, measured; arguments and errors as there."""
+    result, real, settings, runtime, names = _opened(path, data, baselines, overrides)
+    return estimate(result, real, settings, runtime, baselines=names)
+
+
+def _opened(
+    path: str | os.PathLike[str], data: Any, baselines: str | Sequence[str], overrides: dict[str, Any]
+) -> tuple[SyntheticSet, RealData, Settings, Runtime, tuple[str, ...]]:
+    """The real data are opened last, after all that can be checked without them."""
+    result = load(path)
+    source, changes = split_arguments(data, overrides)
+    settings = settings_for(result, changes)
+    names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
+    runtime = choose_runtime(settings.runtime)
+    return result, source.open(settings), settings, runtime, names
 
 
 def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
@@ -27,10 +81,10 @@ def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
     return check(override(settings, read_class_list(overrides)))
 
 
-def evaluate(
+def evaluate_real(
     result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime, *, baselines: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Trains students on a set and scores them on real data, as `scores.json` holds it.
+    """As :func:`evaluate`, on a set and real data that are open.
 
     Args:
         settings: as :func:`settings_for` gives them; `network` is the students'.
@@ -39,22 +93,66 @@ def evaluate(
     Raises:
         UserError: the set and the data have other classes or image shapes, or no student is asked for.
     """
-    if not settings.student.repeats:
-        raise UserError("--repeats 0: expected 1 or more students to score a set with")
-    check_fits(result, real)
+    settings = _checked(result, real, settings)
     if real.fingerprint != result.manifest["source"]["fingerprint"]:
         notice(f"{real.name} is not byte for byte what the set was made from: other data, or read in another way")
     notice(f"device: {runtime.describe()}")
-    settings = resolve(settings, real)
+    announce(estimate(result, real, settings, runtime, baselines=baselines))
 
     def herding(count: int) -> LabeledImages:
-        one = dataclasses.replace(settings.pool, members=1)
-        pool = open_pool(real, settings.network, one, seed=settings.seed, runtime=runtime)
+        pool = open_pool(real, settings.network, _one_member(settings), seed=settings.seed, runtime=runtime)
         return herded_subset(real, count, pool.final[0], settings.network, runtime)
 
     return students.score_set(
-        result.labeled(), real, settings, stored=result.ipc, baselines=baselines, herding=herding, runtime=runtime
+        result.labeled(),
+        real,
+        settings,
+        stored=result.ipc,
+        baselines=baselines,
+        mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
+        herding=herding,
+        runtime=runtime,
     )
+
+
+def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -> LabeledImages:
+    """What a distillation of that set could start from: mosaics of random real images in place of its own, decoded.
+
+    Drawn by `(seed, repeat, class)`; as many images are stored as the set has, and they are decoded as its own are.
+    """
+    drawn = int(keyed_rng(seed, "mosaic baseline", repeat).integers(2**62))
+    factor = result.manifest["decode"]["factor"]
+    images = initialize("mix", real, ipc=result.ipc, factor=factor, seed=drawn)
+    return dataclasses.replace(result, images=to_bytes(images), soft_labels=None, levels=None).labeled()
+
+
+def estimate(
+    result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime, *, baselines: Sequence[str] = ()
+) -> Iterator[Stage]:
+    """What :func:`evaluate_real` would train, measured.
+
+    Raises:
+        UserError: as :func:`evaluate_real`.
+    """
+    settings = _checked(result, real, settings)
+    if "herding" in baselines:
+        pool = _one_member(settings)
+        yield from estimate_pool(real, settings.network, pool, seed=settings.seed, runtime=runtime)
+    decoded = len(result.labeled()) // len(result.classes)
+    yield from students.estimate_scores(
+        real, settings, stored=result.ipc, decoded=decoded, baselines=baselines, runtime=runtime
+    )
+
+
+def _checked(result: SyntheticSet, real: RealData, settings: Settings) -> Settings:
+    if not settings.student.repeats:
+        raise UserError("--repeats 0: expected 1 or more students to score a set with")
+    check_fits(result, real)
+    return resolve(settings, real)
+
+
+def _one_member(settings: Settings) -> PoolSettings:
+    return dataclasses.replace(settings.pool, members=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,4 +166,20 @@ class Scoring:
         """What :func:`evaluate` gives, and the settings that it was given."""
         settings = settings_for(result, self.overrides)
         runtime = choose_runtime(settings.runtime)
-        return evaluate(result, self.source.open(settings), settings, runtime), settings
+        return evaluate_real(result, self.source.open(settings), settings, runtime), settings
+
+
+def requested_scoring(score: bool, data: Any, overrides: dict[str, Any]) -> Scoring | None:
+    """How `score` is to be done, if it is asked for; arguments as :func:`ncfmkit.pack` has them.
+
+    Raises:
+        UserError: a score without data, or data or settings without a score.
+    """
+    if score and data is None:
+        raise UserError("--score needs --data: the real data that the students are tested on")
+    if not score and (data is not None or overrides):
+        raise UserError("flags of data, students and machine say how to score the set: pass --score, or leave them out")
+    if not score:
+        return None
+    source, settings = split_arguments(data, overrides)
+    return Scoring(source=source, overrides=settings)

@@ -2,45 +2,64 @@
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
 from ncfmkit import networks
 from ncfmkit.augment import parse_strategy
-from ncfmkit.config import Settings, check, load_recipe, override
+from ncfmkit.config import RuntimeSettings, Settings, check, full_key, load_recipe, override
 from ncfmkit.errors import UserError
 from ncfmkit.files import parse_bytes
-from ncfmkit.progress import shortened_list
+from ncfmkit.mosaic import check_budget
+from ncfmkit.progress import notice, shortened_list
+from ncfmkit.real.arguments import DEFAULT_RECIPES, read_class_list
 from ncfmkit.real.store import RealData
+from ncfmkit.runtime import choose_device
 from ncfmkit.sets.synthetic import SyntheticSet
-
-DEFAULT_RECIPES = {"digits": "digits"}  # of data that has one recipe of its own
 
 
 def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> Settings:
-    """Default < recipe < overrides, checked; without a recipe, the data's own or the defaults."""
-    recipe = recipe or DEFAULT_RECIPES.get(data)
-    settings = check(override(load_recipe(recipe) if recipe else Settings(), read_class_list(overrides)))
+    """Default < recipe < overrides, checked; without a recipe, the data's own or the device's.
+
+    Raises:
+        UserError: an unknown recipe or setting, a value out of range, or a device that is not there.
+    """
+    overrides = {full_key(key): value for key, value in read_class_list(overrides).items()}
+    own = DEFAULT_RECIPES.get(data) if isinstance(data, str) else None
+    chosen = recipe or own or _recipe_for_device(overrides)
+    settings = check(override(load_recipe(chosen), overrides))
     for strategy in (settings.pool.augment, settings.distill.augment, settings.student.augment):
         parse_strategy(strategy)
+    d = settings.distill
+    check_budget(d.decode, d.factor, d.ipc, d.decoded_per_class)
     if settings.runtime.memory_budget:
         parse_bytes(settings.runtime.memory_budget)
+    if recipe is None and own is None:
+        notice(_describe_choice(settings))
     return settings
 
 
-def read_class_list(overrides: dict[str, Any]) -> dict[str, Any]:
-    """`data.classes` may name a file with one class a line."""
-    key = next((k for k in ("data.classes", "classes") if k in overrides), None)
-    if key is None or not isinstance(overrides[key], str) or not os.path.isfile(overrides[key]):
-        return overrides
-    try:
-        lines = Path(overrides[key]).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--classes {overrides[key]}: expected a text file with one class a line: {error}") from None
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names:
-        raise UserError(f"--classes {overrides[key]}: expected one class a line, got an empty file")
-    return overrides | {key: names}
+def _recipe_for_device(overrides: dict[str, Any]) -> str:
+    """The recipe where neither the user nor the data choose one."""
+    device = choose_device(str(overrides.get("runtime.device") or RuntimeSettings.device))
+    return "cpu" if device.type == "cpu" else "paper"
+
+
+def _describe_choice(settings: Settings) -> str:
+    """What the device's recipe means, and how to ask for the other one."""
+    kind, other = ("CPU", "paper") if settings.recipe == "cpu" else ("GPU", "cpu")
+    return (
+        f"no recipe given, the device is a {kind}: recipe {settings.recipe} ({work(settings)}); "
+        f"--recipe {other} selects {work(load_recipe(other))}"
+    )
+
+
+def work(settings: Settings) -> str:
+    """How much is trained, in one line."""
+    pool, student = settings.pool, settings.student
+    return (
+        f"pool of {pool.members} x {pool.epochs} epochs, {settings.distill.steps:,} steps, "
+        f"{student.repeats} x {student.epochs:,} epochs per score"
+    )
 
 
 def resolve(settings: Settings, real: RealData) -> Settings:

@@ -66,7 +66,7 @@ def build(
         UserError: no such network, the images are too small for it, or it has no such width or depth.
     """
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.3)
+        near = difflib.get_close_matches(name, NETWORKS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"unknown network {name!r}: {hint}known: {', '.join(NETWORKS)}")
     row = NETWORKS[name]
@@ -76,7 +76,7 @@ def build(
         return row.build(channels=channels, classes=classes, size=size, width=width, depth=depth)
     for key, value, default in (("width", width, DEFAULT_WIDTH), ("depth", depth, None)):
         if value != default:
-            raise UserError(f"network {name} has a fixed {key}: leave out network.{key}, got {value}")
+            raise UserError(f"network {name} has a fixed {key}: leave out --{key} (network.{key}), got {value}")
     return row.build(channels=channels, classes=classes, size=size)
 
 

@@ -40,7 +40,8 @@ class ConvNet(nn.Module):
         depth = default_depth(size) if depth is None else depth
         if depth < 1 or side >> depth < 1:
             raise UserError(
-                f"network.depth {depth} does not suit images of {size} pixels: at most {side.bit_length() - 1}"
+                f"--depth (network.depth) {depth} does not suit images of {size} pixels: "
+                f"expected 1 to {side.bit_length() - 1}"
             )
         blocks: list[nn.Module] = []
         for i in range(depth):

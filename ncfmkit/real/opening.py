@@ -1,6 +1,7 @@
 """`open_real`: finds the source, then the store made of it, and makes the store where there is none."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,21 @@ from ncfmkit.config import DataSettings
 from ncfmkit.files import cache_dir, writable, write_atomic
 from ncfmkit.progress import notice
 from ncfmkit.real.building import build_store
+from ncfmkit.real.decode import COLORS, changes_text, readable_formats
 from ncfmkit.real.fingerprint import fingerprint, stat_key
+from ncfmkit.real.folders import left_out_text
 from ncfmkit.real.listing import Request, Source
-from ncfmkit.real.sources import find_source
-from ncfmkit.real.store import VERSION, RealData, lock_of, read_store
+from ncfmkit.real.sources import as_text, find_source
+from ncfmkit.real.store import RealData, lock_of, read_store
+
+# settings that the first stores knew; later ones count in the fingerprint only where they are not the default, so that
+# sets and runs keep the fingerprints that they were made with
+FIRST_SETTINGS = ("size", "color", "resize", "classes", "holdout", "imbalance")
+SHOWN_SKIPPED = 5  # names of images in a notice
 
 
 def open_real(
-    data: str,
+    data: Any,
     settings: DataSettings,
     *,
     data_root: Path | None = None,
@@ -26,31 +34,57 @@ def open_real(
     """Opens a real data set by the name of a source or by path; read once, and from then on memory-mapped.
 
     Args:
-        data: a name in `SOURCES`, a folder of class folders, Parquet files or WebDataset shards (path, glob, braces).
+        data: a name in `SOURCES`, a path (str or os.PathLike; also a glob, braces, `hf://OWNER/NAME`), or data in
+            memory, see :mod:`ncfmkit.real.memory`.
         settings: preprocessing and choice of rows.
         data_root: where torchvision's sets lie; none: `downloads` in the cache folder.
         download: fetch a torchvision set that is not there.
-        skip_bad: pass over pictures that cannot be decoded; they are counted.
+        skip_bad: pass over pictures that cannot be decoded; they are counted and listed.
 
     Raises:
         UserError: anything about the data or the settings that the user can mend.
     """
     source = find_real(data, settings, data_root=data_root, download=download)
-    opened = _open(source, settings, skip_bad)
+    opened = dataclasses.replace(_open(source, settings, skip_bad), left_out=dict(source.left_out))
+    if opened.left_out:
+        notice(f"{opened.name}: left out {left_out_text(opened.left_out)}")
+    total = len(opened.train.images) + (len(opened.test.images) if opened.test else 0)
+    color = next(name for name, channels in COLORS.items() if channels == opened.channels)
+    changed = changes_text(opened.changed, total, opened.size, color)
+    if changed:
+        notice(f"{opened.name}: {changed}")
     if opened.skipped:
-        notice(f"{opened.name}: passed over {opened.skipped} images that cannot be decoded (--skip-bad)")
+        shown = "".join(f"\n  {image}" for image in opened.skipped_images[:SHOWN_SKIPPED])
+        more = len(opened.skipped_images) - SHOWN_SKIPPED
+        notice(
+            f"{opened.name}: passed over {opened.skipped} images that cannot be decoded (--skip-bad)"
+            f"{shown and ':'}{shown}" + (f"\n  ... and {more:,} more" if more > 0 else "")
+        )
     return opened
 
 
-def find_real(data: str, settings: DataSettings, *, data_root: Path | None = None, download: bool = False) -> Source:
+def find_real(data: Any, settings: DataSettings, *, data_root: Path | None = None, download: bool = False) -> Source:
     """As :func:`open_real`, found but not read."""
-    return find_source(Request(data, settings.classes, data_root or cache_dir() / "downloads", download))
+    request = Request(
+        data=as_text(data) if isinstance(data, str | os.PathLike) else data,
+        keep=settings.classes,
+        data_root=data_root or cache_dir() / "downloads",
+        download=download,
+        image_column=settings.image_column,
+        label_column=settings.label_column,
+    )
+    return find_source(request)
 
 
 def _open(source: Source, settings: DataSettings, skip_bad: bool) -> RealData:
     """From the store that the index knows by the files' names, sizes and times; else by their content."""
     home = cache_dir() / "real"
-    preprocessing: dict[str, Any] = dataclasses.asdict(settings) | {"skip_bad": skip_bad, "version": VERSION}
+    # sets and runs keep the fingerprint: `version` rises only where the same files give other pixels; a setting that is
+    # gone stays in it with the one value that is left; what is skipped depends on what Pillow reads here
+    defaults = dataclasses.asdict(DataSettings())
+    counted = {k: v for k, v in dataclasses.asdict(settings).items() if k in FIRST_SETTINGS or v != defaults[k]}
+    preprocessing: dict[str, Any] = counted | {"convert_color": False, "version": 1}
+    preprocessing["skip_bad"] = skip_bad and readable_formats()
     index = home / "index" / stat_key(source, preprocessing)
     key = _indexed(index)
     if key is not None:
@@ -79,7 +113,9 @@ def _read_or_build(folder: Path, source: Source, settings: DataSettings, key: st
         opened = read_store(folder, source.name)  # another process may have written it meanwhile
         if opened is None:
             if folder.exists():
-                notice(f"{source.name}: its store in the cache is damaged: reading the source again")
+                notice(
+                    f"{source.name}: its store in the cache is damaged or of another version: reading the source again"
+                )
             build_store(folder, source, settings, key, skip_bad)
             opened = read_store(folder, source.name)
     assert opened is not None

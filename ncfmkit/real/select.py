@@ -21,9 +21,10 @@ def kept_labels(name: str, classes: Sequence[str], keep: Sequence[str]) -> list[
     numbers = {str(label): label for label in range(len(classes))} | {c: label for label, c in enumerate(classes)}
     for wanted in keep:
         if wanted not in numbers:
-            near = difflib.get_close_matches(wanted, classes, n=1, cutoff=0.0)
+            near = difflib.get_close_matches(wanted, classes, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise UserError(
-                f"--classes: {name} has no class {wanted!r}; did you mean {near[0]!r}? "
+                f"--classes: {name} has no class {wanted!r}{hint} "
                 f"It has {len(classes)} classes, by name or by number 0 to {len(classes) - 1}"
             )
     return sorted({numbers[wanted] for wanted in keep}) if keep else list(range(len(classes)))

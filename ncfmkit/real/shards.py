@@ -1,9 +1,10 @@
-"""WebDataset shards: tar files whose members `key.jpg` and `key.cls` are a picture and its integer label.
+"""WebDataset shards: tar files whose members `key.jpg` and `key.cls` or `key.json` are a picture and its label.
 
 The shards are indexed with tarfile rather than streamed with the webdataset library: one pass over the headers gives
 the labels without reading a picture, and later passes seek to the kept ones only. The library also imports torch.
 """
 
+import json
 import re
 import tarfile
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from ncfmkit.errors import UserError
-from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split
+from ncfmkit.real.columns import LABEL_NAMES
+from ncfmkit.real.decode import picture_suffixes
+from ncfmkit.real.labels import label_array, numbered, rows_of_files
+from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split, kind_by_split
 from ncfmkit.real.paths import common_root, matching
-
-PICTURES = ("jpg", "jpeg", "png", "webp")
 
 
 def open_shards(request: Request) -> Source:
@@ -25,17 +27,18 @@ def open_shards(request: Request) -> Source:
     name, root, files = common_root(request.data, matching(request.data, ".tar"))
     train, test = by_split(name, files)
     names = ("classes.txt",) if (root / "classes.txt").is_file() else ()
-    return Source("webdataset", name, root, (*train, *test, *names), partial(_load, root, train, test))
+    kind = kind_by_split("webdataset", train, test)
+    return Source(kind, name, root, (*train, *test, *names), partial(_load, request, root, train, test))
 
 
-def _load(root: Path, train: list[str], test: list[str]) -> Listing:
+def _load(request: Request, root: Path, train: list[str], test: list[str]) -> Listing:
     names = root / "classes.txt"
     try:
         lines = names.read_text(encoding="utf-8").splitlines() if names.is_file() else []
     except UnicodeDecodeError as error:
         raise UserError(f"{names.name} is not UTF-8 text: {error}") from None
-    classes = tuple(line.strip() for line in lines if line.strip())
-    return Listing(classes, _rows(root, train), _rows(root, test) if test else None)
+    classes = [line.strip() for line in lines if line.strip()]
+    return numbered(classes, _rows(request, root, train), _rows(request, root, test) if test else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +48,14 @@ class Shard:
     file: str
     members: list[str]  # [N]
     spans: np.ndarray  # int64 [N, 2]: offset and size of each picture in bytes
-    labels: np.ndarray  # int64 [N]
+    labels: np.ndarray  # int64 [N], or texts
 
 
-def _index(root: Path, file: str) -> Shard:
+def _index(request: Request, root: Path, file: str) -> Shard:
     """The shard's samples; every picture needs a label and the other way round."""
+    wanted = (f".{request.image_column.lower()}",) if request.image_column else picture_suffixes()
     pictures: dict[str, tuple[str, int, int]] = {}
-    labels: dict[str, int] = {}
+    labels: dict[str, int | str] = {}
     try:
         with tarfile.open(root / file, "r:") as tar:
             for member in tar:
@@ -60,41 +64,76 @@ def _index(root: Path, file: str) -> Shard:
                 if not member.isreg() or parts is None:
                     continue
                 key, extension = parts[1], parts[2].lower()
-                if extension in PICTURES:
+                if f".{extension}" in wanted:
+                    if key in pictures:
+                        raise UserError(
+                            f"{file} member {key}: has two pictures, {pictures[key][0]} and {member.name}: choose one "
+                            f"with --image-column, such as --image-column {extension}"
+                        )
                     pictures[key] = (member.name, member.offset_data, member.size)
-                elif extension == "cls":
-                    labels[key] = _label(file, member.name, tar.extractfile(member).read())  # type: ignore[union-attr]
+                elif extension == "json" or (extension == "cls" and request.label_column in (None, "cls")):
+                    content = tar.extractfile(member).read()  # type: ignore[union-attr]
+                    where = f"{file} member {member.name}"
+                    label = _from_json(where, content, request) if extension == "json" else _from_cls(where, content)
+                    if label is not None and (extension == "cls" or key not in labels):  # .cls before .json
+                        labels[key] = label
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{file} is not a whole, uncompressed tar file ({error}): fetch it again") from error
     for key in pictures.keys() ^ labels.keys():
-        lacking = "label (.cls)" if key in pictures else f"picture (.{', .'.join(PICTURES)})"
+        lacking = f"label ({_label_place(request)})" if key in pictures else f"picture ({', '.join(wanted)})"
         raise UserError(f"{file} member {key}: no {lacking} beside it")
+    members = [p[0] for p in pictures.values()]
     spans = np.array([p[1:] for p in pictures.values()], np.int64).reshape(-1, 2)
-    return Shard(file, [p[0] for p in pictures.values()], spans, np.array([labels[k] for k in pictures], np.int64))
+    found = label_array([labels[key] for key in pictures], lambda row: f"{file} member {members[row]}")
+    return Shard(file, members, spans, found)
 
 
-def _label(file: str, member: str, content: bytes) -> int:
+def _label_place(request: Request) -> str:
+    if request.label_column not in (None, "cls"):
+        return f"{request.label_column!r} in .json"
+    return ".cls" if request.label_column else ".cls, or in .json under a name that --label-column gives"
+
+
+def _from_cls(where: str, content: bytes) -> int | str:
+    """An integer, or the name of a class."""
     try:
-        return int(content)
-    except ValueError:
-        raise UserError(f"{file} member {member}: expected an integer label, got {content[:20]!r}") from None
+        text = content.decode().strip()
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: expected a label, an integer or a text, got {content[:20]!r}") from None
+    if not text:
+        raise UserError(f"{where}: expected a label, an integer or a text, got an empty file")
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
 
 
-def _rows(root: Path, files: list[str]) -> Rows:
-    shards = [_index(root, file) for file in files]
-    starts = np.cumsum([0, *(len(s.members) for s in shards)])
+def _from_json(where: str, content: bytes, request: Request) -> int | str | None:
+    """The label in a JSON object under the wanted name, or else under a usual one; none where it has none."""
+    if request.label_column == "cls":
+        return None
+    try:
+        about = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{where} is not readable JSON: {error}") from None
+    if not isinstance(about, dict):
+        raise UserError(f"{where}: expected a JSON object with a label in it, got {str(about)[:20]}")
+    name = request.label_column or next((name for name in LABEL_NAMES if name in about), None)
+    if name is None:
+        return None
+    label = about.get(name)
+    if isinstance(label, bool) or not isinstance(label, int | str):
+        raise UserError(
+            f"{where}: expected an integer or a text under {name!r}, got {label!r} (it has {', '.join(about)}): "
+            "choose another name with --label-column"
+        )
+    return label
 
-    def where(row: int) -> str:
-        shard = int(np.searchsorted(starts, row, side="right")) - 1
-        return f"{files[shard]} member {shards[shard].members[row - starts[shard]]}"
 
-    def read(rows: np.ndarray) -> Iterator[bytes]:
-        for shard, low, high in zip(shards, starts, starts[1:], strict=False):
-            inside = rows[(rows >= low) & (rows < high)] - low
-            if len(inside):
-                yield from _pictures(root, shard, inside)
-
-    return Rows(np.concatenate([s.labels for s in shards]), read, where)
+def _rows(request: Request, root: Path, files: list[str]) -> Rows:
+    shards = [_index(request, root, file) for file in files]
+    return rows_of_files(
+        [shard.labels for shard in shards],
+        lambda file, row: f"{files[file]} member {shards[file].members[row]}",
+        lambda file, rows: _pictures(root, shards[file], rows),
+    )
 
 
 def _pictures(root: Path, shard: Shard, rows: np.ndarray) -> Iterator[bytes]:

@@ -1,18 +1,23 @@
 """The one table of sources of real images: adding a source is adding a row and a file."""
 
 import difflib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_name
 from ncfmkit.real.arrays import READERS, open_digits, open_torchvision
 from ncfmkit.real.folders import open_folder
+from ncfmkit.real.hub import PREFIX, open_hub
 from ncfmkit.real.listing import Request, Source
+from ncfmkit.real.memory import open_memory
 from ncfmkit.real.parquet import open_parquet
 from ncfmkit.real.paths import matching
+from ncfmkit.real.saved import is_saved, open_saved
 from ncfmkit.real.shards import open_shards
 
 
@@ -20,42 +25,56 @@ from ncfmkit.real.shards import open_shards
 class SourceKind:
     name: str
     summary: str  # one line for help and documentation
-    recognizes: Callable[[str], bool]  # whether what the user named is of this kind
     open: Callable[[Request], Source]
+    # whether a text that is not the name of a row is a path or an address of this kind; none: the name alone is
+    recognizes: Callable[[str], bool] | None = None
 
 
 def _torchvision_row(index: int, summary: str) -> SourceKind:
-    name = READERS[index].name
-    return SourceKind(name, summary, name.__eq__, partial(open_torchvision, READERS[index]))
+    return SourceKind(READERS[index].name, summary, partial(open_torchvision, READERS[index]))
 
 
-# the first row that recognizes the data opens it
+# a name opens its row; other texts the first row that recognizes them
 SOURCES = (
-    SourceKind("digits", "8x8 gray digits, 10 classes, part of scikit-learn", "digits".__eq__, open_digits),
+    SourceKind("digits", "8x8 gray digits, 10 classes, part of scikit-learn", open_digits),
     _torchvision_row(0, "32x32 color, 10 classes, read by torchvision"),
     _torchvision_row(1, "32x32 color, 100 classes, read by torchvision"),
     _torchvision_row(2, "28x28 gray, 10 classes, read by torchvision"),
     _torchvision_row(3, "28x28 gray, 10 classes, read by torchvision"),
     _torchvision_row(4, "32x32 color, 10 classes, read by torchvision"),
     SourceKind(
+        "hub",
+        "a data set of the Hugging Face Hub, read by the datasets library: hf://OWNER/NAME",
+        open_hub,
+        lambda data: data.startswith(PREFIX),
+    ),
+    SourceKind(
         "parquet",
         "Hugging Face Parquet: a folder, file or glob such as 'data/*.parquet'",
-        lambda data: bool(matching(data, ".parquet")),
         open_parquet,
+        lambda data: bool(matching(data, ".parquet")),
     ),
     SourceKind(
         "webdataset",
         "WebDataset shards: a folder, file, glob or braces such as 'train-{000..007}.tar'",
-        lambda data: bool(matching(data, ".tar")),
         open_shards,
+        lambda data: bool(matching(data, ".tar")),
     ),
+    SourceKind("datasets", "a folder that save_to_disk of the datasets library wrote", open_saved, is_saved),
     SourceKind(
         "folder",
-        "a folder of class folders: train/ and test/ or val/, or one tree (png, jpg, jpeg, webp, bmp)",
-        lambda data: Path(data).is_dir(),
+        "a folder of class folders: train/ and test/ or val/, or one tree (what Pillow reads: JPEG, PNG, TIFF, ...)",
         open_folder,
+        lambda data: Path(data).is_dir(),
     ),
 )
+NAMED = {kind.name: kind for kind in SOURCES if kind.recognizes is None}
+
+
+def as_text(data: str | os.PathLike[str]) -> str:
+    """The name or path as text. A path is never a name: `Path("digits")` is the folder `./digits`."""
+    text = os.fspath(data)
+    return os.path.join(os.curdir, text) if text in NAMED and not isinstance(data, str) else text
 
 
 def find_source(request: Request) -> Source:
@@ -64,12 +83,20 @@ def find_source(request: Request) -> Source:
     Raises:
         UserError: nothing recognizes it, its row refuses it, or a file's name is not UTF-8.
     """
+    source = _opener(request.data)(request)
+    _check_names(source)
+    return source
+
+
+def _opener(data: Any) -> Callable[[Request], Source]:
+    if not isinstance(data, str):
+        return open_memory
+    if data in NAMED:
+        return NAMED[data].open
     for kind in SOURCES:
-        if kind.recognizes(request.data):
-            source = kind.open(request)
-            _check_names(source)
-            return source
-    raise UserError(_unknown(request.data))
+        if kind.recognizes is not None and kind.recognizes(data):
+            return kind.open
+    raise UserError(_unknown(data))
 
 
 def _check_names(source: Source) -> None:
@@ -82,11 +109,11 @@ def _unknown(data: str) -> str:
     path = Path(data)
     if path.is_file():
         return f"{data}: expected a folder, .parquet or .tar files, got a {path.suffix or 'nameless'} file"
-    names = [kind.name for kind in SOURCES[:-3]]
+    names = list(NAMED)
     beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(data, names + beside, n=3)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     return (
-        f"no data found at {data!r}{hint} Accepted: {', '.join(names)}; "
-        "a folder of class folders; a folder, file or glob of .parquet files or .tar shards"
+        f"no data found at {data!r}{hint} Accepted: {', '.join(names)}; hf://OWNER/NAME; a folder of class folders or "
+        "of save_to_disk; a folder, file or glob of .parquet files or .tar shards"
     )

@@ -1,19 +1,24 @@
-"""Pictures of images: a contact sheet as PNG, a preview for the terminal."""
+"""Previews of images: a contact sheet as PNG, and a preview for the terminal."""
 
+import functools
 import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, features
 from rich.text import Text
+
+from ncfmkit.reports.labels import ELLIPSIS, Labels, labels, needs_shaping
 
 MAX_CLASS_ROWS = 100  # rows of a contact sheet
 MIN_SHOWN = 64  # pixels: smaller images are enlarged by the least whole factor that reaches this
 MAX_SHOWN = 192  # pixels: larger images are averaged down by a whole factor to below this
 MAX_NAME = 180  # pixels of a class name in a contact sheet, longer ones end in an ellipsis
 GAP = 4  # pixels between the images of a contact sheet
+INK = "#444444"
+FONT_SIZE = 13  # pixels
 
 
 def contact_sheet(
@@ -22,7 +27,8 @@ def contact_sheet(
     """One row per class, its name at the left, its first `per_class` images in the order given.
 
     Small images are enlarged by a whole factor, pixel by pixel; those of `MAX_SHOWN` pixels or more are averaged down.
-    Classes after the first `MAX_CLASS_ROWS` are counted in a line below.
+    Classes after the first `MAX_CLASS_ROWS` are counted in a line below. A name that no installed font can draw is
+    `class 3`, as :func:`ncfmkit.reports.labels.labels` says in a notice.
 
     Args:
         images_NCHW: uint8, 1 or 3 channels.
@@ -36,9 +42,9 @@ def contact_sheet(
     columns = max((len(row) for row in shown), default=0)
     most = int(np.bincount(labels_N.astype(np.int64), minlength=1).max()) if len(labels_N) else 0
     cell_h, cell_w = _cell_size(*images_NCHW.shape[2:])
-    font = _font(13)
-    names = [_fit(name, font) for name in classes[: len(shown)]]
-    left = GAP + max((math.ceil(font.getlength(name)) for name in names), default=0) + 2 * GAP
+    named = labels(classes[: len(shown)], shaping=bool(features.check("raqm")))
+    names = [_fit(text, named) for text in named.texts]
+    left = GAP + max((math.ceil(_width(name, named)) for name in names), default=0) + 2 * GAP
     notes = []
     if most > columns:
         notes.append(f"the first {columns} of up to {most:,} images per class")
@@ -46,18 +52,18 @@ def contact_sheet(
         notes.append(f"{len(classes) - len(shown):,} more classes are not shown")
 
     note = "; ".join(notes)
-    width = max(left + columns * (cell_w + GAP), GAP * 2 + math.ceil(font.getlength(note)))
+    width = max(left + columns * (cell_w + GAP), GAP * 2 + math.ceil(_width(note, named)))
     height = GAP + len(shown) * (cell_h + GAP) + (24 if note else 0)
     gray = images_NCHW.shape[1] == 1
     sheet = Image.new("L" if gray else "RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for r, (name, row) in enumerate(zip(names, shown, strict=True)):
         top = GAP + r * (cell_h + GAP)
-        draw.text((GAP, top + cell_h / 2), name, fill="#444444", font=font, anchor="lm")
+        _write(draw, top + cell_h / 2, name, named)
         for c, index in enumerate(row):
             sheet.paste(_cell(images_NCHW[index]), (left + c * (cell_w + GAP), top))
     if note:
-        draw.text((GAP, height - 12), note, fill="#444444", font=font, anchor="lm")
+        _write(draw, height - 12, note, named)
     return sheet
 
 
@@ -98,22 +104,37 @@ def _cell(image_CHW: np.ndarray) -> Image.Image:
     return picture.reduce(down) if down > 1 else picture
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib ships it: unlike Pillow's own font it has Greek, Cyrillic and accents."""
-    import matplotlib
-
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+def _pieces(text: str, named: Labels) -> list[tuple[str, ImageFont.FreeTypeFont]]:
+    """`text` cut where the font changes."""
+    layout = ImageFont.Layout.RAQM if needs_shaping(text) else ImageFont.Layout.BASIC
+    return [(run, _font(path, layout)) for run, path in named.runs(text)]
 
 
-def _fit(name: str, font: ImageFont.FreeTypeFont) -> str:
-    """`name` on one line and at most `MAX_NAME` pixels wide."""
-    name = "".join(c if c.isprintable() else " " for c in name[:200])
-    if font.getlength(name) <= MAX_NAME:
+@functools.cache
+def _font(path: Path, layout: ImageFont.Layout) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(path), FONT_SIZE, layout_engine=layout)
+
+
+def _width(text: str, named: Labels) -> float:
+    return sum(font.getlength(run) for run, font in _pieces(text, named))
+
+
+def _write(draw: ImageDraw.ImageDraw, middle: float, text: str, named: Labels) -> None:
+    """Writes `text` at the left; `middle` is halfway between the first font's ascender and descender."""
+    ascent, descent = _font(named.fonts[0], ImageFont.Layout.BASIC).getmetrics()
+    x, baseline = float(GAP), middle + (ascent - descent) / 2
+    for run, font in _pieces(text, named):
+        draw.text((x, baseline), run, fill=INK, font=font, anchor="ls")
+        x += font.getlength(run)
+
+
+def _fit(name: str, named: Labels) -> str:
+    """`name` at most `MAX_NAME` pixels wide."""
+    if _width(name, named) <= MAX_NAME:
         return name
-    while font.getlength(name + "…") > MAX_NAME:
+    while _width(name + ELLIPSIS, named) > MAX_NAME:
         name = name[:-1]
-    return name.rstrip() + "…"
+    return name.rstrip() + ELLIPSIS
 
 
 def terminal_preview(images_NCHW: np.ndarray, labels_N: np.ndarray, *, columns: int = 80) -> Text:

@@ -13,7 +13,7 @@ ABSENT = "–"
 SCORE_COLUMNS = {
     "set": "set",
     "network": "network",
-    "epochs": "epochs",
+    "steps": "gradient steps",
     "images": "images stored",
     "decoded": "trained on",
     "last": "accuracy %, last epoch",
@@ -22,6 +22,7 @@ SCORE_COLUMNS = {
     "best": "best epoch (peeks at the test set)",
 }
 SHORT_COLUMNS = {  # for a terminal of 80 columns; the caption says what they are
+    "steps": "steps",
     "images": "stored",
     "decoded": "trained on",
     "last": "last",
@@ -69,7 +70,7 @@ def score_cells(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
         {
             "set": str(row.get("label") or row.get("set") or ABSENT),
             "network": str(row.get("network") or ABSENT),
-            "epochs": counted(row.get("epochs")),
+            "steps": counted(row.get("steps")),
             "images": counted(row.get("images")),
             "decoded": counted(row.get("decoded")),
             "last": percent(row, "last"),

@@ -1,4 +1,4 @@
-"""What a set is compared with: subsets of the real data, of equal size or whole (docs/method.md, section 8)."""
+"""What a set is compared with: real images, at equal size or all of them (docs/method.md, section 8)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import torch
 
 from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
+from ncfmkit.estimate import seconds_per_call
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import track
@@ -26,7 +27,7 @@ class Baseline:
 
     label: str  # of their row in a table of scores; `{}` stands for the images per class
     size: Literal["stored", "decoded", "whole"]  # images per class: as the set stores, as it decodes to, or all
-    draw: Draw | None  # None: drawn by herding, which needs an extractor
+    draw: Draw | None  # None: the caller of `score_set` draws it, because it needs more than the real data
 
     def per_class(self, *, stored: int, decoded: int) -> int:
         """Images per class, beside a set that stores and decodes to so many; 0 for the whole split."""
@@ -45,6 +46,12 @@ BASELINES: dict[str, Baseline] = {
         label="random real, {} per class",
         size="decoded",
         draw=lambda real, per_class, seed, repeat: random_subset(real, per_class, seed, repeat),
+    ),
+    "mosaic": Baseline(
+        # what a set starts from: as many mosaics of random real images as are stored, decoded as the set is
+        label="mosaics of real images, {} per class",
+        size="stored",
+        draw=None,
     ),
     "herding": Baseline(
         # as many real images as are stored, chosen by herding on features of the pool's first member
@@ -131,6 +138,20 @@ def herded_subset(
             rows.append(start + herd(torch.cat(parts).double().cpu(), per_class))
             bar.advance()
     return subset(real, np.stack(rows))
+
+
+@torch.no_grad()
+def herding_seconds(real: RealData, per_class: int, network: NetworkSettings, runtime: Runtime) -> float:
+    """Seconds that :func:`herded_subset` takes, measured on one batch."""
+    extractor, data = network_builder(network, real)().to(runtime.device), labeled(real, real.train)
+    index = np.arange(min(256, len(data)))
+
+    def one_batch() -> None:
+        feat_ND = extractor.features(data.normalized(index, runtime.device))
+        herd(feat_ND.double().cpu(), min(per_class, len(index)))
+
+    one = seconds_per_call(one_batch, runtime.device, compiled=False)
+    return one * len(data) / len(index)
 
 
 def herd(feat_ND: torch.Tensor, count: int) -> np.ndarray:

@@ -5,22 +5,35 @@ the test set that way.
 """
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from ncfmkit.config import NetworkSettings, Settings, StudentSettings
+from ncfmkit.estimate import Stage
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import Tracker, track
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime, device_name, versions
-from ncfmkit.scoring.baselines import BASELINES, check_baselines
-from ncfmkit.training import Checkpoint, StackedModels, Weights, accuracy, fresh_state, train
+from ncfmkit.scoring.baselines import BASELINES, check_baselines, herding_seconds
+from ncfmkit.training import (
+    Checkpoint,
+    StackedModels,
+    Weights,
+    accuracy,
+    accuracy_seconds,
+    batch_plan,
+    fresh_state,
+    train,
+    training_seconds,
+)
 
 NO_SCORE = "or --repeats 0"  # what else a user can do who has no test split
 
@@ -50,7 +63,8 @@ def score(
 
     Returns:
         `last` and `best`: mean, std (of the sample, 0 for one student) and values of the test accuracy, fractions;
-        `n`, `epochs`, `evaluations`, `decoded` (images trained on), `seconds`.
+        `n`, `epochs`, `steps` (gradient steps of each student), `evaluations`, `decoded` (images trained on),
+        `seconds`.
     """
     start = time.monotonic()
     together = side_by_side(len(sets), test.images.shape[-1], runtime)
@@ -70,6 +84,7 @@ def score(
     return {
         "decoded": len(sets[0]),
         "epochs": settings.epochs,
+        "steps": settings.epochs * batch_plan(len(sets[0]), settings.batch)[0],
         "evaluations": settings.evaluations,
         "n": len(sets),
         "last": _summary(last),
@@ -110,6 +125,66 @@ def describe_network(network: NetworkSettings) -> str:
     return f"convnet-{network.depth} width {network.width}" if network.name == "convnet" else network.name
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowWork:
+    """What the students of a row are trained on, and how long."""
+
+    label: str
+    per_class: int  # images per class, as they are stored; 0 for the whole split
+    stored: int  # images, as they are stored
+    images: int  # that each student is trained on, decoded
+    epochs: int
+
+
+def row_work(name: str, real: RealData, settings: Settings, *, stored: int, decoded: int) -> RowWork:
+    """The work of the row `distilled`, or of a baseline, beside a set that stores and decodes to so many per class."""
+    students, classes = settings.student, len(real.classes)
+    if name == "distilled":
+        size, label, per_class = "stored", f"distilled, {stored} per class", stored
+    else:
+        baseline = BASELINES[name]
+        size, per_class = baseline.size, baseline.per_class(stored=stored, decoded=decoded)
+        label = baseline.label.format(per_class)
+    held = len(real.train.images) if size == "whole" else per_class * classes
+    images = decoded * classes if name in ("distilled", "mosaic") else held
+
+    # as many gradient steps as the set's students take, in whole epochs
+    steps = students.epochs * batch_plan(decoded * classes, students.batch)[0]
+    least = (students.whole_epochs or settings.pool.epochs) if size == "whole" else 1
+    epochs = max(least, math.ceil(steps / batch_plan(images, students.batch)[0]))
+    return RowWork(label=label, per_class=per_class, stored=held, images=images, epochs=epochs)
+
+
+def estimate_scores(
+    real: RealData, settings: Settings, *, stored: int, decoded: int, baselines: Sequence[str], runtime: Runtime
+) -> Iterator[Stage]:
+    """The students of each row of :func:`score_set`, and the choice of herded images.
+
+    Args:
+        decoded: images per class that the set decodes to.
+    """
+    s = settings.student
+    if not s.repeats:
+        return
+    build, test = network_builder(settings.network, real), labeled(real, real.test_split(otherwise=NO_SCORE))
+    together = side_by_side(s.repeats, real.size, runtime)
+    models = StackedModels(build, together, runtime)
+    testing = accuracy_seconds(models, test)
+    for name in ("distilled", *baselines):
+        work = row_work(name, real, settings, stored=stored, decoded=decoded)
+        how = dataclasses.replace(s, epochs=work.epochs)
+        one = training_seconds(models, labeled(real, real.train), work.images, how)
+        one += testing * min(s.evaluations, work.epochs)
+        if name == "herding":
+            seconds = herding_seconds(real, work.per_class, settings.network, runtime)
+            yield Stage(name="herding", work=f"{work.per_class} of each class", seconds=seconds)
+        yield Stage(
+            name=f"students: {work.label}",
+            work=f"{s.repeats} x {work.epochs:,} epochs",
+            seconds=one * math.ceil(s.repeats / together),
+        )
+
+
 def score_set(
     distilled: LabeledImages,
     real: RealData,
@@ -117,18 +192,23 @@ def score_set(
     *,
     stored: int,
     baselines: Sequence[str],
+    mosaic: Callable[[int], LabeledImages],
     herding: Callable[[int], LabeledImages],
     runtime: Runtime,
 ) -> dict[str, Any]:
     """Scores of a set and of each baseline, as `scores.json` holds them.
 
+    Students of a baseline take as many gradient steps as those of the set: a set of a quarter of the images is trained
+    for four times the epochs. Students of the whole training split take more where its own epochs amount to more.
+
     Args:
         distilled: the set, decoded.
-        settings: `network` and `student` are the students', `pool.epochs` the epochs on the whole training split where
-            `student.whole_epochs` does not say.
+        settings: `network` and `student` are the students'; `student.whole_epochs`, or else `pool.epochs`, are the
+            fewest epochs on the whole training split.
         stored: stored images per class of the set.
         baselines: names of rows of `BASELINES`.
-        herding: gives the herded subset of that many images per class; called only if asked for.
+        mosaic: gives real mosaics like the set's own, decoded, for the repeat of that number.
+        herding: gives the herded subset of that many images per class. Both are called only if asked for.
 
     Raises:
         UserError: there is no test split, or too few images for a baseline.
@@ -139,32 +219,42 @@ def score_set(
     check_baselines(real, baselines, stored=stored, decoded=decoded)
     rows = []
     for name in ("distilled", *baselines):
-        epochs = students.epochs
+        work = row_work(name, real, settings, stored=stored, decoded=decoded)
         if name == "distilled":
-            label, sets = f"distilled, {stored} per class", [distilled] * repeats
+            sets = [distilled] * repeats
+        elif name == "mosaic":
+            sets = [mosaic(repeat) for repeat in range(repeats)]
+        elif (draw := BASELINES[name].draw) is None:
+            sets = [herding(work.per_class)] * repeats
         else:
-            baseline = BASELINES[name]
-            per_class = baseline.per_class(stored=stored, decoded=decoded)
-            label = baseline.label.format(per_class)
-            if baseline.draw is None:
-                sets = [herding(per_class)] * repeats
-            else:
-                sets = [baseline.draw(real, per_class, settings.seed, repeat) for repeat in range(repeats)]
-            if baseline.size == "whole":
-                epochs = students.whole_epochs or settings.pool.epochs
+            sets = [draw(real, work.per_class, settings.seed, repeat) for repeat in range(repeats)]
         result = score(
             sets,
             test,
             build,
-            dataclasses.replace(students, epochs=epochs),
+            dataclasses.replace(students, epochs=work.epochs),
             seed=settings.seed,
             runtime=runtime,
-            title=f"students: {label}",
+            title=f"students: {work.label}",
         )
-        images = stored * len(real.classes) if name == "distilled" else len(sets[0])
-        about = {"set": name, "label": label, "images": images, "network": describe_network(settings.network)}
+        about = {"set": name, "label": work.label, "images": work.stored, "network": describe_network(settings.network)}
         rows.append(about | result)
     return {"device": device_name(runtime.device), "precision": runtime.precision, "versions": versions(), "rows": rows}
+
+
+def estimate_student(
+    data: LabeledImages,
+    build: Callable[[], nn.Module],
+    settings: StudentSettings,
+    *,
+    test: LabeledImages | None,
+    runtime: Runtime,
+) -> Iterator[Stage]:
+    """The training and the test of :func:`train_student`."""
+    models = StackedModels(build, 1, runtime)
+    seconds = training_seconds(models, data, len(data), settings)
+    seconds += accuracy_seconds(models, test) if test is not None else 0.0
+    yield Stage(name="student", work=f"{settings.epochs:,} epochs", seconds=seconds)
 
 
 def train_student(
@@ -180,6 +270,7 @@ def train_student(
     """One student to keep: its parameters, and its accuracy on `test` where there is one."""
     models = StackedModels(build, 1, runtime)
     models.load([fresh_state(build, seed, "student", 0)])
-    with track("student", settings.epochs) as bar, checkpoint.training() if checkpoint else nullcontext():
+    done = checkpoint.done if checkpoint else 0
+    with track("student", settings.epochs, done) as bar, checkpoint.training() if checkpoint else nullcontext():
         train(models, [data], settings, seed=seed, keys=[0], bar=bar, checkpoint=checkpoint)
     return models.states()[0], accuracy(models, test)[0] if test is not None else None

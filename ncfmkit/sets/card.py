@@ -1,7 +1,7 @@
-"""The dataset card of a package, README.md: what the set is, how good, how it was made, how it is loaded.
+"""The dataset card of a package, README.md: what the set is, its accuracy, how it was made, how to load it.
 
-All names in a manifest are somebody's text: they are escaped, so that they are shown and nothing else. Its settings and
-what it tells of a conversion may be of any type: what is no number where one is due is shown as text.
+Names in a manifest are untrusted text and are escaped, so that they are displayed and not interpreted. Settings and
+conversion records may have any type: values that should be numbers and are not are shown as text.
 """
 
 import dataclasses
@@ -165,7 +165,7 @@ def _front_matter(result: SyntheticSet, layout: str, images: str) -> str:
     if layout == "parquet":
         files = [{"split": "train", "path": "data/train-*.parquet"}]
         facts |= {"configs": [{"config_name": "default", "data_files": files}]}
-    return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---"
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
 
 
 def _what(result: SyntheticSet, images: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Reads a set from wherever it is: its file, a run directory, a package.
+"""Reads a set from its file, a run directory or a package.
 
-A package is taken for what its checksums say only after they are checked, and for a set only after every record is held
-against the manifest, as if the checksums were forged. Nothing outside the folder is read, nothing is written.
+Nothing of a package is used before its checksums are verified, and every record is compared with the manifest, as if
+the checksums were forged. Nothing outside the folder is read, nothing is written.
 """
 
 import math
@@ -48,11 +48,20 @@ from ncfmkit.sets.synthetic import SyntheticSet
 LARGEST_SUMS = 128 << 20  # bytes, of a million files or so
 
 
-def load(path: str | Path) -> SyntheticSet:
+def load(path: str | os.PathLike[str]) -> SyntheticSet:
     """Reads a set from its file, a run directory or a package, and checks it against its manifest and checksums.
+
+    Args:
+        path: the file, run directory or package.
+
+    Returns:
+        The set, in memory.
 
     Raises:
         UserError: nothing there, not a synthetic set, or damaged; all that is wrong is in the message.
+
+    Example:
+        >>> images, labels = ncfmkit.load("runs/digits-ipc1").decoded()
     """
     return set_file.require_intact(Path(path), *read(Path(path)))
 

@@ -1,4 +1,4 @@
-"""The manifest of a set: what must be in it, and what its tensors must be for it to be true (docs/formats.md)."""
+"""The manifest of a set: its required content, and the tensors that it implies (docs/formats.md)."""
 
 import hashlib
 import json
@@ -406,7 +406,7 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
     d = settings.distill
     stored = images.detach().cpu()
     if stored.dtype != torch.uint8:
-        stored = stored.mul(255).round().to(torch.uint8)
+        stored = to_bytes(stored)
     labels = torch.arange(len(real.classes)).repeat_interleave(d.ipc)
     kept = to_dict(settings)
     kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine
@@ -431,6 +431,11 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
         "score": None,
     }
     return SyntheticSet(images=stored, labels=labels, manifest=manifest)
+
+
+def to_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Images in [0, 1] as they are stored: uint8, rounded to the nearest level."""
+    return images.mul(255).round().to(torch.uint8)
 
 
 def manifest_score(row: dict[str, Any]) -> dict[str, Any]:

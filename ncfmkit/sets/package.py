@@ -1,6 +1,6 @@
-"""A set as a folder for other people's tools: a layout's files, the manifest, checksums, a dataset card.
+"""Writes a set as a folder for other tools: a layout's files, the manifest, checksums, a dataset card.
 
-What is in such a folder, and how it is written: under a temporary name, so that it appears whole. `loading` reads it.
+The folder is written under a temporary name and renamed when it is complete. `loading` reads it.
 """
 
 import dataclasses
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError
@@ -22,7 +21,7 @@ from ncfmkit.files import check_free_folder, replace_folder, sha256_of, write_at
 from ncfmkit.mosaic import decode_factors, decoded_rows
 from ncfmkit.progress import track
 from ncfmkit.sets import set_file
-from ncfmkit.sets.manifest import LONGEST_SHOWN, PACKAGE_FILE, tensors_of
+from ncfmkit.sets.manifest import LONGEST_SHOWN, PACKAGE_FILE, tensors_of, to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.pictures import ENCODINGS, check_size
 from ncfmkit.sets.views.records import Contents, Record
@@ -233,7 +232,7 @@ def _stored(synthetic: SyntheticSet) -> Iterator[tuple[np.ndarray, int, int]]:
 def _decoded(synthetic: SyntheticSet) -> Iterator[tuple[np.ndarray, int, int]]:
     chunk = max(1, MOST_DECODED // _decoded_values(synthetic))
     for images, labels in synthetic.decoded_parts(min(64, chunk)):
-        pixels = images.mul(255).round().to(torch.uint8).numpy()
+        pixels = to_bytes(images).numpy()
         yield from ((image, label, 1) for image, label in zip(pixels, labels.tolist(), strict=True))
 
 

@@ -38,6 +38,7 @@ TINY = [
     *("--student-epochs", "2", "--repeats", "1", "--checkpoint-every", "4", "--device", "cpu", "--compile", "off"),
 ]
 QUICK = ["--student-epochs", "1", "--repeats", "1", "--compile", "off"]
+ONE = ["--student-epochs", "1", "--compile", "off"]  # student, as `train` trains
 LAUNCH = "from ncfmkit.cli.entry import run; run()"
 
 
@@ -86,6 +87,39 @@ def test_every_command_has_help() -> None:
     assert set(get_group(main.app).commands) == set(COMMANDS)
 
 
+@pytest.mark.parametrize("command", [[], ["distill"]])
+def test_short_name_of_help(command: list[str]) -> None:
+    assert succeeds(*command, "-h").stdout == succeeds(*command, "--help").stdout
+
+
+def test_commands_are_listed_in_groups_with_a_summary_of_one_line() -> None:
+    lines = CliRunner().invoke(main.app, ["--help"], env={"COLUMNS": "80"}).stdout.splitlines()
+    groups = ["Make a set", "Use a set", "Ship a set", "Deploy a student", "Machine"]
+    assert [line.strip("╭╮─ ") for line in lines if "╭" in line] == ["Options", *groups]
+    below = lines[next(i for i, line in enumerate(lines) if groups[0] in line) :]
+    assert [line.split()[1] for line in below if re.match(r"│ [a-z]", line)] == [
+        *("distill", "pretrain", "recipes", "inspect", "evaluate", "train", "pack", "verify", "unpack", "convert"),
+        *("export", "validate", "predict", "doctor"),
+    ]
+    assert not any(line.startswith("│  ") for line in below), "a summary takes two lines"
+
+
+def test_python_m_ncfmkit() -> None:
+    command = [sys.executable, "-m", "ncfmkit", "--version"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert result.stdout == ncfmkit.__version__ + "\n"
+
+
+def test_quiet(tmp_path: Path) -> None:
+    arguments = ["distill", "digits", *TINY, "--repeats", "0", "--json", "--out"]
+    result = succeeds("--quiet", *arguments, "quiet")
+    assert result.stderr == ""
+    assert one_object(result)["status"] == "done"
+    assert "run directory: loud" in succeeds(*arguments, "loud").stderr
+    refused("-q", "distill", "digts", says="did you mean 'digits'")
+
+
 def test_version() -> None:
     assert succeeds("--version").stdout == ncfmkit.__version__ + "\n"
 
@@ -128,11 +162,34 @@ def test_distill_json(tmp_path: Path) -> None:
     assert "extractor pool:" in result.stderr
 
 
+def test_dry_runs_write_nothing(tmp_path: Path, done: Path) -> None:
+    before = content(tmp_path)
+    text = succeeds("distill", "digits", *TINY, "--out", "new", "--dry-run").stdout
+    assert "8 steps of lr 0.01, ncfd, 32 frequencies (learned), 32 real images per class" in text
+    assert "new/synthetic.safetensors" in text
+    assert "nothing was written: leave out --dry-run to start" in text
+    found = one_object(succeeds("distill", "digits", *TINY, "--out", "new", "--dry-run", "--json"))
+    assert found["plan"].keys() == {"chunk", "kept_graphs", "classes_per_batch"}
+    assert found["seconds"] > 0
+    for command in (
+        ["pretrain", "digits", "--width", "7", "--pool", "2", "--compile", "off"],
+        ["evaluate", done, "--data", "digits", *QUICK],
+        ["train", done, "--student-epochs", "9", "--compile", "off"],
+    ):
+        result = succeeds(*command, "--dry-run")
+        assert re.fullmatch(r"nothing was written; this takes about .*\n", result.stdout)
+        assert "estimate, measured on the first steps:" in result.stderr
+        assert one_object(succeeds(*command, "--dry-run", "--json"))["estimate"][0]["seconds"] > 0
+    assert content(tmp_path) == before
+    refused("distill", "--resume", done, "--dry-run", says="pass nothing else with it")
+    refused("evaluate", done, "--data", "digits", "--repeats", "0", "--dry-run", says="expected 1 or more students")
+
+
 def test_other_commands_json(tmp_path: Path, done: Path) -> None:
     student = tmp_path / "student.safetensors"
     scores = one_object(succeeds("evaluate", done, "--data", "digits", *QUICK, "--json"))
     assert scores["rows"][0]["n"] == 1
-    trained = one_object(succeeds("train", done, "--data", "digits", "--out", student, *QUICK, "--json"))
+    trained = one_object(succeeds("train", done, "--data", "digits", "--out", student, *ONE, "--json"))
     assert trained["student"] == str(student)
     assert 0 <= trained["test_accuracy"] <= 1
     assert one_object(succeeds("inspect", done, "--json"))["manifest"]["kind"] == "synthetic set"
@@ -171,10 +228,10 @@ def test_inspect_prints_whole_digests(done: Path) -> None:
     assert digest in re.sub(r"[\s]", "", narrow.stdout)
 
 
-def test_json_is_ascii(tmp_path: Path) -> None:
+def test_json_has_names_as_they_are(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "odd", {"größe": 4, "犬": 4})
     result = succeeds("distill", folder, *TINY, "--repeats", "0", "--ipc", "1", "--out", "run", "--json")
-    assert result.stdout.isascii()
+    assert '["größe", "犬"]' in result.stdout
     assert one_object(result)["data"]["classes"] == ["größe", "犬"]
 
 
@@ -201,23 +258,26 @@ def test_precedence_is_recipe_then_flag(tmp_path: Path) -> None:
 WRONG_SETTINGS = {
     "--recipe digit": (["--recipe", "digit"], "unknown recipe 'digit'; did you mean 'digits'"),
     "--recipe no.toml": (["--recipe", "no.toml"], r"recipe file not found: no\.toml"),
-    "--network": (["--network", "resnet81"], "unknown network 'resnet81': did you mean 'resnet18'"),
+    "--network": (
+        ["--network", "resnet81"],
+        r"--network \(network\.name\): expected one of .* got 'resnet81'; did you mean 'resnet18'",
+    ),
     "--metric": (["--metric", "nfcd"], "expected one of ncfd, mean, got 'nfcd'; did you mean 'ncfd'"),
     "--set key": (
         ["--set", "distill.patiense=3"],
-        "unknown setting 'distill.patiense': did you mean 'distill.patience'",
+        "unknown setting 'distill.patiense'; did you mean 'distill.patience'",
     ),
     "--set ambiguous": (["--set", "epochs=3"], "ambiguous: write one of pool.epochs, student.epochs"),
     "--set no =": (["--set", "ipc"], "--set 'ipc': expected KEY=VALUE"),
     "--precision": (["--precision", "fp23"], "expected one of auto, fp32, bf16, fp16, got 'fp23'"),
     "--device": (["--device", "gpu"], "unknown device 'gpu': expected auto, cpu, cuda"),
-    "--ipc 0": (["--ipc", "0"], r"distill\.ipc: .*1 or more images per class.* 0$"),
-    "--ipc one": (["--ipc", "one"], r"distill\.ipc: .*int.* 'one'$"),
+    "--ipc 0": (["--ipc", "0"], r"--ipc \(distill\.ipc\): .*1 or more images per class.* 0$"),
+    "--ipc one": (["--ipc", "one"], r"--ipc \(distill\.ipc\): .*whole number.* 'one'$"),
     "--ipc 1000": (["--ipc", "1000"], r"--ipc 1000 is above the \d+ training images of class '\d' in digits"),
-    "--factor": (["--factor", "9"], "factor 9 is above the image side 8: lower the factor"),
+    "--factor": (["--factor", "9"], r"factor.* 9 is above the image side 8: lower the factor"),
     "--baselines": (["--baselines", "random,hreding"], "unknown baseline 'hreding': known: random, random-decoded"),
-    "--lr nan": (["--lr", "nan"], r"distill\.lr: expected"),
-    "--steps -1": (["--steps=-1"], r"distill\.steps: .*0 or more.* -1$"),
+    "--lr nan": (["--lr", "nan"], r"--lr \(distill\.lr\): expected"),
+    "--steps -1": (["--steps=-1"], r"--steps \(distill\.steps\): .*0 or more.* -1$"),
     "--memory-budget": (["--memory-budget", "1KB"], "is below what one stored image needs"),
     "--load": (["--init", "load", "--load", "nothing"], "no synthetic set at .*nothing"),
     "--init load": (["--init", "load"], "pass the set to start from"),
@@ -241,8 +301,8 @@ def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_several_wrong_settings_are_told_at_once() -> None:
-    message = refused("distill", "digits", "--ipc", "0", "--alpha", "2", says="distill.ipc")
-    assert re.search(r"^distill\.alpha: .*0 to 1.* 2\.0$", message, re.MULTILINE)
+    message = refused("distill", "digits", "--ipc", "0", "--alpha", "2", says="--ipc")
+    assert re.search(r"^--alpha \(distill\.alpha\): .*0 to 1.* 2\.0$", message, re.MULTILINE)
 
 
 def test_wrong_data(tmp_path: Path) -> None:
@@ -260,9 +320,7 @@ def test_wrong_data(tmp_path: Path) -> None:
     (folder / "void").rmdir()
     refused("distill", folder, *TINY, "--ipc", "1", says=r"shapes has no test split .*--holdout .*--repeats 0")
     Image.new("L", (9, 9)).save(folder / "b" / "00.png")
-    refused(
-        "distill", folder, "--repeats", "0", says=r"b/00\.png: expected 8x8 as the first image, got 9x9: pass --size 8"
-    )
+    refused("distill", folder, "--repeats", "0", says=r"b/00\.png: expected 8x8, as a/00\.png, got 9x9: pass --size 8")
     assert not (tmp_path / "runs").exists()
 
 
@@ -274,7 +332,8 @@ def test_unreadable_pictures(tmp_path: Path) -> None:
     assert not Path("run").exists()
     result = succeeds("distill", folder, *flags, "--skip-bad", "--out", "run", "--json")
     assert one_object(result)["data"]["skipped"] == 1
-    assert "passed over 1 images" in result.stderr
+    assert one_object(result)["data"]["skipped_images"] == ["b/01.png"]
+    assert "passed over 1 images that cannot be decoded (--skip-bad):\n  b/01.png" in result.stderr
     for picture in (folder / "b").iterdir():
         picture.write_bytes(b"")
     refused("distill", folder, *flags, "--skip-bad", says="class 'b' has no images in shapes")
@@ -294,6 +353,39 @@ def test_resume_takes_nothing_else(tmp_path: Path, done: Path) -> None:
     refused("distill", "--resume", tmp_path, says=r"run\.json is not what `ncfmkit distill` writes")
     for more in (["--ipc", "3"], ["--out", "x"], ["--recipe", "digits"], ["--baselines", "whole"], ["--skip-bad"]):
         refused("distill", "--resume", done, *more, says="pass nothing else with it")
+    for more in (["--data-root", "x"], ["--data", "x", "--skip-bad"], ["--data", "x", "--size", "9"]):
+        refused("distill", "--resume", done, *more, says="pass nothing else with it, except --data")
+    refused("distill", "--data", "digits", says="--data goes with --resume: .* `ncfmkit distill DATA`")
+
+
+def test_resume_where_the_data_are_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 4})
+    original = loop.distill_step
+
+    def interrupted(problem: Any, state: Any, plan: Any) -> Any:
+        if state.step == 5:
+            signal.raise_signal(signal.SIGINT)
+        return original(problem, state, plan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "distill_step", interrupted)
+        flags = [*TINY, "--repeats", "0", "--ipc", "1", "--out", "run"]
+        refused("distill", folder, *flags, says="go on with --resume run", code=130)
+    folder.rename(tmp_path / "forms")
+    refused("distill", "--resume", "run", says=r"no data found at .*shapes.*\n.*elsewhere now, say where with --data")
+    succeeds("distill", "--resume", "run", "--data", "forms")
+    info = json.loads(Path("run/run.json").read_text())
+    assert info["arguments"]["data"] == str(tmp_path / "forms")
+    assert (info["status"], info["data"]["name"]) == ("done", "shapes")
+
+
+def test_a_model_is_not_a_set(tmp_path: Path, done: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
+    says = r"m\.onnx is an ONNX model, not a synthetic set: .*`ncfmkit validate`"
+    refused("evaluate", "m.onnx", "--data", "digits", says=says)
+    for command in (["verify"], ["train"], ["pack", "--to", "png"], ["unpack"]):
+        refused(*command, "m.onnx", says=says)
+    refused("export", "m.onnx", says=r"m\.onnx is an ONNX model, not a student")
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -320,7 +412,16 @@ def test_wrong_sets(tmp_path: Path, done: Path) -> None:
     refused("evaluate", done, "--data", shapes, says="the set has the classes 0, 1, .*shapes has a, b: pass the data")
     refused("evaluate", done, "--data", "digts", says="did you mean 'digits'")
     refused("evaluate", "nothing", "--data", "digits", says="no synthetic set at nothing")
-    refused("evaluate", done, "--data", "digits", "--network", "resnet", *QUICK, says="unknown network 'resnet'")
+    refused(
+        "evaluate",
+        done,
+        "--data",
+        "digits",
+        "--network",
+        "resnet",
+        *QUICK,
+        says="expected one of convnet, .* got 'resnet'",
+    )
     refused("evaluate", done, "--data", "digits", "--repeats", "0", says="--repeats 0: expected 1 or more")
     refused("evaluate", done, "--data", "digits", "--baselines", "best", says="unknown baseline 'best'")
     refused("inspect", "nothing", says="nothing at nothing")
@@ -332,12 +433,12 @@ def test_wrong_sets(tmp_path: Path, done: Path) -> None:
 
 def test_train_takes_the_flags_of_the_data(tmp_path: Path, done: Path) -> None:
     for flags in (["--holdout", "0.1"], ["--skip-bad"], ["--download"], ["--data-root", "x"]):
-        refused("train", done, *flags, says="flags of the real data need --data")
+        refused("train", done, *flags, says="options of the real data need --data")
     refused("train", done, "--data", "digits", "--holdout", "0.1", says="digits has a test split of its own")
     names = {str(digit): 3 for digit in range(10)}
     folder = make_folder(tmp_path / "digit folders", names)
     (folder / "3" / "00.png").write_bytes(b"no picture")
-    flags = ["--data", str(folder), "--holdout", "0.4", *QUICK]
+    flags = ["--data", str(folder), "--holdout", "0.4", *ONE]
     refused("train", done, *flags, says=r"3/00\.png is not a readable picture .*--skip-bad")
     assert one_object(succeeds("train", done, *flags, "--skip-bad", "--json"))["test_accuracy"] is not None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 import typer
-from commands import succeeds
+from commands import refused, succeeds
 from typer.testing import CliRunner
 
 from ncfmkit.cli import main, options
@@ -25,10 +25,11 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--size": ("16", "data.size", 16),
     "--color": ("gray", "data.color", "gray"),
     "--resize": ("crop", "data.resize", "crop"),
-    "--convert-color": (None, "data.convert_color", True),
     "--classes": ("cat,3", "data.classes", ("cat", "3")),
     "--holdout": ("0.1", "data.holdout", 0.1),
     "--imbalance": ("10", "data.imbalance", 10.0),
+    "--image-column": ("front", "data.image_column", "front"),
+    "--label-column": ("kind", "data.label_column", "kind"),
     "--ipc": ("3", "distill.ipc", 3),
     "--factor": ("1", "distill.factor", 1),
     "--decode": ("multi", "distill.decode", "multi"),
@@ -55,6 +56,7 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--compile": ("off", "runtime.compile", "off"),
     "--memory-budget": ("1GiB", "runtime.memory_budget", "1GiB"),
     "--gradient-checkpointing": (None, "runtime.gradient_checkpointing", True),
+    "--log": ("tensorboard", "runtime.log", "tensorboard"),
     "--checkpoint-every": ("7", "runtime.checkpoint_every", 7),
     "--seed": ("9", "seed", 9),
 }
@@ -98,8 +100,52 @@ def test_every_flag_is_in_the_help_of_distill() -> None:
     for flag, about in FLAGGED.items():
         assert PANELS[about.section] in text
         assert about.help.split()[0] in lines[flag]
-        assert all(choice in lines[flag] for choice in about.choices)
+        assert all(choice in lines[flag] for choice in about.choices) or flag == "--network"
     assert "0 to 1" in lines["--alpha"]
+
+
+def test_defaults_are_shown() -> None:
+    text = " ".join(succeeds("distill", "--help").stdout.replace("│", " ").split())
+    for flag, about in FLAGGED.items():
+        if about.kind is not bool:
+            shown = re.search(rf"{flag} [^[]*\[default: ([^]]*)\]", text)
+            assert shown, flag
+            assert override(Settings(), {about.key: shown[1].replace("empty", "")}) == Settings(), flag
+    assert "[default: random]" in text
+    assert "[default: from the set]" not in text
+
+
+def test_defaults_of_commands_on_sets_are_the_sets_own() -> None:
+    text = " ".join(succeeds("evaluate", "--help").stdout.replace("│", " ").split())
+    assert re.search(r"--student-epochs [^[]*\[default: from the set\]", text)
+    assert re.search(r"--device [^[]*\[default: auto\]", text)
+
+
+def test_flags_that_a_command_defines_itself_are_left_to_it() -> None:
+    text = succeeds("convert", "--help").stdout
+    assert len(re.findall(r"│ +--factor ", text)) == 1
+    assert "2 for a list of images and targets" in " ".join(text.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        (["evaluate", "x", "--data", "digits"], "runtime.checkpoint_every"),
+        (["train", "x"], "student.repeats"),
+        (["pack", "x", "--to", "png"], "distill.ipc"),
+        (["convert", "x", "--data", "digits"], "pool.members"),
+        (["pretrain", "digits"], "student.epochs"),
+    ],
+)
+def test_settings_that_a_command_does_not_use(command: list[str], key: str) -> None:
+    refused(*command, "--set", f"{key}=3", says=rf"--set {key}: this command does not use the setting {key}$")
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("train", "--repeats"), ("evaluate", "--checkpoint-every"), ("pretrain", "--memory-budget")]
+)
+def test_flags_without_an_effect_are_gone(command: str, flag: str) -> None:
+    assert flag not in succeeds(command, "--help").stdout
 
 
 def test_no_flag_of_a_section_that_a_command_does_not_take() -> None:
@@ -178,29 +224,11 @@ def test_data_that_need_not_be_named(arguments: list[str], named: list[str], fla
     assert received["data_flags"] is flags
 
 
-@pytest.mark.parametrize(
-    ("score", "data", "data_flags", "overrides", "says"),
-    [
-        (True, None, False, {}, "--score needs --data"),
-        (False, "digits", False, {}, "pass --score"),
-        (False, None, True, {}, "pass --score"),
-        (False, None, False, {"student.epochs": "1"}, "pass --score"),
-    ],
-)
-def test_flags_of_a_score_that_is_not_measured(
-    score: bool, data: str | None, data_flags: bool, overrides: dict[str, Any], says: str
-) -> None:
-    named = None if data is None else real_arguments.DataArguments(data=data)
-    with pytest.raises(UserError, match=says):
-        options.scoring(score, named, data_flags, overrides)
-
-
-def test_a_score_that_is_measured() -> None:
-    data = real_arguments.DataArguments(data="digits")
-    scoring = options.scoring(True, data, False, {"student.epochs": "1"})
-    assert scoring is not None
-    assert (scoring.source, scoring.overrides) == (data, {"student.epochs": "1"})
-    assert options.scoring(False, None, False, {}) is None
+def test_flags_of_data_without_a_score() -> None:
+    with pytest.raises(UserError, match="pass --score"):
+        options.check_scoring(False, True)
+    options.check_scoring(True, True)
+    options.check_scoring(False, False)
 
 
 @pytest.mark.parametrize("command", main.app.registered_commands, ids=lambda c: c.callback.__name__)

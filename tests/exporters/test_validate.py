@@ -18,10 +18,11 @@ from typer.testing import CliRunner, Result
 
 from ncfmkit import runtime
 from ncfmkit.cli import main
-from ncfmkit.config import NetworkSettings, Settings
+from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import sessions, timing, validate
 from ncfmkit.exporters.validate import ValidationConfig
+from ncfmkit.extras import install
 from ncfmkit.real.store import RealData
 
 onnx = pytest.importorskip("onnx")
@@ -63,9 +64,8 @@ def write_folder(root: Path, real: RealData) -> Path:
 
 
 def run(model: Path, data: RealData, **config: Any) -> dict[str, Any]:
-    """Without timing, unless `timing` asks for it."""
-    whole = ValidationConfig(model=model, **{"out": Path("out"), **config})
-    return validate.validate(whole, opened(data), Settings())
+    """Without timing, unless `speed` asks for it."""
+    return validate.validate(model, data=opened(data), **{"out": "out", "speed": False, **config})
 
 
 def call(*arguments: Any, columns: int = 200) -> Result:
@@ -196,8 +196,8 @@ def test_all_failures_are_listed(wrong: Path, folder: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("cuda", r"no CUDAExecutionProvider: .*pip install 'ncfmkit\[gpu\]'"),
-        ("cpu,tensorrt", r"no TensorrtExecutionProvider: .*pip install 'ncfmkit\[tensorrt\]'"),
+        ("cuda", r"no CUDAExecutionProvider: .*pip install .*onnxruntime-gpu.*\(the extra 'gpu'\)"),
+        ("cpu,tensorrt", r"no TensorrtExecutionProvider: .*pip install .*tensorrt.*\(the extra 'tensorrt'\)"),
     ],
 )
 def test_a_provider_that_does_not_load_is_an_error(onnx_path: Path, folder: Path, name: str, says: str) -> None:
@@ -211,7 +211,7 @@ def test_all_lists_what_does_not_load(onnx_path: Path, folder: Path) -> None:
     value = json.loads(result.stdout)
     assert [row["provider"] for row in value["providers"]] == ["cpu"]
     assert set(value["left_out"]) == {"cuda", "tensorrt"}
-    assert "pip install 'ncfmkit[gpu]'" in value["left_out"]["cuda"]
+    assert install("gpu") in value["left_out"]["cuda"]
     assert "provider cuda is left out: " in result.stderr
     assert "cuda left out: the installed onnxruntime has no" in Path("out/report.html").read_text()
 
@@ -267,7 +267,7 @@ def test_whether_opening_built_an_engine(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_any_classifier(layout: str, probabilities: bool, data: RealData, capsys: pytest.CaptureFixture[str]) -> None:
     model = foreign_model(Path("linear.onnx"), layout, probabilities=probabilities)
     declared = {"output": "probabilities"} if probabilities else {}
-    result = run(model, data, declared=declared)
+    result = run(model, data, **declared)
     assert data.test is not None
     correct, _, confusion = naive_count(foreign_scores(data.test.images), data.test.labels)
     (row,) = result["providers"]
@@ -283,7 +283,7 @@ def test_any_classifier(layout: str, probabilities: bool, data: RealData, capsys
 @pytest.mark.parametrize("layout", ["uint8-nhwc", "float-nchw"])
 def test_a_student_is_fed_as_the_model_is(layout: str, data: RealData, student_path: Path) -> None:
     model = foreign_model(Path("linear.onnx"), layout, probabilities=True)
-    result = run(model, data, against=student_path, declared={"output": "probabilities"})
+    result = run(model, data, against=student_path, output="probabilities")
     assert data.test is not None
     assert result["student"]["accuracy"] > 0.9  # as on its own pixels
     assert result["providers"][0]["max_abs_difference"] <= 1  # both are probabilities
@@ -339,10 +339,9 @@ WRONG_FLAGS = {
     "out's parent": (["--out", "no/such"], "--out no/such: there is no folder no"),
     "out in a file": (["--out", "file/out"], r"file/out \(Not a directory\).*--out"),
     "out is there": (["--out", "there"], "there already exists: pass --force"),
-    "size": (["--size", "9"], r"got 8x8: pass --size 8 --resize crop, .*student\.onnx takes 8x8 rgb"),
+    "size": (["--size", "9"], r"got 8x8: pass --size 8 --resize crop --color rgb, .*student\.onnx takes 8x8 rgb"),
     "other size": (["--size", "16", "--resize", "crop"], r"tiny has 16x16 rgb .* takes 8x8 rgb: pass --size 8 -"),
-    "color": (["--color", "gray"], "got mode RGB: pass --color rgb --convert-color, "),
-    "gray": (["--color", "gray", "--convert-color"], "tiny has 8x8 gray .*: pass --color rgb --convert-color, "),
+    "gray": (["--color", "gray"], "tiny has 8x8 gray .*: pass --color rgb, "),
     "classes": (["--classes", "class 0,class 2"], r"has 3 classes, tiny 2: only .*student\.onnx has 'class 1'"),
     "holdout": (["--holdout", "0.5"], "has a test split of its own"),
 }
@@ -361,7 +360,7 @@ def test_pictures_of_several_sizes(onnx_path: Path, tmp_path: Path) -> None:
     root = write_folder(tmp_path / "photos", build_real(test_counts=(2, 2, 2), size=20))
     Image.new("RGB", (24, 30)).save(root / "train" / "class 0" / "000.png")
     message = refused(onnx_path, "--data", root, "--out", "out", says=r"class 0/000\.png: expected a square .*24x30")
-    flags = ["--size", "8", "--resize", "crop"]
+    flags = ["--size", "8", "--resize", "crop", "--color", "rgb"]
     assert f": pass {' '.join(flags)}, since" in message
     assert call(onnx_path, "--data", root, "--out", "out", "--no-speed", *flags).exit_code == 0
 
@@ -394,7 +393,7 @@ def test_accuracies_outlive_an_interruption_of_the_timing(
 
     monkeypatch.setattr(timing, "time_device", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(onnx_path, data, timing=timing.TimingConfig())
+        run(onnx_path, data, speed=True)
     assert json.loads(Path("out/validation.json").read_text())["providers"][0]["images"] == sum(COUNTS)
 
 
@@ -449,7 +448,7 @@ def test_starts_and_builds_are_in_the_rows_of_what_was_started(
     onnx_path: Path, student_path: Path, data: RealData, quick_speed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validate, "_build_seconds", lambda path, model, cold_start: 7 + cold_start)
-    result = run(onnx_path, data, against=student_path, timing=timing.TimingConfig(batches=(1,)))
+    result = run(onnx_path, data, against=student_path, speed=True, batches=[1])
     keys = ("name", "cold_start_seconds", "engine_build_seconds")
     assert [tuple(row[key] for key in keys) for row in result["speed"][0]["rows"]] == [
         ("ONNX Runtime cpu", 0.25, 7.25),

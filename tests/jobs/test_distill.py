@@ -4,8 +4,9 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,22 @@ from PIL import Image
 from safetensors import safe_open
 from small_runs import TINY, make_folder, set_bytes, start, steps_logged
 
+from ncfmkit import estimate
 from ncfmkit.config import RuntimeSettings, Settings, override
 from ncfmkit.distillation import loop
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
+from ncfmkit.estimate import Stage
 from ncfmkit.files import digest
 from ncfmkit.jobs import distill as distill_job
 from ncfmkit.jobs import setup
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
-from ncfmkit.run import RunDirectory
+from ncfmkit.run import RunDirectory, load_run
 from ncfmkit.runtime import Runtime, choose_runtime
+from ncfmkit.scoring import baselines as baselines_module
 from ncfmkit.scoring import students
 from ncfmkit.sets import set_file
 
@@ -82,10 +86,10 @@ def test_manifest(scored: Path) -> None:
 
 def test_score_rows(scored: Path) -> None:
     rows = json.loads((scored / "scores.json").read_text())["rows"]
-    assert [r["set"] for r in rows] == ["distilled", "random", "random-decoded", "herding", "whole"]
-    assert [r["images"] for r in rows] == [10, 10, 40, 10, 1347]
-    assert [r["decoded"] for r in rows] == [40, 10, 40, 10, 1347]
-    assert [r["epochs"] for r in rows] == [3, 3, 3, 3, 1]
+    assert [r["set"] for r in rows] == ["distilled", "random", "random-decoded", "mosaic", "herding", "whole"]
+    assert [r["images"] for r in rows] == [10, 10, 40, 10, 10, 1347]
+    assert [r["decoded"] for r in rows] == [40, 10, 40, 40, 10, 1347]
+    assert [r["steps"] for r in rows] == [3, 3, 3, 3, 3, 11]  # one epoch of the whole split in 11 batches
     for row in rows:
         assert row["n"] == 2 == len(row["last"]["values"])
         assert row["network"] == "convnet-2 width 8"
@@ -116,6 +120,113 @@ def test_same_settings_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None
     assert set_bytes(one) == set_bytes(two)
     assert (one / "preview.png").read_bytes() == (two / "preview.png").read_bytes()
     assert set_file.load(other).manifest["sha256"]["images"] != set_file.load(one).manifest["sha256"]["images"]
+
+
+@pytest.mark.parametrize("compile_", ["off", "on"])
+@pytest.mark.filterwarnings("default")  # torch's compiler warns of itself
+def test_a_run_ends_with_the_same_bytes_without_its_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compile_: str
+) -> None:
+    """Everything that a step and a student are made of: psi, both optimizers, a pool that is trained, herding."""
+    told: list[list[Stage]] = []
+
+    def announce(stages: Iterable[Stage]) -> list[Stage]:
+        told.append(estimate.announce(stages))
+        return told[-1]
+
+    def run(name: str) -> Path:
+        monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / f"cache of {name}"))  # each run trains its pool
+        more: dict[str, Any] = {"distill__sampler": "learned", "student__repeats": 2, "runtime__compile": compile_}
+        return start(tmp_path / name, baselines=("random", "herding"), **more)
+
+    monkeypatch.setattr(distill_job, "announce", announce)
+    estimated = run("estimated")
+    monkeypatch.setattr(distill_job, "announce", lambda stages: [])
+    plain = run("plain")
+    assert [stage.name for stage in told[0]] == [
+        "extractor pool",
+        "distilling",
+        "students: distilled, 1 per class",
+        "students: random real, 1 per class",
+        "herding",
+        "students: herding, 1 per class",
+    ]
+    assert set_bytes(estimated) == set_bytes(plain)
+    one, two = ([row["last"]["values"] for row in load_run(path)["scores"]["rows"]] for path in (estimated, plain))
+    assert one == two
+    logged = [
+        [(row["matching"], row["calibration"]) for row in RunDirectory(path).metrics()] for path in (estimated, plain)
+    ]
+    assert logged[0] == logged[1]
+
+
+def test_the_estimate_of_a_resumed_run_is_of_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*arguments: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(students, "score_set", stop)
+        with pytest.raises(Interrupted):
+            start(folder)
+    for newer in (folder / "checkpoint").glob("step-*12.pt"):
+        newer.unlink()
+    capsys.readouterr()
+    distill_job.resume(folder)
+    said = capsys.readouterr().err
+    assert "  distilling: 4 steps, about" in said
+    assert "extractor pool: 2 x" not in said  # it is in the cache
+    distill_job.resume(folder)
+    assert "measured on the first steps" not in capsys.readouterr().err
+
+
+def test_a_dry_run_plans_what_the_run_does(tmp_path: Path, scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = TINY | {"distill.factor": 2, "student.repeats": 2, "student.whole_epochs": 1}
+    baselines = ("random", "random-decoded", "herding", "whole")
+    found = distill_job.dry_run(
+        DataArguments(data="digits"), recipe=None, out=None, baselines=baselines, overrides=overrides
+    )
+    assert list(tmp_path.iterdir()) == []
+    info = load_run(scored)
+    assert {key: found[key] for key in ("data", "settings", "device", "precision", "compile", "baselines")} == {
+        key: info[key] for key in ("data", "settings", "device", "precision", "compile", "baselines")
+    }
+    stages = {stage["name"]: stage for stage in found["estimate"]}
+    assert [f"students: {row['label']}" for row in info["scores"]["rows"]] == [n for n in stages if "students" in n]
+    for row in info["scores"]["rows"]:
+        assert stages[f"students: {row['label']}"]["work"] == f"{row['n']} x {row['epochs']} epochs"
+    assert stages["distilling"]["work"] == "12 steps"
+    assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages.values()))
+    assert found["memory"] > 0
+    assert {Path(name).name for name in found["writes"]} == set(distill_job.ARTIFACTS)
+
+
+def test_the_seed_reaches_every_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start, pool, steps, students and baselines: each alone would make the sets of two seeds differ."""
+    seeds: dict[str, Any] = {}
+
+    def spy(module: Any, name: str, place: int | None = None) -> None:
+        original = getattr(module, name)
+
+        def called(*arguments: Any, **named: Any) -> Any:
+            seeds.setdefault(name, set()).add(named["seed"] if place is None else arguments[place])
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(module, name, called)
+
+    spy(distill_job, "initialize")
+    spy(distill_job, "open_pool")
+    spy(pool_module, "train")
+    spy(loop, "make_problem")
+    spy(students, "score")
+    spy(distill_job, "real_mosaics", 2)
+    spy(baselines_module, "random_subset", 2)
+    start(tmp_path / "run", seed=7, distill__steps=1, baselines=("random", "mosaic"))
+    assert len(seeds) == 7
+    assert all(found == {7} for found in seeds.values()), seeds
 
 
 def test_no_steps_keep_the_initialization(tmp_path: Path) -> None:
@@ -302,7 +413,7 @@ def test_interrupted_in_scoring_then_resumed(
 
 def test_resuming_a_finished_run_changes_nothing(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.read_bytes() for p in scored.rglob("*") if p.is_file()}
-    assert distill_job.resume(scored).manifest == set_file.load(scored).manifest
+    assert distill_job.resume(scored).set.manifest == set_file.load(scored).manifest
     assert "nothing is left to do" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in scored.rglob("*") if p.is_file()} == before
 
@@ -352,6 +463,57 @@ def test_changed_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert steps_logged(out) == list(range(1, 13))
 
 
+def change_size(folder: Path) -> None:
+    for picture in folder.rglob("*.png"):
+        Image.fromarray(np.zeros((9, 9), np.uint8)).save(picture)
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "fewer": (lambda folder: (folder / "a/03.png").unlink(), ["train images: 9 then, 8 now", "'a': 4 then, 3 now"]),
+    "class gone": (lambda folder: shutil.rmtree(folder / "c"), ["classes that are gone: c", "train images: 9 then, 7"]),
+    "class new": (lambda folder: shutil.copytree(folder / "c", folder / "d"), ["classes that are new: d"]),
+    "renamed": (
+        lambda folder: (folder / "a/00.png").rename(folder / "a/9.png"),
+        ["classes and numbers of images are the same"],
+    ),
+    "size": (change_size, ["images: 1x8x8 then, 1x9x9 now"]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changed_about_the_data_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 3, "c": 2})
+    at_step(monkeypatch, 3, terminate)
+    with pytest.raises(Interrupted):
+        start(tmp_path / "run", str(folder), student__repeats=0)
+    act, says = CHANGES[change]
+    act(folder)
+    with pytest.raises(UserError, match=r"Restore them, pass --data .*, or start a new run") as caught:
+        distill_job.resume(tmp_path / "run")
+    for text in says:
+        assert text in str(caught.value)
+
+
+def test_a_run_on_data_in_memory_is_resumed_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    data = (rng.integers(0, 256, (12, 8, 8), np.uint8), np.arange(12) % 2)
+    settings: dict[str, Any] = TINY | {"distill.ipc": 1, "student.repeats": 0, "runtime.compile": "off"}
+    whole = distill_job.distill(data, out=tmp_path / "whole", **settings)
+    at_step(monkeypatch, 9, terminate)
+    with pytest.raises(Interrupted):
+        distill_job.distill(data, out=tmp_path / "run", **settings)
+    assert RunDirectory.open(tmp_path / "run").info()["arguments"]["data"] is None
+    with pytest.raises(UserError, match=r"data in memory, .*: pass them again, as ncfmkit\.resume\('.*', data="):
+        distill_job.resume(tmp_path / "run")
+    with pytest.raises(UserError, match=r"data in memory have changed since .*\n.*train images: 12 then, 10 now"):
+        distill_job.resume(tmp_path / "run", (data[0][:10], data[1][:10]))
+    resumed = distill_job.resume(tmp_path / "run", data)
+    assert set_bytes(tmp_path / "run") == set_bytes(tmp_path / "whole")
+    assert whole.set.classes == resumed.set.classes == ("0", "1")
+
+
 def test_relative_data_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path / "shapes", {"a": 4, "b": 5})
     (tmp_path / "elsewhere").mkdir()
@@ -369,9 +531,9 @@ def test_a_known_name_stays_a_name_beside_a_folder_of_that_name(
 ) -> None:
     (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert DataArguments(data="digits").absolute().data == "digits"
-    assert DataArguments(data="x/*.parquet").absolute().data == str(tmp_path / "x/*.parquet")
-    assert DataArguments(data="mnist", data_root="d").absolute().data_root == str(tmp_path / "d")
+    assert DataArguments(data="digits").recorded()["data"] == "digits"
+    assert DataArguments(data="x/*.parquet").recorded()["data"] == str(tmp_path / "x/*.parquet")
+    assert DataArguments(data="mnist", data_root="d").recorded()["data_root"] == str(tmp_path / "d")
 
 
 def test_non_finite_loss_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,9 +561,9 @@ def test_non_finite_loss_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: 
         ({"runtime__memory_budget": "1KiB"}, "--memory-budget 1 KiB is below what one stored image needs: at least"),
         ({"runtime__memory_budget": "plenty"}, "memory budget 'plenty' is not a size"),
         ({"distill__ipc": 500}, r"--ipc 500 is above the \d+ training images of class '\d'"),
-        ({"distill__factor": 9}, "distill.factor 9 is above the image side 8"),
+        ({"distill__factor": 9}, r"--factor \(distill\.factor\) 9 is above the image side 8"),
         ({"network__name": "vgg11", "network__width": 128}, "network vgg11 needs images of 28 pixels or more, got 8"),
-        ({"network__name": "convnett"}, "unknown network 'convnett': did you mean 'convnet'?"),
+        ({"network__name": "convnett"}, r"--network \(network\.name\): .*got 'convnett'; did you mean 'convnet'\?"),
         ({"network__depth": 9}, "depth"),
         ({"distill__augment": "colour_crop"}, "unknown augmentation 'colour'"),
         ({"data__classes": "0,1,eleven"}, "digits has no class 'eleven'"),
@@ -435,7 +597,7 @@ def test_folders_without_what_a_run_needs(tmp_path: Path) -> None:
 
 
 def test_one_class_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.classes: expected two classes or more"):
+    with pytest.raises(UserError, match=r"--classes \(data\.classes\): expected two or more classes"):
         start(tmp_path / "run", data__classes="3")
     folder = str(make_folder(tmp_path / "shapes", {"round": 4}))
     with pytest.raises(UserError, match="shapes has one class, 'round': a classifier needs two or more"):

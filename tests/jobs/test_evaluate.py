@@ -2,11 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from conftest import build_real, build_set
 from small_runs import evaluate_on, evaluation_settings, make_folder
 
 from ncfmkit.errors import UserError
+from ncfmkit.jobs.evaluate import real_mosaics, requested_scoring
+from ncfmkit.real.arguments import DataArguments
 from ncfmkit.sets import set_file
 
 pytestmark = pytest.mark.usefixtures("one_cache")
@@ -45,3 +50,50 @@ def test_evaluate_without_students_is_refused(scored: Path) -> None:
     settings = evaluation_settings(result, **{"student.repeats": 0})
     with pytest.raises(UserError, match="--repeats 0: expected 1 or more"):
         evaluate_on("digits", result, settings)
+
+
+def test_mosaics_are_real_images_stored_and_decoded_as_the_set_is() -> None:
+    """As many stored images, each of random real ones in place of the distilled, by another draw for every repeat."""
+    real = build_real((30, 30, 30))
+    result = build_set("multi", 2, ipc=3, soft=True)
+    first = real_mosaics(result, real, 5, 0)
+    images = torch.as_tensor(first.images)
+    assert torch.equal(torch.as_tensor(real_mosaics(result, real, 5, 0).images), images)
+    for seed, repeat in ((5, 1), (6, 0)):
+        assert not torch.equal(torch.as_tensor(real_mosaics(result, real, seed, repeat).images), images)
+    assert first.soft_labels is None
+    assert first.labels.tolist() == [c for c in range(3) for _ in range(3 * 5)]
+    assert images.shape == (45, 3, 8, 8)
+    small = torch.nn.functional.interpolate(
+        torch.from_numpy(real.train.images).float(), size=4, mode="bilinear", antialias=True, align_corners=False
+    )
+    stored = images.view(9, 5, 3, 8, 8)[:, 0] * 255  # what factor 1 decodes to
+    for n, image in enumerate(stored):
+        for top, left in ((0, 0), (0, 4), (4, 0), (4, 4)):
+            cell = image[:, top : top + 4, left : left + 4]
+            torch.testing.assert_close(cell, cell.round())
+            nearest = int((small - cell).abs().amax((1, 2, 3)).argmin())
+            assert float((small[nearest] - cell).abs().max()) <= 0.5001  # rounded to a byte
+            assert nearest // 30 == n // 3
+
+
+@pytest.mark.parametrize(
+    ("score", "data", "overrides", "says"),
+    [
+        (True, None, {}, "--score needs --data"),
+        (False, "digits", {}, "pass --score"),
+        (False, None, {"student.epochs": 1}, "pass --score"),
+        (False, None, {"download": True}, "pass --score"),
+    ],
+)
+def test_a_score_that_cannot_be_measured(score: bool, data: str | None, overrides: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        requested_scoring(score, data, overrides)
+
+
+def test_a_score_that_is_measured() -> None:
+    scoring = requested_scoring(True, "digits", {"student.epochs": 1, "skip_bad": True})
+    assert scoring is not None
+    assert scoring.source == DataArguments(data="digits", skip_bad=True)
+    assert scoring.overrides == {"student.epochs": 1}
+    assert requested_scoring(False, None, {}) is None

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from ncfmkit.config import Settings, load_recipe, override, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.jobs import setup
 
@@ -23,3 +25,43 @@ def test_class_lists_from_files(tmp_path: Path) -> None:
         setup.make_settings("digits", None, {"data.classes": str(empty)})
     with pytest.raises(UserError, match="expected a text file with one class a line"):
         setup.make_settings("digits", None, {"data.classes": str(binary)})
+
+
+def test_a_budget_that_leaves_stored_images_without_training_is_refused() -> None:
+    bound = {"distill.decode": "bound", "distill.ipc": 3, "distill.factor": 2}
+    for budget in ("none", 12, 13, 15):
+        assert setup.make_settings("digits", None, bound | {"distill.decoded_per_class": budget})
+    for budget in (1, 11, 16):
+        with pytest.raises(UserError, match=rf"distill.decoded_per_class {budget}: .* expected 12 .* to 15 "):
+            setup.make_settings("digits", None, bound | {"distill.decoded_per_class": budget})
+
+
+def test_a_cpu_gets_cpu_sized_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = setup.make_settings("photos/", None, {"ipc": 1, "device": "cpu"})
+    assert settings == override(load_recipe("cpu"), {"distill.ipc": 1, "runtime.device": "cpu"})
+    said = capsys.readouterr().err
+    assert "the device is a CPU: recipe cpu (pool of 4 x 8 epochs, 350 steps, 3 x 300 epochs per score)" in said
+    assert "--recipe paper selects pool of 20 x 60 epochs, 20,000 steps, 10 x 2,000 epochs per score" in said
+
+
+def test_the_cpu_recipe_is_that_of_cifar10_but_for_the_data() -> None:
+    own, cifar = (to_dict(load_recipe(name)) for name in ("cpu", "cifar10-ipc10-cpu"))
+    assert cifar["network"].pop("depth") == 3  # by the size of the images; any data have their own
+    assert own["network"].pop("depth") is None
+    for table in (own, cifar):
+        del table["data"], table["recipe"]
+    assert own == cifar
+
+
+def test_a_gpu_gets_the_papers_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    settings = setup.make_settings("photos/", None, {})
+    assert settings == override(Settings(recipe="paper"), {"distill.sampler": "learned"})
+    assert "the device is a GPU: recipe paper" in capsys.readouterr().err
+    assert setup.make_settings("photos/", None, {"runtime.device": "cpu"}).recipe == "cpu"
+
+
+def test_a_recipe_of_the_user_or_of_the_data_comes_before_the_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert setup.make_settings("digits", None, {}).recipe == "digits"
+    assert setup.make_settings("photos/", "paper", {}).pool.members == 20
+    assert capsys.readouterr().err == ""

@@ -15,7 +15,7 @@ from ncfmkit import training
 from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.jobs import setup
 from ncfmkit.jobs import train as train_job
-from ncfmkit.jobs.train import train
+from ncfmkit.jobs.train import train_real
 from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
 from ncfmkit.run import read_checkpoint
@@ -45,9 +45,9 @@ def test_a_student_is_not_overwritten(scored: Path, student: tuple[Path, dict[st
     before = student[0].read_bytes()
     result = set_file.load(scored)
     with pytest.raises(UserError, match="already exists: pass --force"):
-        train(result, None, evaluation_settings(result), runtime, out=student[0])
+        train_real(result, None, evaluation_settings(result), runtime, out=student[0])
     with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
-        train(result, None, evaluation_settings(result), runtime, out=scored / "nowhere" / "s.safetensors")
+        train_real(result, None, evaluation_settings(result), runtime, out=scored / "nowhere" / "s.safetensors")
     assert student[0].read_bytes() == before
 
 
@@ -70,7 +70,7 @@ def train_some(scored: Path, runtime: Runtime, out: Path, real: RealData | None 
     """Six epochs with a milestone, momentum and augmentation; the bytes of the student."""
     result = set_file.load(scored)
     how = {"student.epochs": 6, "student.milestones": "0.5", "student.augment": "flip_crop", "student.batch": 64}
-    train(result, real, evaluation_settings(result, **how | changes), runtime, out=out)
+    train_real(result, real, evaluation_settings(result, **how | changes), runtime, out=out)
     return out.read_bytes()
 
 
@@ -148,7 +148,7 @@ def test_the_checkpoint_of_another_training(
         train_some(scored, runtime, out, seed=5)
     assert kept.read_bytes() == before
     result = set_file.load(scored)
-    train(result, None, evaluation_settings(result), runtime, out=out, force=True)
+    train_real(result, None, evaluation_settings(result), runtime, out=out, force=True)
     assert "going on" not in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
@@ -172,11 +172,11 @@ def test_force_replaces_a_student_once_the_new_one_is_trained(
     with monkeypatch.context() as patch:
         interrupted_after(patch, 1)
         with pytest.raises(Interrupted):
-            train(result, None, evaluation_settings(result), runtime, out=out, force=True)
+            train_real(result, None, evaluation_settings(result), runtime, out=out, force=True)
     assert out.read_bytes() == before
-    train(result, None, evaluation_settings(result), runtime, out=out, force=True)  # goes on
+    train_real(result, None, evaluation_settings(result), runtime, out=out, force=True)  # goes on
     after = out.read_bytes()
-    train(result, None, evaluation_settings(result), runtime, out=tmp_path / "whole.safetensors")
+    train_real(result, None, evaluation_settings(result), runtime, out=tmp_path / "whole.safetensors")
     assert after == (tmp_path / "whole.safetensors").read_bytes() != before
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from ncfmkit.config import SETTINGS
 from ncfmkit.errors import UserError
 from ncfmkit.networks import NETWORKS, build
 
@@ -165,6 +166,10 @@ def test_the_global_generator_decides_the_weights() -> None:
         assert torch.equal(a, b)
 
 
+def test_the_setting_lists_the_networks_of_the_table() -> None:
+    assert SETTINGS["network.name"].choices == tuple(NETWORKS)
+
+
 def test_unknown_name_with_and_without_a_near_match() -> None:
     with pytest.raises(UserError, match=r"'resnet-18': .*'resnet18'\? known: convnet"):
         build("resnet-18", channels=3, classes=10, size=32)
@@ -181,13 +186,13 @@ def test_too_small_images_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("depth", [0, 6])
 def test_convnet_depth_out_of_range(depth: int) -> None:
-    with pytest.raises(UserError, match=f"depth {depth} .*32 pixels: at most 5"):
+    with pytest.raises(UserError, match=rf"--depth \(network\.depth\) {depth} .*32 pixels: expected 1 to 5"):
         build("convnet", channels=3, classes=10, size=32, depth=depth)
 
 
 @pytest.mark.parametrize("name", [name for name, row in NETWORKS.items() if not row.takes_width])
 def test_other_networks_refuse_a_width_or_depth(name: str) -> None:
-    with pytest.raises(UserError, match=r"fixed width: leave out network\.width, got 64"):
+    with pytest.raises(UserError, match=r"fixed width: leave out --width \(network\.width\), got 64"):
         build(name, channels=3, classes=10, size=32, width=64)
-    with pytest.raises(UserError, match=r"fixed depth: leave out network\.depth, got 3"):
+    with pytest.raises(UserError, match=r"fixed depth: leave out --depth \(network\.depth\), got 3"):
         build(name, channels=3, classes=10, size=32, depth=3)

@@ -1,5 +1,9 @@
 """Shards, from small generated data, against a naive decode and the webdataset library."""
 
+import io
+import json
+import tarfile
+
 import numpy as np
 import pytest
 import webdataset as wds
@@ -38,14 +42,120 @@ def test_shards_without_names_and_with_holdout(tmp_path):
     assert (data.classes, data.train.counts().tolist(), data.test.counts().tolist()) == (("0", "1"), [3, 3], [1, 1])
 
 
+def write(path, *samples):
+    """A shard of samples, which have the keys 0, 1, 2, ..."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wds.TarWriter(str(path), encoder=False) as tar:
+        for key, sample in enumerate(samples):
+            tar.write({"__key__": str(key)} | sample)
+
+
+def test_labels_in_json(tmp_path):
+    contents = [encoded(i) for i in pixels(4)]
+    about = [{"id": i, "label": i % 2, "kind": "ab"[i // 2]} for i in range(4)]
+    path = tmp_path / "w.tar"
+    write(path, *({"png": c, "json": json.dumps(a).encode()} for c, a in zip(contents, about, strict=True)))
+    assert_sorted_copy(open_real(str(path), PLAIN).train, [decoded(c) for c in contents], [0, 1, 0, 1])
+    data = open_real(str(path), DataSettings(label_column="kind"))
+    assert data.classes == ("a", "b")
+    assert_sorted_copy(data.train, [decoded(c) for c in contents], [0, 0, 1, 1])
+    with pytest.raises(UserError, match=r"w\.tar member 0\.json: .* under 'sort', got None \(it has id, label, kind\)"):
+        open_real(str(path), DataSettings(label_column="sort"))
+    for wrong, says in ((b"{", "is not readable JSON"), (b"[1]", r"expected a JSON object .*got \[1\]")):
+        write(path, {"png": contents[0], "json": wrong})
+        with pytest.raises(UserError, match=rf"w\.tar member 0\.json:? {says}"):
+            open_real(str(path), PLAIN)
+    write(path, {"png": contents[0], "json": b'{"caption": "a cat"}'})
+    with pytest.raises(UserError, match=r"member 0: no label \(\.cls, or in \.json .*--label-column"):
+        open_real(str(path), PLAIN)
+
+
+def test_cls_counts_before_json_in_either_order_and_a_setting_before_both(tmp_path):
+    picture, about = encoded(pixels(1)[0]), b'{"label": 1}'
+    with tarfile.open(tmp_path / "w.tar", "w") as tar:
+        for name in ("a.cls", "a.json", "a.png", "b.json", "b.cls", "b.png"):
+            content = {"cls": b"0" if name[0] == "a" else b"2", "json": about, "png": picture}[name[2:]]
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    by_cls = open_real(str(tmp_path / "w.tar"), DataSettings(classes=("0", "2")))  # .json says 1
+    assert by_cls.train.counts().tolist() == [1, 1]
+    write(tmp_path / "w.tar", {"png": picture, "cls": b"junk \xff", "json": b'{"label": 0}'})
+    assert open_real(str(tmp_path / "w.tar"), DataSettings(label_column="label")).train.labels.tolist() == [0]
+    write(tmp_path / "w.tar", {"png": picture, "cls": b"0", "json": b"no JSON"})
+    assert open_real(str(tmp_path / "w.tar"), DataSettings(label_column="cls")).train.labels.tolist() == [0]
+
+
+def test_labels_that_are_texts(tmp_path):
+    contents = [encoded(i) for i in pixels(3)]
+    shard(tmp_path / "w/train-0.tar", contents[:2], ["red", "green"])
+    shard(tmp_path / "w/test-0.tar", contents[1:], ["green", "red"])
+    data = open_real(str(tmp_path / "w"), PLAIN)
+    assert (data.classes, data.test.labels.tolist()) == (("green", "red"), [0, 1])
+    assert_sorted_copy(data.train, [decoded(c) for c in contents[:2]], [1, 0])
+    (tmp_path / "w/classes.txt").write_text("red\ngreen\n")
+    assert open_real(str(tmp_path / "w"), PLAIN).classes == ("red", "green")
+    shard(tmp_path / "w/test-0.tar", contents[1:], ["gren", "red"])
+    with pytest.raises(
+        UserError, match=r"test-0\.tar member .*'gren' is not one of the 2 classes; did you mean 'green'"
+    ):
+        open_real(str(tmp_path / "w"), PLAIN)
+    shard(tmp_path / "w/test-0.tar", contents[1:], ["0", "1"])
+    with pytest.raises(UserError, match=r"train-0\.tar member .* and test-0\.tar member .*: one has an integer label"):
+        open_real(str(tmp_path / "w"), PLAIN)
+    shard(tmp_path / "w/train-1.tar", contents[1:], ["0", "1"])
+    with pytest.raises(UserError, match=r"train-[01]\.tar .* and train-[01]\.tar .*: one has an integer label"):
+        open_real(str(tmp_path / "w"), PLAIN)
+
+
+def test_pictures_under_another_extension(tmp_path):
+    left, right = (encoded(i) for i in pixels(2))
+    write(tmp_path / "w.tar", {"left.png": left, "right.png": right, "cls": b"0"})
+    for name, content in (("left.png", left), ("right.png", right)):
+        data = open_real(str(tmp_path / "w.tar"), DataSettings(image_column=name))
+        assert_sorted_copy(data.train, [decoded(content)], [0])
+
+
+def test_every_format_is_a_member(tmp_path):
+    kinds = ("gif", "tiff", "bmp", "jp2", "ppm")
+    contents = [
+        encoded(image, {"jp2": "jpeg2000"}.get(kind, kind)) for image, kind in zip(pixels(5), kinds, strict=True)
+    ]
+    with wds.TarWriter(str(tmp_path / "all.tar"), encoder=False) as tar:
+        for i, (kind, content) in enumerate(zip(kinds, contents, strict=True)):
+            tar.write({"__key__": f"{i}", kind: content, "cls": str(i % 2).encode(), "txt": b"no picture"})
+    data = open_real(str(tmp_path / "all.tar"), PLAIN)
+    assert_sorted_copy(data.train, [decoded(content) for content in contents], [0, 1, 0, 1, 0])
+
+
+def test_two_pictures_in_a_sample(tmp_path):
+    with wds.TarWriter(str(tmp_path / "two.tar"), encoder=False) as tar:
+        tar.write({"__key__": "k", "jpg": encoded(pixels(1)[0], "jpeg"), "png": encoded(pixels(1)[0]), "cls": b"0"})
+    with pytest.raises(
+        UserError, match=r"two\.tar member k: has two pictures, k\.jpg and k\.png: .*--image-column png"
+    ):
+        open_real(str(tmp_path / "two.tar"), PLAIN)
+
+
 def test_shard_errors(tmp_path):
     good = encoded(pixels(1)[0])
-    shard(tmp_path / "word.tar", [good], ["cat"])
-    with pytest.raises(UserError, match=r"word\.tar member word/0000\.cls: .*integer.* b'cat'"):
-        open_real(str(tmp_path / "word.tar"), PLAIN)
+    write(tmp_path / "odd.tar", {"png": good, "cls": b"\xff"})
+    with pytest.raises(UserError, match=r"odd\.tar member 0\.cls: expected a label, an integer or a text, got b'.xff'"):
+        open_real(str(tmp_path / "odd.tar"), PLAIN)
+    write(tmp_path / "empty.tar", {"png": good, "cls": b" \n"})
+    with pytest.raises(UserError, match=r"empty\.tar member 0\.cls: expected a label, .* got an empty file"):
+        open_real(str(tmp_path / "empty.tar"), PLAIN)
+    write(tmp_path / "mixed.tar", {"png": good, "cls": b"1"}, {"png": good, "cls": b"cat"})
+    with pytest.raises(UserError, match=r"mixed\.tar member 1\.png: expected an integer as label, .*got 'cat'"):
+        open_real(str(tmp_path / "mixed.tar"), PLAIN)
+    write(tmp_path / "twice.tar", {"png": good, "jpg": good, "cls": b"1"})
+    with pytest.raises(UserError, match=r"twice\.tar member 0: has two pictures, 0\.jpg and 0\.png: .*--image-column"):
+        open_real(str(tmp_path / "twice.tar"), PLAIN)
     with wds.TarWriter(str(tmp_path / "half.tar"), encoder=False) as tar:
         tar.write({"__key__": "k", "png": good})
-    with pytest.raises(UserError, match=r"half\.tar member k: no label \(\.cls\) beside it"):
+    with pytest.raises(
+        UserError, match=r"half\.tar member k: no label \(\.cls, or in \.json .*--label-column.*\) beside it"
+    ):
         open_real(str(tmp_path / "half.tar"), PLAIN)
     whole = (tmp_path / "half.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[:600])

@@ -36,7 +36,7 @@ def test_score_table_is_readable_at_80_columns(network):
     text = rendered([score("random-decoded", 0.893, network=network, images=50_000), score("whole", 0.9705)], width=80)
     heading, rule = text.splitlines()[:3], [line.startswith("─") for line in text.splitlines()]
     assert rule.index(True) == 2  # headings of two lines
-    assert heading[1].split() == ["set", "epochs", "stored", "on", "last", "whole", "n", "best*"]
+    assert heading[1].split() == ["set", "steps", "stored", "on", "last", "whole", "n", "best*"]
     assert "…" not in text
     assert "best epoch (peeks at the test set)" in text
     assert network in text

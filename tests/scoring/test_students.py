@@ -1,21 +1,25 @@
 """Students and their scores: what is drawn, what is reported, and that training together changes nothing."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from conftest import build_real
 from torch.func import functional_call
 
-from ncfmkit.config import NetworkSettings, StudentSettings
+from ncfmkit.config import NetworkSettings, PoolSettings, Settings, StudentSettings
 from ncfmkit.errors import UserError
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import Classifier, network_builder
-from ncfmkit.real.store import RealData
+from ncfmkit.real.store import RealData, Split
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import baselines, students
 from ncfmkit.sets.synthetic import SyntheticSet
+from ncfmkit.training import StackedModels, Weights
 
 SHORT = StudentSettings(epochs=4, batch=16, evaluations=2, repeats=2)
 
@@ -147,3 +151,103 @@ def test_a_decoded_set_trains_by_its_soft_labels(real: RealData, soft: bool) -> 
     assert data.soft_labels is logits
     assert (len(data), data.classes, data.mean, data.std) == (12, 3, real.mean, real.std)
     assert data.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def scored(
+    real: RealData, runtime: Runtime, network: NetworkSettings, *names: str, decoded: int = 4, **student: Any
+) -> list[dict[str, Any]]:
+    """Rows of a score of random real images that stand for a set of one stored image a class, and of baselines."""
+    settings = Settings(network=network, pool=PoolSettings(epochs=1), student=dataclasses.replace(SHORT, **student))
+    scores = students.score_set(
+        baselines.random_subset(real, decoded, 1, 0),
+        real,
+        settings,
+        stored=1,
+        baselines=names,
+        mosaic=lambda repeat: baselines.random_subset(real, decoded, 2, repeat),
+        herding=lambda count: baselines.random_subset(real, count, 3, 0),
+        runtime=runtime,
+    )
+    return scores["rows"]
+
+
+def test_scores_are_of_the_test_split(runtime: Runtime, tiny_network: NetworkSettings) -> None:
+    """The test images show another class than their labels say: whoever knows the training images gets all wrong."""
+    seen = build_real((20, 20, 20), test_counts=(8, 8, 8))
+    assert seen.test is not None
+    swapped = Split(np.roll(seen.test.images, 8, axis=0), seen.test.offsets)
+    real = dataclasses.replace(seen, test=swapped)
+    rows = scored(real, runtime, tiny_network, "whole", decoded=20, epochs=20, repeats=1, cutmix=0.0, lr=3e-3)
+    assert [row["last"]["mean"] < 0.1 for row in rows] == [True, True]
+    (state, accuracy) = students.train_student(
+        labeled(real, real.train),
+        network_builder(tiny_network, real),
+        dataclasses.replace(SHORT, epochs=20, cutmix=0.0, lr=3e-3),
+        test=held_out(real),
+        seed=0,
+        runtime=runtime,
+    )
+    assert state
+    assert accuracy is not None
+    assert accuracy < 0.1
+
+
+def test_baselines_take_as_many_gradient_steps_as_the_set(
+    monkeypatch: pytest.MonkeyPatch, real: RealData, runtime: Runtime, tiny_network: NetworkSettings
+) -> None:
+    """The set decodes to 12 images, 3 batches an epoch; 3 images are 1 batch, and the whole split's 21 are 6."""
+    taken: list[int] = []
+    step, load = torch.optim.AdamW.step, StackedModels.load
+
+    def counted(self: torch.optim.AdamW, *arguments: Any, **named: Any) -> Any:
+        taken[-1] += 1
+        return step(self, *arguments, **named)
+
+    def loaded(self: StackedModels, states: Any) -> None:
+        taken.append(0)
+        load(self, states)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    monkeypatch.setattr(StackedModels, "load", loaded)
+    rows = scored(real, runtime, tiny_network, *baselines.BASELINES, epochs=6, batch=4)
+    assert [row["set"] for row in rows] == ["distilled", *baselines.BASELINES]
+    epochs = {"distilled": 6, "random": 18, "random-decoded": 6, "mosaic": 6, "herding": 18, "whole": 3}
+    assert {row["set"]: row["epochs"] for row in rows} == epochs
+    assert [row["steps"] for row in rows] == [18] * 6 == taken
+
+
+def test_the_whole_split_is_trained_no_shorter_than_its_own_epochs(
+    real: RealData, runtime: Runtime, tiny_network: NetworkSettings
+) -> None:
+    for own, epochs in ((2, 3), (3, 3), (5, 5)):
+        whole = scored(real, runtime, tiny_network, "whole", epochs=6, batch=4, whole_epochs=own)[1]
+        assert (whole["epochs"], whole["steps"]) == (epochs, 6 * epochs)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_every_student_starts_and_trains_by_draws_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, real: RealData, build: Callable[[], Classifier], runtime: Runtime, together: int
+) -> None:
+    starts: list[Weights] = []
+    keys: list[tuple[int, int]] = []
+    load, train = StackedModels.load, students.train
+
+    def loaded(self: StackedModels, states: list[Weights]) -> None:
+        starts.extend(states)
+        load(self, states)
+
+    def spy(*arguments: Any, **named: Any) -> None:
+        keys.extend((named["seed"], key) for key in named["keys"])
+        train(*arguments, **named)
+
+    monkeypatch.setattr(StackedModels, "load", loaded)
+    monkeypatch.setattr(students, "train", spy)
+    monkeypatch.setattr(students, "side_by_side", lambda *_: together)
+    sets = [labeled(real, real.train)] * 3
+    for seed in (0, 1):
+        students.score(sets, held_out(real), build, SHORT, seed=seed, runtime=runtime, title="t")
+    weights = [torch.cat([v.flatten() for v in state.values() if v.ndim > 1]) for state in starts]
+    assert len(weights) == 6
+    for one, other in itertools.combinations(weights, 2):
+        assert float((one - other).abs().median()) > 1e-3
+    assert keys == [(seed, key) for seed in (0, 1) for key in range(3)]

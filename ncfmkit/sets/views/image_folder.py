@@ -1,10 +1,9 @@
-"""A set as a folder of class folders, as `torchvision.datasets.ImageFolder` reads it: `FOLDER/00000.png`.
+"""A set as class folders of pictures, `FOLDER/00000.png`, as `torchvision.datasets.ImageFolder` reads them.
 
-Pictures count up within their class. Soft labels lie beside the folders in `soft_labels.npy`, float16 `[D, K]`: the
+Pictures are numbered within their class. Soft labels are in `soft_labels.npy` beside the folders, float16 `[D, K]`: the
 logits of all D decoded images over the K classes.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,38 +12,33 @@ from typing import BinaryIO
 import numpy as np
 
 from ncfmkit.errors import UserError
-from ncfmkit.real.listing import TEST_NAMES
+from ncfmkit.real.listing import TEST_NAMES, TRAIN_NAMES
 from ncfmkit.sets.views import npy, pictures
+from ncfmkit.sets.views.file_names import safe_name
 from ncfmkit.sets.views.records import Contents, Record
 
 SOFT = "soft_labels.npy"
-LONGEST_NAME = 100  # characters of a folder's name
-SAFE = re.compile(r"\w([\w ,.'()&+-]*[\w)'+-])?", re.ASCII)  # Windows drops a dot or space at the end
-DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]) *(\..*)?", re.IGNORECASE)  # what Windows takes them for
 # what else a package has, and names of splits: ncfmkit reads a folder `train` as a split, not as a class
-TAKEN = {"ncfmkit.json", "readme.md", "sha256sums", "preview.png", "synthetic.safetensors", SOFT, "train", *TEST_NAMES}
+TAKEN = {"ncfmkit.json", "readme.md", "sha256sums", "preview.png", "synthetic.safetensors", SOFT}
+TAKEN |= {*TRAIN_NAMES, *TEST_NAMES}
 
 
 def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
     """The folder of each class: its name, where all names are safe on every file system and in label order.
 
-    Otherwise all are numbered: `03_shirt`, with lower-case letters, digits and hyphens. ImageFolder numbers classes by
-    their sorted folders, so that either way its labels are the package's.
+    Otherwise all get their label and their name with hyphens for unsafe characters: `03_T-shirt-top`. ImageFolder
+    numbers classes by their sorted folders, so that either way its labels are the package's.
     """
-    distinct = len({name.lower() for name in classes}) == len(classes)
+    # file systems that ignore case, as those of Windows and macOS do, see one folder in two such names
+    distinct = len({name.casefold() for name in classes}) == len(classes)
     if distinct and list(classes) == sorted(classes) and all(map(_is_safe, classes)):
         return classes
     digits = max(2, len(str(len(classes) - 1)))
-    return tuple(f"{label:0{digits}d}_{_slug(name)}".rstrip("_") for label, name in enumerate(classes))
+    return tuple(safe_name(f"{label:0{digits}d}_{name}").rstrip("_") for label, name in enumerate(classes))
 
 
 def _is_safe(name: str) -> bool:
-    plain = SAFE.fullmatch(name) and len(name) <= LONGEST_NAME
-    return bool(plain) and not DEVICES.fullmatch(name) and name.lower() not in TAKEN
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:LONGEST_NAME].rstrip("-")
+    return safe_name(name) == name and name[:1] not in ("", ".", "-", " ") and name.casefold() not in TAKEN
 
 
 def _file_name(contents: Contents, number: int) -> str:

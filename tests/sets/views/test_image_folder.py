@@ -21,6 +21,9 @@ from ncfmkit.sets.views.image_folder import folder_names
         ("English springer", "tench, Tinca (fish)"),
         ("A", "b"),
         ("n01440764", "n02"),
+        ("caf\u00e9", "\u4e2d\u6587", "\U0001f431 cat"),
+        ("a", "\U0001f469\u200d\U0001f52c"),
+        ("a" * 255, "b"),
     ],
 )
 def test_folders_have_the_names_of_their_classes(classes):
@@ -30,26 +33,32 @@ def test_folders_have_the_names_of_their_classes(classes):
 @pytest.mark.parametrize(
     ("classes", "folders"),
     [
-        (("T-shirt/top", "Trouser"), ("00_t-shirt-top", "01_trouser")),
+        (("T-shirt/top", "Trouser"), ("00_T-shirt-top", "01_Trouser")),
         (("dog", "cat"), ("00_dog", "01_cat")),
         (("..", "a"), ("00", "01_a")),
         (("", "a"), ("00", "01_a")),
-        (("CON", "a"), ("00_con", "01_a")),
-        (("aux.png", "b"), ("00_aux-png", "01_b")),
-        (("Cat", "cat"), ("00_cat", "01_cat")),
+        (("CON", "a"), ("00_CON", "01_a")),
+        (("aux.png", "b"), ("00_aux.png", "01_b")),
+        (("COM\u00b9", "a"), ("00_COM\u00b9", "01_a")),
+        (("Cat", "cat"), ("00_Cat", "01_cat")),
         (("cat", "cat"), ("00_cat", "01_cat")),
+        (("strasse", "stra\u00dfe"), ("00_strasse", "01_stra\u00dfe")),
         (("a.", "b"), ("00_a", "01_b")),
         (("a ", "b"), ("00_a", "01_b")),
-        ((" a", "b"), ("00_a", "01_b")),
-        ((".git", "b"), ("00_git", "01_b")),
-        (("-rf", "b"), ("00_rf", "01_b")),
-        (("a\n", "b"), ("00_a", "01_b")),
+        ((" a", "b"), ("00_ a", "01_b")),
+        ((".git", "b"), ("00_.git", "01_b")),
+        (("-rf", "b"), ("00_-rf", "01_b")),
+        (("a\n", "b"), ("00_a-", "01_b")),
         (("a\x00b", "c"), ("00_a-b", "01_c")),
-        (("C:", "D"), ("00_c", "01_d")),
-        (("a", "\u732b"), ("00_a", "01")),
-        (("README.md", "b"), ("00_readme-md", "01_b")),
+        (("a\u2028b", "c"), ("00_a-b", "01_c")),
+        (("a\u3000b", "c"), ("00_a b", "01_c")),
+        (("C:", "D"), ("00_C-", "01_D")),
+        (("\u732b", "a"), ("00_\u732b", "01_a")),
+        (("cafe\u0301", "d"), ("00_caf\u00e9", "01_d")),  # decomposed: not the bytes that every system has
+        (("README.md", "b"), ("00_README.md", "01_b")),
         (("a", "train"), ("00_a", "01_train")),
-        (("a", "b" * 200), ("00_a", "01_" + "b" * 100)),
+        (("a", "b" * 256), ("00_a", "01_" + "b" * 252)),
+        (("a", "\u732b" * 100), ("00_a", "01_" + "\u732b" * 84)),
     ],
 )
 def test_folders_are_numbered_where_names_will_not_do(classes, folders):
@@ -72,7 +81,9 @@ def test_what_the_folder_holds(package):
 
 
 @pytest.mark.parametrize("encoding", ["png", "webp"])
-@pytest.mark.parametrize("classes", [CLASSES, ("shirt", "T-shirt/top")])
+@pytest.mark.parametrize(
+    "classes", [CLASSES, ("shirt", "T-shirt/top"), ("caf\u00e9", "\u4e2d\u6587"), ("\u732b/\u72ac", "\U0001f431")]
+)
 def test_imagefolder_reads_it(package, encoding, classes):
     image_folders = import_torchvision().datasets.ImageFolder
     folder, contents = package(image_folder, encoding=encoding, classes=classes)

@@ -23,7 +23,10 @@ SAMPLE_BYTES = 4096  # of a sample with four small members
     [
         ("cifar10-ipc10", "cifar10-ipc10-000003.tar"),
         ("../../etc/Pass wd{0..9}", "etc-pass-wd-0-9-000003.tar"),
-        ("\u732b", "set-000003.tar"),
+        ("\u732b-IPC10", "\u732b-ipc10-000003.tar"),
+        ("?!", "set-000003.tar"),
+        ("CON", "con-000003.tar"),
+        ("\u732b" * 99, "\u732b" * 26 + "-000003.tar"),
         ("my test set", "train-my-test-set-000003.tar"),
         ("val-train", "train-val-train-000003.tar"),
         ("train-val", "train-val-000003.tar"),

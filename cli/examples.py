@@ -1,0 +1,37 @@
+"""What --help shows as examples of each command. tests/cli/test_examples.py runs them as they are written."""
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "distill": (
+        "ncfmkit distill digits",
+        "ncfmkit distill photos/ --ipc 10 --size 64 --resize crop --holdout 0.1",
+        "ncfmkit distill --resume runs/digits-ipc1",
+    ),
+    "pretrain": ("ncfmkit pretrain digits", "ncfmkit pretrain cifar10 --recipe cifar10-ipc10 --download"),
+    "recipes": ("ncfmkit recipes", "ncfmkit recipes cifar10-ipc10-cpu", "ncfmkit recipes --networks"),
+    "inspect": ("ncfmkit inspect runs/digits-ipc1", "ncfmkit inspect student.onnx"),
+    "evaluate": (
+        "ncfmkit evaluate runs/digits-ipc1 --data digits --baselines random,whole",
+        "ncfmkit evaluate runs/digits-ipc1 --data digits --network alexnet --repeats 3",
+    ),
+    "train": ("ncfmkit train runs/digits-ipc1 --data digits --out student.safetensors",),
+    "pack": (
+        "ncfmkit pack runs/digits-ipc1 --to webdataset",
+        "ncfmkit pack runs/digits-ipc1 --to parquet --license bsd-3-clause",
+    ),
+    "verify": ("ncfmkit verify digits-ipc1-webdataset", "ncfmkit verify runs/digits-ipc1 --score --data digits"),
+    "unpack": ("ncfmkit unpack digits-ipc1-webdataset --out digits.safetensors",),
+    "convert": ("ncfmkit convert released.pt --data cifar10 --values normalized --out released.safetensors",),
+    "export": (
+        "ncfmkit export student.safetensors --data digits",
+        "ncfmkit export student.safetensors --precision int8 --calibration runs/digits-ipc1",
+    ),
+    "validate": ("ncfmkit validate student.onnx --data digits --against student.safetensors",),
+    "predict": ("ncfmkit predict student.onnx photos/ --topk 3 > answers.jsonl",),
+    "doctor": ("ncfmkit doctor", "ncfmkit doctor --json"),
+}
+
+
+def epilog(command: str) -> str:
+    """The text below a command's help; a blank line keeps two examples apart."""
+    examples = EXAMPLES[command]
+    return "\n\n".join(["Example:" if len(examples) == 1 else "Examples:", *(f"  {line}" for line in examples)])
