@@ -231,9 +231,10 @@ def main() -> int:
             second = (moment + rng.uniform(0, 0.3),) if number % 3 == 0 else ()
             trial = interrupt(name, chosen[name], made / "cache", (moment, *second))
             trials.append(trial)
+            moments = ", ".join(f"{m:.3f}" for m in trial.moments)
+            print(f"{number + 1}. {name} at {moments} s: {trial.kind}", flush=True)
             for problem in trial.problems:
-                moments = ", ".join(f"{m:.3f}" for m in trial.moments)
-                print(f"{name} at {moments} s: {problem}\n{trial.err}", flush=True)
+                print(f"WRONG: {problem}\n{trial.err}", flush=True)
     for kind, count in Counter(trial.kind for trial in trials).most_common():
         print(f"{count:4d}  {kind}")
     waited = [t.seconds - t.moments[0] for t in trials if t.code == 130]

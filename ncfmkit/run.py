@@ -196,8 +196,8 @@ class RunDirectory:
 def _foreign_entries(path: Path) -> list[str]:
     """What lies in a folder and is not a run's; all of it where there is no run."""
     names = sorted(entry.name for entry in path.iterdir())
-    temporary = re.compile(r"\..*\.tmp")  # of a process that was killed
-    return [name for name in names if "run.json" not in names or not (name in ENTRIES or temporary.fullmatch(name))]
+    others = re.compile(r"\..*\.tmp|events\.out\.tfevents\..*")  # of a process that was killed; of TensorBoard
+    return [name for name in names if "run.json" not in names or not (name in ENTRIES or others.fullmatch(name))]
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:

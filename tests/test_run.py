@@ -180,6 +180,7 @@ def test_force_keeps_the_earlier_run_until_the_new_one_is_done(run: RunDirectory
 
 def test_force_replaces_nothing_but_a_run(run: RunDirectory) -> None:
     (run.path / ".run.json.77.tmp").touch()  # of a process that was killed
+    (run.path / "events.out.tfevents.1700000000.host.1.0").touch()  # of --log tensorboard
     RunDirectory.free(run.path, force=True)
     (run.path / "student.safetensors").write_text("mine")
     with pytest.raises(
