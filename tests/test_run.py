@@ -191,6 +191,19 @@ def test_force_replaces_nothing_but_a_run(run: RunDirectory) -> None:
     assert not run.path.with_name("run.old").exists()
 
 
+@pytest.mark.parametrize("said", [b"{", b"[]", b'{"replaces": 5}', json.dumps(INFO | {"replaces": [5]}).encode()])
+def test_force_replaces_a_damaged_run(run: RunDirectory, said: bytes) -> None:
+    run.info_file.write_bytes(said)
+    RunDirectory.create(run.path, INFO, force=True).finish()
+    assert content(run.path.parent) == {"run", "run/run.json"}
+
+
+def test_force_does_not_take_a_run_from_another_process(run: RunDirectory) -> None:
+    with run.alone(), pytest.raises(UserError, match="another process works in"):
+        RunDirectory.create(run.path, INFO, force=True)
+    assert run.info() == INFO
+
+
 @pytest.mark.parametrize("name", ["../victim", "victim", "run.old/../victim", "run.older", "run.old-x"])
 def test_a_run_says_in_vain_that_it_replaces_other_folders(run: RunDirectory, name: str) -> None:
     victim = run.path.parent / name.removeprefix("../").removeprefix("run.old/../")
