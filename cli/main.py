@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ncfmkit._version import __version__
+from ncfmkit.cli.cache import cache
 from ncfmkit.cli.convert import convert
 from ncfmkit.cli.distill import distill
 from ncfmkit.cli.doctor import doctor
@@ -92,7 +93,7 @@ _COMMANDS = (
     *(distill, pretrain, evaluate, train),
     *(pack, unpack, verify, convert, inspect),
     *(export, validate, predict),
-    *(recipes, doctor),
+    *(recipes, doctor, cache),
 )
 for _command in _COMMANDS:
     app.command()(with_exit_codes(_command))

@@ -12,7 +12,20 @@ import ncfmkit
 
 ROOT = Path(__file__).resolve().parents[1]
 
-BASE = {"_version", "errors", "config", "progress", "rng", "files", "runtime", "run", "mosaic", "augment", "recipes"}
+BASE = {
+    "_version",
+    "errors",
+    "config",
+    "progress",
+    "rng",
+    "files",
+    "in_use",
+    "runtime",
+    "run",
+    "mosaic",
+    "augment",
+    "recipes",
+}
 ROOMS: dict[str, set[str]] = {  # what each may import beside itself; `base` are the modules above
     "base": set(),
     "real": {"base"},

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ncfmkit.config import DataSettings
+from ncfmkit.config import DataSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.progress import track
 from ncfmkit.real.decode import BadImageError, Frame, fit, frame_of, open_picture
@@ -41,6 +41,7 @@ def build_store(folder: Path, source: Source, settings: DataSettings, fingerprin
     check_space(folder.parent, count * frame.channels * frame.size**2)
     facts: dict[str, Any] = {"source": source.name, "classes": classes, "size": frame.size, "channels": frame.channels}
     facts |= {"fingerprint": fingerprint, "skipped": 0, "skipped_images": [], "offsets": {}}
+    facts["settings"] = to_dict(settings)  # for `ncfmkit cache`, which lists stores
     with new_store(folder) as temporary:
         for split, (rows, groups) in chosen.items():
             with SplitWriter(temporary / f"{split}.npy", sum(map(len, groups)), frame.channels, frame.size) as writer:
