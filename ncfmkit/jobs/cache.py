@@ -16,6 +16,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.files import cache_dir
 from ncfmkit.progress import shortened_list
 
+UNFINISHED = ".tmp-"  # begins the name of a store that is being written
 HOURS = {"h": 1, "d": 24, "w": 24 * 7}
 
 
@@ -128,11 +129,6 @@ def _size(path: Path) -> int:
         except FileNotFoundError:  # written under a temporary name meanwhile
             continue
     return total
-
-
-# Kinds
-
-UNFINISHED = ".tmp-"  # begins the name of a store that is being written
 
 
 def _stores(cache: Path) -> Iterator[tuple[Path, str]]:

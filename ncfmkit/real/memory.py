@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ncfmkit.errors import UserError
-from ncfmkit.progress import track
+from ncfmkit.progress import shortened_list, track
 from ncfmkit.real.columns import BATCH, find_columns, label_values, pictures
 from ncfmkit.real.labels import label_array, numbered
 from ncfmkit.real.listing import Listing, Payload, Request, Rows, Source, pick_test, split_token
@@ -35,6 +35,7 @@ class Part:
     name: str  # of the whole set, where this part knows it
     classes: tuple[str, ...]  # empty: it has no names
     rows: Rows  # labels int64 [N], or texts
+    digests: list[bytes]  # of the picture of each row
 
 
 def open_memory(request: Request) -> Source:
@@ -49,9 +50,14 @@ def open_memory(request: Request) -> Source:
         part = _kind_of(data).open(data, split, request)
         if not len(part.rows.labels):
             raise UserError(f"{split}: expected images, got none")
-        digests = _digests(part.rows, f"fingerprinting {part.name} {split}")
-        content.append([split, part.classes, part.rows.labels.tolist(), hashlib.sha256(b"".join(digests)).hexdigest()])
-        parts.append(dataclasses.replace(part, rows=_checked(part.rows, digests)))
+        pictures_digest = hashlib.sha256(b"".join(part.digests)).hexdigest()
+        content.append([split, part.classes, part.rows.labels.tolist(), pictures_digest])
+        parts.append(dataclasses.replace(part, rows=_checked(part.rows, part.digests)))
+    names = [part.classes for part in parts if part.classes]
+    if len(set(names)) > 1:
+        raise UserError(
+            f"the data: the splits have other classes: {shortened_list(names[0])}; {shortened_list(names[1])}"
+        )
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return Source(f"memory {key}", parts[0].name, Path(), (), partial(_load, parts))
 
@@ -61,19 +67,23 @@ def _splits(data: Any) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         return {"train": data}
     token = {name: split_token(str(name)) for name in data}
-    train = [name for name in data if token[name] == "train"]
-    if len(train) != 1:
-        raise UserError(f"the data: expected a dict with one split 'train', got {', '.join(map(repr, data)) or 'none'}")
     chosen = pick_test("the data", [found for found in token.values() if found])
     test = [name for name in data if chosen is not None and token[name] == chosen]
     if len(test) > 1:
         raise UserError(f"the data: expected one split to test on, got {', '.join(map(repr, test))}")
-    return {"train": data[train[0]]} | ({"test": data[test[0]]} if test else {})
+    return {"train": _train(data)} | ({"test": data[test[0]]} if test else {})
+
+
+def _train(data: Mapping[Any, Any]) -> Any:
+    found = [name for name in data if split_token(str(name)) == "train"]
+    if len(found) != 1:
+        raise UserError(f"the data: expected a dict with one split 'train', got {', '.join(map(repr, data)) or 'none'}")
+    return data[found[0]]
 
 
 def memory_name(data: Any) -> str:
     """What a run directory of data in memory is called after."""
-    data = _splits(data)["train"]
+    data = _train(data) if isinstance(data, Mapping) else data
     return _kind_of(data).name_of(data)
 
 
@@ -114,9 +124,6 @@ def _checked(rows: Rows, digests: list[bytes]) -> Rows:
     return Rows(rows.labels, read, rows.where)
 
 
-# Kinds of one split
-
-
 def _is_arrays(data: Any) -> bool:
     return isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape") and hasattr(data[0], "dtype")
 
@@ -133,7 +140,8 @@ def _open_arrays(data: Any, split: str, request: Request) -> Part:
         return f"{split} row {row}"
 
     found = label_array([_label(label, where, row) for row, label in enumerate(values.ravel())], where)
-    return Part("arrays", (), Rows(found, lambda rows: (pixels(images[r], where(r)) for r in rows.tolist()), where))
+    rows = Rows(found, lambda rows: (pixels(images[r], where(r)) for r in rows.tolist()), where)
+    return Part("arrays", (), rows, _digests(rows, f"fingerprinting arrays {split}"))
 
 
 def _is_datasets(data: Any) -> bool:
@@ -157,7 +165,8 @@ def _open_datasets(data: Any, split: str, request: Request) -> Part:
             if len(inside):
                 yield from pictures(stored[low : low + BATCH].column(0), inside, low, where, follow=True)
 
-    return Part(_datasets_name(data), columns.classes, Rows(labels, read, where))
+    rows, name = Rows(labels, read, where), _datasets_name(data)
+    return Part(name, columns.classes, rows, _digests(rows, f"fingerprinting {name} {split}"))
 
 
 def _datasets_name(data: Any) -> str:
@@ -181,12 +190,14 @@ def _open_map_style(data: Any, split: str, request: Request) -> Part:
     def read(rows: np.ndarray) -> Iterator[np.ndarray]:
         return (pixels(item(row)[0], where(row)) for row in rows.tolist())
 
-    with track(f"reading labels of {_map_style_name(data)}", len(data)) as bar:
-        labels = []
+    name, labels, digests = _map_style_name(data), [], []
+    with track(f"fingerprinting {name} {split}", len(data)) as bar:
         for row in range(len(data)):
-            labels.append(_label(item(row)[1], where, row))
+            image, label = item(row)
+            labels.append(_label(label, where, row))
+            digests.append(_digest(pixels(image, where(row))))
             bar.advance()
-    return Part(_map_style_name(data), _map_style_classes(data), Rows(label_array(labels, where), read, where))
+    return Part(name, _map_style_classes(data), Rows(label_array(labels, where), read, where), digests)
 
 
 def _map_style_name(data: Any) -> str:
