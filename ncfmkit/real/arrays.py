@@ -99,7 +99,8 @@ def torchvision_datasets() -> Any:
         torch = version("torch").partition("+")[0]  # named, so that pip does not replace it
         raise UserError(
             f"torchvision reads this set, and it does not import here ({error}): install the one that matches your "
-            f'torch, from the same index (https://pytorch.org/get-started/locally): pip install torchvision "torch=={torch}"'
+            "torch, from the same index (https://pytorch.org/get-started/locally): "
+            f'pip install torchvision "torch=={torch}"'
         ) from error
 
 
