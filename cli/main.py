@@ -82,7 +82,7 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             if isinstance(error, BrokenPipeError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(1) from None
-            _fail(f"unforeseen {type(error).__name__}: {error}\nrun `ncfmkit --debug ...` for the traceback", 1)
+            _fail(f"unexpected {type(error).__name__}: {error}\nrun `ncfmkit --debug ...` for the traceback", 1)
         if interrupts.received():  # and swallowed by a library
             _fail(interrupts.message(), Interrupted.exit_code)
 

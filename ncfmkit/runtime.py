@@ -148,16 +148,16 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"unsupported device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device mps is not there: this torch or machine has no Metal backend; pass --device cpu")
+        raise UserError("device mps is not available: this torch or machine has no Metal backend; pass --device cpu")
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if not torch.cuda.is_available():
             built = torch.version.cuda or "none: a CPU build"
             raise UserError(
-                f"device {name} is not there: torch sees no GPU (CUDA of this torch: {built}); pass --device cpu"
+                f"device {name} is not available: torch sees no GPU (CUDA of this torch: {built}); pass --device cpu"
             )
         if (device.index or 0) >= count:
-            raise UserError(f"device {name} is not there: torch sees {count} GPU(s), cuda:0 to cuda:{count - 1}")
+            raise UserError(f"device {name} is not available: torch sees {count} GPU(s), cuda:0 to cuda:{count - 1}")
     return device
 
 
