@@ -208,7 +208,7 @@ def test_a_path_is_never_the_name_of_a_source() -> None:
 
 @pytest.mark.parametrize("data", [None, 3, b"digits"])
 def test_data_of_another_type(data: Any) -> None:
-    with pytest.raises(UserError, match="expected a name or a path, .*got a"):
+    with pytest.raises(UserError, match=r"expected a name or a path, .*got a"):
         ncfmkit.distill(data, **TINY)
 
 
@@ -266,7 +266,7 @@ def test_baselines_as_text_or_names(tmp_path: Path) -> None:
 def test_errors_are_value_errors() -> None:
     with pytest.raises(ValueError, match=r"--ipc \(distill\.ipc\): expected 1 or more .*got 0"):
         ncfmkit.distill("digits", ipc=0)
-    with pytest.raises(ncfmkit.UserError, match="unknown setting 'icp'; did you mean 'distill.ipc'"):
+    with pytest.raises(ncfmkit.UserError, match=r"unknown setting 'icp'; did you mean 'distill\.ipc'"):
         ncfmkit.distill("digits", icp=1)
     with pytest.raises(ncfmkit.UserError, match="no synthetic set at"):
         ncfmkit.load("nowhere")
