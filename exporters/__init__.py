@@ -1,4 +1,4 @@
-"""Students to ONNX and TensorRT, and the proof that what was exported does what was trained."""
+"""Exports students to ONNX and TensorRT, and validates that the exported model matches the trained one."""
 
 if __name__ != "ncfmkit.exporters":
     raise ImportError("this folder installs as ncfmkit.exporters: import ncfmkit.exporters")

@@ -1,4 +1,4 @@
-"""What a model's scores say of a split: accuracy, confusion, agreement with another model.
+"""Accuracy of a model's scores on a split: accuracy, confusion matrix, agreement with another model.
 
 Shapes: N images, C channels, H = W side, K classes.
 """

@@ -1,4 +1,4 @@
-"""The images that int8's ranges are taken from: the distilled set itself, another one, or real data."""
+"""Calibration images for int8 ranges: the distilled set itself, another set, or real data."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an exported classifier takes and gives: read from the model file itself, ours or anyone's (docs/formats.md).
+"""Inputs and outputs of an exported classifier, read from the model file, ncfmkit's or any other (docs/formats.md).
 
 Shapes: N images, C channels, H = W side, K classes.
 """

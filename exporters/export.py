@@ -1,4 +1,4 @@
-"""`export`: a student leaves in another format, once it was shown to answer as the student does."""
+"""`export`: converts a student to another format and keeps the file if its outputs match the student's."""
 
 import dataclasses
 import errno

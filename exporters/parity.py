@@ -1,4 +1,4 @@
-"""The parity gate: an exported model against the student in float32, before the file gets its name.
+"""The parity gate: compares an exported model with the student in float32 before the file gets its final name.
 
 Shapes: N images, C channels, H = W side, K classes.
 """

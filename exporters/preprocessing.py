@@ -1,4 +1,4 @@
-"""The network as it is shipped: pixels in, scores out, with scaling and normalization inside.
+"""The network as shipped: takes pixels, gives scores, with scaling and normalization inside.
 
 Shapes: N images, C channels, H = W side, K classes.
 """

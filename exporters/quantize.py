@@ -1,7 +1,7 @@
-"""Static int8 quantization in QDQ form, by ONNX Runtime's quantizer, and the choice of layers that stay float.
+"""Static int8 quantization in QDQ form with ONNX Runtime's quantizer, and the choice of layers that stay float.
 
 Convolutions and linear layers are quantized: weights per channel, activations per tensor, all int8 and symmetric, which
-ONNX Runtime's CPU kernels and TensorRT both take.
+both ONNX Runtime's CPU kernels and TensorRT support.
 """
 
 import contextlib

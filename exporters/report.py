@@ -1,6 +1,6 @@
-"""What a validation shows people: tables for the terminal, pictures, and one self-contained HTML page.
+"""Presents a validation: tables for the terminal, pictures, and one self-contained HTML page.
 
-Everything here reads the result as `validation.json` holds it; nothing needs torch.
+Everything here reads the result as stored in `validation.json`; nothing needs torch.
 
 Shapes: K classes.
 """

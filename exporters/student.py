@@ -1,4 +1,4 @@
-"""A trained student as exporters take it: its file opened, ready to be deployed, and described as a model is."""
+"""A trained student as input of the exporters: its file, opened and described like a model."""
 
 from dataclasses import dataclass
 from pathlib import Path

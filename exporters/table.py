@@ -1,4 +1,4 @@
-"""What a student can be exported to: one row per format. Light, so that `--help` can read it."""
+"""The table of export formats: one row per format. Light, so that `--help` can import it."""
 
 import pkgutil
 from dataclasses import dataclass

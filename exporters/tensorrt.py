@@ -1,10 +1,10 @@
-"""TensorRT engines: built from an ONNX file, kept with a JSON sidecar, opened where they were built, and run.
+"""TensorRT engines: built from an ONNX file, stored with a JSON sidecar, run on the machine that built them.
 
-Not yet run on a machine with TensorRT: `python -m pytest -m gpu tests/exporters/test_tensorrt.py` on one would show it.
+Not yet run on a machine with TensorRT; `python -m pytest -m gpu tests/exporters/test_tensorrt.py` tests it there.
 
-An engine holds compiled code for one GPU and one TensorRT. The sidecar, the engine's name and `.json`, says which, and
-what the model takes and gives. It guards against damage and mix-ups, not against forgery: opening an engine can run
-code that it carries, so open only those from where you would take a program.
+An engine contains compiled code for one GPU and one version of TensorRT. The sidecar, the engine's name with `.json`,
+records both, and the model's inputs and outputs. It guards against damage and mix-ups, not against forgery: opening an
+engine can run code that it contains, so open only engines from sources that you trust.
 
 Shapes: N images, C channels, H = W side, K classes.
 """
@@ -27,6 +27,7 @@ import torch
 
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import LAYOUTS, METADATA_KEY, Contract, Port, read_contract
+from ncfmkit.extras import install
 from ncfmkit.files import cache_dir, writable, write_atomic, write_json
 from ncfmkit.progress import notice
 from ncfmkit.runtime import versions
@@ -64,8 +65,8 @@ def tensorrt() -> Any:
         lacking = "torch sees no GPU"
     if lacking:
         raise UserError(
-            f"TensorRT cannot be used ({lacking}): pip install 'ncfmkit[tensorrt]' (TensorRT {OLDEST} or newer), on "
-            "Linux x86-64 with an NVIDIA GPU that torch sees"
+            f"TensorRT cannot be used ({lacking}): {install('tensorrt')}, on Linux x86-64 with an NVIDIA GPU that "
+            "torch sees"
         )
     return trt
 

@@ -1,6 +1,6 @@
-"""How fast a model answers and what it takes: timed by turns with torch, and measured in a process of its own.
+"""Speed and memory of a model: timed in turns with torch, and measured in a separate process.
 
-Nothing here imports torch before it is needed: its memory must not be in the figures of a model that runs without it.
+Nothing here imports torch before it is needed, so that the memory of models that run without torch does not include it.
 
 Shapes: N images, C channels, H = W side, K classes.
 """

@@ -1,4 +1,4 @@
-"""Contenders that take turns, so that whatever else happens on the machine hits all alike."""
+"""Contenders that take turns, so that other load on the machine affects all of them equally."""
 
 from collections.abc import Callable, Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""`validate`: is an exported model as accurate as the trained student, and how fast is it, on this machine.
+"""`validate`: measures whether an exported model is as accurate as the trained student, and how fast it is here.
 
 Shapes: N images, C channels, H = W side, K classes.
 """

@@ -3,8 +3,6 @@
 import dataclasses
 import html
 import os
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +25,7 @@ from ncfmkit.files import format_bytes, write_atomic, write_json
 from ncfmkit.jobs.evaluate import real_mosaics
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decoded_count
-from ncfmkit.progress import notice, shortened_list
+from ncfmkit.progress import command_line, notice, shortened_list
 from ncfmkit.real.arguments import DataArguments, split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
@@ -461,6 +459,8 @@ def _data_info(real: RealData) -> dict[str, Any]:
         "fingerprint": real.fingerprint,
         "skipped": real.skipped,
         "skipped_images": list(real.skipped_images),
+        "changed": real.changed,
+        "left_out": real.left_out,
     }
 
 
@@ -469,7 +469,7 @@ def _run_info(
 ) -> dict[str, Any]:
     return {
         "ncfmkit": __version__,
-        "command": shlex.join(["ncfmkit", *sys.argv[1:]]) if "ncfmkit" in Path(sys.argv[0]).name else None,
+        "command": command_line(),
         "arguments": source.recorded(),
         "baselines": list(baselines),
         "data": _data_info(real),

@@ -1,4 +1,4 @@
-"""Pictures of images: a contact sheet as PNG, a preview for the terminal."""
+"""Previews of images: a contact sheet as PNG, and a preview for the terminal."""
 
 import functools
 import io

@@ -1,4 +1,4 @@
-"""The losses of a run, drawn."""
+"""Plots of a run's losses."""
 
 import io
 import itertools

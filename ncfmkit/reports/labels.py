@@ -1,4 +1,4 @@
-"""Class names as pictures show them: in installed fonts that have their characters, otherwise as class numbers."""
+"""Class names as drawn in pictures: in installed fonts that have their characters, otherwise as class numbers."""
 
 import functools
 import unicodedata

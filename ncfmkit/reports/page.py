@@ -1,4 +1,4 @@
-"""The page of a run: its pictures, scores, settings and provenance in one self-contained HTML file.
+"""The report of a run: pictures, scores, settings and provenance in one self-contained HTML file.
 
 Everything here reads plain arrays and JSON files; nothing needs torch.
 

@@ -1,1 +1,1 @@
-"""A synthetic set once it exists: file, manifest, package."""
+"""Synthetic sets: file, manifest, package."""

@@ -1,7 +1,7 @@
-"""The dataset card of a package, README.md: what the set is, how good, how it was made, how it is loaded.
+"""The dataset card of a package, README.md: what the set is, its accuracy, how it was made, how to load it.
 
-All names in a manifest are somebody's text: they are escaped, so that they are shown and nothing else. Its settings and
-what it tells of a conversion may be of any type: what is no number where one is due is shown as text.
+Names in a manifest are untrusted text and are escaped, so that they are displayed and not interpreted. Settings and
+conversion records may have any type: values that should be numbers and are not are shown as text.
 """
 
 import dataclasses

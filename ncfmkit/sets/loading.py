@@ -1,7 +1,7 @@
-"""Reads a set from wherever it is: its file, a run directory, a package.
+"""Reads a set from its file, a run directory or a package.
 
-A package is taken for what its checksums say only after they are checked, and for a set only after every record is held
-against the manifest, as if the checksums were forged. Nothing outside the folder is read, nothing is written.
+Nothing of a package is used before its checksums are verified, and every record is compared with the manifest, as if
+the checksums were forged. Nothing outside the folder is read, nothing is written.
 """
 
 import math

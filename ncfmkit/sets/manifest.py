@@ -1,4 +1,4 @@
-"""The manifest of a set: what must be in it, and what its tensors must be for it to be true (docs/formats.md)."""
+"""The manifest of a set: its required content, and the tensors that it implies (docs/formats.md)."""
 
 import hashlib
 import json

@@ -1,7 +1,7 @@
-"""Reads a distilled set without ncfmkit: this file needs Python 3.11, its standard library and numpy, nothing else.
+"""Reads a distilled set without ncfmkit: this file needs only Python 3.11, its standard library and numpy.
 
-Copy it into your own project: SPDX-License-Identifier: Apache-2.0. What it reads is specified in ncfmkit's
-docs/formats.md; every check that is asked for there is made, and nothing in a file is ever run.
+Copy it into your own project: SPDX-License-Identifier: Apache-2.0. The format is specified in ncfmkit's
+docs/formats.md; all checks listed there are made, and nothing in a file is ever executed.
 
     stored = read("synthetic.safetensors")
     images, labels = decoded(stored)  # float32 in [0, 1], int64; or normalized(stored)

@@ -1,6 +1,6 @@
-"""A set as a folder for other people's tools: a layout's files, the manifest, checksums, a dataset card.
+"""Writes a set as a folder for other tools: a layout's files, the manifest, checksums, a dataset card.
 
-What is in such a folder, and how it is written: under a temporary name, so that it appears whole. `loading` reads it.
+The folder is written under a temporary name and renamed when it is complete. `loading` reads it.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""Pixels in fewer than 8 bits: quantized between a darkest and a brightest value, codes packed bit by bit.
+"""Pixels in fewer than 8 bits: quantized between a darkest and a brightest value, and bit-packed.
 
-docs/formats.md specifies the layout. Both ways are exact in integers: values restored from codes give the same codes
-again, so a quantized set lives in memory as 8-bit images and nothing is lost when it is stored.
+docs/formats.md specifies the layout. Quantizing and restoring are exact in integers: restored values give the same
+codes again, so a quantized set is kept in memory as 8-bit images and nothing is lost when it is stored.
 
 Shape letters: N images, C channels, H = W side, G = 1 or N rows of levels, V = C * H * W values of an image, Q bits.
 """

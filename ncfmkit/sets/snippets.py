@@ -1,7 +1,7 @@
-"""Python that loads one certain set, for its dataset card: copied into a file beside the package's files, it runs.
+"""Python code that loads one particular set, for its dataset card; it runs as a file beside the package's files.
 
-Each snippet leaves `images` float32 `[D, ch, H, W]` in [0, 1] and `labels` int64 `[D]`, the images to train on, and
-`soft_labels` `[D, K]` where the set has them. They are written for the set: its shape, decoding and bits are literals.
+Each snippet defines `images` float32 `[D, ch, H, W]` in [0, 1] and `labels` int64 `[D]`, the images to train on, and
+`soft_labels` `[D, K]` if the set has them. The set's shape, decoding and bits are literals in the code.
 """
 
 from dataclasses import dataclass

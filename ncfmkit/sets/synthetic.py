@@ -1,7 +1,7 @@
-"""The synthetic set: stored images, labels, manifest, and what they decode to.
+"""The synthetic set: stored images, labels, manifest, and decoding.
 
 Axes: N stored images, P decoded images per stored image, C channels, H = W side, M = IPC.
-A stored image is a factor x factor mosaic; decoding cuts it up and enlarges each cell to the full side.
+A stored image is a factor x factor mosaic; decoding cuts it into cells and enlarges each to the full side.
 """
 
 import base64

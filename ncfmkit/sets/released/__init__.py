@@ -1,1 +1,1 @@
-"""Sets that other projects released, read with guards."""
+"""Sets released by other projects, treated as untrusted input."""

@@ -1,8 +1,8 @@
-"""The values of released images, brought to bytes: what the user says they are is checked by their range.
+"""Converts the values of released images to bytes; the kind that the user states is checked against the range.
 
 Axes: N images, C channels, H = W side, D = C * H * W values of an image.
 
-Each kind has its range, and what is in another's is refused:
+Each kind has its range, and values in another kind's range are rejected:
 
 | kind | lowest value | highest value |
 |---|---|---|
@@ -10,13 +10,13 @@ Each kind has its range, and what is in another's is refused:
 | bytes | -13 or more | above 30, to 268 |
 | normalized, zca | below -0.05, -30 or more | 30 or less |
 
-The last two share theirs, since whitened images fit in that of normalized ones. They are told apart by what the
-inverse makes of them. Natural images have most of their contrast in few directions, which whitening evens out. Real
-ones, whitened but taken for normalized, keep a quarter to a half of the contrast of the data (measured: digits 0.49,
-noise with the spectrum of photographs 0.36). The other way round contrast grows two- to sevenfold, and 12% to 53% of
-the values end up outside [-0.5, 1.5].
+The last two share a range, since whitened images fit in that of normalized ones; the result of the inverse tells them
+apart. Natural images have most of their contrast in few directions, which whitening equalizes. Whitened images that are
+taken for normalized ones keep a quarter to a half of the contrast of the data (measured: digits 0.49, noise with the
+spectrum of photographs 0.36). In the opposite case contrast grows by a factor of two to seven, and 12% to 53% of the
+values are outside [-0.5, 1.5].
 
-Only a chunk of the images is in float64 at a time: a large release takes little more than its own bytes.
+Only a chunk of the images is in float64 at a time: a large release needs little more memory than its own bytes.
 """
 
 from collections.abc import Callable

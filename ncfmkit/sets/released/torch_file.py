@@ -1,7 +1,8 @@
-"""Tensors from a file of `torch.save`, without running anything that the file holds.
+"""Reads tensors from a file of `torch.save` without executing anything in it.
 
-`torch.load(weights_only=True)` is the guard. What stands before it refuses files that could fill the memory or make it
-build other things than tensors: not a plain zip archive, larger than its own bytes, or with other names in its pickle.
+`torch.load(weights_only=True)` is the guard. The checks before it reject files that could exhaust memory or build
+objects other than tensors: archives that are not plain zip, expand beyond their own size, or have other names in their
+pickle.
 """
 
 import pickletools

@@ -1,1 +1,1 @@
-"""A set as other people's tools read it."""
+"""Layouts of a set for other tools."""

@@ -1,4 +1,4 @@
-"""Names of classes and sets as names of files, on every file system."""
+"""File names made of the names of classes and sets, valid on every file system."""
 
 import re
 import unicodedata

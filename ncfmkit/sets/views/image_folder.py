@@ -1,6 +1,6 @@
-"""A set as a folder of class folders, as `torchvision.datasets.ImageFolder` reads it: `FOLDER/00000.png`.
+"""A set as class folders of pictures, `FOLDER/00000.png`, as `torchvision.datasets.ImageFolder` reads them.
 
-Pictures count up within their class. Soft labels lie beside the folders in `soft_labels.npy`, float16 `[D, K]`: the
+Pictures are numbered within their class. Soft labels are in `soft_labels.npy` beside the folders, float16 `[D, K]`: the
 logits of all D decoded images over the K classes.
 """
 
@@ -12,14 +12,15 @@ from typing import BinaryIO
 import numpy as np
 
 from ncfmkit.errors import UserError
-from ncfmkit.real.listing import TEST_NAMES
+from ncfmkit.real.listing import TEST_NAMES, TRAIN_NAMES
 from ncfmkit.sets.views import npy, pictures
 from ncfmkit.sets.views.file_names import safe_name
 from ncfmkit.sets.views.records import Contents, Record
 
 SOFT = "soft_labels.npy"
 # what else a package has, and names of splits: ncfmkit reads a folder `train` as a split, not as a class
-TAKEN = {"ncfmkit.json", "readme.md", "sha256sums", "preview.png", "synthetic.safetensors", SOFT, "train", *TEST_NAMES}
+TAKEN = {"ncfmkit.json", "readme.md", "sha256sums", "preview.png", "synthetic.safetensors", SOFT}
+TAKEN |= {*TRAIN_NAMES, *TEST_NAMES}
 
 
 def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Soft labels in NumPy's .npy format: float16, little-endian, row-major.
 
-A header is compared with the one that is due, never evaluated: it cannot ask for memory, or for Python objects.
+A header is compared with the expected one and never evaluated, so it cannot request memory or Python objects.
 """
 
 import io

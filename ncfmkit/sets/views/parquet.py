@@ -1,7 +1,7 @@
-"""A set as Parquet files, `data/train-00000-of-00002.parquet`, as the `datasets` library has them.
+"""A set as Parquet files, `data/train-00000-of-00002.parquet`, in the format of the `datasets` library.
 
-Uncompressed, plain pages without dictionaries: pictures do not shrink further, and what a reader needs in memory is
-bounded by what is in the file. Only files as `write` makes them are read.
+Uncompressed, plain pages without dictionaries: pictures do not compress further, and a reader's memory is bounded by
+the size of the file. Only files as `write` makes them are read.
 
 R decoded images of one record, K classes.
 """

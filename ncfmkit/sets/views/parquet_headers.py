@@ -1,10 +1,10 @@
-"""Reads a Parquet file's metadata and page headers, so that only what is known to be plain reaches pyarrow.
+"""Reads a Parquet file's metadata and page headers, so that pyarrow only gets files that are known to be plain.
 
-Asking pyarrow for the metadata of a column ends the process where they name a codec that it does not know, or have odd
-statistics. And it believes page headers: a page of a few bytes may claim two thousand million empty lists, and a
-dictionary or a delta encoding repeats one picture in every row. Here metadata have no fields but those that are needed,
-and every page is plain, as large in memory as in the file, and its values are counted. Both are structs in Thrift's
-compact protocol; numbers in capitals below are those of the Parquet format's fields.
+Asking pyarrow for the metadata of a column crashes the process if they name an unknown codec or have odd statistics. It
+also trusts page headers: a page of a few bytes may claim two billion empty lists, and a dictionary or a delta encoding
+can repeat one picture in every row. Here metadata may only have the fields that are needed, every page must be plain,
+as large in memory as in the file, and its values are counted. Both are structs in Thrift's compact protocol; numbers in
+capitals below are those of the Parquet format's fields.
 """
 
 from dataclasses import dataclass

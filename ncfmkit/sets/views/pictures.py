@@ -1,9 +1,9 @@
-"""One image of a package as a PNG or lossless WebP file, and back.
+"""Encodes an image of a package as a PNG or lossless WebP file, and decodes it.
 
-A reader here takes only such pictures as `encode` writes: still, whole, of 8 bits, gray or RGB, without metadata, since
-gamma, orientation, palettes or transparency would change what other readers see. Sides and channels are read from the
-header's bytes before anything is decompressed, a PNG's rows are inflated and counted before Pillow sees them: a picture
-that claims or holds more than is due costs nothing.
+Only pictures as `encode` writes them are read: still, complete, 8 bits, gray or RGB, without metadata, since gamma,
+orientation, palettes or transparency would change what other readers see. Size and channels are read from the header
+before anything is decompressed, and a PNG's rows are inflated and counted before Pillow reads them, so a picture that
+claims or contains more than expected costs nothing.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""What every layout of a package holds: one record per stored or decoded image, sorted by class."""
+"""The content of every layout of a package: one record per stored or decoded image, sorted by class."""
 
 from dataclasses import dataclass
 

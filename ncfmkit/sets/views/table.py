@@ -1,4 +1,4 @@
-"""The one table of layouts that a set is packed as: adding one is adding a row and a file.
+"""The table of layouts of packages: to add one, add a row and a file.
 
 Light: a layout's module, with the libraries that it needs, is imported when files are written or read.
 """

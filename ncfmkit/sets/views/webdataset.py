@@ -1,11 +1,11 @@
-"""A set as WebDataset shards: tar files `NAME-000000.tar`, one picture with its label and soft labels after another.
+"""A set as WebDataset shards: tar files `NAME-000000.tar` of samples with picture, label and soft labels.
 
-Sample i has the members `{i:08d}.cls` (its label), `.json` (class, label, index), `.npy` (soft labels, where the set
-has them) and `.png` or `.webp`, in this order. They are read header by header, without `tarfile.open`: what comes next
-is known, so a link, a long name or a sparse file is refused before anything of it is obeyed.
+Sample i has the members `{i:08d}.cls` (its label), `.json` (class, label, index), `.npy` (soft labels, if the set has
+them) and `.png` or `.webp`, in this order. They are read header by header, without `tarfile.open`: the expected members
+are known, so a link, a long name or a sparse file is rejected before it has any effect.
 
-`classes.txt` beside the shards names the classes, line by line, for readers of WebDataset in ncfmkit. It is left out
-where a name would not come back from such a file: with a line break in it, blank, or with spaces around it.
+`classes.txt` beside the shards has the class names, one per line, for ncfmkit's own reader of WebDataset. It is left
+out if a name is blank, contains a line break or is surrounded by spaces, and so could not be read back.
 """
 
 import io
@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ncfmkit.errors import UserError
-from ncfmkit.real.listing import split_token
+from ncfmkit.real.listing import TRAIN_NAMES, split_token
 from ncfmkit.sets.views import npy, pictures
 from ncfmkit.sets.views.file_names import safe_name
 from ncfmkit.sets.views.records import Contents, Record
@@ -33,11 +33,11 @@ BLOCK = tarfile.BLOCKSIZE
 def shard_name(name: str, number: int) -> str:
     """File name of a set's shard: the set's in lower case, with hyphens for all ASCII but letters and digits.
 
-    A name with the word `test` or `val` would be taken for a test split, so it gets `train` before it.
+    A name with a word such as `test` or `val` would be taken for a test split, so it gets `train` before it.
     """
     hyphenated = re.sub(r"[^a-z0-9\x80-\U0010ffff]+", "-", safe_name(name.lower())).strip("-")
     slug = safe_name(hyphenated, MOST_BYTES).strip("-") or "set"
-    prefix = "" if split_token(slug) in (None, "train") else "train-"
+    prefix = "" if split_token(slug) in (None, *TRAIN_NAMES) else "train-"
     return f"{prefix}{slug}-{number:06d}.tar"
 
 
