@@ -187,7 +187,7 @@ NAMED: dict[str, tuple[str, Change, str]] = {
     "png: twice": (
         "png",
         lambda tree: tree | {"cat/00002.png": tree[PICTURE]},
-        r"file '00002\.png' is not of the package",
+        r"file '00002\.png' does not belong to the package",
     ),
 }
 

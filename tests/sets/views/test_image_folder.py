@@ -133,11 +133,11 @@ def soft_of(values, dtype=np.float16):
 
 SPOILT = {
     "missing picture": (lambda f: (f / "dog/00001.png").unlink(), r"dog: file '00001\.png' is missing"),
-    "additional picture": (spoil("dog/00002.png", b""), r"dog: file '00002\.png' is not of the package"),
-    "additional file": (spoil("dog/Thumbs.db", b""), r"dog: file 'Thumbs\.db' is not of the package"),
-    "folder in a folder": (lambda f: (f / "dog/more").mkdir(), r"dog: file 'more' is not of the package"),
+    "additional picture": (spoil("dog/00002.png", b""), r"dog: file '00002\.png' does not belong to the package"),
+    "additional file": (spoil("dog/Thumbs.db", b""), r"dog: file 'Thumbs\.db' does not belong to the package"),
+    "folder in a folder": (lambda f: (f / "dog/more").mkdir(), r"dog: file 'more' does not belong to the package"),
     "missing folder": (lambda f: shutil.rmtree(f / "dog"), r"folder 'dog' is missing"),
-    "additional folder": (lambda f: (f / "dogs").mkdir(), r"folder 'dogs' is not of the package"),
+    "additional folder": (lambda f: (f / "dogs").mkdir(), r"folder 'dogs' does not belong to the package"),
     "file for a folder": (swap, r"folder 'dog' is missing"),
     "linked folder": (linked_folder, r"dog: expected no links"),
     "dangling link": (lambda f: (f / "x").symlink_to("nowhere"), r"x: expected no links"),
