@@ -50,7 +50,7 @@ class Bench:
         self.runtime = {"device": options.device, "precision": options.precision, "compile": options.compile}
         self.runtime["memory_budget"] = options.memory_budget
         chosen = choose_runtime(RuntimeSettings(**self.runtime))
-        self.device = chosen.device
+        self.device, self.precision = chosen.device, chosen.precision
         self.rates: dict[str, Any] = floor.measure_rates(chosen.device, (chosen.precision,))
         self.plain = {"device": options.device, "precision": "fp32", "compile": "off"}
 
@@ -59,16 +59,19 @@ class Bench:
         return {"setting": asdict(setting), "data": data, "runtime": self.runtime, "contender": "ncfmkit"} | job
 
     def step(self) -> list[dict[str, Any]]:
-        """Every setting: the plain reference against ncfmkit."""
-        settings = [s for s in STEPS if self.options.match in s.name]
+        """Every setting: the plain reference against ncfmkit; one of them in the reference's float32, too."""
+        contests = [(s, self.runtime) for s in STEPS if self.options.match in s.name]
+        if self.precision != "fp32":
+            exact = self.runtime | {"precision": "fp32"}
+            contests += [(s, exact) for s, _ in contests if s == CIFAR10]
         rows: list[dict[str, Any]] = []
         plain_rate = None
-        with track("steps", len(settings)) as bar:
-            for setting in settings:
+        with track("steps", len(contests)) as bar:
+            for setting, runtime in contests:
                 row = race(
                     setting,
                     folder=self.folder,
-                    runtimes={"plain": self.plain, "ncfmkit": self.runtime},
+                    runtimes={"plain": self.plain, "ncfmkit": runtime},
                     rates=self.rates,
                     plain_rate=plain_rate,
                     rounds=self.options.rounds,

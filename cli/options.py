@@ -77,7 +77,8 @@ Recipe = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        help="name of a recipe (`ncfmkit recipes`) or a .toml file; its values replace the defaults shown here",
+        help="name of a recipe (`ncfmkit recipes`) or a .toml file; its values replace the defaults of settings",
+        show_default="the data's own, else cpu or paper, as the device is",
         autocompletion=complete_recipe,
     ),
 ]

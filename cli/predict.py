@@ -15,7 +15,8 @@ from ncfmkit.cli.options import json_line
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX classifier, such as `ncfmkit export` writes")],
     paths: Annotated[
-        list[str], typer.Argument(metavar="FILES|FOLDERS", help="pictures (PNG, JPEG, WebP, BMP), or folders of them")
+        list[str],
+        typer.Argument(metavar="FILES|FOLDERS", help="pictures (JPEG, PNG, TIFF, GIF, WebP, ...), or folders of them"),
     ],
     *,
     topk: Annotated[

@@ -43,14 +43,14 @@ def open_images(name: str, contract: Contract, data: DataArguments, settings: Se
         UserError: they cannot be read, or have other sizes or colors, with the flags that mend it.
     """
     size, color = contract.size, next(name for name, channels in COLORS.items() if channels == contract.channels)
-    size_flags, color_flags = f"--size {size} --resize crop", f"--color {color} --convert-color"
+    size_flags, color_flags = f"--size {size} --resize crop", f"--color {color}"
     try:
         real = data.open(settings)
     except UserError as error:
         problem, _, advice = str(error).partition(": pass ")  # its advice fits the data, but perhaps not the model
-        flags = size_flags if "--resize crop" in advice else color_flags if "--convert-color" in advice else ""
-        if not flags:
+        if "--resize crop" not in advice:
             raise
+        flags = f"{size_flags} {color_flags}" + (" --holdout 0.1" if "--holdout" in advice else "")
         raise UserError(f"{problem}: pass {flags}, since {name} takes {size}x{size} {color}") from None
     needed = [size_flags] * (real.size != size) + [color_flags] * (real.channels != contract.channels)
     if needed:

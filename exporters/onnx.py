@@ -21,6 +21,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import METADATA_KEY
 from ncfmkit.exporters.sessions import onnxruntime, probe_model
 from ncfmkit.exporters.student import Student
+from ncfmkit.extras import install
 
 OPSET = 20  # ONNX Runtime's CUDA provider has no InstanceNormalization of opset 22, and would run it on the CPU
 OLDEST_OPSET = 18  # what torch's exporter writes; older ones it would have to convert down to
@@ -34,7 +35,7 @@ def require_packages() -> None:
     lacking = [name for name in NEEDED if find_spec(name) is None]
     if lacking:
         raise UserError(
-            f"exporting needs {', '.join(lacking)}: pip install 'ncfmkit[cpu]', or 'ncfmkit[gpu]' on Linux with CUDA"
+            f"exporting needs {', '.join(lacking)}: {install('cpu')}, or on Linux with CUDA {install('gpu')}"
         )
 
 

@@ -13,14 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import UnidentifiedImageError
 
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.exporters.contract import LAYOUTS, Contract
 from ncfmkit.exporters.sessions import PROVIDERS, Session, open_session
 from ncfmkit.progress import Tracker, notice, printable, track
-from ncfmkit.real.decode import COLORS, FORMATS, BadImageError, Frame, fit, open_picture
-from ncfmkit.real.folders import SUFFIXES
+from ncfmkit.real.decode import (
+    COLORS,
+    BadImageError,
+    Frame,
+    Look,
+    changes,
+    changes_text,
+    fit,
+    open_picture,
+    readable_formats,
+)
+from ncfmkit.real.folders import left_out_text, walk
 
 TOPK = 5  # where the user leaves it open and the model has that many classes
 THREADS = min(4, os.cpu_count() or 1)  # that decode
@@ -33,8 +42,7 @@ class Picture:
     file: str
     image_CHW: np.ndarray | None = None  # uint8; None: unreadable
     unreadable: str = ""  # file and reason
-    resized: bool = False
-    converted: bool = False  # of another color mode
+    look: Look | None = None  # what it was
 
 
 def predict(
@@ -48,8 +56,8 @@ def predict(
 ) -> Generator[list[dict[str, Any]]]:
     """Answers in the order of the pictures, a batch at a time; no more than a few batches are in memory.
 
-    Pictures of another size or color are brought to the model's as `--resize crop --convert-color` does for a store.
-    Notices say what runs, which pictures cannot be read and how many were changed.
+    Pictures of another size or color are brought to the model's, as `--resize crop` does for a store. Notices say what
+    runs, which files of folders were left out, which pictures cannot be read and how many were changed.
 
     Args:
         model: an ONNX file.
@@ -71,50 +79,60 @@ def predict(
         raise UserError(f"--batch: expected 1 or more pictures, got {batch}")
     if provider not in PROVIDERS:
         raise UserError(f"unknown provider {provider!r}: expected one of {', '.join(PROVIDERS)}")
-    files = find_pictures(paths)
+    files, left_out = find_pictures(paths)
     session = open_session(model, provider)
     contract = session.contract
     count = _checked_topk(topk, contract.class_count)
     notice(_headline(session, len(files)))
-    tally: Counter[str] = Counter()
+    if left_out:
+        notice(f"left out {left_out_text(left_out)}")
+    looks: Counter[Look] = Counter()
     with track("predicting", len(files)) if live else nullcontext(Tracker("predicting", len(files), None)) as bar:
         for pictures in read_batches(files, contract, batch):
             yield _answers(session, [p for p in pictures if not p.unreadable], count)
             for picture in pictures:
-                tally["unreadable"] += bool(picture.unreadable)
-                tally["resized"] += picture.resized
-                tally["converted"] += picture.converted
-                if picture.unreadable:
+                if picture.look is None:
                     notice(f"ncfmkit: {picture.unreadable}")
+                else:
+                    looks[picture.look] += 1
             bar.advance(len(pictures))
-    _report(tally, len(files), contract)
+    color = _color(contract)
+    changed = changes_text(changes(looks, color), looks.total(), contract.size, color)
+    if changed:
+        notice(changed)
+    if looks.total() < len(files):
+        raise CheckFailed(f"{len(files) - looks.total()} of {len(files)} pictures could not be read")
 
 
-def find_pictures(paths: Sequence[str]) -> list[str]:
-    """The files in the order given; a folder's in sorted order, its own before those of its subfolders.
+def find_pictures(paths: Sequence[str]) -> tuple[list[str], Counter[str]]:
+    """The files in the order given, and how many files of folders are no pictures, by kind.
+
+    A folder's files are in sorted order, its own before those of its subfolders.
 
     Raises:
-        UserError: a path that does not exist, or a folder without pictures.
+        UserError: a path that does not exist, or a folder that cannot be listed or has no pictures.
     """
     lacking = [p for p in paths if not os.path.exists(p)]
     if lacking:
         more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
         raise UserError(f"no such file or folder: {printable(lacking[0]) or repr('')}{more}")
-    return [file for path in paths for file in (_pictures_in(path) if os.path.isdir(path) else [path])]
-
-
-def _pictures_in(root: str) -> list[str]:
     found: list[str] = []
-    for folder, subfolders, files in os.walk(root, onerror=_unlistable):
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
-        found += [os.path.join(folder, f) for f in sorted(files) if f.lower().endswith(SUFFIXES) and f[0] != "."]
-    if not found:
-        raise UserError(f"{printable(root)}: no pictures in the folder: expected {', '.join(SUFFIXES)} files")
-    return found
-
-
-def _unlistable(error: OSError) -> None:
-    raise UserError(f"{printable(error.filename)}: the folder cannot be listed: {error.strerror}")
+    left_out: Counter[str] = Counter()
+    for path in paths:
+        if not os.path.isdir(path):
+            found.append(path)
+            continue
+        left = Counter[str]()
+        top = {os.path.realpath(path)}
+        inside = [os.path.join(folder, f) for folder, files in walk(path, top, set(), left) for f in files]
+        if not inside:
+            got = f", got {left_out_text(left)}" if left else ""
+            raise UserError(
+                f"{printable(path)}: no pictures in the folder: expected {', '.join(readable_formats())} files{got}"
+            )
+        found += inside
+        left_out += left
+    return found, left_out
 
 
 def _checked_topk(topk: int | None, classes: int) -> int:
@@ -134,10 +152,13 @@ def _headline(session: Session, total: int) -> str:
     return f"{text}\nthe model does not say it, so assumed: {LAYOUTS[contract.layout].summary}; {contract.output}"
 
 
+def _color(contract: Contract) -> str:
+    return next(name for name, channels in COLORS.items() if channels == contract.channels)
+
+
 def read_batches(files: Sequence[str], contract: Contract, batch: int) -> Iterator[list[Picture]]:
     """The files' pictures in order, `batch` at a time; threads read ahead by as many."""
-    color = next(name for name, channels in COLORS.items() if channels == contract.channels)
-    frame = Frame(size=contract.size, color=color, crop=True, convert=True)
+    frame = Frame(size=contract.size, color=_color(contract), crop=True)
     pool = ThreadPoolExecutor(THREADS)
     try:
         ahead = [pool.submit(_read, file, frame) for file in files[:batch]]
@@ -152,20 +173,10 @@ def read_batches(files: Sequence[str], contract: Contract, batch: int) -> Iterat
 def _read(file: str, frame: Frame) -> Picture:
     where = printable(file)
     try:
-        picture = open_picture(Path(file), where)
-        image = fit(picture, frame, where)
+        image, look = fit(open_picture(Path(file), where), frame, where)
     except BadImageError as error:
-        return Picture(file=file, unreadable=f"{where}: {_reason(error.__cause__)}")
-    except UserError as error:
-        return Picture(file=file, unreadable=str(error))
-    other_mode = picture.mode != ("L" if frame.channels == 1 else "RGB")
-    return Picture(file=file, image_CHW=image, resized=picture.size != (frame.size,) * 2, converted=other_mode)
-
-
-def _reason(error: BaseException | None) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"not a picture of a known format ({', '.join(FORMATS)})"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Picture(file=file, unreadable=f"{where}: {error.reason}")
+    return Picture(file=file, image_CHW=image, look=look)
 
 
 def _answers(session: Session, pictures: Sequence[Picture], topk: int) -> list[dict[str, Any]]:
@@ -186,16 +197,3 @@ def _answers(session: Session, pictures: Sequence[Picture], topk: int) -> list[d
         ]
         answers.append({"file": picture.file, **top[0], "topk": top})
     return answers
-
-
-def _report(tally: Counter[str], total: int, contract: Contract) -> None:
-    size, color = contract.size, "gray" if contract.channels == 1 else "RGB"
-    changes = {
-        "resized": f"resized to {size}x{size} (short side, center crop)",
-        "converted": f"converted to {color}",
-    }
-    for change, text in changes.items():
-        if tally[change]:
-            notice(f"{tally[change]} of {total} pictures {'was' if tally[change] == 1 else 'were'} {text}")
-    if tally["unreadable"]:
-        raise CheckFailed(f"{tally['unreadable']} of {total} pictures could not be read")

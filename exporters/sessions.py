@@ -24,6 +24,7 @@ import numpy as np
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import METADATA_KEY, Contract, Port, read_contract
+from ncfmkit.extras import install
 from ncfmkit.progress import notice
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")  # both own the import name onnxruntime: only one can be installed
@@ -74,8 +75,7 @@ def onnxruntime() -> Any:
     except (ImportError, AttributeError) as error:  # no attributes: half of it was uninstalled with its twin package
         first = f"pip uninstall {' '.join(packages())}, then " if packages() else ""
         raise UserError(
-            f"ONNX Runtime cannot be used ({error}): {first}pip install 'ncfmkit[cpu]', or 'ncfmkit[gpu]' on Linux "
-            "with CUDA"
+            f"ONNX Runtime cannot be used ({error}): {first}{install('cpu')}, or on Linux with CUDA {install('gpu')}"
         ) from None
     return ort
 
@@ -98,7 +98,7 @@ def missing(name: str) -> str:
         installed = packages() or ["onnxruntime"]
         return (
             f"the installed {' and '.join(installed)} has no {row.name}: pip uninstall {' '.join(installed)}, "
-            f"then pip install 'ncfmkit[{row.extra}]' (Linux x86-64 with an NVIDIA GPU)"
+            f"then {install(row.extra)}, on Linux x86-64 with an NVIDIA GPU"
         )
     import torch
 
@@ -114,7 +114,7 @@ def missing(name: str) -> str:
         lacking = _unloadable(Path(ort.__file__).parent / "capi" / row.library) or why
         return (
             f"{row.name} does not load: {lacking}; it needs NVIDIA's driver (libcuda), the libraries of a torch for "
-            f"CUDA {ort.cuda_version} and what pip install 'ncfmkit[{row.extra}]' brings"
+            f"CUDA {ort.cuda_version} and the packages of {install(row.extra)}"
         )
     return ""
 

@@ -27,6 +27,7 @@ import torch
 
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import LAYOUTS, METADATA_KEY, Contract, Port, read_contract
+from ncfmkit.extras import install
 from ncfmkit.files import cache_dir, writable, write_atomic, write_json
 from ncfmkit.progress import notice
 from ncfmkit.runtime import versions
@@ -64,8 +65,8 @@ def tensorrt() -> Any:
         lacking = "torch sees no GPU"
     if lacking:
         raise UserError(
-            f"TensorRT cannot be used ({lacking}): pip install 'ncfmkit[tensorrt]' (TensorRT {OLDEST} or newer), on "
-            "Linux x86-64 with an NVIDIA GPU that torch sees"
+            f"TensorRT cannot be used ({lacking}): {install('tensorrt')}, on Linux x86-64 with an NVIDIA GPU that "
+            "torch sees"
         )
     return trt
 

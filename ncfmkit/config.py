@@ -74,12 +74,11 @@ class DataSettings:
     size: int | None = setting(
         None, "side of the square images in pixels; none keeps their size", unit="pixels", at_least=4, flag="--size"
     )
-    color: Literal["rgb", "gray"] | None = setting(None, "color mode of the images; none keeps theirs", flag="--color")
+    color: Literal["rgb", "gray"] | None = setting(
+        None, "color mode that all images are converted to; none takes that of most images", flag="--color"
+    )
     resize: Literal["none", "crop"] = setting(
         "none", "crop scales the short side to --size and crops the center; none expects that size", flag="--resize"
-    )
-    convert_color: bool = setting(
-        False, "convert images of another color mode instead of refusing them", flag="--convert-color"
     )
     classes: tuple[str, ...] = setting(
         (),
@@ -574,6 +573,9 @@ RENAMED = {  # keys of settings that earlier sets and runs were saved with
 }
 
 
+GONE = ("data.convert_color",)  # images are always converted
+
+
 def current_names(table: Mapping[str, Any]) -> dict[str, Any]:
     """A table that :func:`to_dict` wrote, now or in an earlier version, with the names that settings have now."""
     table = dict(table)
@@ -583,6 +585,10 @@ def current_names(table: Mapping[str, Any]) -> dict[str, Any]:
             values = dict(table[section])
             values[new.split(".")[1]] = values.pop(key)
             table[section] = values
+    for key in GONE:
+        section, name = key.split(".")
+        if isinstance(table.get(section), Mapping):
+            table[section] = {k: v for k, v in table[section].items() if k != name}
     return table
 
 

@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 METADATA_KEY = "ncfmkit"  # the one key of ours in the metadata of a safetensors or ONNX file
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 MOVE = "or move the cache with the environment variable NCFMKIT_CACHE"
+MODEL = "`ncfmkit validate` and `ncfmkit predict` take exported models"
+REAL = "real images are named with --data"
+FOREIGN = {  # what a file is by its name, and what takes it
+    ".onnx": ("an ONNX model", MODEL),
+    ".engine": ("a TensorRT engine", MODEL),
+    ".pt": ("a torch file", "`ncfmkit convert` reads sets that other projects released"),
+    ".pth": ("a torch file", "`ncfmkit convert` reads sets that other projects released"),
+    ".parquet": ("a Parquet file", REAL),
+    ".tar": ("a tar file", REAL),
+}
+LARGEST_HEADER = 100_000_000  # bytes of a safetensors file, as its library has it
 LONGEST_NAME = 100  # characters of a name that is made of a text
 
 
@@ -155,6 +166,27 @@ def check_name(path: str | Path) -> None:
 def safe_name(text: str) -> str:
     """A plain file name made of any text: ASCII letters, digits, dots, hyphens and underscores."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:LONGEST_NAME].strip("-._") or "set"
+
+
+def starts_as_safetensors(path: Path) -> bool:
+    """Whether a file begins with the size of a JSON header and its opening brace, be the rest damaged or not."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    return int.from_bytes(start[:8], "little") < LARGEST_HEADER and start[8:] == b"{"
+
+
+def check_safetensors(path: Path, what: str) -> None:
+    """Raises UserError if a file is something else by its name and its first bytes. It may still be damaged.
+
+    Args:
+        what: what it should be, for the message.
+    """
+    if path.suffix != ".safetensors" and not starts_as_safetensors(path):
+        kind, advice = FOREIGN.get(path.suffix.lower(), (f"a {path.suffix or 'nameless'} file", ""))
+        raise UserError(f"{path} is {kind}, not {what}: expected a .safetensors file{advice and f'; {advice}'}")
 
 
 def sha256_of(path: Path) -> str:

@@ -3,10 +3,13 @@
 On a terminal a live bar; elsewhere (a log file, CI) a line after two seconds, then every half minute, and at the end.
 """
 
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -82,6 +85,13 @@ def track(description: str, total: int, done: int = 0) -> Iterator[Tracker]:
     )
     with Progress(*columns, console=console) as live:
         yield Tracker(description, total, live, done)
+
+
+def command_line() -> str | None:
+    """The running `ncfmkit ...` as one would type it; none where Python code called the library."""
+    program = Path(sys.argv[0])
+    ours = program.stem == "ncfmkit" or (program.name == "__main__.py" and program.parent.name == "ncfmkit")
+    return shlex.join(["ncfmkit", *sys.argv[1:]]) if ours else None
 
 
 def shortened_list(names: Sequence[str]) -> str:

@@ -31,9 +31,9 @@ def decoded(content):
 
 def class_folders(root, classes, each=3, kind="png", seed=0):
     for c, name in enumerate(classes):
-        (root / name).mkdir(parents=True)
+        (root / name).mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(pixels(each, seed + c)):
-            (root / name / f"{i}.{kind}").write_bytes(encoded(image, "jpeg" if kind == "jpg" else kind))
+            (root / name / f"{i}.{kind}").write_bytes(encoded(image, {"jpg": "jpeg", "tif": "tiff"}.get(kind, kind)))
 
 
 def parquet(path, contents, labels, names=None, image="image", label="label", metadata=None, group=4):

@@ -269,7 +269,6 @@ def test_bare_and_dotted_keys() -> None:
         ("data.classes", "3, cat", ("3", "cat")),
         ("data.classes", "", ()),
         ("student.milestones", "0.5,0.75", (0.5, 0.75)),
-        ("data.convert_color", "True", True),
         ("runtime.memory_budget", "2GiB", "2GiB"),
     ],
 )
@@ -291,7 +290,6 @@ def test_flags_are_text_of_the_settings_type(key: str, text: str, value: object)
         ("distill.steps", "1e3", r"^--steps \(distill\.steps\): expected a whole number, got '1e3'"),
         ("distill.steps", None, r"^--steps \(distill\.steps\): expected a whole number, got None"),
         ("distill.patience", "soon", r"^distill\.patience: expected a whole number, got 'soon'"),
-        ("data.convert_color", "yes", r"^--convert-color \(data\.convert_color\): expected true or false, got 'yes'"),
     ],
 )
 def test_errors_of_a_flag(key: str, text: str | None, message: str) -> None:
@@ -424,6 +422,13 @@ def test_settings_saved_under_an_older_name(old: str, new: str) -> None:
     saved[section][leaf] = saved[section].pop(new.split(".")[1])
     assert from_dict(saved) == override(Settings(), {new: 3})
     assert leaf in saved[section], "what is read is left as it was"
+
+
+def test_settings_saved_with_a_setting_that_is_gone() -> None:
+    saved = to_dict(Settings())
+    saved["data"]["convert_color"] = True
+    assert from_dict(saved) == Settings()
+    assert saved["data"]["convert_color"], "what is read is left as it was"
 
 
 def test_all_broken_rules_are_reported_at_once() -> None:

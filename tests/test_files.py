@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ncfmkit.errors import UserError
-from ncfmkit.files import format_bytes, parse_bytes, write_atomic, write_json
+from ncfmkit.files import check_safetensors, format_bytes, parse_bytes, write_atomic, write_json
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,24 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
         write_atomic(tmp_path / "file" / "set.bin", b"new")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("m.onnx", "m.onnx is an ONNX model, not a set: expected a .safetensors file; `ncfmkit validate`"),
+        ("m.ENGINE", "is a TensorRT engine, not a set"),
+        ("m.pt", "is a torch file, not a set: .*; `ncfmkit convert`"),
+        ("m.parquet", "is a Parquet file, not a set: .*--data"),
+        ("m.gif", "is a .gif file, not a set: expected a .safetensors file$"),
+        ("m", "is a nameless file, not a set"),
+    ],
+)
+def test_what_is_no_safetensors_file_is_named(tmp_path: Path, name: str, says: str) -> None:
+    for content in (b"", b"\x08\x00", b"PK\x03\x04 and more", (200_000_000).to_bytes(8, "little") + b"{"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=says):
+            check_safetensors(tmp_path / name, "a set")
+    (tmp_path / name).write_bytes((30).to_bytes(8, "little") + b"{")  # a set under another name, if damaged
+    check_safetensors(tmp_path / name, "a set")
+    check_safetensors(tmp_path / "m.safetensors", "a set")

@@ -13,7 +13,7 @@ import ncfmkit
 ROOT = Path(__file__).resolve().parents[1]
 
 BASE = {
-    *("_version", "errors", "interrupts", "config", "progress", "estimate", "rng", "files", "runtime", "run"),
+    *("_version", "errors", "extras", "interrupts", "config", "progress", "estimate", "rng", "files", "runtime", "run"),
     *("mosaic", "augment", "recipes"),
 }
 ROOMS: dict[str, set[str]] = {  # what each may import beside itself; `base` are the modules above

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from ncfmkit.extras import EXTRAS, install
+
 ROOT = Path(__file__).resolve().parent.parent
 # top-level folder -> the package that it installs as
 HOMES = {"ncfmkit": "ncfmkit", "cli": "ncfmkit.cli", "exporters": "ncfmkit.exporters"}
@@ -84,6 +86,20 @@ def requirements() -> dict[str, list[Requirement]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lists = {"": project["dependencies"]} | project["optional-dependencies"]
     return {extra: [Requirement(line) for line in lines] for extra, lines in lists.items()}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_messages_name_the_packages_of_an_extra(requirements: dict[str, list[Requirement]], extra: str) -> None:
+    machine = {"sys_platform": "linux", "platform_machine": "x86_64"}
+
+    def packages(extra: str) -> set[str]:
+        wanted = [r for r in requirements[extra] if r.marker is None or r.marker.evaluate(machine)]
+        own = {str(Requirement(f"{r.name}{r.specifier}")) for r in wanted if r.name != "ncfmkit"}
+        return own.union(*(packages(other) for r in wanted if r.name == "ncfmkit" for other in r.extras))
+
+    assert {str(Requirement(package)) for package in EXTRAS[extra]} == packages(extra)
+    assert "ncfmkit" not in install(extra)
+    assert all(f'"{package}"' in install(extra) for package in EXTRAS[extra])
 
 
 def test_constraints_pin_versions_that_the_ranges_admit(requirements: dict[str, list[Requirement]]) -> None:

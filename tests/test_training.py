@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from rounding import EPS, allowed, flat, off, smooth
 
 from ncfmkit import training
-from ncfmkit.config import NetworkSettings, TrainSettings
+from ncfmkit.config import NetworkSettings, StudentSettings, TrainSettings
 from ncfmkit.errors import NonFiniteLossError
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import network_builder
@@ -360,3 +360,33 @@ def test_one_geometric_operation_per_batch_and_a_draw_per_image(real, runtime, m
     assert all(len(u[:, 0].unique()) == 1 for u in rows)
     assert all(len(u[:, k].unique()) == 7 for u in rows for k in range(1, u.shape[1]))
     assert len({float(u[0, 0]) for u in rows}) == 12
+
+
+@pytest.mark.parametrize(("settings", "share"), [({"cutmix": 0.0}, 0.0), ({"cutmix": 1.0}, 1.0), ({}, 0.5)])
+@pytest.mark.parametrize("kind", [TrainSettings, StudentSettings])
+def test_batches_are_mixed_as_often_as_asked(
+    real, runtime, monkeypatch, kind: Any, settings: dict, share: float
+) -> None:
+    """By default half of the batches; only an image with a box pasted in has a mixed target."""
+    originals = {image.numpy().tobytes() for image in normalized(real, torch.float32)}
+    mixed: list[bool] = []
+    logits, cross_entropy = StackedModels.logits, F.cross_entropy
+    seen: list[torch.Tensor] = []
+
+    def recorded_logits(self, x_RBCHW: torch.Tensor) -> torch.Tensor:
+        seen.append(x_RBCHW[0])
+        return logits(self, x_RBCHW)
+
+    def recorded_loss(logits_NK: torch.Tensor, target_NK: torch.Tensor) -> torch.Tensor:
+        pasted = [image.numpy().tobytes() not in originals for image in seen.pop()]
+        for target_K, is_pasted in zip(target_NK, pasted, strict=True):
+            assert target_K.max() == 1 or is_pasted
+        mixed.append(bool((target_NK.max(1).values < 1).any()))
+        return cross_entropy(logits_NK, target_NK)
+
+    monkeypatch.setattr(StackedModels, "logits", recorded_logits)
+    monkeypatch.setattr(F, "cross_entropy", recorded_loss)
+    trained(real, runtime, kind(**({"epochs": 30, "batch": 7, "augment": "none"} | settings)))
+    assert len(mixed) == 90
+    # a box may be empty, or all that it covers may be pasted from an image of the same class
+    assert 0.6 * share <= np.mean(mixed) <= share + 0.1 * (0 < share < 1)

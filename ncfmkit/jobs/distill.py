@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from ncfmkit.files import format_bytes, write_atomic, write_json
 from ncfmkit.jobs.evaluate import real_mosaics
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decoded_count
-from ncfmkit.progress import notice, shortened_list
+from ncfmkit.progress import command_line, notice, shortened_list
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
 from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
@@ -393,6 +391,8 @@ def _data_info(real: RealData) -> dict[str, Any]:
         "fingerprint": real.fingerprint,
         "skipped": real.skipped,
         "skipped_images": list(real.skipped_images),
+        "changed": real.changed,
+        "left_out": real.left_out,
     }
 
 
@@ -401,7 +401,7 @@ def _run_info(
 ) -> dict[str, Any]:
     return {
         "ncfmkit": __version__,
-        "command": shlex.join(["ncfmkit", *sys.argv[1:]]) if "ncfmkit" in Path(sys.argv[0]).name else None,
+        "command": command_line(),
         "arguments": source.recorded(),
         "baselines": list(baselines),
         "data": _data_info(real),

@@ -7,6 +7,7 @@ import torch
 
 from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import UserError
+from ncfmkit.extras import install
 from ncfmkit.files import cache_dir, format_bytes
 from ncfmkit.real.arrays import torchvision_datasets
 from ncfmkit.runtime import choose_runtime, compiler_missing, device_name, versions
@@ -56,8 +57,8 @@ def _onnx_runtime() -> dict[str, str]:
         says = " and ".join(f"{name} {_version(name)}" for name in installed)
     if len(installed) > 1:
         says += (
-            f" exclude each other: pip uninstall {' '.join(installed)}, then pip install 'ncfmkit[cpu]', or "
-            "'ncfmkit[gpu]' on Linux with CUDA"
+            f" exclude each other: pip uninstall {' '.join(installed)}, then {install('cpu')}, or on Linux with CUDA "
+            f"{install('gpu')}"
         )
     lacking = {name: missing(name) for name in PROVIDERS}
     providers = {f"ONNX Runtime provider {n}": f"not usable: {why}" if why else "loads" for n, why in lacking.items()}

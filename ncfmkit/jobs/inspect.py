@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ncfmkit.errors import UserError
-from ncfmkit.files import METADATA_KEY, format_bytes
+from ncfmkit.files import METADATA_KEY, format_bytes, starts_as_safetensors
 from ncfmkit.run import load_run
 from ncfmkit.scoring import student_file
 from ncfmkit.sets import set_file
@@ -15,8 +15,6 @@ from ncfmkit.sets.loading import load, packing_of
 from ncfmkit.sets.manifest import DIGEST_KEY, format_score
 from ncfmkit.sets.package import is_package
 from ncfmkit.sets.synthetic import SyntheticSet
-
-LARGEST_HEADER = 100_000_000  # bytes, as safetensors has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +40,12 @@ def describe(path: Path) -> Description:
         return _describe_run(path)
     if path.suffix == ".onnx":
         return _describe_model(path)
-    if path.suffix != ".safetensors" and not _starts_as_safetensors(path):
+    if path.suffix != ".safetensors" and not starts_as_safetensors(path):
         raise UserError(
             f"{path} is not a run directory, a synthetic set, a package, a student or an exported model: sets and "
             "students are safetensors files, models end in .onnx"
         )
     return _describe_student(path) if _kind(path) == "student" else _describe_set(path)
-
-
-def _starts_as_safetensors(path: Path) -> bool:
-    """Whether the file begins with the size of a JSON header and its opening brace, be the rest damaged or not."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    return int.from_bytes(start[:8], "little") < LARGEST_HEADER and start[8:] == b"{"
 
 
 def _kind(path: Path) -> str | None:

@@ -1,7 +1,8 @@
 """Builds a store: decodes in parallel in source order, and writes every image to its place in class order."""
 
+import dataclasses
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
@@ -12,11 +13,11 @@ import numpy as np
 
 from ncfmkit.config import DataSettings
 from ncfmkit.errors import UserError
-from ncfmkit.progress import track
-from ncfmkit.real.decode import BadImageError, Frame, fit, frame_of, open_picture
+from ncfmkit.progress import command_line, notice, track
+from ncfmkit.real.decode import BadImageError, Frame, Look, changes, fit, kind_of, open_picture
 from ncfmkit.real.listing import Payload, Rows, Source
 from ncfmkit.real.select import choose
-from ncfmkit.real.store import SplitWriter, check_space, new_store, write_facts
+from ncfmkit.real.store import LAYOUT, SplitWriter, check_space, new_store, write_facts
 
 CHUNK_IMAGES = 256  # at most in one piece of a thread's work
 CHUNK_BYTES = 4 << 20  # at most, encoded and decoded each, beyond the first image of a chunk
@@ -24,50 +25,99 @@ AHEAD = 3  # chunks in flight per thread
 # below, decoding takes about 0.1 ms, most of it under Python's lock: threads then only slow each other down (measured:
 # CIFAR-10 in 7 s with 1 thread, 17 s with 4; from 128x128 on they pay off for PNG, JPEG and WebP alike)
 THREADS_FROM = 128 * 128  # pixels of the first picture
+USUAL_SIZE = 64  # that messages advise where images are larger
 
 Job = tuple[int, int, Payload]  # row in the source, position in the store, picture
-Decoded = tuple[np.ndarray, np.ndarray, int]  # positions int64 [B], images uint8 [B, ch, H, W], jobs done
+# positions int64 [B], images uint8 [B, ch, H, W], what the pictures were, jobs done
+Decoded = tuple[np.ndarray, np.ndarray, Counter[Look], int]
 
 
 def build_store(folder: Path, source: Source, settings: DataSettings, fingerprint: str, skip_bad: bool) -> None:
-    """Reads the whole source once into the store `folder`. Under `folder`'s lock; memory does not grow with the set.
+    """Reads the whole source into the store `folder`. Under `folder`'s lock; memory does not grow with the set.
 
     Raises:
         UserError: a picture, a label, a class or a setting that does not fit, or too little disk space.
     """
     classes, chosen = choose(source.name, source.load(), settings.classes, settings.holdout, settings.imbalance)
-    frame = _find_frame(source.name, *chosen["train"], settings, skip_bad)
-    count = sum(len(group) for _, groups in chosen.values() for group in groups)
-    check_space(folder.parent, count * frame.channels * frame.size**2)
-    facts: dict[str, Any] = {"source": source.name, "classes": classes, "size": frame.size, "channels": frame.channels}
-    facts |= {"fingerprint": fingerprint, "skipped": 0, "skipped_images": [], "offsets": {}}
+    frame, pixels = _find_frame(source.name, *chosen["train"], settings, skip_bad, has_test="test" in chosen)
+    threads = _threads(pixels)
+    facts: dict[str, Any] = {"layout": LAYOUT, "source": source.name, "classes": classes, "fingerprint": fingerprint}
+    facts |= {"skipped": 0, "skipped_images": [], "offsets": {}}
+    looks: Counter[Look] = Counter()
     with new_store(folder) as temporary:
         for split, (rows, groups) in chosen.items():
-            with SplitWriter(temporary / f"{split}.npy", sum(map(len, groups)), frame.channels, frame.size) as writer:
-                _fill(writer, f"reading {source.name} {split}", rows, np.concatenate(groups), frame, skip_bad)
-                writer.finish()
+            title = f"reading {source.name} {split}"
+            path, order = temporary / f"{split}.npy", np.concatenate(groups)
+            writer, found = _write_split(path, title, rows, order, frame, threads, skip_bad)
+            color = _color_of_most(found)
+            if split == "train" and settings.color is None and color != frame.color:
+                notice(f"{source.name}: most images are {color}, the first is {frame.color}: reading them again")
+                frame = dataclasses.replace(frame, color=color)
+                writer, found = _write_split(path, title, rows, order, frame, threads, skip_bad)
+            looks += found
             facts["offsets"][split] = _offsets(source.name, split, classes, groups, writer.filled)
             skipped = np.sort(np.concatenate(groups)[~writer.filled]).tolist()
             facts["skipped"] += len(skipped)
             facts["skipped_images"] += [rows.where(row) for row in skipped]
             if split == "train":
                 facts["mean"], facts["std"] = writer.statistics()
+        facts |= {"size": frame.size, "channels": frame.channels, "changed": changes(looks, frame.color)}
         write_facts(temporary, facts)
 
 
-def _find_frame(name: str, rows: Rows, groups: list[np.ndarray], settings: DataSettings, skip_bad: bool) -> Frame:
-    """The frame, from the first picture of the train split that can be decoded."""
+def _find_frame(
+    name: str, rows: Rows, groups: list[np.ndarray], settings: DataSettings, skip_bad: bool, has_test: bool
+) -> tuple[Frame, int]:
+    """What images are made to be, and the pixels of the first picture of the train split that can be decoded.
+
+    What settings leave open is as in that picture; :func:`build_store` mends its color where most others differ.
+
+    Raises:
+        UserError: the size is left open and the picture is not square, or no picture can be decoded.
+    """
     wanted = np.sort(np.concatenate(groups))
     for row, payload in zip(wanted, rows.read(wanted), strict=True):
         where = rows.where(int(row))
         try:
-            picture = open_picture(payload, where)
+            opened = open_picture(payload, where)
         except BadImageError:
             if not skip_bad:
                 raise
             continue
-        return frame_of(picture, where, settings.size, settings.color, settings.resize, settings.convert_color)
+        width, height = opened.image.size
+        flags = f"--size {settings.size or min(USUAL_SIZE, width, height)} --resize crop"
+        if not has_test and not settings.holdout:
+            flags += " --holdout 0.1"  # else the next message would ask for it
+        advice = f"pass {flags} to crop and resize all images{_as_command(flags)}"
+        if settings.size is None and width != height:
+            raise UserError(f"{where}: expected a square image, got {width}x{height}: {advice}")
+        color = settings.color or Look(kind_of(opened.image), opened.turned, resized=False).color
+        origin = f", as {where}" if settings.size is None else ""
+        crop = settings.resize == "crop"
+        frame = Frame(size=settings.size or width, color=color, crop=crop, origin=origin, advice=advice)
+        return frame, width * height
     raise UserError(f"{name}: none of the {len(wanted)} images of the train split is a readable picture")
+
+
+def _as_command(flags: str) -> str:
+    command = command_line()
+    return f"; the whole command:\n{command} {flags}" if command else ""
+
+
+def _color_of_most(looks: Counter[Look]) -> str:
+    gray = sum(count for look, count in looks.items() if look.color == "gray")
+    return "gray" if 2 * gray > looks.total() else "rgb"
+
+
+def _write_split(
+    path: Path, title: str, rows: Rows, order: np.ndarray, frame: Frame, threads: int, skip_bad: bool
+) -> tuple[SplitWriter, Counter[Look]]:
+    """One split, in class order; and what its pictures were."""
+    check_space(path.parent, len(order) * frame.channels * frame.size**2)
+    with SplitWriter(path, len(order), frame.channels, frame.size) as writer:
+        looks = _fill(writer, title, rows, order, frame, threads, skip_bad)
+        writer.finish()
+    return writer, looks
 
 
 def _offsets(
@@ -84,34 +134,45 @@ def _offsets(
 
 
 def _fill(
-    writer: SplitWriter, title: str, rows: Rows, in_class_order: np.ndarray, frame: Frame, skip_bad: bool
-) -> None:
+    writer: SplitWriter,
+    title: str,
+    rows: Rows,
+    in_class_order: np.ndarray,
+    frame: Frame,
+    threads: int,
+    skip_bad: bool,
+) -> Counter[Look]:
     positions = np.argsort(in_class_order)
     wanted = in_class_order[positions]
 
     def decode(chunk: list[Job]) -> Decoded:
         return _decode(chunk, rows, frame, skip_bad)
 
+    looks: Counter[Look] = Counter()
     jobs = zip(wanted.tolist(), positions.tolist(), rows.read(wanted), strict=True)
     with track(title, len(wanted)) as bar:
-        for places, images, done in _in_parallel(decode, _chunks(jobs, frame), _threads(frame)):
+        for places, images, found, done in _in_parallel(decode, _chunks(jobs, frame), threads):
             writer.put(places, images)
+            looks += found
             bar.advance(done)
+    return looks
 
 
 def _decode(chunk: list[Job], rows: Rows, frame: Frame, skip_bad: bool) -> Decoded:
     """The chunk's readable pictures in the order of their positions."""
     places: list[int] = []
+    looks: Counter[Look] = Counter()
     images = np.empty((len(chunk), frame.channels, frame.size, frame.size), np.uint8)
     for row, position, payload in sorted(chunk, key=lambda job: job[1]):
         try:
             where = rows.where(row)
-            images[len(places)] = fit(open_picture(payload, where), frame, where)
+            images[len(places)], look = fit(open_picture(payload, where), frame, where)
             places.append(position)
+            looks[look] += 1
         except BadImageError:
             if not skip_bad:
                 raise
-    return np.array(places, np.int64), images[: len(places)], len(chunk)
+    return np.array(places, np.int64), images[: len(places)], looks, len(chunk)
 
 
 def _chunks(jobs: Iterator[Job], frame: Frame) -> Iterator[list[Job]]:
@@ -128,9 +189,9 @@ def _chunks(jobs: Iterator[Job], frame: Frame) -> Iterator[list[Job]]:
         yield chunk
 
 
-def _threads(frame: Frame) -> int:
+def _threads(pixels: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if frame.first_pixels >= THREADS_FROM else 1
+    return min(8, cores) if pixels >= THREADS_FROM else 1
 
 
 def _in_parallel(

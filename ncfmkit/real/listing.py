@@ -4,8 +4,8 @@ The three come in this order because each costs more than the one before: a know
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,12 @@ from ncfmkit.progress import notice
 
 Payload = bytes | Path | np.ndarray  # a picture file's bytes, its path, or uint8 pixels [H, W] or [H, W, 3]
 
-TEST_NAMES = ("test", "val", "valid", "validation")  # a source with several is tested on the first
+# names of splits in any case, with the synonyms that Hugging Face `datasets` knows
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = (  # a source with several is tested on the first
+    *("test", "testing", "eval", "evaluation"),
+    *("val", "valid", "validation", "dev"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +49,7 @@ class Source:
     root: Path
     files: tuple[str, ...]  # all that the content depends on, relative to `root`
     load: Callable[[], Listing]
+    left_out: Mapping[str, int] = field(default_factory=dict)  # files beside the pictures, by kind: `.txt`
 
 
 @dataclass(frozen=True)
@@ -58,18 +64,33 @@ class Request:
     label_column: str | None = None
 
 
-def split_token(name: str) -> str | None:
-    """`train`, `test`, `val`, ... where a file's name has it as a word: `train-00000-of-00003.parquet`."""
-    found = re.search(rf"(?:^|[^a-z])(train|{'|'.join(TEST_NAMES)})(?=[^a-z]|$)", Path(name).name.lower())
-    return found[1] if found else None
+def split_token(file: str) -> str | None:
+    """The name of a split, in lower case, that a file's name has as a word: `train-00000-of-00003.parquet`.
+
+    Else the nearest folder of its path that is named so: `Test/00000.tar`.
+    """
+    *folders, name = file.lower().split("/")
+    found = re.search(rf"(?:^|[^a-z])({'|'.join(TRAIN_NAMES + TEST_NAMES)})(?=[^a-z]|$)", name)
+    return found[1] if found else next((f for f in reversed(folders) if f in TRAIN_NAMES + TEST_NAMES), None)
 
 
-def pick_test(name: str, found: Iterable[str]) -> str | None:
-    """The test split among the split names found, with a notice where another is left alone."""
+def pick_splits(name: str, found: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The train and the test split among the splits found, with a notice of those that are not used.
+
+    Args:
+        found: what messages call each split, by its name in lower case.
+
+    Raises:
+        UserError: there are several train splits.
+    """
+    trains = [t for t in TRAIN_NAMES if t in found]
     tests = [t for t in TEST_NAMES if t in found]
-    if len(tests) > 1:
-        notice(f"{name}: testing on {tests[0]!r}, leaving {', '.join(map(repr, tests[1:]))} alone")
-    return tests[0] if tests else None
+    if len(trains) > 1:
+        raise UserError(f"{name}: expected one train split, got {found[trains[0]]} and {found[trains[1]]}: rename one")
+    if trains and len(tests) > 1:
+        unused = ", ".join(found[t] for t in tests[1:])
+        notice(f"{name}: testing on {found[tests[0]]}, not using {unused}")
+    return trains[0] if trains else None, tests[0] if tests else None
 
 
 def by_split(name: str, files: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -89,7 +110,17 @@ def by_split(name: str, files: Iterable[str]) -> tuple[list[str], list[str]]:
             f"{name}: cannot tell the split of {groups[None][0]}, where others are named {others}: "
             "rename it, or choose files with a glob"
         )
-    test = pick_test(name, [g for g in groups if g])
-    if "train" not in groups:
+    train, test = pick_splits(name, {g: repr(g) for g in groups if g})
+    if train is None:
         raise UserError(f"{name}: expected files named train-*, got only {test}-* such as {groups[test][0]}")
-    return groups["train"], groups[test] if test else []
+    return groups[train], groups[test] if test else []
+
+
+def kind_by_split(kind: str, train: Iterable[str], test: Sequence[str]) -> str:
+    """The source's kind, for files that :func:`by_split` told apart.
+
+    Where folders tell the splits it is another: earlier versions read the same files as one split, and a fingerprint
+    of theirs must not be taken for that of the same data.
+    """
+    by_name = all(split_token(Path(file).name) for file in train)
+    return kind if by_name or not test else f"{kind}, split by folders"

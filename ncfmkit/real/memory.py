@@ -20,7 +20,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.progress import track
 from ncfmkit.real.columns import BATCH, find_columns, label_values, pictures
 from ncfmkit.real.labels import label_array, numbered
-from ncfmkit.real.listing import Listing, Payload, Request, Rows, Source, pick_test, split_token
+from ncfmkit.real.listing import Listing, Payload, Request, Rows, Source, pick_splits, split_token
 
 EXPECTED = (
     "expected a name or a path, (images, labels) as arrays, a map-style torch dataset that gives (image, label), a "
@@ -60,15 +60,17 @@ def _splits(data: Any) -> dict[str, Any]:
     """The train split, then perhaps the test split, under these names; data that are no dict are all train."""
     if not isinstance(data, Mapping):
         return {"train": data}
-    token = {name: split_token(str(name)) for name in data}
-    train = [name for name in data if token[name] == "train"]
-    if len(train) != 1:
+    names: dict[str, Any] = {}
+    for name in data:
+        token = split_token(str(name))
+        if token in names:
+            raise UserError(f"the data: expected one split {token!r}, got {names[token]!r} and {name!r}")
+        if token is not None:
+            names[token] = name
+    train, test = pick_splits("the data", {token: repr(name) for token, name in names.items()})
+    if train is None:
         raise UserError(f"the data: expected a dict with one split 'train', got {', '.join(map(repr, data)) or 'none'}")
-    chosen = pick_test("the data", [found for found in token.values() if found])
-    test = [name for name in data if chosen is not None and token[name] == chosen]
-    if len(test) > 1:
-        raise UserError(f"the data: expected one split to test on, got {', '.join(map(repr, test))}")
-    return {"train": data[train[0]]} | ({"test": data[test[0]]} if test else {})
+    return {"train": data[names[train]]} | ({"test": data[names[test]]} if test else {})
 
 
 def memory_name(data: Any) -> str:

@@ -10,14 +10,16 @@ from ncfmkit.config import DataSettings
 from ncfmkit.files import cache_dir, writable, write_atomic
 from ncfmkit.progress import notice
 from ncfmkit.real.building import build_store
+from ncfmkit.real.decode import COLORS, changes_text, readable_formats
 from ncfmkit.real.fingerprint import fingerprint, stat_key
+from ncfmkit.real.folders import left_out_text
 from ncfmkit.real.listing import Request, Source
 from ncfmkit.real.sources import as_text, find_source
-from ncfmkit.real.store import VERSION, RealData, lock_of, read_store
+from ncfmkit.real.store import RealData, lock_of, read_store
 
 # settings that the first stores knew; later ones count in the fingerprint only where they are not the default, so that
 # sets and runs keep the fingerprints that they were made with
-FIRST_SETTINGS = ("size", "color", "resize", "convert_color", "classes", "holdout", "imbalance")
+FIRST_SETTINGS = ("size", "color", "resize", "classes", "holdout", "imbalance")
 SHOWN_SKIPPED = 5  # names of images in a notice
 
 
@@ -43,7 +45,14 @@ def open_real(
         UserError: anything about the data or the settings that the user can mend.
     """
     source = find_real(data, settings, data_root=data_root, download=download)
-    opened = _open(source, settings, skip_bad)
+    opened = dataclasses.replace(_open(source, settings, skip_bad), left_out=dict(source.left_out))
+    if opened.left_out:
+        notice(f"{opened.name}: left out {left_out_text(opened.left_out)}")
+    total = len(opened.train.images) + (len(opened.test.images) if opened.test else 0)
+    color = next(name for name, channels in COLORS.items() if channels == opened.channels)
+    changed = changes_text(opened.changed, total, opened.size, color)
+    if changed:
+        notice(f"{opened.name}: {changed}")
     if opened.skipped:
         shown = "".join(f"\n  {image}" for image in opened.skipped_images[:SHOWN_SKIPPED])
         more = len(opened.skipped_images) - SHOWN_SKIPPED
@@ -70,9 +79,12 @@ def find_real(data: Any, settings: DataSettings, *, data_root: Path | None = Non
 def _open(source: Source, settings: DataSettings, skip_bad: bool) -> RealData:
     """From the store that the index knows by the files' names, sizes and times; else by their content."""
     home = cache_dir() / "real"
+    # sets and runs keep the fingerprint: `version` rises only where the same files give other pixels; a setting that is
+    # gone stays in it with the one value that is left; what is skipped depends on what Pillow reads here
     defaults = dataclasses.asdict(DataSettings())
     counted = {k: v for k, v in dataclasses.asdict(settings).items() if k in FIRST_SETTINGS or v != defaults[k]}
-    preprocessing: dict[str, Any] = counted | {"skip_bad": skip_bad, "version": VERSION}
+    preprocessing: dict[str, Any] = counted | {"convert_color": False, "version": 1}
+    preprocessing["skip_bad"] = skip_bad and readable_formats()
     index = home / "index" / stat_key(source, preprocessing)
     key = _indexed(index)
     if key is not None:
@@ -101,7 +113,9 @@ def _read_or_build(folder: Path, source: Source, settings: DataSettings, key: st
         opened = read_store(folder, source.name)  # another process may have written it meanwhile
         if opened is None:
             if folder.exists():
-                notice(f"{source.name}: its store in the cache is damaged: reading the source again")
+                notice(
+                    f"{source.name}: its store in the cache is damaged or of another version: reading the source again"
+                )
             build_store(folder, source, settings, key, skip_bad)
             opened = read_store(folder, source.name)
     assert opened is not None

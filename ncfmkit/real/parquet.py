@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ncfmkit.errors import UserError
 from ncfmkit.real.columns import BATCH, check_same_columns, find_columns, label_values, pictures
 from ncfmkit.real.labels import numbered, rows_of_files
-from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split
+from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split, kind_by_split
 from ncfmkit.real.paths import common_root, matching
 
 
@@ -20,7 +20,8 @@ def open_parquet(request: Request) -> Source:
     """A directory, file or glob of Parquet files; train and test are told apart by file name."""
     name, root, files = common_root(request.data, matching(request.data, ".parquet"))
     train, test = by_split(name, files)
-    return Source("parquet", name, root, (*train, *test), partial(_load, request, root, train, test))
+    kind = kind_by_split("parquet", train, test)
+    return Source(kind, name, root, (*train, *test), partial(_load, request, root, train, test))
 
 
 def _load(request: Request, root: Path, train: list[str], test: list[str]) -> Listing:

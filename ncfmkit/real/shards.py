@@ -16,11 +16,10 @@ import numpy as np
 
 from ncfmkit.errors import UserError
 from ncfmkit.real.columns import LABEL_NAMES
+from ncfmkit.real.decode import picture_suffixes
 from ncfmkit.real.labels import label_array, numbered, rows_of_files
-from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split
+from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split, kind_by_split
 from ncfmkit.real.paths import common_root, matching
-
-PICTURES = ("jpg", "jpeg", "png", "webp")
 
 
 def open_shards(request: Request) -> Source:
@@ -28,7 +27,8 @@ def open_shards(request: Request) -> Source:
     name, root, files = common_root(request.data, matching(request.data, ".tar"))
     train, test = by_split(name, files)
     names = ("classes.txt",) if (root / "classes.txt").is_file() else ()
-    return Source("webdataset", name, root, (*train, *test, *names), partial(_load, request, root, train, test))
+    kind = kind_by_split("webdataset", train, test)
+    return Source(kind, name, root, (*train, *test, *names), partial(_load, request, root, train, test))
 
 
 def _load(request: Request, root: Path, train: list[str], test: list[str]) -> Listing:
@@ -53,7 +53,7 @@ class Shard:
 
 def _index(request: Request, root: Path, file: str) -> Shard:
     """The shard's samples; every picture needs a label and the other way round."""
-    wanted = (request.image_column.lower(),) if request.image_column else PICTURES
+    wanted = (f".{request.image_column.lower()}",) if request.image_column else picture_suffixes()
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int | str] = {}
     try:
@@ -64,7 +64,7 @@ def _index(request: Request, root: Path, file: str) -> Shard:
                 if not member.isreg() or parts is None:
                     continue
                 key, extension = parts[1], parts[2].lower()
-                if extension in wanted:
+                if f".{extension}" in wanted:
                     if key in pictures:
                         raise UserError(
                             f"{file} member {key}: has two pictures, {pictures[key][0]} and {member.name}: choose one "
@@ -80,7 +80,7 @@ def _index(request: Request, root: Path, file: str) -> Shard:
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{file} is not a whole, uncompressed tar file ({error}): fetch it again") from error
     for key in pictures.keys() ^ labels.keys():
-        lacking = f"label ({_label_place(request)})" if key in pictures else f"picture (.{', .'.join(wanted)})"
+        lacking = f"label ({_label_place(request)})" if key in pictures else f"picture ({', '.join(wanted)})"
         raise UserError(f"{file} member {key}: no {lacking} beside it")
     members = [p[0] for p in pictures.values()]
     spans = np.array([p[1:] for p in pictures.values()], np.int64).reshape(-1, 2)

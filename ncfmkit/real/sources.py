@@ -63,7 +63,7 @@ SOURCES = (
     SourceKind("datasets", "a folder that save_to_disk of the datasets library wrote", open_saved, is_saved),
     SourceKind(
         "folder",
-        "a folder of class folders: train/ and test/ or val/, or one tree (png, jpg, jpeg, webp, bmp)",
+        "a folder of class folders: train/ and test/ or val/, or one tree (what Pillow reads: JPEG, PNG, TIFF, ...)",
         open_folder,
         lambda data: Path(data).is_dir(),
     ),

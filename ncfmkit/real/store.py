@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ncfmkit import interrupts
 from ncfmkit.errors import UserError
 from ncfmkit.files import MOVE, format_bytes, writable
 
-VERSION = 1  # of the layout; part of the fingerprint, so that older stores are not found
+LAYOUT = 2  # of the store's files; one of another layout is written anew
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,8 @@ class RealData:
     fingerprint: str  # sha256 in hex of content and preprocessing
     skipped: int  # unreadable images passed over
     skipped_images: tuple[str, ...] = ()  # which they are; empty also where a store was made before they were listed
+    changed: dict[str, Any] = field(default_factory=dict)  # pictures that were changed, as `decode.changes` counts them
+    left_out: dict[str, int] = field(default_factory=dict)  # files of the source that are no pictures, by kind
 
     def test_split(self, *, otherwise: str = "") -> Split:
         """The test split, where a command cannot do without.
@@ -74,9 +76,11 @@ class RealData:
 
 
 def read_store(folder: Path, name: str) -> RealData | None:
-    """The data in a store, or none where it is missing or damaged. Reads no image."""
+    """The data in a store, or none where it is missing, damaged or of another layout. Reads no image."""
     try:
         facts = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        if facts["layout"] != LAYOUT:
+            return None
         splits = {split: _read_split(folder / f"{split}.npy", o) for split, o in facts["offsets"].items()}
         return RealData(
             name=name,
@@ -90,6 +94,7 @@ def read_store(folder: Path, name: str) -> RealData | None:
             fingerprint=facts["fingerprint"],
             skipped=facts["skipped"],
             skipped_images=tuple(facts.get("skipped_images", ())),
+            changed=facts["changed"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None

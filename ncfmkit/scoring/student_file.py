@@ -12,7 +12,7 @@ from torch import nn
 
 from ncfmkit import networks
 from ncfmkit.errors import UserError
-from ncfmkit.files import METADATA_KEY, digest, write_atomic
+from ncfmkit.files import METADATA_KEY, check_safetensors, digest, write_atomic
 from ncfmkit.training import Weights
 
 LARGEST_SIDE = 16384  # pixels; a larger one is damage
@@ -32,6 +32,7 @@ def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f"no student at {path}")
+    check_safetensors(path, "a student")
     try:
         with safe_open(path, framework="pt") as stored:
             text = (stored.metadata() or {}).get(METADATA_KEY, "{}")

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ncfmkit.errors import UserError
-from ncfmkit.files import METADATA_KEY, check_name, tensor_bytes, write_atomic
+from ncfmkit.files import METADATA_KEY, check_name, check_safetensors, tensor_bytes, write_atomic
 from ncfmkit.sets.manifest import (
     LARGEST_JSON,
     PACKAGE_FILE,
@@ -101,6 +101,7 @@ def find(path: str | Path) -> Path:
             f"no synthetic set at {path}: expected a .safetensors file, a run directory with {FILE_NAME}, or a package "
             "that `ncfmkit pack` wrote"
         )
+    check_safetensors(file, "a synthetic set")
     return file
 
 

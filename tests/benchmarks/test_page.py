@@ -1,8 +1,15 @@
 """The page and its numbers."""
 
-import pytest
+import argparse
+from dataclasses import asdict
+from pathlib import Path
 
+import pytest
+from contenders import ABOUT, RATES, TINY
+
+from benchmarks import __main__ as command
 from benchmarks import page
+from benchmarks.parts import PARTS
 
 
 def test_exponents() -> None:
@@ -11,6 +18,48 @@ def test_exponents() -> None:
     assert page.exponent([1, 2, 4], [7, 7, 7]) == pytest.approx(0)
     assert page.exponent([1], [7]) is None
     assert page.exponent([1, 2], [0, 7]) is None
+
+
+def contest(precision: str) -> dict:
+    """A row of a step in which ncfmkit ran in that precision."""
+    seconds = {"median": 2.0, "least": 1.0, "most": 3.0}
+    about = {"seconds": seconds, "parts": dict.fromkeys(PARTS, 1.0)}
+    plain, ours = (about | {"precision": p, "compiled": p == "bf16"} for p in ("fp32", precision))
+    contenders = {"plain": plain, "ncfmkit": ours}
+    return {"setting": asdict(TINY), "contenders": contenders, "notes": [], "speedup": seconds}
+
+
+def test_a_step_says_the_precision_of_both_sides() -> None:
+    result = {"about": ABOUT, "rates": RATES, "options": {}}
+    fast, exact = contest("bf16"), contest("fp32")
+    missing = "ncfmkit in float32 against plain: not in this result"
+    text = page.tables(result | {"step": [fast, exact]})
+    head, _, *rows = [line.split(" | ") for line in text.splitlines() if line.startswith("|")]
+    places = [head.index(f"{name} runs in") for name in ("plain", "ncfmkit")]
+    assert [[row[i] for i in places] for row in rows[:2]] == [["fp32, eager", "bf16, compiled"], ["fp32, eager"] * 2]
+    assert missing not in text
+    assert missing in page.tables(result | {"step": [fast]})
+    assert page.step_line(fast).endswith("times as fast as plain, in bf16")
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("bf16", ["bf16", "bf16", "fp32"]), ("fp32", ["fp32", "fp32"])])
+def test_one_setting_is_measured_in_float32_too(monkeypatch, tmp_path: Path, precision: str, expected: list) -> None:
+    raced: list[tuple[str, str]] = []
+
+    def race(setting, *, runtimes, **_) -> dict:
+        raced.append((setting.name, runtimes["ncfmkit"]["precision"]))
+        assert runtimes["plain"]["precision"] == "fp32"
+        return contest(runtimes["ncfmkit"]["precision"]) | {"flops": 1.0}
+
+    monkeypatch.setattr(command, "race", race)
+    monkeypatch.setattr(command.floor, "measure_rates", lambda *_: RATES)
+    monkeypatch.setattr(command, "STEPS", (TINY, command.CIFAR10))
+    options = argparse.Namespace(
+        device="cpu", precision=precision, compile="off", memory_budget=None, match="", rounds=2, limit=1.0
+    )
+    assert len(command.Bench(options, tmp_path).step()) == len(expected)
+    assert [p for _, p in raced] == expected
+    assert raced[len(raced) - 1][0] == command.CIFAR10.name
 
 
 def test_the_page_is_what_the_results_say() -> None:

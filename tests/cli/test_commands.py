@@ -320,9 +320,7 @@ def test_wrong_data(tmp_path: Path) -> None:
     (folder / "void").rmdir()
     refused("distill", folder, *TINY, "--ipc", "1", says=r"shapes has no test split .*--holdout .*--repeats 0")
     Image.new("L", (9, 9)).save(folder / "b" / "00.png")
-    refused(
-        "distill", folder, "--repeats", "0", says=r"b/00\.png: expected 8x8 as the first image, got 9x9: pass --size 8"
-    )
+    refused("distill", folder, "--repeats", "0", says=r"b/00\.png: expected 8x8, as a/00\.png, got 9x9: pass --size 8")
     assert not (tmp_path / "runs").exists()
 
 
@@ -379,6 +377,15 @@ def test_resume_where_the_data_are_now(tmp_path: Path, monkeypatch: pytest.Monke
     info = json.loads(Path("run/run.json").read_text())
     assert info["arguments"]["data"] == str(tmp_path / "forms")
     assert (info["status"], info["data"]["name"]) == ("done", "shapes")
+
+
+def test_a_model_is_not_a_set(tmp_path: Path, done: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
+    says = r"m\.onnx is an ONNX model, not a synthetic set: .*`ncfmkit validate`"
+    refused("evaluate", "m.onnx", "--data", "digits", says=says)
+    for command in (["verify"], ["train"], ["pack", "--to", "png"], ["unpack"]):
+        refused(*command, "m.onnx", says=says)
+    refused("export", "m.onnx", says=r"m\.onnx is an ONNX model, not a student")
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

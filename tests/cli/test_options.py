@@ -25,7 +25,6 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--size": ("16", "data.size", 16),
     "--color": ("gray", "data.color", "gray"),
     "--resize": ("crop", "data.resize", "crop"),
-    "--convert-color": (None, "data.convert_color", True),
     "--classes": ("cat,3", "data.classes", ("cat", "3")),
     "--holdout": ("0.1", "data.holdout", 0.1),
     "--imbalance": ("10", "data.imbalance", 10.0),

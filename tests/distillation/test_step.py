@@ -19,10 +19,11 @@ from benchmarks.reference import Reference
 from ncfmkit import augment as A
 from ncfmkit import networks
 from ncfmkit.config import DistillSettings, NetworkSettings
+from ncfmkit.distillation import step as step_module
 from ncfmkit.distillation.memory import Plan, cut, make_plan
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, State, make_problem, make_state
-from ncfmkit.distillation.step import distill_step, draw_class
+from ncfmkit.distillation.step import distill_step, draw_class, draw_frequencies
 from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.runtime import Runtime, saved_bytes
 
@@ -283,26 +284,73 @@ def test_draws_of_a_class(setting) -> None:
     assert [len(s) for s in seen] == counts.tolist()  # every real image takes part sooner or later
 
 
-def test_networks_of_a_step_are_drawn_from_the_whole_pool(setting, make_real, make_pool) -> None:
+def test_a_class_draws_by_the_seed(setting) -> None:
+    problem, _ = setting()
+    draws = [[draw_class(dataclasses.replace(problem, seed=seed), s, 2) for s in range(5)] for seed in (SEED, SEED + 1)]
+    pairs = list(zip(*draws, strict=True))
+    assert not all(np.array_equal(one.real_index, two.real_index) for one, two in pairs)
+    for one, two in pairs:
+        assert not set(one.matching_P) & set(two.matching_P)
+        assert not set(one.calibration_P) & set(two.calibration_P)
+
+
+@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+def test_frequencies_are_drawn_by_seed_and_step(setting, sampler: str) -> None:
+    problem, state = setting(sampler=sampler)
+
+    def drawn(seed: int, step: int) -> torch.Tensor:
+        state.step = step
+        freq_TD = draw_frequencies(dataclasses.replace(problem, seed=seed), state)
+        assert freq_TD is not None
+        return freq_TD.detach()
+
+    assert torch.equal(drawn(SEED, 0), drawn(SEED, 0))
+    for seed, step in ((SEED, 1), (SEED + 1, 0)):
+        assert (drawn(seed, step) - drawn(SEED, 0)).abs().median() > 0.1
+
+
+def test_psi_starts_by_the_seed(setting) -> None:
+    problem, state = setting(sampler="learned")
+    others = [make_state(dataclasses.replace(problem, seed=seed), start_images(problem)) for seed in (SEED, SEED + 1)]
+    first, same, other = (s.psi.layers[0].weight for s in (state, *others))
+    assert torch.equal(first, same)
+    assert (first - other).abs().median() > 1e-3
+
+
+def drawn_networks(setting, make_real, make_pool, seed: int) -> tuple[list[int], list[float], list[int]]:
+    """Of 20 steps: the members that matched, their betas, and the members that calibrated."""
     problem, state = setting()
     pool, _ = make_pool(make_real(), members=3)
-    members, betas, finals = set(), [], set()
+    matched: list[int] = []
+    betas: list[float] = []
+    calibrated: list[int] = []
 
     class Spy(Pool):
         def blend(self, network, member, beta):
-            members.add(member)
+            assert network is problem.matcher
+            matched.append(member)
             betas.append(beta)
 
         def load_final(self, network, member):
-            finals.add(member)
+            assert network is problem.calibrator
+            calibrated.append(member)
 
     fields = {f.name: getattr(pool, f.name) for f in dataclasses.fields(pool)}
-    problem = dataclasses.replace(problem, pool=Spy(**fields))
+    problem = dataclasses.replace(problem, pool=Spy(**fields), seed=seed)
     for _ in range(20):
         distill_step(problem, state, whole(problem))
-    assert members == finals == {0, 1, 2}
+    return matched, betas, calibrated
+
+
+def test_networks_of_a_step_are_one_member_drawn_from_the_whole_pool(setting, make_real, make_pool) -> None:
+    matched, betas, calibrated = drawn_networks(setting, make_real, make_pool, SEED)
+    assert calibrated == matched
+    assert set(matched) == {0, 1, 2}
     assert min(betas) < 0.2
     assert max(betas) > 0.8
+    other_members, other_betas, _ = drawn_networks(setting, make_real, make_pool, SEED + 1)
+    assert other_members != matched
+    assert not set(other_betas) & set(betas)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 7, 100])
@@ -459,6 +507,32 @@ def test_the_learning_rate_halves_after_patience(setting, monkeypatch) -> None:
     assert rates == [1e-3] * 5 + [5e-4] * 4 + [2.5e-4] * 3
 
 
+@pytest.mark.parametrize(
+    ("matching", "calibration", "halves"),  # how much each loss grows with every step; weights are 2 and 3
+    [
+        (-0.1, -0.1, False),
+        (0.1, 0.1, True),
+        (-0.1, 0.2, True),  # by the sum, though the matching loss falls
+        (0.2, -0.1, True),  # by the sum, though the calibration loss falls
+        (0.1, -0.2, False),
+        (-0.2, 0.1, False),
+        (-0.2, 0.15, True),  # by the weights: -0.4 + 0.45
+    ],
+)
+def test_the_plateau_is_of_the_weighted_sum_of_both_losses(
+    setting, monkeypatch, matching: float, calibration: float, halves: bool
+) -> None:
+    problem, state = setting(patience=2, matching_weight=2.0, calibration_weight=3.0)
+
+    def scripted(start: float, slope: float) -> torch.Tensor:
+        return torch.full((problem.classes,), start + slope * state.step)
+
+    monkeypatch.setattr(step_module, "_match", lambda *_: (scripted(5.0, matching), None))
+    monkeypatch.setattr(step_module, "_calibrate", lambda *_: scripted(5.0, calibration))
+    rates = [distill_step(problem, state, whole(problem)).lr for _ in range(6)]
+    assert rates == ([1e-3] * 4 + [5e-4] * 2 if halves else [1e-3] * 6)
+
+
 def test_the_reported_losses(setting) -> None:
     problem, state = setting(matching_weight=2.0)
     one = distill_step(problem, state, whole(problem))
@@ -596,6 +670,31 @@ def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_scale(setting) -> Non
     distill_step(problem, state, whole(problem))
     assert torch.equal(state.images, before)
     assert state.scaler.get_scale() == scale / 2
+
+
+def test_an_overflow_in_fp16_leaves_psi_where_it_is_too(setting) -> None:
+    large = {"matching_weight": 1e38, "calibration_weight": 0.0, "sampler": "learned"}  # times the scale it is infinite
+    problem, state = setting(runtime=with_precision("fp16"), **large)
+    images, psi = state.images.detach().clone(), [p.detach().clone() for p in state.psi.parameters()]
+    scale = state.scaler.get_scale()
+    distill_step(problem, state, whole(problem))
+    assert torch.equal(state.images, images)
+    assert all(torch.equal(p, before) for p, before in zip(state.psi.parameters(), psi, strict=True))
+    assert state.scaler.get_scale() == scale / 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_psi_stays_where_nothing_is_matched(setting, precision: str) -> None:
+    """No weight of the matching loss, no ascent; the images go by the calibration alone."""
+    problem, state = setting(runtime=with_precision(precision), matching_weight=0.0, sampler="learned")
+    images, psi = state.images.detach().clone(), [p.detach().clone() for p in state.psi.parameters()]
+    for _ in range(4):
+        losses = distill_step(problem, state, whole(problem))
+        assert losses.matching == 0
+        assert losses.calibration is not None
+        assert losses.calibration > 0
+    assert all(torch.equal(p, before) for p, before in zip(state.psi.parameters(), psi, strict=True))
+    assert (state.images - images).abs().max() > 1e-3
 
 
 @pytest.mark.slow

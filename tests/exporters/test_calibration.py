@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import build_real, write_set
+from conftest import build_real, build_set, write_set
 from exports import opened
+from naive_mosaic import naive_decode
 
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
@@ -74,7 +75,19 @@ def test_calibration_that_does_not_fit(student_path: Path, tmp_path: Path) -> No
         (DataArguments(data=str(large)), r"--calibration: .* takes 3x8x8 images, tiny-ipc4 has 3x16x16"),
         (opened(build_real((3, 3, 3))), r"--calibration: 9 images .*expected 10"),
         (opened(build_real(size=16)), r"tiny .*16x16 rgb .* 8x8 rgb: pass --size 8 --resize crop"),
-        (opened(build_real(channels=1)), r"tiny .*8x8 gray .* 8x8 rgb: pass --color rgb --convert-color"),
+        (opened(build_real(channels=1)), r"tiny .*8x8 gray .* 8x8 rgb: pass --color rgb"),
     ):
         with pytest.raises(UserError, match=says):
             found(student_path, data)
+
+
+def test_a_set_of_mosaics_calibrates_by_the_images_that_students_see(student_path: Path, tmp_path: Path) -> None:
+    """Decoded, and rounded to the nearest byte."""
+    small = build_set("single", 2, ipc=2)
+    set_file.save(small, tmp_path / "set.safetensors")
+    calibration = found(student_path, DataArguments(data=str(tmp_path / "set.safetensors")))
+    expected = np.concatenate([naive_decode(image, 2) for image in small.images.numpy().astype(np.float64)])
+    assert calibration.images.dtype == np.uint8
+    assert calibration.images.shape == expected.shape == (24, 3, 8, 8)
+    assert np.abs(calibration.images - expected).max() < 0.5001
+    assert np.abs(np.floor(expected) - expected).max() > 0.6  # so truncated values would be farther off

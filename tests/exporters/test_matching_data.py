@@ -45,8 +45,8 @@ def test_data_that_fit_are_what_was_opened() -> None:
     ("changes", "flags"),
     [
         ({"size": 16}, "--size 8 --resize crop"),
-        ({"channels": 1}, "--color rgb --convert-color"),
-        ({"size": 16, "channels": 1}, "--size 8 --resize crop --color rgb --convert-color"),
+        ({"channels": 1}, "--color rgb"),
+        ({"size": 16, "channels": 1}, "--size 8 --resize crop --color rgb"),
     ],
 )
 @pytest.mark.parametrize("opening", [open_fitting, open_images])
@@ -60,7 +60,10 @@ def test_other_images_are_mended_by_flags(opening: Any, changes: dict[str, Any],
 
 @pytest.mark.parametrize(
     ("advice", "flags"),
-    [("--size 24 --resize crop", "--size 8 --resize crop"), ("--convert-color", "--color rgb --convert-color")],
+    [
+        ("--size 24 --resize crop", "--size 8 --resize crop --color rgb"),
+        ("--size 24 --resize crop --holdout 0.1", "--size 8 --resize crop --color rgb --holdout 0.1"),
+    ],
 )
 def test_the_advice_of_opening_is_made_to_fit_the_model(advice: str, flags: str) -> None:
     def refuse(settings: Settings) -> RealData:

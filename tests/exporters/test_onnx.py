@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS
 from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.student import load_student
 from ncfmkit.exporters.table import EXPORTERS
+from ncfmkit.extras import install
 from ncfmkit.networks import densenet
 from ncfmkit.real.arguments import DataArguments
 
@@ -245,5 +247,5 @@ def test_large_models_keep_their_weights_beside_them(
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(UserError, match=r"needs onnxscript: pip install 'ncfmkit\[cpu\]'"):
+    with pytest.raises(UserError, match=re.escape(f"needs onnxscript: {install('cpu')}")):
         onnx_export.require_packages()

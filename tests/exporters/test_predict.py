@@ -19,6 +19,7 @@ from ncfmkit.cli import main
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.exporters import predict as predict_module
 from ncfmkit.exporters.predict import find_pictures, predict
+from ncfmkit.real.decode import Opened, readable_formats
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -154,14 +155,14 @@ def test_batches_do_not_change_answers(model: Path) -> None:
 
 
 def test_order_is_that_of_the_arguments_and_sorted_in_folders(model: Path) -> None:
-    for name in ("b.png", "a.JPG", "sub/c.webp", "sub/deep/d.bmp", "other/e.jpeg", ".hidden.png", ".hidden/f.png"):
+    for name in ("b.png", "a.JPG", "sub/c.tif", "sub/deep/d.gif", "other/e.jpeg", ".hidden.png", ".hidden/f.png"):
         write(f"folder/{name}", noise(SIDE, SIDE, 3), format="png")
-    write("folder/notes.txt", b"no picture")
+    Path("folder/sub/up").symlink_to("..")
     last, plain = write("last.png", noise(SIDE, SIDE, 3)), write("a picture", noise(SIDE, SIDE, 3), format="png")
-    inside = [f"folder/{n}" for n in ("a.JPG", "b.png", "other/e.jpeg", "sub/c.webp", "sub/deep/d.bmp")]
+    inside = [f"folder/{n}" for n in ("a.JPG", "b.png", "other/e.jpeg", "sub/c.tif", "sub/deep/d.gif")]
     found = [a["file"] for a in answers(model, last, "folder/", plain, last, "folder/.hidden.png", "--batch", "2")]
     assert found == [last, *inside, plain, last, "folder/.hidden.png"]
-    assert find_pictures(["folder/sub", "."])[:3] == ["folder/sub/c.webp", "folder/sub/deep/d.bmp", "./last.png"]
+    assert find_pictures(["folder/sub", "."])[0][:3] == ["folder/sub/c.tif", "folder/sub/deep/d.gif", "./last.png"]
 
 
 def test_names_that_are_not_utf8(model: Path) -> None:
@@ -170,12 +171,12 @@ def test_names_that_are_not_utf8(model: Path) -> None:
     write(bad, b"")
     result = call(model, good, bad)
     assert (result.exit_code, json.loads(result.stdout)["file"]) == (1, good)
-    assert r"ncfmkit: b\udce4d.png: not a picture" in result.stderr
+    assert r"ncfmkit: b\udce4d.png: its format is none of" in result.stderr
 
 
 def test_names_cannot_write_to_the_terminal(model: Path) -> None:
     bad = write("a\n\x1b[2J.png", b"")
-    assert r"ncfmkit: a\n\x1b[2J.png: not a picture" in call(model, bad).stderr
+    assert r"ncfmkit: a\n\x1b[2J.png: its format is none of" in call(model, bad).stderr
     refused(model, "\x1b[2J", says=r"no such file or folder: \x1b[2J")
 
 
@@ -194,8 +195,8 @@ def test_other_sizes_are_brought_to_the_models_and_told(model: Path) -> None:
         left, top = (picture.width - short) / 2, (picture.height - short) / 2
         resized = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
         check(answer, by_hand(model, np.asarray(resized).transpose(2, 0, 1)), None)
-    assert "3 of 4 pictures were resized to 8x8 (short side, center crop)\n" in result.stderr
-    assert "converted" not in result.stderr
+    said = "of 4 pictures, 3 resized to 8x8 (short side, center crop), 1 turned upright (EXIF)\n"
+    assert said in result.stderr
 
 
 def test_other_colors_are_brought_to_the_models_and_told(model: Path) -> None:
@@ -213,8 +214,8 @@ def test_other_colors_are_brought_to_the_models_and_told(model: Path) -> None:
     found = [json.loads(line) for line in result.stdout.splitlines()]
     for answer, (_, expected) in zip(found, cases, strict=True):
         check(answer, by_hand(model, expected.transpose(2, 0, 1)), None)
-    assert "5 of 6 pictures were converted to RGB\n" in result.stderr
-    assert "resized" not in result.stderr
+    kinds = "1 gray, 1 transparent, 1 palette, 1 16-bit gray, 1 1-bit"
+    assert f"of 6 pictures, 5 converted to rgb ({kinds})\n" in result.stderr
 
 
 def test_a_gray_model(tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_a_gray_model(tmp_path: Path) -> None:
     found = [json.loads(line) for line in result.stdout.splitlines()]
     for answer, pixels in zip(found, (gray, np.asarray(Image.fromarray(rgb).convert("L"))), strict=True):
         check(answer, by_hand(model, pixels[None]), None)
-    assert "1 of 2 pictures was converted to gray\n" in result.stderr
+    assert "of 2 pictures, 1 converted to gray (1 rgb)\n" in result.stderr
 
 
 def test_unreadable_pictures_are_told_and_the_rest_is_answered(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,21 +233,25 @@ def test_unreadable_pictures_are_told_and_the_rest_is_answered(model: Path, monk
     write("f/0.png", noise(SIDE, SIDE, 3))
     write("f/1.png", whole[: len(whole) // 2])
     write("f/2.png", b"")
-    write("f/3.png", noise(SIDE, SIDE, 3), format="tiff")
+    write("f/3.png", noise(SIDE, SIDE, 3), format="tga")
     write("f/4.png", noise(60, 60, 3))
     write("f/5.png", noise(99, 99, 3))
     write("f/6.png", noise(SIDE, SIDE, 3))
-    Path("f/7.png").symlink_to("nothing.png")
+    write("f/7.tif", Image.new("F", (SIDE, SIDE)))
+    Path("f/8.png").symlink_to("nothing.png")
+    write("f/notes.txt", b"")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
     result = call(model, "f", "--batch", "2")
     assert result.exit_code == 1
     assert [json.loads(line)["file"] for line in result.stdout.splitlines()] == ["f/0.png", "f/6.png"]
-    unknown = "not a picture of a known format (PNG, JPEG, WEBP, BMP)"
+    unknown = f"its format is none of {', '.join(readable_formats())}"
     lines = result.stderr.splitlines()
+    assert lines.pop(2) == "left out 1 .txt, 1 broken links"
     assert lines[2:4] == ["ncfmkit: f/1.png: image file is truncated", f"ncfmkit: f/2.png: {unknown}"]
     assert lines[4:6] == [f"ncfmkit: f/3.png: {unknown}", "ncfmkit: f/4.png: 3600 pixels, the limit is 3000"]
     assert lines[6].startswith("ncfmkit: f/5.png: Image size (9801 pixels) exceeds limit of 6000 pixels")
-    assert lines[7:] == ["ncfmkit: f/7.png: No such file or directory", "ncfmkit: 6 of 8 pictures could not be read"]
+    assert lines[7] == "ncfmkit: f/7.tif: mode F, expected 8 or 16 bits per channel"
+    assert lines[8:] == ["ncfmkit: 6 of 8 pictures could not be read"]
 
 
 def test_nothing_but_unreadable_pictures(model: Path) -> None:
@@ -255,17 +260,10 @@ def test_nothing_but_unreadable_pictures(model: Path) -> None:
     assert result.stderr.endswith("ncfmkit: 2 of 2 pictures could not be read\n")
 
 
-def test_colors_that_the_toolkit_does_not_take(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict_module, "open_picture", lambda payload, where: Image.new("F", (SIDE, SIDE)))
-    result = call(model, write("x.png", noise(SIDE, SIDE, 3)))
-    assert result.exit_code == 1
-    assert "ncfmkit: x.png: expected 8 bits per channel, got Pillow's mode F" in result.stderr
-
-
 def test_wrong_paths_are_found_before_anything_runs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = write("x.png", noise(SIDE, SIDE, 3))
     Path("empty/.hidden").mkdir(parents=True)
-    write("empty/notes.txt", b"")
+    write("empty/notes.heic", b"")
     refused("no.onnx", picture, says="no model at no.onnx")
     refused(picture, picture, says="x.png is not a whole ONNX file")
     refused(model, picture, "--provider", "gpu", says="unknown provider 'gpu': expected one of cpu, cuda, tensorrt")
@@ -273,7 +271,7 @@ def test_wrong_paths_are_found_before_anything_runs(model: Path, monkeypatch: py
     refused(model, picture, "no.png", says="no such file or folder: no.png\n")
     refused(model, "no.png", picture, "nor/this.png", says="no such file or folder: no.png (and 1 more)")
     refused(model, picture, "", says="no such file or folder: ''")
-    refused(model, picture, "empty", says="empty: no pictures in the folder: expected .png, .jpg, ")
+    refused(model, picture, "empty", says="empty: no pictures in the folder: expected PNG, JPEG, ")
     assert call(model).exit_code == 2
 
 
@@ -301,7 +299,7 @@ def test_scores_that_are_not_finite(tmp_path: Path) -> None:
 def test_answers_come_batch_by_batch(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, opened, original = write_many("many", 11), set(), predict_module.open_picture
 
-    def recorded(path: Any, where: str) -> Image.Image:
+    def recorded(path: Any, where: str) -> Opened:
         opened.add(str(path))
         return original(path, where)
 

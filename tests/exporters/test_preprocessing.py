@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from exports import images_of
 from torch import nn
 
+from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.exporters.preprocessing import Deployed
 from ncfmkit.exporters.student import load_student
 
@@ -30,3 +33,15 @@ def test_a_norm_over_groups_stays_what_it_is() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(8 * 16, 3))
     lowered = Deployed(network, mean=[0.5] * 3, std=[0.2] * 3, lower_norms=True)
     assert type(list(lowered.network.children())[1]) is nn.GroupNorm
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_pixel_value_is_normalized_in_full_precision(layout: str) -> None:
+    """The network of this test gives out what it is given."""
+    mean, std = [0.1, 0.5, 0.9], [0.2, 0.25, 0.3]
+    deployed = Deployed(nn.Flatten(), mean=mean, std=std, layout=layout)
+    images = np.stack([np.roll(np.arange(256).reshape(16, 16), c) for c in range(3)])[None].astype(np.uint8)
+    got = deployed(torch.from_numpy(LAYOUTS[layout].arrange(images))).reshape(1, 3, 16, 16)
+    shape = (1, 3, 1, 1)
+    expected = (images / 255 - np.reshape(mean, shape)) / np.reshape(std, shape)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)

@@ -28,6 +28,7 @@ from ncfmkit.exporters.sessions import (
     open_session,
     placed,
 )
+from ncfmkit.extras import install
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -307,7 +308,7 @@ def test_a_build_without_the_provider(model: Path, monkeypatch: pytest.MonkeyPat
     extra = PROVIDERS[name].extra
     says = (
         f"provider {name} cannot be used: the installed onnxruntime has no {PROVIDERS[name].name}: "
-        f"pip uninstall onnxruntime, then pip install 'ncfmkit[{extra}]' (Linux x86-64 with an NVIDIA GPU)"
+        f"pip uninstall onnxruntime, then {install(extra)}, on Linux x86-64 with an NVIDIA GPU"
     )
     with pytest.raises(UserError) as caught:
         open_session(model, name)
@@ -317,7 +318,7 @@ def test_a_build_without_the_provider(model: Path, monkeypatch: pytest.MonkeyPat
 def test_both_packages_at_once_are_both_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
     monkeypatch.setattr(sessions, "packages", lambda: ["onnxruntime", "onnxruntime-gpu"])
-    assert "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'ncfmkit[gpu]'" in missing("cuda")
+    assert f"pip uninstall onnxruntime onnxruntime-gpu, then {install('gpu')}" in missing("cuda")
 
 
 def test_packages_are_those_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +342,7 @@ def test_a_library_that_does_not_load(
         (gpu_build / library).write_text(content)
     says = refused_by(name, model)
     assert says.startswith(f"provider {name} cannot be used: {PROVIDERS[name].name} does not load: {library}: ")
-    assert f"pip install 'ncfmkit[{PROVIDERS[name].extra}]'" in says
+    assert install(PROVIDERS[name].extra) in says
     assert capfd.readouterr() == ("", "")
 
 
@@ -391,7 +392,9 @@ def test_tensorrts_own_libraries_are_loaded_for_it_alone(
 def test_without_onnx_runtime(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "packages", lambda: [])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    says = r"^provider cpu cannot be used: ONNX Runtime cannot be used \(.*\): pip install 'ncfmkit\[cpu\]', or "
+    says = (
+        r"^provider cpu cannot be used: ONNX Runtime cannot be used \(.*\): pip .*\(the extra 'cpu'\), or on Linux .*"
+    )
     with pytest.raises(UserError, match=says):
         open_session(model)
     assert missing("tensorrt") == missing("cpu")
@@ -401,7 +404,7 @@ def test_half_uninstalled(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left when one of the two packages takes the files of both along: a folder without code."""
     monkeypatch.setattr(sessions, "packages", lambda: ["onnxruntime"])
     monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
-    assert "pip uninstall onnxruntime, then pip install 'ncfmkit[cpu]'" in missing("cpu")
+    assert f"pip uninstall onnxruntime, then {install('cpu')}" in missing("cpu")
 
 
 @pytest.mark.parametrize("name", ROWS)

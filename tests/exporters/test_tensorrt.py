@@ -7,6 +7,7 @@ import ctypes
 import enum
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.exporters import tensorrt as tensorrt_engine
 from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.tensorrt import build_engine, open_engine, publish, sidecar_path, split
+from ncfmkit.extras import install
 
 
 class Logger:
@@ -246,10 +248,10 @@ def edit(engine: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 def test_names_the_extra_without_tensorrt(onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(UserError, match=r"'ncfmkit\[tensorrt\]'.*Linux x86-64.*NVIDIA GPU"):
+    with pytest.raises(UserError, match=r"\(the extra 'tensorrt'\).*Linux x86-64.*NVIDIA GPU"):
         build_engine(onnx_path, tmp_path / "student.engine")
     (tmp_path / "student.engine").write_bytes(b"an engine")
-    with pytest.raises(UserError, match=r"pip install 'ncfmkit\[tensorrt\]'"):
+    with pytest.raises(UserError, match=re.escape(install("tensorrt"))):
         open_engine(tmp_path / "student.engine")
 
 
@@ -474,7 +476,7 @@ def test_takes_no_memory_for_other_outputs(trt: FakeTensorRT, engine_path: Path,
 
 @pytest.mark.gpu
 def test_a_real_engine_scores_as_onnx_runtime_does(onnx_path: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt", reason="needs TensorRT: pip install 'ncfmkit[tensorrt]'")
+    pytest.importorskip("tensorrt", reason="needs TensorRT")
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     engine = tmp_path / "student.engine"

@@ -22,6 +22,7 @@ from ncfmkit.config import NetworkSettings, Settings
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import sessions, timing, validate
 from ncfmkit.exporters.validate import ValidationConfig
+from ncfmkit.extras import install
 from ncfmkit.real.store import RealData
 
 onnx = pytest.importorskip("onnx")
@@ -196,8 +197,8 @@ def test_all_failures_are_listed(wrong: Path, folder: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("cuda", r"no CUDAExecutionProvider: .*pip install 'ncfmkit\[gpu\]'"),
-        ("cpu,tensorrt", r"no TensorrtExecutionProvider: .*pip install 'ncfmkit\[tensorrt\]'"),
+        ("cuda", r"no CUDAExecutionProvider: .*pip install .*onnxruntime-gpu.*\(the extra 'gpu'\)"),
+        ("cpu,tensorrt", r"no TensorrtExecutionProvider: .*pip install .*tensorrt.*\(the extra 'tensorrt'\)"),
     ],
 )
 def test_a_provider_that_does_not_load_is_an_error(onnx_path: Path, folder: Path, name: str, says: str) -> None:
@@ -211,7 +212,7 @@ def test_all_lists_what_does_not_load(onnx_path: Path, folder: Path) -> None:
     value = json.loads(result.stdout)
     assert [row["provider"] for row in value["providers"]] == ["cpu"]
     assert set(value["left_out"]) == {"cuda", "tensorrt"}
-    assert "pip install 'ncfmkit[gpu]'" in value["left_out"]["cuda"]
+    assert install("gpu") in value["left_out"]["cuda"]
     assert "provider cuda is left out: " in result.stderr
     assert "cuda left out: the installed onnxruntime has no" in Path("out/report.html").read_text()
 
@@ -339,10 +340,9 @@ WRONG_FLAGS = {
     "out's parent": (["--out", "no/such"], "--out no/such: there is no folder no"),
     "out in a file": (["--out", "file/out"], r"file/out \(Not a directory\).*--out"),
     "out is there": (["--out", "there"], "there already exists: pass --force"),
-    "size": (["--size", "9"], r"got 8x8: pass --size 8 --resize crop, .*student\.onnx takes 8x8 rgb"),
+    "size": (["--size", "9"], r"got 8x8: pass --size 8 --resize crop --color rgb, .*student\.onnx takes 8x8 rgb"),
     "other size": (["--size", "16", "--resize", "crop"], r"tiny has 16x16 rgb .* takes 8x8 rgb: pass --size 8 -"),
-    "color": (["--color", "gray"], "got mode RGB: pass --color rgb --convert-color, "),
-    "gray": (["--color", "gray", "--convert-color"], "tiny has 8x8 gray .*: pass --color rgb --convert-color, "),
+    "gray": (["--color", "gray"], "tiny has 8x8 gray .*: pass --color rgb, "),
     "classes": (["--classes", "class 0,class 2"], r"has 3 classes, tiny 2: only .*student\.onnx has 'class 1'"),
     "holdout": (["--holdout", "0.5"], "has a test split of its own"),
 }
@@ -361,7 +361,7 @@ def test_pictures_of_several_sizes(onnx_path: Path, tmp_path: Path) -> None:
     root = write_folder(tmp_path / "photos", build_real(test_counts=(2, 2, 2), size=20))
     Image.new("RGB", (24, 30)).save(root / "train" / "class 0" / "000.png")
     message = refused(onnx_path, "--data", root, "--out", "out", says=r"class 0/000\.png: expected a square .*24x30")
-    flags = ["--size", "8", "--resize", "crop"]
+    flags = ["--size", "8", "--resize", "crop", "--color", "rgb"]
     assert f": pass {' '.join(flags)}, since" in message
     assert call(onnx_path, "--data", root, "--out", "out", "--no-speed", *flags).exit_code == 0
 

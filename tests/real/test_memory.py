@@ -161,7 +161,7 @@ def test_what_is_refused(data, message):
 def test_other_splits_are_left_alone(capsys):
     given = {"Train": Birds(), "validation": (IMAGES, LABELS), "test": (IMAGES[:3], LABELS[:3]), "extra": Birds()}
     assert len(open_real(given, PLAIN).test.images) == 3
-    assert "leaving 'validation' alone" in capsys.readouterr().err
+    assert "testing on 'test', not using 'validation'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

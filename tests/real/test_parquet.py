@@ -15,7 +15,7 @@ from ncfmkit.real.opening import open_real
 def test_parquet_splits_by_file_name(tmp_path, form):
     root = tmp_path / "hub"
     labels, images = np.array([1, 0, 1, 0, 0, 1, 1, 0, 0, 1, 0, 1]), pixels(12)
-    contents = [encoded(image, ("png", "webp", "jpeg")[i % 3]) for i, image in enumerate(images)]
+    contents = [encoded(image, ("png", "webp", "gif", "tiff")[i % 4]) for i, image in enumerate(images)]
     parquet(root / "train-00000-of-00002.parquet", contents[:5], labels[:5], ["no", "yes"])
     parquet(root / "train-00001-of-00002.parquet", contents[5:9], labels[5:9], ["no", "yes"])
     parquet(root / "test-00000-of-00001.parquet", contents[9:], labels[9:], ["no", "yes"])

@@ -116,6 +116,27 @@ def test_pictures_under_another_extension(tmp_path):
         assert_sorted_copy(data.train, [decoded(content)], [0])
 
 
+def test_every_format_is_a_member(tmp_path):
+    kinds = ("gif", "tiff", "bmp", "jp2", "ppm")
+    contents = [
+        encoded(image, {"jp2": "jpeg2000"}.get(kind, kind)) for image, kind in zip(pixels(5), kinds, strict=True)
+    ]
+    with wds.TarWriter(str(tmp_path / "all.tar"), encoder=False) as tar:
+        for i, (kind, content) in enumerate(zip(kinds, contents, strict=True)):
+            tar.write({"__key__": f"{i}", kind: content, "cls": str(i % 2).encode(), "txt": b"no picture"})
+    data = open_real(str(tmp_path / "all.tar"), PLAIN)
+    assert_sorted_copy(data.train, [decoded(content) for content in contents], [0, 1, 0, 1, 0])
+
+
+def test_two_pictures_in_a_sample(tmp_path):
+    with wds.TarWriter(str(tmp_path / "two.tar"), encoder=False) as tar:
+        tar.write({"__key__": "k", "jpg": encoded(pixels(1)[0], "jpeg"), "png": encoded(pixels(1)[0]), "cls": b"0"})
+    with pytest.raises(
+        UserError, match=r"two\.tar member k: has two pictures, k\.jpg and k\.png: .*--image-column png"
+    ):
+        open_real(str(tmp_path / "two.tar"), PLAIN)
+
+
 def test_shard_errors(tmp_path):
     good = encoded(pixels(1)[0])
     write(tmp_path / "odd.tar", {"png": good, "cls": b"\xff"})

@@ -124,6 +124,37 @@ def test_stale_folders_go_but_those_being_written_stay(pets, cache):
     assert [p.name for p in cache.glob(".tmp-*")] == [".tmp-alive"]
 
 
+def test_fingerprints_are_those_of_version_0_1(tmp_path):
+    """Sets and runs hold them: they change only where the same files give other pixels."""
+    digits = "dcf4ba7c288816b5ecfbd32cb2e87ae8619e35a34cc18e8423f937f12ce71083"
+    assert open_real("digits", PLAIN).fingerprint == digits
+    for c, name in enumerate(("cat", "dog")):
+        (tmp_path / "bmp" / name).mkdir(parents=True)
+        for i in range(5):
+            image = np.random.default_rng([c, i]).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / "bmp" / name / f"{i}.bmp")
+    folder = "9a272595e2702912c7898eab0fcb5b7be8f7ed272b0d54e9977269c5dbb94041"
+    assert open_real(str(tmp_path / "bmp"), PLAIN).fingerprint == folder
+
+
+def test_a_store_of_an_earlier_version_is_written_anew_under_the_same_fingerprint(pets, cache, capsys):
+    """Earlier ones do not say what was changed; sets and runs that were made from them keep their fingerprint."""
+    data = open_real(str(pets), PLAIN)
+    facts = stores(cache)[0] / "store.json"
+    kept = json.loads(facts.read_text())
+    facts.write_text(json.dumps({key: value for key, value in kept.items() if key not in ("layout", "changed")}))
+    assert open_real(str(pets), PLAIN).changed == data.changed
+    assert json.loads(facts.read_text()) == kept
+    assert "of another version: reading the source again" in capsys.readouterr().err
+
+
+def test_what_is_skipped_depends_on_the_formats_that_are_read(pets, monkeypatch):
+    prints = [open_real(str(pets), PLAIN, skip_bad=skip).fingerprint for skip in (False, True)]
+    monkeypatch.setattr(opening, "readable_formats", lambda: ("PNG",))
+    assert open_real(str(pets), PLAIN).fingerprint == prints[0]
+    assert open_real(str(pets), PLAIN, skip_bad=True).fingerprint not in prints
+
+
 @pytest.mark.parametrize("damage", ["missing", "short", "long", "json", "no json"])
 def test_damaged_store_is_rebuilt(pets, cache, capsys, damage):
     expected = np.array(open_real(str(pets), PLAIN).train.images)
@@ -140,7 +171,10 @@ def test_damaged_store_is_rebuilt(pets, cache, capsys, damage):
     else:
         facts.unlink()
     np.testing.assert_array_equal(open_real(str(pets), PLAIN).train.images, expected)
-    assert "pets: its store in the cache is damaged: reading the source again" in capsys.readouterr().err
+    assert (
+        "pets: its store in the cache is damaged or of another version: reading the source again"
+        in capsys.readouterr().err
+    )
     assert json.loads(facts.read_text())["offsets"] == {"train": [0, 5, 10]}
 
 

@@ -1,10 +1,12 @@
 """The contact sheet's pixels."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from ncfmkit.reports.contact_sheet import contact_sheet
+from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
 
 
 def box_of(sheet: Image.Image, color: tuple[int, int, int]) -> tuple[int, int, int, int]:
@@ -92,3 +94,21 @@ def test_contact_sheet_stops_after_a_hundred_classes():
 def test_contact_sheet_refuses_what_it_cannot_show(images, labels, match):
     with pytest.raises(ValueError, match=match):
         contact_sheet(images, labels, ["a"])
+
+
+@pytest.mark.parametrize("value", [100, 101])
+def test_contact_sheet_rounds_the_averages_of_large_images_to_the_nearest_value(value):
+    image = np.full((1, 1, 192, 192), 100, np.uint8)
+    image[..., ::2, ::2] += 1
+    image[..., 1::2, ::2] += value - 100
+    image[..., ::2, 1::2] += value - 100
+    (shown,) = {v for v in np.unique(np.asarray(contact_sheet(image, np.array([0]), [""]))) if v != 255}
+    assert shown == value  # of averages of 100.25 and 100.75
+
+
+def test_png_keeps_every_value():
+    image = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
+    sheet = contact_sheet(image, np.array([0]), [""])
+    again = np.asarray(Image.open(io.BytesIO(png_bytes(sheet))))
+    np.testing.assert_array_equal(again, np.asarray(sheet))
+    assert set(np.unique(again)) == set(range(256))

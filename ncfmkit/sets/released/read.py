@@ -4,6 +4,7 @@ Axes: N images, C channels, H = W side, K classes. The real data are not known h
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from PIL import Image
 from ncfmkit.errors import UserError
 from ncfmkit.files import format_bytes
 from ncfmkit.progress import notice, track
-from ncfmkit.real.decode import BadImageError, open_picture
-from ncfmkit.real.folders import SUFFIXES
+from ncfmkit.real.decode import BadImageError, open_picture, picture_suffixes, readable_formats
+from ncfmkit.real.folders import is_noise, left_out_text
 from ncfmkit.sets.released import torch_file
 
 Kind = Literal["list", "pair", "experiments", "folder"]
@@ -186,17 +187,20 @@ def _name(tensor: torch.Tensor) -> str:
 
 def _read_folder(root: Path, max_bytes: int) -> Released:
     """Pictures of class folders, all of one size and color mode; folders and files in sorted order."""
-    folders = tuple(sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")))
+    folders = tuple(sorted(e.name for e in os.scandir(root) if e.is_dir() and not is_noise(e.name)))
     if not folders:
         raise UserError(f"{root}: expected one folder per class in it, got none")
-    listed = [_pictures(root, folder) for folder in folders]
+    left_out: Counter[str] = Counter()
+    listed = [_pictures(root, folder, left_out) for folder in folders]
+    if left_out:
+        notice(f"{root.name}: left out {left_out_text(left_out)}")
     files = {name: root / name for group in listed for name in group}
     images = np.stack(list(_decoded(files, max_bytes)))
     labels = np.repeat(np.arange(len(folders)), [len(group) for group in listed])
     return Released(kind="folder", images=images, labels=labels, soft_logits=None, folders=folders, files=files)
 
 
-def _pictures(root: Path, folder: str) -> list[str]:
+def _pictures(root: Path, folder: str, left_out: Counter[str]) -> list[str]:
     """Pictures right in a class folder, relative to `root`; links must not lead out of it."""
     inside = root.resolve()
     names = []
@@ -204,7 +208,10 @@ def _pictures(root: Path, folder: str) -> list[str]:
         where = f"{folder}/{entry.name}"
         if entry.is_dir():
             raise UserError(f"{root}: {where} is a folder: expected pictures right in the class folders")
-        if entry.name.startswith(".") or entry.suffix.lower() not in SUFFIXES:
+        if is_noise(entry.name):
+            continue
+        if entry.suffix.lower() not in picture_suffixes():
+            left_out[entry.suffix.lower() or "files without a suffix"] += 1
             continue
         if not entry.resolve().is_relative_to(inside):
             raise UserError(f"{root}: {where} is a link out of the folder: put the picture itself there")
@@ -212,7 +219,7 @@ def _pictures(root: Path, folder: str) -> list[str]:
             raise UserError(f"{root}: {where} is not a file: remove it")
         names.append(where)
     if not names:
-        raise UserError(f"{root}: no pictures in {folder}/: expected {', '.join(SUFFIXES)} files")
+        raise UserError(f"{root}: no pictures in {folder}/: expected {', '.join(readable_formats())} files")
     return names
 
 
@@ -237,9 +244,9 @@ def _decoded(files: dict[str, Path], max_bytes: int) -> Iterator[np.ndarray]:
 
 def _opened(path: Path, name: str) -> Image.Image:
     try:
-        return open_picture(path, name)
+        return open_picture(path, name).image
     except BadImageError as error:
-        raise UserError(f"{name} is not a readable picture ({error.__cause__}): get it again") from None
+        raise UserError(f"{name} is not a readable picture ({error.reason}): get it again") from None
 
 
 def _check_first(name: str, mode: str, size: tuple[int, int], count: int, max_bytes: int) -> None:

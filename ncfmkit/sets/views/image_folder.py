@@ -12,14 +12,15 @@ from typing import BinaryIO
 import numpy as np
 
 from ncfmkit.errors import UserError
-from ncfmkit.real.listing import TEST_NAMES
+from ncfmkit.real.listing import TEST_NAMES, TRAIN_NAMES
 from ncfmkit.sets.views import npy, pictures
 from ncfmkit.sets.views.file_names import safe_name
 from ncfmkit.sets.views.records import Contents, Record
 
 SOFT = "soft_labels.npy"
 # what else a package has, and names of splits: ncfmkit reads a folder `train` as a split, not as a class
-TAKEN = {"ncfmkit.json", "readme.md", "sha256sums", "preview.png", "synthetic.safetensors", SOFT, "train", *TEST_NAMES}
+TAKEN = {"ncfmkit.json", "readme.md", "sha256sums", "preview.png", "synthetic.safetensors", SOFT}
+TAKEN |= {*TRAIN_NAMES, *TEST_NAMES}
 
 
 def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:

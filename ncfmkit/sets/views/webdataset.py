@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ncfmkit.errors import UserError
-from ncfmkit.real.listing import split_token
+from ncfmkit.real.listing import TRAIN_NAMES, split_token
 from ncfmkit.sets.views import npy, pictures
 from ncfmkit.sets.views.file_names import safe_name
 from ncfmkit.sets.views.records import Contents, Record
@@ -33,11 +33,11 @@ BLOCK = tarfile.BLOCKSIZE
 def shard_name(name: str, number: int) -> str:
     """File name of a set's shard: the set's in lower case, with hyphens for all ASCII but letters and digits.
 
-    A name with the word `test` or `val` would be taken for a test split, so it gets `train` before it.
+    A name with a word such as `test` or `val` would be taken for a test split, so it gets `train` before it.
     """
     hyphenated = re.sub(r"[^a-z0-9\x80-\U0010ffff]+", "-", safe_name(name.lower())).strip("-")
     slug = safe_name(hyphenated, MOST_BYTES).strip("-") or "set"
-    prefix = "" if split_token(slug) in (None, "train") else "train-"
+    prefix = "" if split_token(slug) in (None, *TRAIN_NAMES) else "train-"
     return f"{prefix}{slug}-{number:06d}.tar"
 
 

@@ -217,12 +217,16 @@ def make_folder(root: Path, counts: dict[str, int], mode: str = "RGB", size: int
     return root
 
 
-def test_a_folder_of_pictures(tmp_path: Path) -> None:
+def test_a_folder_of_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_folder(tmp_path / "set", {"b": 2, "a": 1})
     (root / "README.md").write_text("not a picture")
     (root / "b" / "notes.txt").write_text("not a picture")
+    (root / "b" / "Thumbs.db").write_text("not a picture")
     (root / ".cache").mkdir()
+    (root / "__MACOSX").mkdir()
+    (root / "a" / "0.png").rename(root / "a" / "0.tif")
     got = read(root)
+    assert capsys.readouterr().err == "set: left out 1 .txt\n"
     assert (got.kind, got.folders) == ("folder", ("a", "b"))
     assert got.images.shape == (3, 3, 4, 4)
     assert got.images.dtype == np.uint8
@@ -230,7 +234,7 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     assert (got.images[:, 2] == 255).all()
     assert got.labels is not None
     assert got.labels.tolist() == [0, 1, 1]
-    assert list(got.files) == ["a/0.png", "b/0.png", "b/1.png"]
+    assert list(got.files) == ["a/0.tif", "b/0.png", "b/1.png"]
 
 
 def test_gray_pictures_have_one_channel(tmp_path: Path) -> None:
@@ -258,7 +262,7 @@ def test_folders_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"folder per class .*got none"):
         read(tmp_path / "set")
     make_folder(tmp_path / "set", {"a": 1, "b": 0})
-    with pytest.raises(UserError, match=r"no pictures in b/: expected \.png"):
+    with pytest.raises(UserError, match=r"no pictures in b/: expected PNG, "):
         read(tmp_path / "set")
     (tmp_path / "set" / "b" / "more").mkdir()
     with pytest.raises(UserError, match="b/more is a folder: "):

@@ -202,7 +202,7 @@ def test_it_is_real_data_for_ncfmkit(tmp_path: Path, kind: str) -> None:
     contents, records = make(**KINDS[kind])
     folder = written(tmp_path / "a", contents, records)
     (folder / "README.md").write_text("beside data")
-    real = open_real(str(folder), DataSettings(color="gray" if contents.shape[0] == 1 else "rgb", convert_color=True))
+    real = open_real(str(folder), DataSettings(color="gray" if contents.shape[0] == 1 else "rgb"))
     assert real.classes == CLASSES
     assert np.array_equal(real.train.images, [record.image for record in records])
     assert np.diff(real.train.offsets).tolist() == [PER_CLASS] * len(CLASSES)

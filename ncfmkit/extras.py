@@ -1,0 +1,18 @@
+"""How messages name the command that installs an optional part of ncfmkit."""
+
+_ONNX = ("onnx>=1.18", "onnxscript>=0.5")
+EXTRAS: dict[str, tuple[str, ...]] = {  # as pyproject.toml has them for Linux x86-64
+    "cpu": (*_ONNX, "onnxruntime>=1.22"),
+    "gpu": (*_ONNX, "onnxruntime-gpu>=1.23"),
+    "tensorrt": (*_ONNX, "onnxruntime-gpu>=1.23", "tensorrt>=10,<11"),
+    "hub": ("datasets>=3", "huggingface_hub>=0.26"),
+}
+
+
+def install(extra: str) -> str:
+    """`pip install "datasets>=3" ... (the extra 'hub')`.
+
+    It names the packages: the name of ncfmkit means nothing to pip where it runs from a checkout.
+    """
+    packages = " ".join(f'"{package}"' for package in EXTRAS[extra])
+    return f"pip install {packages} (the extra {extra!r})"
