@@ -118,29 +118,26 @@ def convert(
     overrides: dict[str, Any],
 ) -> None:
     """Converts a set that another project released (DM, MTT, DATM, ...)."""
-    from ncfmkit.files import check_free, format_bytes, parse_bytes
-    from ncfmkit.jobs import setup
-    from ncfmkit.jobs.convert import Reading, convert_file
-    from ncfmkit.sets.released.read import check_exists
+    from ncfmkit.files import format_bytes
+    from ncfmkit.jobs import convert as job
 
-    overrides |= {k: v for k, v in {"distill.factor": factor, "distill.decode": decode}.items() if v is not None}
-    settings = setup.make_settings(data.data, recipe, overrides)
-    reading = Reading(
-        labels=labels,
-        labels_by_position=labels_by_position,
-        experiment=experiment,
+    out, result = job.convert(
+        path,
+        data=data,
         values=values,
         mean=mean,
         std=std,
-        factor=settings.distill.factor if "distill.factor" in overrides else None,
-        decode=settings.distill.decode if "distill.decode" in overrides else "single",
-        max_bytes=parse_bytes(max_size, "--max-size"),
+        labels=labels,
+        labels_by_position=labels_by_position,
+        experiment=experiment,
+        factor=factor,
+        decode=decode,
+        max_size=max_size,
+        out=out,
+        recipe=recipe,
+        force=force,
+        **overrides,
     )
-    check_exists(path)
-    data.check(settings)
-    if out is not None:
-        check_free(out, force=force)
-    out, result = convert_file(path, data.open(settings), settings, reading, out=out, force=force)
     size = out.stat().st_size
     if json:
         o.print_json({"set": str(out), "bytes": size, "manifest": result.manifest})

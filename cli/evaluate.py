@@ -27,19 +27,11 @@ def evaluate(
 
     from ncfmkit.jobs import evaluate as job
     from ncfmkit.reports.scores import score_table
-    from ncfmkit.runtime import choose_runtime
-    from ncfmkit.scoring.baselines import parse_baselines
-    from ncfmkit.sets.loading import load
 
-    result = load(path)
-    settings = job.settings_for(result, overrides)
-    names = parse_baselines(baselines)
-    runtime = choose_runtime(settings.runtime)
-    real = data.open(settings)
     if dry_run:
-        o.show_estimate(job.estimate(result, real, settings, runtime, baselines=names), json)
+        o.show_estimate(job.dry_run(path, data=data, baselines=baselines, **overrides), json)
         return
-    scores = job.evaluate(result, real, settings, runtime, baselines=names)
+    scores = job.evaluate(path, data=data, baselines=baselines, **overrides)
     if json:
         o.print_json(scores)
         return

@@ -89,7 +89,6 @@ def export(
     from ncfmkit.errors import CheckFailed, UserError
     from ncfmkit.exporters import export as exporting
     from ncfmkit.exporters.calibration import is_set
-    from ncfmkit.jobs.setup import make_settings
 
     named = [given.data for given in (data, calibration) if given is not None]
     real = data is not None or (calibration is not None and not is_set(calibration.data))
@@ -100,18 +99,18 @@ def export(
     try:
         result = exporting.export(
             student,
-            out=out or exporting.default_name(student, to, precision),
+            out=out,
             to=to,
             precision=precision,
             layout=layout,
             output=output,
             opset=opset,
             data=data,
-            settings=make_settings(named[0] if named else "", None, overrides),
             calibration=calibration,
             int8_skip=[name.strip() for name in int8_skip.split(",")] if int8_skip else [],
             max_accuracy_drop=max_accuracy_drop,
             force=force,
+            **overrides,
         )
     except CheckFailed as error:
         if error.result is not None:

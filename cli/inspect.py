@@ -18,9 +18,9 @@ def inspect(
     json: o.Json = False,
 ) -> None:
     """Describes a run, set, package, student or exported model."""
-    from ncfmkit.jobs.inspect import describe
+    from ncfmkit.jobs import inspect as job
 
-    what = describe(path)
+    what = job.inspect(path)
     if json:
         o.print_json(what.content)
         return

@@ -18,7 +18,6 @@ from ncfmkit.progress import is_shown
 
 if TYPE_CHECKING:
     from ncfmkit.estimate import Stage
-    from ncfmkit.jobs.evaluate import Scoring
     from ncfmkit.real.arguments import DataArguments
 
 # What a command's job reads, as sections and settings: it has the flags of these, and its `--set` takes no others.
@@ -210,19 +209,10 @@ def _data(name: str | None, where: dict[str, Any]) -> "DataArguments | None":
     return DataArguments(data=name, **where)
 
 
-def scoring(score: bool, data: "DataArguments | None", data_flags: bool, overrides: dict[str, Any]) -> "Scoring | None":
-    """How `--score` is to be done; none where nothing is to be scored.
-
-    Raises:
-        UserError: `--score` without `--data`, or flags of either without `--score`.
-    """
-    from ncfmkit.jobs.evaluate import Scoring
-
-    if score and data is None:
-        raise UserError("--score needs --data: the real data that the students are tested on")
-    if not score and (data is not None or data_flags or overrides):
-        raise UserError("flags of data, students and machine say how to score the set: pass --score, or leave them out")
-    return None if data is None else Scoring(source=data, overrides=overrides)
+def check_scoring(score: bool, data_flags: bool) -> None:
+    """Raises UserError for options of the real data without `--score`, which would have no effect."""
+    if data_flags and not score:
+        raise UserError("options of the real data have no effect without --score: pass --score, or leave them out")
 
 
 def parse_set(pairs: list[str] | None, read: Collection[str]) -> dict[str, str]:

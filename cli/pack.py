@@ -72,28 +72,26 @@ def pack(
 
     The folder holds the set, its manifest, checksums and, with --license, a dataset card.
     """
-    from ncfmkit.errors import UserError
-    from ncfmkit.files import format_bytes, parse_bytes
+    from ncfmkit.files import format_bytes
     from ncfmkit.jobs import pack as job
-    from ncfmkit.sets.package import SUMS, Packing
+    from ncfmkit.sets.package import SUMS
 
-    if bits in (None, 8) and (dither or scale != "image"):
-        raise UserError("--scale and --dither need --bits below 8")
-    quantization = None if bits is None else job.Quantization(bits=bits, scale=scale, dither=dither)  # type: ignore[arg-type]
-    scoring = o.scoring(score, data, data_flags, overrides)
+    o.check_scoring(score, data_flags)
     folder, result = job.pack(
-        Path(path),
-        packing=Packing(
-            layout=to,
-            images="decoded" if decoded else "stored",
-            encoding=encoding,
-            shard_bytes=None if shard_size is None else parse_bytes(shard_size, "--shard-size"),
-        ),
+        path,
+        to=to,
         out=out,
         license=license,
-        quantization=quantization,
-        score=scoring,
+        decoded=decoded,
+        encoding=encoding,
+        shard_size=shard_size,
+        bits=bits,
+        scale=scale,
+        dither=dither,
+        score=score,
+        data=data,
         force=force,
+        **overrides,
     )
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     size = sum(p.stat().st_size for p in files)
@@ -102,6 +100,6 @@ def pack(
         o.print_json({"folder": str(folder), "bytes": size, "files": listed, "manifest": result.manifest})
         return
     print(f"{folder}: {to}, {len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}")
-    if result.manifest["score"] is None and quantization is not None and quantization.bits < 8:
+    if result.manifest["score"] is None and bits is not None and bits < 8:
         print("its score is unknown because its pixels changed: pack it with --score --data DATA to measure it")
     print(f"check it with `ncfmkit verify {shlex.quote(str(folder))}`, or with `sha256sum -c {SUMS}` inside")

@@ -39,16 +39,16 @@ def predict(
 
     out = sys.stdout  # kept: while a live bar is drawn, it stands in for sys.stdout and would print on stderr
     live = not out.isatty()
-    batches = job.predict(model, paths, provider=provider, topk=topk, batch=batch, live=live)
+    answers = job.predict(model, paths, provider=provider, topk=topk, batch=batch, live=live)
     printed = 0
     with (
         interrupts.keeping(lambda: f"interrupted: {printed} pictures were answered"),
-        closing(batches),
+        closing(answers),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such a picture's own line says as much
-        for answers in batches:
+        for answer in answers:
             with interrupts.held():
-                out.writelines(json_line(answer, out) + "\n" for answer in answers)
+                out.write(json_line(answer, out) + "\n")
                 out.flush()
-                printed += len(answers)
+                printed += 1

@@ -38,25 +38,14 @@ def train(
 
     The file also holds the network, image size, normalization and class names, for `ncfmkit export`.
     """
-    from ncfmkit.files import check_free
     from ncfmkit.jobs import train as job
-    from ncfmkit.jobs.evaluate import settings_for
-    from ncfmkit.runtime import choose_runtime
-    from ncfmkit.sets.loading import load
 
-    result = load(path)
     if data is None and data_flags:
         raise UserError("options of the real data need --data, the data to test the student on")
-    settings = settings_for(result, overrides)
-    runtime = choose_runtime(settings.runtime)
-    if data is not None:
-        data.check(settings)
-    check_free(out, force=force)
-    real = data.open(settings) if data else None
     if dry_run:
-        o.show_estimate(job.estimate(result, real, settings, runtime), json)
+        o.show_estimate(job.dry_run(path, out=out, data=data, force=force, **overrides), json)
         return
-    metadata = job.train(result, real, settings, runtime, out=out, force=force)
+    metadata = job.train(path, out=out, data=data, force=force, **overrides)
     if json:
         o.print_json({"student": str(out), **metadata})
         return

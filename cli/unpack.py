@@ -25,7 +25,7 @@ def unpack(
     from ncfmkit.files import format_bytes
     from ncfmkit.jobs import unpack as job
 
-    file, manifest = job.unpack(path, out, force=force)
+    file, manifest = job.unpack(path, out=out, force=force)
     if json:
         o.print_json({"set": str(file), "manifest": manifest})
         return

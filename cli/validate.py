@@ -76,26 +76,27 @@ def validate(
     """
     from ncfmkit.errors import CheckFailed
     from ncfmkit.exporters import validate as job
-    from ncfmkit.exporters.timing import TimingConfig, parse_batches
-    from ncfmkit.jobs import setup
 
-    declared = {key: value for key, value in (("layout", layout), ("output", output)) if value is not None}
-    config = job.ValidationConfig(
-        model=model,
-        out=out or Path(f"validation-{model.stem}"),
+    out = out or Path(f"validation-{model.stem}")
+    result = job.validate(
+        model,
+        data=data,
         provider=provider,
         against=against,
         max_accuracy_drop=max_accuracy_drop,
-        declared=declared,
+        out=out,
+        layout=layout,
+        output=output,
+        speed=not no_speed,
+        batches=batches,
         threads=threads,
-        timing=None if no_speed else TimingConfig(batches=parse_batches(batches)),
         force=force,
+        **overrides,
     )
-    result = job.validate(config, data, setup.make_settings(data.data, None, overrides))
     if json:
         o.print_json(result)
     else:
-        _show(result, config.out)
+        _show(result, out)
     if result["failures"]:
         raise CheckFailed("\n".join(result["failures"]))
 

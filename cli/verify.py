@@ -35,9 +35,9 @@ def verify(
     from ncfmkit.sets.manifest import format_score
     from ncfmkit.sets.package import SUMS, is_package
 
-    scoring = o.scoring(score, data, data_flags, overrides)
+    o.check_scoring(score, data_flags)
     try:
-        found = job.verify(path, scoring)
+        found = job.verify(path, score=score, data=data, **overrides)
     except CheckFailed as error:
         if json:
             o.print_json(error.result)

@@ -4,8 +4,9 @@ import torch
 
 import ncfmkit
 
-small = ncfmkit.distill("digits", ipc=1, repeats=1)
-loader = torch.utils.data.DataLoader(small.as_dataset(), batch_size=10, shuffle=True)
+small = ncfmkit.distill("digits", ipc=1, repeats=1).set
+dataset = small.as_dataset()
+loader = torch.utils.data.DataLoader(dataset, batch_size=10, shuffle=True)
 network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
 optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
 for _ in range(200):
@@ -13,4 +14,4 @@ for _ in range(200):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network(images), labels).backward()
         optimizer.step()
-print(f"trained on {len(small.as_dataset())} images: {', '.join(small.classes)}")
+print(f"trained on {len(dataset)} images: {', '.join(dataset.classes)}")

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import importlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +15,11 @@ import torch
 
 from ncfmkit import interrupts
 from ncfmkit._version import __version__
-from ncfmkit.config import Settings
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.exporters import onnx as onnx_export
 from ncfmkit.exporters import parity, quantize
 from ncfmkit.exporters.accuracy import score, tally
-from ncfmkit.exporters.calibration import Calibration, calibration_images, spread
+from ncfmkit.exporters.calibration import Calibration, calibration_images, is_set, spread
 from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, Layout
 from ncfmkit.exporters.matching_data import open_fitting
 from ncfmkit.exporters.sessions import open_session
@@ -28,7 +28,7 @@ from ncfmkit.exporters.table import EXPORTERS, Exporter
 from ncfmkit.files import check_free, note_written
 from ncfmkit.images import channel_tensors, normalize
 from ncfmkit.progress import notice
-from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.arguments import DataArguments, read_settings, split_arguments, split_optional
 from ncfmkit.real.store import RealData, Split
 from ncfmkit.sets.manifest import DIGEST_KEY
 
@@ -36,60 +36,72 @@ REAL_IMAGES = 512  # at most, for parity
 
 
 def export(
-    student: Path,
+    student: str | os.PathLike[str],
     *,
-    out: Path,
+    out: str | os.PathLike[str] | None = None,
     to: str = "onnx",
     precision: str = "fp32",
     layout: str = "uint8-nchw",
     output: str = "logits",
     opset: int | None = None,
-    data: DataArguments | None = None,
-    settings: Settings | None = None,
-    calibration: DataArguments | None = None,
+    data: Any = None,
+    calibration: Any = None,
     int8_skip: Sequence[str] = (),
     max_accuracy_drop: float | None = None,
     force: bool = False,
+    **overrides: Any,
 ) -> dict[str, Any]:
     """Exports a student with its preprocessing inside, and compares what was written with the student.
 
     Args:
-        student: a file that `ncfmkit train` wrote.
-        out: the file to write.
-        to: a row of `EXPORTERS`.
-        precision: fp32, fp16 (norms, pixels and probabilities stay float32) or int8 (static, QDQ).
-        layout: how the model takes images, a row of `LAYOUTS`.
-        output: logits or probabilities.
-        opset: of the ONNX file; None is 20 (`onnx.OPSET` says why).
-        data: real data; their test split is part of the comparison, and what accuracies are measured on.
-        settings: how the real data are read.
-        calibration: int8's: `data` is a synthetic set's file or run directory, or real data; none: the set that the
-            student was trained on, if it lies beside it.
+        student: a file that :func:`ncfmkit.train` wrote.
+        out: the file to write; None: beside the student, named after it and the precision.
+        to: the format, `onnx` or `tensorrt`.
+        precision: `fp32`, `fp16` (norms, pixels and probabilities stay float32) or `int8` (static, QDQ).
+        layout: how the model takes images: `uint8-nchw`, `uint8-nhwc` (0 to 255) or `float-nchw` (0 to 1).
+        output: `logits` or `probabilities`.
+        opset: of the ONNX file; None: 20.
+        data: real data as in :func:`ncfmkit.distill`; their test split is part of the comparison, and accuracies are
+            measured on it.
+        calibration: images for int8: a synthetic set's file, run directory or package, or real data; None: the set that
+            the student was trained on, if it lies beside it.
         int8_skip: layers that stay float32.
         max_accuracy_drop: percentage points that int8 may lose on the test split; layers stay float until it holds.
         force: overwrite an existing file.
+        overrides: settings of the real data by name, such as `size=32`; and `data_root`, `download`, `skip_bad` as in
+            :func:`ncfmkit.distill`.
 
     Returns:
-        What was written and how it compares, for JSON.
+        What was written and how it compares, ready for JSON: `file`, `bytes`, `parity`, `accuracy`, ...
 
     Raises:
         UserError: anything that the user can mend; nothing is written.
         CheckFailed: out of tolerance; the file is there under a name that ends in `.failed-parity` and its suffix.
+
+    Example:
+        >>> ncfmkit.export("student.safetensors", precision="fp16", data="digits")["file"]
+        'student-fp16.onnx'
     """
+    student = Path(student)
+    out = default_name(student, to, precision) if out is None else Path(out)
+    data_source = None if data is None else split_arguments(data, overrides)[0]
+    images_source = None if calibration is None else split_arguments(calibration, overrides)[0]
+    read_from = data_source or (None if images_source is None or is_set(images_source.data) else images_source)
+    settings = read_settings(read_from, split_optional(read_from, overrides)[1])
     row = _check_request(to, out, precision, layout, output)
-    _check_int8_options(precision, calibration, int8_skip, max_accuracy_drop, data)
+    _check_int8_options(precision, images_source, int8_skip, max_accuracy_drop, data_source)
     onnx_export.require_packages()
     row.function("require")()
     opset = onnx_export.choose_opset(opset)
-    source, settings = load_student(student), settings or Settings()
+    source = load_student(student)
     contract = source.contract(layout=layout, output=output)
-    if data is not None:
-        data.check(settings)
+    if data_source is not None:
+        data_source.check(settings)
     for path in (out, _failed_name(out)):
         check_free(path, force=force)
         check_free(path.with_name(path.name + row.beside), force=force)
-    real = open_fitting(str(student), contract, data, settings) if data else None
-    calibrate = calibration_images(source, contract, calibration, settings) if precision == "int8" else None
+    real = open_fitting(str(student), contract, data_source, settings) if data_source else None
+    calibrate = calibration_images(source, contract, images_source, settings) if precision == "int8" else None
     images = _parity_images(contract, real, calibrate)
     reference, name = _reference(source, output), source.metadata["network"]["name"]
     notice(f"exporting {student}: {name}, {precision}, opset {opset}, {LAYOUTS[layout].summary}")

@@ -46,50 +46,59 @@ class Picture:
 
 
 def predict(
-    model: Path,
-    paths: Sequence[str],
+    model: str | os.PathLike[str],
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     provider: str = "cpu",
     topk: int | None = None,
     batch: int = 64,
     live: bool = True,
-) -> Generator[list[dict[str, Any]]]:
-    """Answers in the order of the pictures, a batch at a time; no more than a few batches are in memory.
+) -> Generator[dict[str, Any]]:
+    """Says what is on pictures: answers in their order, as they come; no more than a few batches are in memory.
 
     Pictures of another size or color are brought to the model's, as `--resize crop` does for a store. Notices say what
     runs, which files of folders were left out, which pictures cannot be read and how many were changed.
 
     Args:
-        model: an ONNX file.
-        paths: picture files, and folders to be searched for them.
-        provider: a row of `PROVIDERS`.
-        topk: classes in an answer; none: 5, or all where there are fewer.
+        model: an ONNX classifier, such as :func:`ncfmkit.export` writes.
+        paths: a picture file or a folder to be searched for them, or several.
+        provider: what runs the model: `cpu`, `cuda` or `tensorrt`.
+        topk: classes in an answer; None: 5, or all where there are fewer.
         batch: pictures that the model is given at once.
         live: a bar may be drawn; not where the answers go to the same terminal.
 
-    Yields:
-        One dictionary per readable picture of a batch: `file`; `class` (None in a model without names), `label` and
+    Returns:
+        An iterator of one dictionary per readable picture: `file`; `class` (None in a model without names), `label` and
         `probability` of the likeliest class; `topk`, the same three of the likeliest classes.
 
     Raises:
-        UserError: before the first answer: a wrong path, model, provider or number.
+        UserError: at once: a wrong path, model, provider or number.
         CheckFailed: after the last answer: pictures that cannot be read; or in between: scores that are not finite.
+
+    Example:
+        >>> for answer in ncfmkit.predict("student.onnx", "photos/", topk=3):
+        ...     print(answer["file"], answer["class"], answer["probability"])
     """
     if batch < 1:
         raise UserError(f"--batch: expected 1 or more pictures, got {batch}")
     if provider not in PROVIDERS:
         raise UserError(f"unknown provider {provider!r}: expected one of {', '.join(PROVIDERS)}")
-    files, left_out = find_pictures(paths)
-    session = open_session(model, provider)
-    contract = session.contract
-    count = _checked_topk(topk, contract.class_count)
+    several = [paths] if isinstance(paths, str | os.PathLike) else paths
+    files, left_out = find_pictures([os.fspath(path) for path in several])
+    session = open_session(Path(model), provider)
+    count = _checked_topk(topk, session.contract.class_count)
     notice(_headline(session, len(files)))
     if left_out:
         notice(f"left out {left_out_text(left_out)}")
+    return _predict(session, files, count, batch, live)
+
+
+def _predict(session: Session, files: list[str], topk: int, batch: int, live: bool) -> Generator[dict[str, Any]]:
+    contract = session.contract
     looks: Counter[Look] = Counter()
     with track("predicting", len(files)) if live else nullcontext(Tracker("predicting", len(files), None)) as bar:
         for pictures in read_batches(files, contract, batch):
-            yield _answers(session, [p for p in pictures if not p.unreadable], count)
+            yield from _answers(session, [p for p in pictures if not p.unreadable], topk)
             for picture in pictures:
                 if picture.look is None:
                     notice(f"ncfmkit: {picture.unreadable}")

@@ -83,19 +83,20 @@ class TimingConfig:
             raise ValueError(f"batches: expected rising numbers from 1 on, got {self.batches}")
 
 
-def parse_batches(text: str) -> tuple[int, ...]:
-    """`1,8,64` as numbers, ascending and without doubles; 1 is always among them, for the latency.
+def parse_batches(batches: str | Sequence[int]) -> tuple[int, ...]:
+    """Numbers, or a text such as `1,8,64`, ascending and without doubles; 1 is always among them, for the latency.
 
     Raises:
         UserError: not whole numbers from 1 to `LARGEST_BATCH`.
     """
+    text = batches if isinstance(batches, str) else ",".join(map(str, batches))
     try:
-        batches = {int(part) for part in text.split(",")}
+        numbers = {int(part) for part in text.split(",")}
     except ValueError:
-        batches = {0}
-    if min(batches) < 1 or max(batches) > LARGEST_BATCH:
+        numbers = {0}
+    if min(numbers) < 1 or max(numbers) > LARGEST_BATCH:
         raise UserError(f"--batches {text!r}: expected whole numbers from 1 to {LARGEST_BATCH:,}, such as 1,8,64")
-    return tuple(sorted({1, *batches}))
+    return tuple(sorted({1, *numbers}))
 
 
 def race(

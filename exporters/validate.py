@@ -5,6 +5,7 @@ Shapes: N images, C channels, H = W side, K classes.
 
 import contextlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from ncfmkit import interrupts
-from ncfmkit.config import NetworkSettings, Settings
+from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import timing
 from ncfmkit.exporters.accuracy import BATCH, agreement, by_class, score, tally
@@ -28,7 +29,7 @@ from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.timing import ENGINE_SUFFIX, Runner, TimingConfig, open_model
 from ncfmkit.files import check_free_folder, sha256_of, write_json
 from ncfmkit.progress import notice
-from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.arguments import read_settings, split_arguments
 from ncfmkit.real.store import RealData, Split
 from ncfmkit.runtime import cpu_threads, device_name, versions
 from ncfmkit.scoring.students import describe_network
@@ -42,13 +43,13 @@ class ValidationConfig:
 
     model: Path  # an ONNX file, or a TensorRT engine
     out: Path  # the folder to make for the results
-    provider: str | None = None  # rows of PROVIDERS joined by commas, or all; none: cpu, or what the engine needs
+    provider: str | None = None  # rows of PROVIDERS joined by commas, or all; None: cpu, or what the engine needs
     against: Path | None = None  # the student
     max_accuracy_drop: float | None = None  # percentage points
     declared: dict[str, str] = field(
         default_factory=dict
     )  # `layout`, `output` of a model that does not say them itself
-    threads: int | None = None  # of the CPU, ONNX Runtime's and torch's alike; none: torch's choice
+    threads: int | None = None  # of the CPU, ONNX Runtime's and torch's alike; None: torch's choice
     timing: TimingConfig | None = None  # none: no timing
     force: bool = False  # overwrite the results of an earlier validation
 
@@ -66,20 +67,67 @@ class Opened:
         return PROVIDERS[self.provider].device
 
 
-def validate(config: ValidationConfig, data: DataArguments, settings: Settings) -> dict[str, Any]:
+def validate(
+    model: str | os.PathLike[str],
+    *,
+    data: Any,
+    provider: str | None = None,
+    against: str | os.PathLike[str] | None = None,
+    max_accuracy_drop: float | None = None,
+    out: str | os.PathLike[str] | None = None,
+    layout: str | None = None,
+    output: str | None = None,
+    speed: bool = True,
+    batches: str | Sequence[int] = (1, 8, 64, 256),
+    threads: int | None = None,
+    force: bool = False,
+    **overrides: Any,
+) -> dict[str, Any]:
     """Runs a model on the whole test split and times it; writes the results and a report to a folder.
 
     Args:
-        config: the model, and what to do with it.
-        data: real data of the model's classes and sizes.
-        settings: how they are read, see `Settings.data`.
+        model: an ONNX classifier, or a TensorRT engine (.engine).
+        data: real data with a test split, of the model's classes and sizes, as in :func:`ncfmkit.distill`.
+        provider: what runs the model: `cpu`, `cuda`, `tensorrt`, several by comma, or `all`; None: cpu, or what an
+            engine needs.
+        against: the student that the model was exported from.
+        max_accuracy_drop: percentage points; a larger drop is among the `failures` of the result.
+        out: the folder to make for the results; None: `validation-MODEL`.
+        layout: how a model without our metadata takes images, as in :func:`ncfmkit.export`.
+        output: what a model without our metadata gives: `logits` or `probabilities`.
+        speed: time the model, too.
+        batches: images per call to time, at most 65,536; 1 is always among them.
+        threads: of the CPU; None: torch's.
+        force: overwrite the results of an earlier validation.
+        overrides: settings of the real data by name, such as `size=32`; and `data_root`, `download`, `skip_bad` as in
+            :func:`ncfmkit.distill`.
 
     Returns:
-        What `validation.json` holds. What did not hold is in `failures`; see :func:`accuracy_failures`.
+        What `validation.json` holds: `providers` (a row each with `accuracy` in [0, 1]), `speed`, `failures` (empty if
+        all holds), ...
 
     Raises:
         UserError: anything that the user can mend; nothing is left behind.
+
+    Example:
+        >>> result = ncfmkit.validate("student.onnx", data="digits", against="student.safetensors", speed=False)
+        >>> result["providers"][0]["accuracy"], result["failures"]
+        (0.951, [])
     """
+    model = Path(model)
+    source, changes = split_arguments(data, overrides)
+    settings = read_settings(source, changes)
+    config = ValidationConfig(
+        model=model,
+        out=Path(f"validation-{model.stem}" if out is None else out),
+        provider=provider,
+        against=None if against is None else Path(against),
+        max_accuracy_drop=max_accuracy_drop,
+        declared={key: value for key, value in (("layout", layout), ("output", output)) if value is not None},
+        threads=threads,
+        force=force,
+        timing=timing.TimingConfig(batches=timing.parse_batches(batches)) if speed else None,
+    )
     check_request(config)
     with cpu_threads(config.threads or torch.get_num_threads()):
         models, left_out = open_models(config)
@@ -87,10 +135,10 @@ def validate(config: ValidationConfig, data: DataArguments, settings: Settings) 
         _say_assumptions(config, contract)
         student = load_own_student(config.against, contract) if config.against else None
         known = None if student else _recorded_accuracy(config, contract)
-        data.check(settings)
+        source.check(settings)
         check_free_folder(config.out, force=config.force, foreign=_foreign_entries, made_by="validate")
         replaces = config.out.exists()
-        real = open_fitting(str(config.model), contract, data, settings)
+        real = open_fitting(str(config.model), contract, source, settings)
         test = real.test_split()
         reference = None
         if student is not None:

@@ -1,9 +1,9 @@
 """ncfmkit makes big labeled image sets small: dataset distillation by neural characteristic function matching.
 
 import ncfmkit
-small = ncfmkit.distill("digits", ipc=1)
+result = ncfmkit.distill("digits", ipc=1)
+images, labels = result.set.decoded()
 small = ncfmkit.load("runs/digits-ipc1")
-images, labels = small.decoded()
 """
 
 from importlib import import_module
@@ -12,33 +12,67 @@ from typing import TYPE_CHECKING, Any
 from ncfmkit._version import __version__
 
 if TYPE_CHECKING:
-    from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
-    from ncfmkit.jobs.distill import distill, resume
+    from ncfmkit.errors import CheckFailed, Interrupted, NonFiniteLossError, UserError
+    from ncfmkit.exporters.export import export
+    from ncfmkit.exporters.predict import predict
+    from ncfmkit.exporters.validate import validate
+    from ncfmkit.jobs.convert import convert
+    from ncfmkit.jobs.distill import Result, distill, resume
+    from ncfmkit.jobs.evaluate import evaluate
+    from ncfmkit.jobs.inspect import inspect
+    from ncfmkit.jobs.pack import pack
+    from ncfmkit.jobs.train import train
+    from ncfmkit.jobs.unpack import unpack
+    from ncfmkit.jobs.verify import verify
     from ncfmkit.sets.loading import load
     from ncfmkit.sets.set_file import save
     from ncfmkit.sets.synthetic import SyntheticSet
 
 _HOMES = {
-    "distill": "ncfmkit.jobs.distill",
-    "resume": "ncfmkit.jobs.distill",
-    "load": "ncfmkit.sets.loading",
-    "save": "ncfmkit.sets.set_file",
+    "CheckFailed": "ncfmkit.errors",
+    "Interrupted": "ncfmkit.errors",
+    "NonFiniteLossError": "ncfmkit.errors",
+    "Result": "ncfmkit.jobs.distill",
     "SyntheticSet": "ncfmkit.sets.synthetic",
     "UserError": "ncfmkit.errors",
-    "NonFiniteLossError": "ncfmkit.errors",
-    "Interrupted": "ncfmkit.errors",
+    "convert": "ncfmkit.jobs.convert",
+    "distill": "ncfmkit.jobs.distill",
+    "evaluate": "ncfmkit.jobs.evaluate",
+    "export": "ncfmkit.exporters.export",
+    "inspect": "ncfmkit.jobs.inspect",
+    "load": "ncfmkit.sets.loading",
+    "pack": "ncfmkit.jobs.pack",
+    "predict": "ncfmkit.exporters.predict",
+    "resume": "ncfmkit.jobs.distill",
+    "save": "ncfmkit.sets.set_file",
+    "train": "ncfmkit.jobs.train",
+    "unpack": "ncfmkit.jobs.unpack",
+    "validate": "ncfmkit.exporters.validate",
+    "verify": "ncfmkit.jobs.verify",
 }
 
 __all__ = [
+    "CheckFailed",
     "Interrupted",
     "NonFiniteLossError",
+    "Result",
     "SyntheticSet",
     "UserError",
     "__version__",
+    "convert",
     "distill",
+    "evaluate",
+    "export",
+    "inspect",
     "load",
+    "pack",
+    "predict",
     "resume",
     "save",
+    "train",
+    "unpack",
+    "validate",
+    "verify",
 ]
 
 
@@ -49,3 +83,8 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """All public names, those not imported yet among them, for completion in an editor or notebook."""
+    return sorted({*globals(), *_HOMES})

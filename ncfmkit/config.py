@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import math
 import operator
+import os
 import tomllib
 import types
 import typing
@@ -264,6 +265,9 @@ class RuntimeSettings:
     checkpoint_every: int = setting(
         500, "steps between checkpoints", unit="steps", at_least=1, flag="--checkpoint-every"
     )
+    log: Literal["tensorboard"] | None = setting(
+        None, "write TensorBoard event files beside metrics.jsonl; none: metrics.jsonl alone", flag="--log"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,6 +421,8 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         return value.lower() == "true"
     if kind is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, str) and kind in (int, float):
         try:
             return kind(value.replace("_", ""))
@@ -495,12 +501,13 @@ def _recipe_table(recipe: str) -> dict[str, Any]:
         raise UserError(f"recipe {recipe} is not valid TOML: {error}") from None
 
 
-def load_recipe(recipe: str) -> Settings:
+def load_recipe(recipe: str | os.PathLike[str]) -> Settings:
     """The settings of a named recipe or of a TOML file (a path ending in .toml).
 
     Raises:
         UserError: unknown recipe, malformed TOML, unknown key or a value of the wrong type.
     """
+    recipe = os.fspath(recipe)
     table = _recipe_table(recipe)
     name = Path(recipe).stem if recipe.endswith(".toml") else recipe
     try:

@@ -3,17 +3,19 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from ncfmkit.config import Settings
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.exporters.student import Student
+from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
 from ncfmkit.scoring import student_file
 
@@ -58,8 +60,16 @@ def traced_once() -> Iterator[None]:
 
 
 def opened(real: RealData) -> Any:
-    """In the place of `DataArguments`: opens to these data."""
-    return SimpleNamespace(data=real.name, open=lambda settings: real)
+    """Arguments that open to these data."""
+    return _Opened(data=real.name, real=real)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opened(DataArguments):
+    real: RealData
+
+    def open(self, settings: Settings) -> RealData:
+        return self.real
 
 
 def foreign_model(

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import build_set
 
 from ncfmkit.config import Settings
+from ncfmkit.jobs import evaluate
 from ncfmkit.jobs.evaluate import settings_for
 from ncfmkit.sets import set_file
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -26,11 +28,12 @@ def promising_set(path: Path) -> Path:
 
 
 class Scored:
-    """Stands for `jobs.evaluate.Scoring`: says this accuracy, and remembers what it was asked to score."""
+    """Takes the place of `jobs.evaluate.Scoring`: says this accuracy, and remembers what it was asked to score."""
 
-    def __init__(self, mean: float, **overrides: Any):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, mean: float, **overrides: Any):
         self.mean, self.overrides = mean, overrides
         self.seen: list[SyntheticSet] = []
+        monkeypatch.setattr(evaluate, "Scoring", lambda **_: self)
 
     def __call__(self, result: SyntheticSet) -> tuple[dict[str, Any], Settings]:
         self.seen.append(result)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ncfmkit.config import Settings
 from ncfmkit.jobs import distill as distill_job
-from ncfmkit.jobs.evaluate import evaluate, settings_for
+from ncfmkit.jobs.evaluate import evaluate_real, settings_for
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import choose_runtime
@@ -59,7 +59,7 @@ def opened(settings: Settings, data: str = "digits") -> RealData:
 
 
 def evaluate_on(data: str, result: Any, settings: Settings, **how: Any) -> dict[str, Any]:
-    return evaluate(result, opened(settings, data), settings, choose_runtime(settings.runtime), **how)
+    return evaluate_real(result, opened(settings, data), settings, choose_runtime(settings.runtime), **how)
 
 
 def evaluation_settings(result: Any, **overrides: Any) -> Any:

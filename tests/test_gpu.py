@@ -141,18 +141,14 @@ def _write_class_folders(root: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch.compile
 def test_validate_on_cuda(student_path: Path, onnx_path: Path, tmp_path: Path, make_real, monkeypatch) -> None:
     pytest.importorskip("onnxruntime")
-    from ncfmkit.config import Settings
     from ncfmkit.exporters import sessions, validate
-    from ncfmkit.exporters.timing import TimingConfig
 
     if lacking := sessions.missing("cuda"):
         pytest.skip(lacking)
     monkeypatch.setattr(arguments.DataArguments, "open", lambda self, settings: make_real((40, 40, 40)))
-    config = validate.ValidationConfig(
-        model=onnx_path, out=tmp_path / "v", provider="cuda", against=student_path, timing=TimingConfig(batches=(1, 64))
+    result = validate.validate(
+        onnx_path, data="tiny", out=tmp_path / "v", provider="cuda", against=student_path, batches=(1, 64)
     )
-    data = arguments.DataArguments(data="tiny", data_root=None, download=False, skip_bad=False)
-    result = validate.validate(config, data, Settings())
     assert result["failures"] == []
     assert result["providers"][0]["agreement"] == 1.0
     assert [row["name"] for row in result["speed"][0]["rows"]][:2] == ["ONNX Runtime cuda", "torch eager"]

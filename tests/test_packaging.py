@@ -1,7 +1,12 @@
 """What is installed is what the folders hold, and the command line goes by one name only."""
 
+import email
 import importlib
+import re
+import shutil
+import subprocess
 import sys
+import tarfile
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -132,3 +137,57 @@ def test_no_extra_brings_a_second_onnxruntime(
     assert runtimes == {extra: expected.get(extra, []) for extra in requirements}
     uses = {extra: {e for r in rs if r.name == "ncfmkit" for e in r.extras} for extra, rs in requirements.items()}
     assert {extra for extra, others in uses.items() if others & {"cpu", "gpu"}} == {"tensorrt"}
+
+
+# what git does not track, and what serves the repository alone
+NOT_IN_SDIST = ("__pycache__", "*.py[cod]", "*.egg-info", "PKG-INFO", ".*", "build", "dist", "runs", "gpu-results")
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist of a copy of this folder, unpacked. Building it here would leave files."""
+    folder = tmp_path_factory.mktemp("sdist")
+    shutil.copytree(ROOT, folder / "copy", symlinks=True, ignore=shutil.ignore_patterns(*NOT_IN_SDIST))
+    build = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    built = subprocess.run([sys.executable, "-c", build], cwd=folder / "copy", capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        file.extractall(folder / "unpacked", filter="data")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    return unpacked
+
+
+def listing(folder: Path) -> set[str]:
+    """Files and links below a folder, as a checkout and an sdist have in common."""
+    ignored = shutil.ignore_patterns(*NOT_IN_SDIST)
+    found = set()
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if not ignored("", list(parts)) and (path.is_symlink() or path.is_file()):
+            found.add(path.relative_to(folder).as_posix())
+    return found
+
+
+def test_the_sdist_holds_what_its_tests_need(sdist: Path) -> None:
+    assert listing(sdist) - {"setup.cfg"} == listing(sdist.parents[1] / "copy") - {"setup.cfg"}
+    for home in HOMES.keys() - {"ncfmkit"}:
+        assert (sdist / "ncfmkit" / home).readlink() == Path("..") / home
+    environment = {"PYTHONPATH": str(sdist), "PATH": ""}
+    command = [sys.executable, "-c", "from ncfmkit.cli import main; print(main.__file__)"]
+    found = subprocess.run(command, cwd=sdist.parent, env=environment, capture_output=True, text=True, check=True)
+    assert Path(found.stdout.strip()).resolve() == (sdist / "cli" / "main.py").resolve()
+
+
+def test_the_metadata_of_a_package_index(sdist: Path) -> None:
+    about = email.message_from_string((sdist / "PKG-INFO").read_text(encoding="utf-8"))
+    assert about["Name"] == "ncfmkit"
+    for field in ("Version", "Summary", "Author", "License-Expression", "Keywords", "Project-URL", "Classifier"):
+        assert about[field], field
+    assert about["Description-Content-Type"] == "text/markdown"
+    text = about.get_payload()
+    assert isinstance(text, str)
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert links
+    assert not [link for link in links if not link.startswith("https://")], "these lead nowhere on a package index"
+    assert len(text) > 0.9 * len((ROOT / "README.md").read_text(encoding="utf-8"))

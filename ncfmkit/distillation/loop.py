@@ -7,8 +7,11 @@ real ones at frequencies that tell them apart, and calibrates them by the traine
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from ncfmkit.config import Settings
@@ -28,6 +31,17 @@ from ncfmkit.runtime import Runtime
 
 TITLE = "distilling"
 LOGGED_STEPS = 1000  # lines of metrics.jsonl, at most about
+
+Row = dict[str, Any]  # of metrics.jsonl
+Callback = Callable[[Row], object]
+
+
+class Board(Protocol):
+    """Where a run is shown beside metrics.jsonl, such as :class:`ncfmkit.reports.event_log.EventLog`."""
+
+    def add_row(self, row: Row) -> None: ...
+    def add_images(self, images_NCHW: np.ndarray, step: int) -> None: ...
+    def close(self) -> None: ...
 
 
 def prepare(
@@ -70,13 +84,25 @@ def estimate_steps(problem: Problem, images_NCHW: torch.Tensor, plan: Plan, *, s
 
 
 def distill(
-    run: RunDirectory, real: RealData, settings: Settings, pool: Pool, images_NCHW: torch.Tensor, runtime: Runtime
+    run: RunDirectory,
+    real: RealData,
+    settings: Settings,
+    pool: Pool,
+    images_NCHW: torch.Tensor,
+    runtime: Runtime,
+    *,
+    open_board: Callable[[int], Board] | None = None,
+    callback: Callback | None = None,
 ) -> torch.Tensor:
     """Distills the real images into the synthetic ones; goes on from the run's newest checkpoint where there is one.
 
     Args:
         run: where losses and checkpoints are kept.
         images_NCHW: initial images, float32 in [0, 1] `[C*M, ch, H, W]`, sorted by class.
+        open_board: given the steps that are done, what else shows the rows of metrics.jsonl, and the images at
+            checkpoints.
+        callback: called with each row of metrics.jsonl: `step`, `matching`, `calibration` (None without it), `lr`,
+            `seconds`. What it raises ends the run, once the state is saved.
 
     Returns:
         The images after the last step, float32 in [0, 1] on the runtime's device, same shape.
@@ -103,16 +129,37 @@ def distill(
 
     log_every = max(1, math.ceil(steps / LOGGED_STEPS))
     start = time.monotonic() - spent
-    with deferred_interrupts() as interrupted, track(TITLE, steps, done=state.step) as bar:
+    with ExitStack() as stack:
+        interrupted = stack.enter_context(deferred_interrupts())
+        bar = stack.enter_context(track(TITLE, steps, done=state.step))
+        board = open_board(state.step) if open_board and state.step < steps else None
+        if board is not None:
+            stack.callback(board.close)
         while state.step < steps:
             losses = distill_step(problem, state, plan)
             spent = time.monotonic() - start
             last, stop = state.step == steps, interrupted()
 
-            if state.step % log_every == 0 or last:
-                run.append_metrics({"step": state.step, **dataclasses.asdict(losses), "seconds": spent})
+            row = {"step": state.step, **dataclasses.asdict(losses), "seconds": spent}
+            logs = state.step % log_every == 0 or last
+            if logs:
+                run.append_metrics(row)
+                if board is not None:
+                    board.add_row(row)
             if state.step % settings.runtime.checkpoint_every == 0 or last or stop:
                 run.save_checkpoint(state.state_dict())
+                if board is not None:
+                    board.add_images(_as_bytes(state.images), state.step)
+            if logs and callback is not None:
+                try:
+                    callback(row)
+                except BaseException as error:
+                    run.save_checkpoint(state.state_dict())
+                    error.add_note(
+                        f"raised by the callback after step {state.step} of {steps}; the state is saved: "
+                        f"go on with ncfmkit.resume({str(run.path)!r})"
+                    )
+                    raise
             calibration = "" if losses.calibration is None else f", calibration {losses.calibration:.3f}"
             bar.advance(note=f"matching {losses.matching:.2f}{calibration}")
             if stop:
@@ -120,6 +167,11 @@ def distill(
 
     run.update(timings={"distill_seconds": round(spent, 2), "steps": steps})
     return state.images.detach()
+
+
+def _as_bytes(images: torch.Tensor) -> np.ndarray:
+    """Images in [0, 1] as uint8, rounded as the set's are."""
+    return images.detach().mul(255).round().to(torch.uint8).cpu().numpy()
 
 
 def _budget(settings: Settings) -> int | None:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +17,16 @@ import torch
 
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_free, safe_name, sha256_of
+from ncfmkit.files import check_free, parse_bytes, safe_name, sha256_of
+from ncfmkit.jobs.setup import make_settings
 from ncfmkit.networks import resolve_network
 from ncfmkit.progress import notice, shortened_list
+from ncfmkit.real.arguments import split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.sets import set_file
 from ncfmkit.sets.manifest import finished_set
 from ncfmkit.sets.released.pixel_values import Normalization, Values, to_bytes
-from ncfmkit.sets.released.read import Released, read
+from ncfmkit.sets.released.read import Released, check_exists, read
 from ncfmkit.sets.synthetic import SyntheticSet
 
 FACTORS = {"list": 2, "pair": 1, "experiments": 1, "folder": 1}  # of each kind of release, where nobody says
@@ -35,35 +38,103 @@ LARGEST_LOGIT = 65504.0  # of float16
 class Reading:
     """How a released set is to be read, as the user said it."""
 
-    labels: Path | None = None  # file of the labels; none: in FILE, or beside it
+    labels: Path | None = None  # file of the labels; None: in FILE, or beside it
     labels_by_position: bool = False  # hard labels from the order of the rows; false: from the labels
-    experiment: int | None = None  # number of the one to take, from 0; none: the first, if there are several
-    values: Values | None = None  # what the pixel values are; none: bytes where they are 8-bit, else unit
+    experiment: int | None = None  # number of the one to take, from 0; None: the first, if there are several
+    values: Values | None = None  # what the pixel values are; None: bytes where they are 8-bit, else unit
     mean: str | None = None  # comma-separated, per channel
     std: str | None = None
-    factor: int | None = None  # that each stored image is cut by; none: as its kind of release
+    factor: int | None = None  # that each stored image is cut by; None: as its kind of release
     decode: Literal["single", "multi", "bound"] = "single"
     max_bytes: int = 2**31  # of a file, or of all pictures of a folder
 
 
-def convert_file(
-    path: Path, real: RealData, settings: Settings, reading: Reading, *, out: Path | None, force: bool = False
+def convert(
+    path: str | os.PathLike[str],
+    *,
+    data: Any,
+    values: Values | None = None,
+    mean: str | Sequence[float] | None = None,
+    std: str | Sequence[float] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    labels_by_position: bool = False,
+    experiment: int | None = None,
+    factor: int | None = None,
+    decode: Literal["single", "multi", "bound"] | None = None,
+    max_size: str = "2GiB",
+    out: str | os.PathLike[str] | None = None,
+    recipe: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    **overrides: Any,
 ) -> tuple[Path, SyntheticSet]:
-    """As :func:`convert`, and writes the set to `out`, or to its name's .safetensors.
+    """Reads a set that another project released (DM, MTT, DATM, ...) and writes it as an ordinary one.
 
     Args:
+        path: a file of `torch.save` with images and labels, or a folder of class folders of pictures.
+        data: the real data that the set was made from, as in :func:`ncfmkit.distill`: class names, normalization, ZCA.
+        values: what the pixel values are: `unit` (in [0, 1]), `bytes` (0 to 255), `normalized` or `zca`; None: `bytes`
+            where they are 8-bit, else `unit`.
+        mean, std: per channel, what normalized values were normalized with; None: the data's own, with `zca` nothing.
+        labels: file of the labels; None: in the file, or beside `images_*.pt` as `labels_*.pt`.
+        labels_by_position: with soft labels: the rows are sorted by class, equally many of each.
+        experiment: of a file with several sets: which one, from 0; None: the first.
+        factor: a stored image is a factor x factor mosaic; None: 2 for a list of images and targets, else 1.
+        decode: how stored images are cut up; None: `single`.
+        max_size: the largest file that is read.
+        out: the file to write; None: NAME.safetensors in the working directory, after the set.
+        recipe: of the students that train on the set, by name or as a path ending in .toml.
         force: overwrite an existing file.
+        overrides: settings by name, such as `**{"student.epochs": 300}`; and `data_root`, `download`, `skip_bad` as in
+            :func:`ncfmkit.distill`.
+
+    Returns:
+        The file, and the set in it. Its score is unknown: :func:`ncfmkit.evaluate` measures it.
 
     Raises:
-        UserError: as :func:`convert`, or the file exists or cannot be written.
+        UserError: the file is not a set, does not fit the data, its values are not what `values` says, or `out` exists
+            or cannot be written.
+
+    Example:
+        >>> file, small = ncfmkit.convert("res_DM_CIFAR10_ConvNet_10ipc.pt", data="cifar10", factor=1)
     """
-    result = convert(path, real, settings, reading)
+    path, out = Path(path), None if out is None else Path(out)
+    source, changes = split_arguments(data, overrides)
+    changes |= {k: v for k, v in {"distill.factor": factor, "distill.decode": decode}.items() if v is not None}
+    settings = make_settings(source.data, None if recipe is None else os.fspath(recipe), changes)
+    d = settings.distill
+    reading = Reading(
+        labels=None if labels is None else Path(labels),
+        labels_by_position=labels_by_position,
+        experiment=experiment,
+        values=values,
+        mean=_joined(mean),
+        std=_joined(std),
+        factor=d.factor if "distill.factor" in changes else None,
+        decode=d.decode if "distill.decode" in changes else "single",
+        max_bytes=parse_bytes(max_size, "--max-size"),
+    )
+    check_exists(path)
+    source.check(settings)
+    if out is not None:
+        check_free(out, force=force)
+    return write_released(path, source.open(settings), settings, reading, out=out, force=force)
+
+
+def _joined(numbers: str | Sequence[float] | None) -> str | None:
+    return numbers if numbers is None or isinstance(numbers, str) else ",".join(map(str, numbers))
+
+
+def write_released(
+    path: Path, real: RealData, settings: Settings, reading: Reading, *, out: Path | None, force: bool = False
+) -> tuple[Path, SyntheticSet]:
+    """As :func:`convert`, with real data that are open."""
+    result = read_released(path, real, settings, reading)
     out = out or Path(safe_name(result.manifest["name"]) + ".safetensors")
     check_free(out, force=force)
-    return out, dataclasses.replace(result, manifest=set_file.save(result, out))
+    return out, dataclasses.replace(result, manifest=set_file.save(result, out, force=force))
 
 
-def convert(path: Path, real: RealData, settings: Settings, reading: Reading) -> SyntheticSet:
+def read_released(path: Path, real: RealData, settings: Settings, reading: Reading) -> SyntheticSet:
     """A released set as an ordinary one; its score is unknown.
 
     Args:

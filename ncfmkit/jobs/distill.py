@@ -1,11 +1,15 @@
 """`ncfmkit distill`: pool, steps, the set, its pictures, its scores and one page, all in a run directory."""
 
 import dataclasses
+import html
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ncfmkit import interrupts
@@ -22,12 +26,13 @@ from ncfmkit.jobs.evaluate import real_mosaics
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decoded_count
 from ncfmkit.progress import command_line, notice, shortened_list
-from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.arguments import DataArguments, split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
 from ncfmkit.reports.curves import curves
+from ncfmkit.reports.event_log import EventLog, require_tensorboard
 from ncfmkit.reports.page import write_report
-from ncfmkit.run import RunDirectory, next_free
+from ncfmkit.run import RunDirectory, load_run, next_free
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
@@ -45,63 +50,106 @@ ARTIFACTS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a finished run gives.
+
+    Attributes:
+        set: the distilled set.
+        scores: what `scores.json` holds, see :func:`ncfmkit.evaluate`; None: the run was not scored (`repeats=0`).
+        run_dir: the run directory, with the set's file, pictures, metrics and a report.
+    """
+
+    set: SyntheticSet
+    scores: dict[str, Any] | None
+    run_dir: Path
+
+    def __repr__(self) -> str:
+        return f"Result({self.set!r}, run_dir={str(self.run_dir)!r})"
+
+    def _repr_html_(self) -> str:
+        """The set as it shows itself, and where the run is."""
+        return f"{self.set._repr_html_()}<p>run directory: <code>{html.escape(str(self.run_dir))}</code></p>"
+
+
 def distill(
     data: Any,
     *,
-    recipe: str | None = None,
-    out: str | Path | None = None,
+    recipe: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
     force: bool = False,
-    baselines: Sequence[str] = ("random",),
-    data_root: str | None = None,
-    download: bool = False,
-    skip_bad: bool = False,
+    baselines: str | Sequence[str] = ("random",),
+    callback: loop.Callback | None = None,
     **overrides: Any,
-) -> SyntheticSet:
+) -> Result:
     """Distills a labeled image set and scores the result; everything is kept in a run directory.
 
     Args:
-        data: a known name or a path, see `ncfmkit.real.sources.SOURCES`; or data in memory: `(images, labels)` as
-            arrays, a map-style torch dataset, a `datasets.Dataset`, or a dict of such by split.
-        recipe: a recipe's name or a path ending in .toml; None takes the data's own, or the device's (`cpu` or
-            `paper`).
-        out: the run directory; none: a fresh one under `runs/`.
+        data: a name such as `cifar10`, or the path of a folder of class folders, of Parquet files or of WebDataset
+            shards (`ncfmkit recipes --data` lists all kinds); or data in memory: `(images, labels)` as arrays, a
+            map-style torch dataset, a `datasets.Dataset`, or a dict of such by split.
+        recipe: a recipe's name or a path ending in .toml; None: the data's own, or the device's (`cpu` or `paper`).
+        out: the run directory; None: a fresh one under `runs/`.
         force: replace an existing run; it stays beside the new one, as `NAME.old`, until that is done.
-        baselines: rows of `ncfmkit.scoring.baselines.BASELINES` to score beside the set.
-        data_root, download: where torchvision's data sets are, and whether they may be downloaded.
-        skip_bad: pass over images that cannot be read, and count them.
-        overrides: settings by name, such as `ipc=1` or `**{"distill.lr": 3e-3}`.
+        baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.
+        callback: called with each row of metrics.jsonl, at most a thousand times or so: a dict of `step`, `matching`
+            and `calibration` (losses, float; the latter None where it is left out), `lr` and `seconds` since the first
+            step. What it raises stops the run with the state saved, so that :func:`resume` goes on.
+        overrides: settings by name (docs/settings.md), such as `ipc=1` or `**{"distill.lr": 3e-3}`. And how the data
+            are found and read: `data_root`, the folder of torchvision's data sets; `download=True`, let torchvision
+            download; `skip_bad=True`, pass over images that cannot be read, and count them.
+
+    Returns:
+        The set, its scores and the run directory.
 
     Raises:
-        UserError, NonFiniteLossError, Interrupted: as the command's exit codes 2, 3 and 130.
+        UserError: the input is wrong; the message says what, and how to fix it.
+        NonFiniteLossError: a loss became NaN or infinite; the last checkpoint is kept.
+        Interrupted: Ctrl-C or SIGTERM arrived; the state is saved, and :func:`ncfmkit.resume` goes on.
+
+    Example:
+        >>> result = ncfmkit.distill("digits", ipc=1)
+        >>> result.set
+        SyntheticSet(10 classes x 1 image of 1x8x8, score 95.1 ± 0.4)
+        >>> dataset = result.set.as_dataset()
+        >>> ncfmkit.distill("digits", callback=lambda row: print(row["step"], row["matching"]))
     """
-    source = DataArguments(data=data, data_root=data_root, download=download, skip_bad=skip_bad)
-    return load(start(source, recipe=recipe, out=out, force=force, baselines=baselines, overrides=overrides))
+    source, settings = split_arguments(data, overrides)
+    run_dir = start(
+        source, recipe=recipe, out=out, force=force, baselines=baselines, overrides=settings, callback=callback
+    )
+    return _result(run_dir)
+
+
+def _result(folder: Path) -> Result:
+    return Result(set=load(folder), scores=load_run(folder).get("scores"), run_dir=folder)
 
 
 def start(
     source: DataArguments,
     *,
-    recipe: str | None,
-    out: str | Path | None,
+    recipe: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str] | None,
     force: bool = False,
-    baselines: Sequence[str],
+    baselines: str | Sequence[str],
     overrides: dict[str, Any],
+    callback: loop.Callback | None = None,
 ) -> Path:
     """As :func:`distill`: opens the real data, after what can be checked without them. Returns the run directory."""
     settings, folder, names = _requested(source, recipe, out, force, baselines, overrides)
     runtime = choose_runtime(settings.runtime)
     real = source.open(settings)
-    distill_real(real, settings, runtime, folder=folder, force=force, source=source, baselines=names)
+    distill_real(real, settings, runtime, folder=folder, force=force, source=source, baselines=names, callback=callback)
     return folder
 
 
 def dry_run(
     source: DataArguments,
     *,
-    recipe: str | None,
-    out: str | Path | None,
+    recipe: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str] | None,
     force: bool = False,
-    baselines: Sequence[str],
+    baselines: str | Sequence[str],
     overrides: dict[str, Any],
 ) -> dict[str, Any]:
     """What :func:`start` would do: every check that it makes, its plan, and a measured estimate. Writes no run.
@@ -137,14 +185,16 @@ def dry_run(
 
 def _requested(
     source: DataArguments,
-    recipe: str | None,
-    out: str | Path | None,
+    recipe: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str] | None,
     force: bool,
-    baselines: Sequence[str],
+    baselines: str | Sequence[str],
     overrides: dict[str, Any],
 ) -> tuple[Settings, Path, tuple[str, ...]]:
     """Settings, run directory and baselines: what can be checked before the data are opened."""
-    settings = make_settings(source.data, recipe, overrides)
+    settings = make_settings(source.data, os.fspath(recipe) if recipe else None, overrides)
+    if settings.runtime.log == "tensorboard":
+        require_tensorboard()
     names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
     folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}")
@@ -162,6 +212,7 @@ def distill_real(
     force: bool = False,
     source: DataArguments,
     baselines: Sequence[str] = (),
+    callback: loop.Callback | None = None,
 ) -> None:
     """A new run on real data that are open.
 
@@ -170,6 +221,7 @@ def distill_real(
         force: replace an existing run.
         source: where the data came from: a run that is resumed opens them again.
         baselines: names of rows of `BASELINES`.
+        callback: as of :func:`distill`.
 
     Raises:
         UserError, NonFiniteLossError, Interrupted: as :func:`distill`.
@@ -180,7 +232,7 @@ def distill_real(
 
     run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines), force=force)
     with run.alone():
-        _complete(run, real, settings, runtime, images, baselines)
+        _complete(run, real, settings, runtime, images, baselines, callback)
 
 
 def _checked(real: RealData, settings: Settings, baselines: Sequence[str]) -> tuple[Settings, torch.Tensor]:
@@ -238,17 +290,26 @@ def resume(
     *,
     data_root: str | os.PathLike[str] | None = None,
     download: bool = False,
-) -> SyntheticSet:
+    callback: loop.Callback | None = None,
+) -> Result:
     """Goes on with an interrupted run, and ends with the same bytes as one that was not interrupted.
 
     Args:
         path: the run directory.
-        data: where the data are now, or data in memory, as :func:`distill` takes them; none: where they were.
-        data_root, download: as :func:`distill` takes them; none, false: as the run was started.
+        data: where the data are now, or data in memory, as :func:`distill` takes them; None: where they were.
+        data_root, download: as :func:`distill` takes them; None, false: as the run was started.
+        callback: as of :func:`distill`, for the steps that are left.
+
+    Returns:
+        As :func:`distill`.
 
     Raises:
         UserError: no run there, another process works in it, other data than it started with, or a device that is
             not there.
+        NonFiniteLossError, Interrupted: as :func:`distill`.
+
+    Example:
+        >>> result = ncfmkit.resume("runs/digits-ipc1")
     """
     run = RunDirectory.open(Path(path))
     info = run.info()
@@ -263,7 +324,9 @@ def resume(
             write_report(run.path)
         run.finish()
         notice(f"{path} is finished: nothing is left to do")
-        return load(run.path)
+        return _result(run.path)
+    if settings.runtime.log == "tensorboard":
+        require_tensorboard()
     arguments = info["arguments"]
     arguments |= {} if data is None else {"data": data}
     arguments |= {} if data_root is None else {"data_root": data_root}
@@ -283,8 +346,8 @@ def resume(
             raise UserError(_changed(run.path, source, info["data"], _data_info(real)))
         run.update(arguments=source.recorded())
         with cpu_threads(info["threads"]):  # sums in another order would end with other bytes
-            _complete(run, real, settings, runtime, _initial_images(settings, real), info["baselines"])
-    return load(run.path)
+            _complete(run, real, settings, runtime, _initial_images(settings, real), info["baselines"], callback)
+    return _result(run.path)
 
 
 def _changed(path: Path, source: DataArguments, then: dict[str, Any], now: dict[str, Any]) -> str:
@@ -324,6 +387,7 @@ def _complete(
     runtime: Runtime,
     images: torch.Tensor,
     baselines: Sequence[str],
+    callback: loop.Callback | None,
 ) -> None:
     """All that is left of a run, new or resumed; an interruption says how to go on."""
     d = settings.distill
@@ -339,11 +403,15 @@ def _complete(
         pool = open_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
         notice(pool.describe())
         run.update(pool={"key": pool.key, "accuracies": pool.accuracies, "seconds": round(pool.seconds, 1)})
-        images = loop.distill(run, real, settings, pool, images, runtime)
+        open_board = None
+        if settings.runtime.log == "tensorboard":
+            labels_N = np.repeat(np.arange(len(real.classes)), d.ipc)
+            open_board = partial(EventLog, run.path, labels_N=labels_N, classes=real.classes)
+        images = loop.distill(run, real, settings, pool, images, runtime, open_board=open_board, callback=callback)
 
         # What it gives: the set and its pictures.
         result = finished_set(settings, real, images)
-        set_file.save(result, run.path / set_file.FILE_NAME)
+        set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         sheet = contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
         write_atomic(run.path / "preview.png", png_bytes(sheet))
         curves(run.metrics(), run.path / "curves.png")
@@ -364,7 +432,7 @@ def _complete(
             write_json(run.path / "scores.json", scores)
             score = manifest_score(scores["rows"][0])
             result = dataclasses.replace(result, manifest=result.manifest | {"score": score})
-            set_file.save(result, run.path / set_file.FILE_NAME)
+            set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         run.update(status="done")
         write_report(run.path)
         run.finish()

@@ -1,6 +1,7 @@
 """`ncfmkit evaluate`: students trained on a set and scored on real data."""
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,16 +12,65 @@ from ncfmkit.distillation.pool import estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.images import LabeledImages
-from ncfmkit.jobs.setup import check_fits, read_class_list, resolve
+from ncfmkit.jobs.setup import check_fits, resolve
 from ncfmkit.progress import notice
-from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.arguments import DataArguments, read_class_list, split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
-from ncfmkit.scoring.baselines import herded_subset
+from ncfmkit.scoring.baselines import herded_subset, parse_baselines
+from ncfmkit.sets.loading import load
 from ncfmkit.sets.manifest import to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
+
+
+def evaluate(
+    path: str | os.PathLike[str], *, data: Any, baselines: str | Sequence[str] = (), **overrides: Any
+) -> dict[str, Any]:
+    """Trains fresh students on a set and tests them on the real test split.
+
+    Args:
+        path: a set's file, its run directory or a package.
+        data: the real data that the set was made from, as in :func:`ncfmkit.distill`.
+        baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.
+        overrides: settings by name that replace the set's own, such as `repeats=3` or `**{"network.name": "alexnet"}`;
+            and `data_root`, `download`, `skip_bad` as in :func:`ncfmkit.distill`.
+
+    Returns:
+        What `scores.json` holds: `rows` (accuracies in [0, 1], mean and standard deviation over n students, of the last
+        and the best epoch), `device`, `precision`.
+
+    Raises:
+        UserError: no set there, or the set and the data have other classes or image shapes.
+
+    Example:
+        >>> scores = ncfmkit.evaluate("runs/digits-ipc1", data="digits", repeats=3)
+        >>> scores["rows"][0]["last"]["mean"]
+        0.951
+    """
+    result, real, settings, runtime, names = _opened(path, data, baselines, overrides)
+    return evaluate_real(result, real, settings, runtime, baselines=names)
+
+
+def dry_run(
+    path: str | os.PathLike[str], *, data: Any, baselines: str | Sequence[str] = (), **overrides: Any
+) -> Iterator[Stage]:
+    """What :func:`evaluate` would train, measured; arguments and errors as there."""
+    result, real, settings, runtime, names = _opened(path, data, baselines, overrides)
+    return estimate(result, real, settings, runtime, baselines=names)
+
+
+def _opened(
+    path: str | os.PathLike[str], data: Any, baselines: str | Sequence[str], overrides: dict[str, Any]
+) -> tuple[SyntheticSet, RealData, Settings, Runtime, tuple[str, ...]]:
+    """The real data are opened last, after all that can be checked without them."""
+    result = load(path)
+    source, changes = split_arguments(data, overrides)
+    settings = settings_for(result, changes)
+    names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
+    runtime = choose_runtime(settings.runtime)
+    return result, source.open(settings), settings, runtime, names
 
 
 def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
@@ -31,10 +81,10 @@ def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
     return check(override(settings, read_class_list(overrides)))
 
 
-def evaluate(
+def evaluate_real(
     result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime, *, baselines: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Trains students on a set and scores them on real data, as `scores.json` holds it.
+    """As :func:`evaluate`, on a set and real data that are open.
 
     Args:
         settings: as :func:`settings_for` gives them; `network` is the students'.
@@ -79,10 +129,10 @@ def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -
 def estimate(
     result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime, *, baselines: Sequence[str] = ()
 ) -> Iterator[Stage]:
-    """What :func:`evaluate` would train, measured.
+    """What :func:`evaluate_real` would train, measured.
 
     Raises:
-        UserError: as :func:`evaluate`.
+        UserError: as :func:`evaluate_real`.
     """
     settings = _checked(result, real, settings)
     if "herding" in baselines:
@@ -116,4 +166,20 @@ class Scoring:
         """What :func:`evaluate` gives, and the settings that it was given."""
         settings = settings_for(result, self.overrides)
         runtime = choose_runtime(settings.runtime)
-        return evaluate(result, self.source.open(settings), settings, runtime), settings
+        return evaluate_real(result, self.source.open(settings), settings, runtime), settings
+
+
+def requested_scoring(score: bool, data: Any, overrides: dict[str, Any]) -> Scoring | None:
+    """How `score` is to be done, if it is asked for; arguments as :func:`ncfmkit.pack` has them.
+
+    Raises:
+        UserError: a score without data, or data or settings without a score.
+    """
+    if score and data is None:
+        raise UserError("--score needs --data: the real data that the students are tested on")
+    if not score and (data is not None or overrides):
+        raise UserError("flags of data, students and machine say how to score the set: pass --score, or leave them out")
+    if not score:
+        return None
+    source, settings = split_arguments(data, overrides)
+    return Scoring(source=source, overrides=settings)

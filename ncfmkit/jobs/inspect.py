@@ -1,5 +1,6 @@
 """What `ncfmkit inspect` says of a path: a run directory, a set, a package, a student or an exported model."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from ncfmkit.sets.synthetic import SyntheticSet
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
+    """What is at a path: a title, facts for people, and everything for machines."""
+
     title: str
     summary: dict[str, Any]  # for people
     content: dict[str, Any]  # for machines, whole
@@ -26,12 +29,24 @@ class Description:
     images: SyntheticSet | None = None
 
 
-def describe(path: Path) -> Description:
-    """What is at `path`.
+def inspect(path: str | os.PathLike[str]) -> Description:
+    """Describes a run directory, a synthetic set, a package, a student or an exported model.
+
+    Args:
+        path: the file or folder.
+
+    Returns:
+        `title`; `summary`, facts by name for people; `content`, all of it for machines, such as the manifest; `scores`,
+        the rows of `scores.json` of a run; `images`, the set where there is one.
 
     Raises:
-        UserError: nothing, or nothing of ours.
+        UserError: nothing there, or nothing that ncfmkit wrote.
+
+    Example:
+        >>> ncfmkit.inspect("runs/digits-ipc1").summary["status"]
+        'done'
     """
+    path = Path(path)
     if not path.exists():
         raise UserError(f"nothing at {path}")
     if path.is_dir() and is_package(path):

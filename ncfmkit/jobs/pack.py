@@ -1,6 +1,7 @@
 """`ncfmkit pack`: a set for other people's tools."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import torch
 
 from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_free_folder, safe_name
-from ncfmkit.jobs.evaluate import Scoring
+from ncfmkit.files import check_free_folder, parse_bytes, safe_name
+from ncfmkit.jobs.evaluate import Scoring, requested_scoring
 from ncfmkit.sets import loading, package, quantize
 from ncfmkit.sets.manifest import DIGEST_KEY, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -17,51 +18,73 @@ from ncfmkit.sets.synthetic import SyntheticSet
 LONGEST_LICENSE = 200  # characters
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Quantization:
-    bits: int  # one of quantize.BITS; 8: as it is
-    scale: quantize.Scale = "image"
-    dither: bool = False
-
-
 def pack(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
-    packing: package.Packing,
-    out: Path | None = None,
+    to: str,
+    out: str | os.PathLike[str] | None = None,
     license: str | None = None,
-    quantization: Quantization | None = None,
-    score: Scoring | None = None,
+    decoded: bool = False,
+    encoding: str | None = None,
+    shard_size: str | None = None,
+    bits: int | None = None,
+    scale: str = "image",
+    dither: bool = False,
+    score: bool = False,
+    data: Any = None,
     force: bool = False,
+    **overrides: Any,
 ) -> tuple[Path, SyntheticSet]:
-    """Packs a set for other people's tools, in a folder that appears whole.
+    """Packs a set for other people's tools, in a folder with its manifest, checksums and a dataset card.
 
     Args:
-        path: the set: its file, run directory, or another package.
-        out: the folder; none: named after the set and the layout, in the working directory.
-        license: of the real images that the set was made from; none: as the set says.
-        quantization: stores pixels in fewer bits; the score is then unknown.
-        score: measures the set as it is packed, and its result becomes the promised score.
+        path: a set's file, its run directory or another package.
+        to: the layout: `safetensors`, `webdataset`, `parquet` or `png`.
+        out: the folder; None: named after the set and the layout, in the working directory.
+        license: of the real images that the set was made from; None: as the set says.
+        decoded: write the images to train on, for tools that cannot decode; the stored ones are added in one file.
+        encoding: of pictures, `png` or lossless `webp`; None: png.
+        shard_size: the largest size of a shard, such as `"256MiB"` (webdataset, parquet).
+        bits: store each pixel in 6, 5, 4, 3 or 2 bits; the recorded score is then dropped. None or 8: as it is.
+        scale: with `bits`: quantize within the range of each `image`, or of each `channel` over the whole set.
+        dither: with `bits`: Floyd-Steinberg dithering.
+        score: train students on the packed set and record their accuracy; needs `data`.
+        data: with `score`: the real data to test on, as in :func:`ncfmkit.distill`.
         force: replace an existing package.
+        overrides: with `score`: settings by name that replace the set's own, such as `repeats=5`; and `data_root`,
+            `download`, `skip_bad` as in :func:`ncfmkit.distill`.
 
     Returns:
         The folder, and the set in it.
 
     Raises:
-        UserError: no set there, the layout needs a license, or the folder exists or cannot be written.
+        UserError: no set there, `out` exists or cannot be written, or the layout needs a license.
+
+    Example:
+        >>> folder, packed = ncfmkit.pack("runs/digits-ipc1", to="parquet", license="bsd-3-clause")
     """
+    path, out = Path(path), None if out is None else Path(out)
+    if bits in (None, 8) and (dither or scale != "image"):
+        raise UserError("--scale and --dither need --bits below 8")
+    packing = package.Packing(
+        layout=to,
+        images="decoded" if decoded else "stored",
+        encoding=encoding,
+        shard_bytes=None if shard_size is None else parse_bytes(shard_size, "--shard-size"),
+    )
+    scoring = requested_scoring(score, data, overrides)
     loading.check_exists(path)
     if out is not None:
         check_free_folder(out, force=force, foreign=package.foreign_files, made_by="pack")
     with loading.opened(path, beside=Path() if out is None else out.parent) as result:
         if license is not None:
             result = licensed(result, license)
-        if quantization is not None:
-            result = quantized(result, quantization)
+        if bits is not None:
+            result = quantized(result, bits, scale, dither)  # type: ignore[arg-type]
         out = out or Path(_folder_name(result, packing))
         package.check_writable(result, out, packing, force=force)  # before the students are trained
-        if score is not None:
-            result = scored(result, score)
+        if scoring is not None:
+            result = scored(result, scoring)
         return out, package.write(result, out, packing, force=force)
 
 
@@ -100,7 +123,7 @@ def licensed(result: SyntheticSet, license: str) -> SyntheticSet:
     return with_manifest(result, source=result.manifest["source"] | {"license": license})
 
 
-def quantized(result: SyntheticSet, how: Quantization) -> SyntheticSet:
+def quantized(result: SyntheticSet, bits: int, scale: quantize.Scale, dither: bool) -> SyntheticSet:
     """The set with its pixels in fewer bits, without a score: the one it had is kept as that of the original.
 
     8 bits are the set as it is.
@@ -108,14 +131,15 @@ def quantized(result: SyntheticSet, how: Quantization) -> SyntheticSet:
     Raises:
         UserError: another number of bits than there is, or a set that is quantized already.
     """
-    if how.bits == 8 and result.levels is None:
+    if bits == 8 and result.levels is None:
         return result
     if result.levels is not None:
-        bits = result.manifest["pixels"]["bits"]
-        raise UserError(f"--bits {how.bits}: the set is in {bits} bits already: start from the one it was made from")
-    images, levels = quantize.quantize(result.images.numpy(), bits=how.bits, scale=how.scale, dither=how.dither)
+        now = result.manifest["pixels"]["bits"]
+        raise UserError(f"--bits {bits}: the set is in {now} bits already: start from the one it was made from")
+    how: dict[str, Any] = {"bits": bits, "scale": scale, "dither": dither}
+    images, levels = quantize.quantize(result.images.numpy(), **how)
     original = {DIGEST_KEY: result.manifest[DIGEST_KEY], "score": result.manifest["score"]}
-    described = dataclasses.asdict(how) | {"shape": list(images.shape[1:]), "original": original}
+    described = how | {"shape": list(images.shape[1:]), "original": original}
     manifest = result.manifest | {"pixels": described, "score": None}
     return dataclasses.replace(
         result, images=torch.from_numpy(images), levels=torch.from_numpy(levels), manifest=manifest

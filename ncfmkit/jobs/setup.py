@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
 from ncfmkit import networks
@@ -12,11 +11,10 @@ from ncfmkit.errors import UserError
 from ncfmkit.files import parse_bytes
 from ncfmkit.mosaic import check_budget
 from ncfmkit.progress import notice, shortened_list
+from ncfmkit.real.arguments import DEFAULT_RECIPES, read_class_list
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import choose_device
 from ncfmkit.sets.synthetic import SyntheticSet
-
-DEFAULT_RECIPES = {"digits": "digits"}  # of data that has one recipe of its own
 
 
 def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> Settings:
@@ -62,21 +60,6 @@ def work(settings: Settings) -> str:
         f"pool of {pool.members} x {pool.epochs} epochs, {settings.distill.steps:,} steps, "
         f"{student.repeats} x {student.epochs:,} epochs per score"
     )
-
-
-def read_class_list(overrides: dict[str, Any]) -> dict[str, Any]:
-    """`data.classes` may name a file with one class a line."""
-    key = next((k for k in ("data.classes", "classes") if k in overrides), None)
-    if key is None or not isinstance(overrides[key], str) or not os.path.isfile(overrides[key]):
-        return overrides
-    try:
-        lines = Path(overrides[key]).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--classes {overrides[key]}: expected a text file with one class a line: {error}") from None
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names:
-        raise UserError(f"--classes {overrides[key]}: expected one class a line, got an empty file")
-    return overrides | {key: names}
 
 
 def resolve(settings: Settings, real: RealData) -> Settings:

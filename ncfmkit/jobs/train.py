@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +20,15 @@ from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.files import check_free
 from ncfmkit.images import LabeledImages, labeled
+from ncfmkit.jobs.evaluate import settings_for
 from ncfmkit.jobs.setup import check_fits
 from ncfmkit.progress import notice
+from ncfmkit.real.arguments import split_optional
 from ncfmkit.real.store import RealData
 from ncfmkit.run import deferred_interrupts, read_checkpoint, write_checkpoint
-from ncfmkit.runtime import Runtime, cpu_threads
+from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads
 from ncfmkit.scoring import student_file, students
+from ncfmkit.sets.loading import load
 from ncfmkit.sets.manifest import DIGEST_KEY
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -32,20 +36,72 @@ CHECKPOINT_SECONDS = 30.0
 
 
 def train(
-    result: SyntheticSet, real: RealData | None, settings: Settings, runtime: Runtime, *, out: Path, force: bool = False
+    path: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] = "student.safetensors",
+    data: Any = None,
+    force: bool = False,
+    **overrides: Any,
 ) -> dict[str, Any]:
-    """Trains one student on a set and keeps it as safetensors with what is needed to use it in its metadata.
+    """Trains one student on a set and keeps it as safetensors, with what is needed to use it in its metadata.
 
     Until the file is written, the state is kept beside it as `NAME.checkpoint`: after an interruption the same call
     goes on from there, and ends with the same bytes as one that was not interrupted.
 
     Args:
-        real: real data whose test split tells the accuracy; none: it stays unknown.
+        path: a set's file, its run directory or a package.
         out: the file to write.
+        data: real data to test the student on, as in :func:`ncfmkit.distill`; None: its accuracy stays unknown.
         force: overwrite an existing file, and pass over the checkpoint of another training.
+        overrides: settings by name that replace the set's own, such as `**{"network.name": "alexnet"}`; and
+            `data_root`, `download`, `skip_bad` as in :func:`ncfmkit.distill`.
 
     Returns:
-        The metadata.
+        The metadata: `network`, `channels`, `size`, `mean`, `std`, `classes`, `test_accuracy` in [0, 1] or None, ...
+
+    Raises:
+        UserError: no set there, the data do not fit it, `out` exists or cannot be written, or another training was
+            interrupted.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved first.
+
+    Example:
+        >>> ncfmkit.train("runs/digits-ipc1", data="digits", out="student.safetensors")["test_accuracy"]
+        0.951
+    """
+    result, real, settings, runtime = _opened(path, out, data, force, overrides)
+    return train_real(result, real, settings, runtime, out=Path(out), force=force)
+
+
+def dry_run(
+    path: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] = "student.safetensors",
+    data: Any = None,
+    force: bool = False,
+    **overrides: Any,
+) -> Iterator[Stage]:
+    """What :func:`train` would train, measured; arguments and errors as there."""
+    return estimate(*_opened(path, out, data, force, overrides))
+
+
+def _opened(
+    path: str | os.PathLike[str], out: str | os.PathLike[str], data: Any, force: bool, overrides: dict[str, Any]
+) -> tuple[SyntheticSet, RealData | None, Settings, Runtime]:
+    """The real data are opened last, after all that can be checked without them."""
+    result = load(path)
+    source, changes = split_optional(data, overrides)
+    settings = settings_for(result, changes)
+    runtime = choose_runtime(settings.runtime)
+    if source is not None:
+        source.check(settings)
+    check_free(Path(out), force=force)
+    return result, source.open(settings) if source else None, settings, runtime
+
+
+def train_real(
+    result: SyntheticSet, real: RealData | None, settings: Settings, runtime: Runtime, *, out: Path, force: bool = False
+) -> dict[str, Any]:
+    """As :func:`train`, on a set and real data that are open.
 
     Raises:
         UserError: the data do not fit the set, `out` exists or cannot be written, or another training was interrupted.
@@ -83,7 +139,7 @@ def train(
 def estimate(
     result: SyntheticSet, real: RealData | None, settings: Settings, runtime: Runtime, *, epochs_done: int = 0
 ) -> Iterator[Stage]:
-    """What :func:`train` would train, measured.
+    """What :func:`train_real` would train, measured.
 
     Raises:
         UserError: the data do not fit the set.

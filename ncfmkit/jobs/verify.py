@@ -1,12 +1,13 @@
 """`ncfmkit verify`: is a set intact, and as good as it says?"""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 from ncfmkit.config import check, from_dict
 from ncfmkit.errors import CheckFailed, UserError
-from ncfmkit.jobs.evaluate import Scoring
+from ncfmkit.jobs.evaluate import Scoring, requested_scoring
 from ncfmkit.sets import loading, set_file
 from ncfmkit.sets.manifest import format_score, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -14,27 +15,36 @@ from ncfmkit.sets.synthetic import SyntheticSet
 LEVEL = 0.01  # of sets that are as good as they promise, the share that is refused by chance
 
 
-def verify(path: Path, score: Scoring | None = None) -> dict[str, Any]:
+def verify(path: str | os.PathLike[str], *, score: bool = False, data: Any = None, **overrides: Any) -> dict[str, Any]:
     """Checks what can be checked of a set: checksums, shapes, ranges, labels, its recipe, its score.
 
     Args:
-        path: a set's file, run directory or package.
-        score: measures the set; it is refused where its students are worse than promised by more than chance explains
-            (:func:`least_difference`).
+        path: a set's file, its run directory or a package.
+        score: train students by the set's recipe; the set is refused where they are worse than promised by more than
+            chance explains (a one-sided t-test at the 1% level).
+        data: with `score`: the real data to test on, as in :func:`ncfmkit.distill`.
+        overrides: with `score`: settings by name, such as `device="cuda"`; and `data_root`, `download`, `skip_bad` as
+            in :func:`ncfmkit.distill`.
 
     Returns:
         `path`, `problems` (empty), `manifest`, and with `score` also `promised` and `measured`.
 
     Raises:
         UserError: nothing there, not a set, or no score to check.
-        CheckFailed: something is wrong; all of it is in the message, and `problems` in the result.
+        CheckFailed: something is wrong; all of it is in the message, and `problems` in its `result`.
+
+    Example:
+        >>> ncfmkit.verify("digits-ipc1-parquet")["problems"]
+        []
     """
+    path = Path(path)
+    scoring = requested_scoring(score, data, overrides)
     result, problems = loading.read(path)
     found: dict[str, Any] = {"path": str(path), "problems": problems, "manifest": result and result.manifest}
     if result is not None:
         problems += _recipe_problems(result)
-    if result is not None and score is not None and not problems:
-        found |= _measured(path, result, score)
+    if result is not None and scoring is not None and not problems:
+        found |= _measured(path, result, scoring)
         problems += _score_problems(found["promised"], found["measured"])
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"

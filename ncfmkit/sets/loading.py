@@ -48,11 +48,20 @@ from ncfmkit.sets.synthetic import SyntheticSet
 LARGEST_SUMS = 128 << 20  # bytes, of a million files or so
 
 
-def load(path: str | Path) -> SyntheticSet:
+def load(path: str | os.PathLike[str]) -> SyntheticSet:
     """Reads a set from its file, a run directory or a package, and checks it against its manifest and checksums.
+
+    Args:
+        path: the file, run directory or package.
+
+    Returns:
+        The set, in memory.
 
     Raises:
         UserError: nothing there, not a synthetic set, or damaged; all that is wrong is in the message.
+
+    Example:
+        >>> images, labels = ncfmkit.load("runs/digits-ipc1").decoded()
     """
     return set_file.require_intact(Path(path), *read(Path(path)))
 

@@ -1,6 +1,7 @@
 """A synthetic set as one safetensors file with a JSON manifest; docs/formats.md specifies it."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ncfmkit.errors import UserError
-from ncfmkit.files import METADATA_KEY, check_name, check_safetensors, tensor_bytes, write_atomic
+from ncfmkit.files import METADATA_KEY, check_free, check_name, check_safetensors, tensor_bytes, write_atomic
 from ncfmkit.sets.manifest import (
     LARGEST_JSON,
     PACKAGE_FILE,
@@ -33,14 +34,30 @@ MOST_SHOWN = 100  # problems in a message
 UNREADABLE = "it is not a readable safetensors file (damaged or truncated): {}"
 
 
-def save(synthetic: SyntheticSet, path: Path) -> dict[str, Any]:
-    """Writes the set; the same set gives the same bytes. Returns the manifest with the digests of the tensors in it.
+def save(synthetic: SyntheticSet, path: str | os.PathLike[str], *, force: bool = False) -> dict[str, Any]:
+    """Writes the set as one safetensors file; the same set gives the same bytes.
 
     The tensors are written in parts, since safetensors' own writer copies them: a set may be larger than memory.
 
+    Args:
+        synthetic: the set.
+        path: the file to write.
+        force: overwrite an existing file.
+
+    Returns:
+        The manifest with the digests of the tensors in it.
+
     Raises:
-        UserError: the manifest lacks something or does not fit the tensors, or the file cannot be written.
+        UserError: the manifest lacks something or does not fit the tensors, the file exists and `force` is false, or it
+            cannot be written.
+
+    Example:
+        >>> ncfmkit.save(small, "small.safetensors")["name"]
+        'digits-ipc1'
     """
+    path = Path(path)
+    if not force:
+        check_free(path)
     tensors = tensors_of(synthetic)
     manifest = checked(synthetic.manifest, tensors, path)
     write_atomic(path, _parts(tensors, manifest))

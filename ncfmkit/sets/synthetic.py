@@ -4,7 +4,9 @@ Axes: N stored images, P decoded images per stored image, C channels, H = W side
 A stored image is a factor x factor mosaic; decoding cuts it into cells and enlarges each to the full side.
 """
 
-from collections.abc import Iterator
+import base64
+import html
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ from ncfmkit.mosaic import decode, decode_factors, decode_mask
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSet:
-    """A distilled set as it is stored. D are the images that it decodes to.
+    """A distilled set as it is stored; `len()` counts its stored images. D are the images that it decodes to.
 
     Attributes:
         images: uint8 `[C*M, ch, H, W]`, stored, undecoded, sorted by class; restored where they are kept in fewer bits.
@@ -33,6 +35,38 @@ class SyntheticSet:
     manifest: dict[str, Any]
     soft_labels: torch.Tensor | None = None
     levels: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        """Stored images, which decode to `len(self.as_dataset())` images."""
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        """Such as `SyntheticSet(10 classes x 10 images of 3x32x32, factor 2, score 61.9 ± 0.7)`."""
+        return f"SyntheticSet({self._summary()})"
+
+    def _repr_html_(self) -> str:
+        """The set in a notebook: a contact sheet, at most ten images of a class, below what :meth:`__repr__` says."""
+        from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes  # Pillow, which only pictures need
+
+        sheet = contact_sheet(self.images.numpy(), self.labels.numpy(), self.classes)
+        picture = base64.b64encode(png_bytes(sheet)).decode()
+        name, text = html.escape(self.manifest["name"]), html.escape(self._summary())
+        image = f'<img alt="{name}" style="max-width: 100%" src="data:image/png;base64,{picture}">'
+        return f"<p><b>{name}</b>: {text}</p>{image}"
+
+    def _summary(self) -> str:
+        m = self.manifest
+        shape = "x".join(map(str, self.images.shape[1:]))
+        parts = [f"{len(self.classes)} classes x {self.ipc} image{'' if self.ipc == 1 else 's'} of {shape}"]
+        if m["decode"]["factor"] > 1:
+            parts.append(f"factor {m['decode']['factor']}")
+        if self.levels is not None:
+            parts.append(f"{m['pixels']['bits']} bits")
+        if m["score"] is not None:  # percent; a single student has no deviation
+            last = m["score"]["last"]
+            deviation = f" ± {100 * last['std']:.1f}" if m["score"]["n"] > 1 else ""
+            parts.append(f"score {100 * last['mean']:.1f}{deviation}")
+        return ", ".join(parts)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,15 +96,16 @@ class SyntheticSet:
         """The images to train on: float32 in [0, 1] `[D, ch, H, W]`, and int64 labels `[D]`."""
         return next(self.decoded_parts(len(self.images)))
 
-    def as_dataset(self) -> TensorDataset:
+    def as_dataset(self) -> "DecodedDataset":
         """A torch dataset of `(image, label)`: decoded, normalized with the manifest's mean and std.
 
-        A set with soft labels gives `(image, label, logits)`, the logits in float32.
+        Images are float32 `[ch, H, W]`, labels int64. A set with soft labels gives `(image, label, logits)`, the logits
+        in float32.
         """
         images, labels = self.decoded()
         channels = channel_tensors(self.manifest["mean"], self.manifest["std"], images.device)
         soft = () if self.soft_labels is None else (self.soft_labels.float(),)
-        return TensorDataset(normalize(images, *channels), labels, *soft)
+        return DecodedDataset(normalize(images, *channels), labels, *soft, classes=self.classes)
 
     def labeled(self) -> LabeledImages:
         """The set, decoded, to train on: normalized as its manifest says, by its soft labels where it has them."""
@@ -84,3 +119,17 @@ class SyntheticSet:
             classes=len(self.classes),
             soft_labels=self.soft_labels,
         )
+
+
+class DecodedDataset(TensorDataset):
+    """The decoded images of a set, with the two attributes that torchvision's data sets have.
+
+    Attributes:
+        classes: names, by label.
+        targets: int64 `[D]`, the label of every image.
+    """
+
+    def __init__(self, *tensors: torch.Tensor, classes: Sequence[str]):
+        super().__init__(*tensors)
+        self.classes = list(classes)
+        self.targets = tensors[1]

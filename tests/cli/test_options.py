@@ -56,6 +56,7 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--compile": ("off", "runtime.compile", "off"),
     "--memory-budget": ("1GiB", "runtime.memory_budget", "1GiB"),
     "--gradient-checkpointing": (None, "runtime.gradient_checkpointing", True),
+    "--log": ("tensorboard", "runtime.log", "tensorboard"),
     "--checkpoint-every": ("7", "runtime.checkpoint_every", 7),
     "--seed": ("9", "seed", 9),
 }
@@ -223,29 +224,11 @@ def test_data_that_need_not_be_named(arguments: list[str], named: list[str], fla
     assert received["data_flags"] is flags
 
 
-@pytest.mark.parametrize(
-    ("score", "data", "data_flags", "overrides", "says"),
-    [
-        (True, None, False, {}, "--score needs --data"),
-        (False, "digits", False, {}, "pass --score"),
-        (False, None, True, {}, "pass --score"),
-        (False, None, False, {"student.epochs": "1"}, "pass --score"),
-    ],
-)
-def test_flags_of_a_score_that_is_not_measured(
-    score: bool, data: str | None, data_flags: bool, overrides: dict[str, Any], says: str
-) -> None:
-    named = None if data is None else real_arguments.DataArguments(data=data)
-    with pytest.raises(UserError, match=says):
-        options.scoring(score, named, data_flags, overrides)
-
-
-def test_a_score_that_is_measured() -> None:
-    data = real_arguments.DataArguments(data="digits")
-    scoring = options.scoring(True, data, False, {"student.epochs": "1"})
-    assert scoring is not None
-    assert (scoring.source, scoring.overrides) == (data, {"student.epochs": "1"})
-    assert options.scoring(False, None, False, {}) is None
+def test_flags_of_data_without_a_score() -> None:
+    with pytest.raises(UserError, match="pass --score"):
+        options.check_scoring(False, True)
+    options.check_scoring(True, True)
+    options.check_scoring(False, False)
 
 
 @pytest.mark.parametrize("command", main.app.registered_commands, ids=lambda c: c.callback.__name__)

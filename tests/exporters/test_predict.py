@@ -304,11 +304,11 @@ def test_answers_come_batch_by_batch(model: Path, monkeypatch: pytest.MonkeyPatc
         return original(path, where)
 
     monkeypatch.setattr(predict_module, "open_picture", recorded)
-    batches = predict(model, ["many"], batch=2)
+    answers = predict(model, "many", batch=2)
     for done in range(2, 11, 2):
-        assert [a["file"] for a in next(batches)] == files[done - 2 : done]
+        assert [next(answers)["file"], next(answers)["file"]] == files[done - 2 : done]
         assert set(files[:done]) <= opened <= set(files[: done + 2])  # no further ahead than a batch
-    assert [[a["file"] for a in batch] for batch in batches] == [files[10:]]
+    assert [answer["file"] for answer in answers] == files[10:]
 
 
 def launch(*arguments: str, **options: Any) -> subprocess.Popen:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from ncfmkit import runtime
 from ncfmkit.cli import main
-from ncfmkit.config import NetworkSettings, Settings
+from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import sessions, timing, validate
 from ncfmkit.exporters.validate import ValidationConfig
@@ -64,9 +64,8 @@ def write_folder(root: Path, real: RealData) -> Path:
 
 
 def run(model: Path, data: RealData, **config: Any) -> dict[str, Any]:
-    """Without timing, unless `timing` asks for it."""
-    whole = ValidationConfig(model=model, **{"out": Path("out"), **config})
-    return validate.validate(whole, opened(data), Settings())
+    """Without timing, unless `speed` asks for it."""
+    return validate.validate(model, data=opened(data), **{"out": "out", "speed": False, **config})
 
 
 def call(*arguments: Any, columns: int = 200) -> Result:
@@ -268,7 +267,7 @@ def test_whether_opening_built_an_engine(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_any_classifier(layout: str, probabilities: bool, data: RealData, capsys: pytest.CaptureFixture[str]) -> None:
     model = foreign_model(Path("linear.onnx"), layout, probabilities=probabilities)
     declared = {"output": "probabilities"} if probabilities else {}
-    result = run(model, data, declared=declared)
+    result = run(model, data, **declared)
     assert data.test is not None
     correct, _, confusion = naive_count(foreign_scores(data.test.images), data.test.labels)
     (row,) = result["providers"]
@@ -284,7 +283,7 @@ def test_any_classifier(layout: str, probabilities: bool, data: RealData, capsys
 @pytest.mark.parametrize("layout", ["uint8-nhwc", "float-nchw"])
 def test_a_student_is_fed_as_the_model_is(layout: str, data: RealData, student_path: Path) -> None:
     model = foreign_model(Path("linear.onnx"), layout, probabilities=True)
-    result = run(model, data, against=student_path, declared={"output": "probabilities"})
+    result = run(model, data, against=student_path, output="probabilities")
     assert data.test is not None
     assert result["student"]["accuracy"] > 0.9  # as on its own pixels
     assert result["providers"][0]["max_abs_difference"] <= 1  # both are probabilities
@@ -394,7 +393,7 @@ def test_accuracies_outlive_an_interruption_of_the_timing(
 
     monkeypatch.setattr(timing, "time_device", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(onnx_path, data, timing=timing.TimingConfig())
+        run(onnx_path, data, speed=True)
     assert json.loads(Path("out/validation.json").read_text())["providers"][0]["images"] == sum(COUNTS)
 
 
@@ -449,7 +448,7 @@ def test_starts_and_builds_are_in_the_rows_of_what_was_started(
     onnx_path: Path, student_path: Path, data: RealData, quick_speed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validate, "_build_seconds", lambda path, model, cold_start: 7 + cold_start)
-    result = run(onnx_path, data, against=student_path, timing=timing.TimingConfig(batches=(1,)))
+    result = run(onnx_path, data, against=student_path, speed=True, batches=[1])
     keys = ("name", "cold_start_seconds", "engine_build_seconds")
     assert [tuple(row[key] for key in keys) for row in result["speed"][0]["rows"]] == [
         ("ONNX Runtime cpu", 0.25, 7.25),

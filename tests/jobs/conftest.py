@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from small_runs import evaluation_settings, opened, start
 
-from ncfmkit.jobs.train import train
+from ncfmkit.jobs.train import train_real
 from ncfmkit.runtime import choose_runtime
 from ncfmkit.scoring.baselines import BASELINES
 from ncfmkit.sets import set_file
@@ -43,4 +43,4 @@ def student(scored: Path, shared_cache: Path) -> tuple[Path, dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NCFMKIT_CACHE", str(shared_cache))
         settings = evaluation_settings(result, **{"student.epochs": 20})
-        return out, train(result, opened(settings), settings, choose_runtime(settings.runtime), out=out)
+        return out, train_real(result, opened(settings), settings, choose_runtime(settings.runtime), out=out)

@@ -42,7 +42,7 @@ def images(real: RealData) -> torch.Tensor:
 
 def convert(path: Path, real: RealData, **how: Any) -> SyntheticSet:
     settings = how.pop("settings", Settings())
-    return convert_job.convert(path, real, settings, Reading(**how))
+    return convert_job.read_released(path, real, settings, Reading(**how))
 
 
 def saved(content: Any, path: Path) -> Path:
@@ -63,7 +63,7 @@ def test_images_are_sorted_by_class_and_keep_their_order(tmp_path: Path, real: R
 
 def test_the_result_is_an_ordinary_set(tmp_path: Path, real: RealData, images: torch.Tensor) -> None:
     path = saved([images, torch.randn(6, 3)], tmp_path / "a.pt")
-    out, got = convert_job.convert_file(
+    out, got = convert_job.write_released(
         path,
         real,
         Settings(),
@@ -474,7 +474,7 @@ def test_the_file_has_a_plain_name(tmp_path: Path, real: RealData, images: torch
     """Whatever the data are called."""
     path = saved([images, LABELS], tmp_path / "a.pt")
     given = dataclasses.replace(real, name="../my: data")
-    out, result = convert_job.convert_file(path, given, Settings(), Reading(), out=None)
+    out, result = convert_job.write_released(path, given, Settings(), Reading(), out=None)
     assert (out.name, out.parent) == ("my-data-ipc2.safetensors", Path())
     assert result.manifest["name"] == "../my: data-ipc2"
     assert set_file.load(out).manifest == result.manifest

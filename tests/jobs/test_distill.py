@@ -33,6 +33,7 @@ from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
 from ncfmkit.run import RunDirectory, load_run
 from ncfmkit.runtime import Runtime, choose_runtime
+from ncfmkit.scoring import baselines as baselines_module
 from ncfmkit.scoring import students
 from ncfmkit.sets import set_file
 
@@ -201,6 +202,31 @@ def test_a_dry_run_plans_what_the_run_does(tmp_path: Path, scored: Path, monkeyp
     assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages.values()))
     assert found["memory"] > 0
     assert {Path(name).name for name in found["writes"]} == set(distill_job.ARTIFACTS)
+
+
+def test_the_seed_reaches_every_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start, pool, steps, students and baselines: each alone would make the sets of two seeds differ."""
+    seeds: dict[str, Any] = {}
+
+    def spy(module: Any, name: str, place: int | None = None) -> None:
+        original = getattr(module, name)
+
+        def called(*arguments: Any, **named: Any) -> Any:
+            seeds.setdefault(name, set()).add(named["seed"] if place is None else arguments[place])
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(module, name, called)
+
+    spy(distill_job, "initialize")
+    spy(distill_job, "open_pool")
+    spy(pool_module, "train")
+    spy(loop, "make_problem")
+    spy(students, "score")
+    spy(distill_job, "real_mosaics", 2)
+    spy(baselines_module, "random_subset", 2)
+    start(tmp_path / "run", seed=7, distill__steps=1, baselines=("random", "mosaic"))
+    assert len(seeds) == 7
+    assert all(found == {7} for found in seeds.values()), seeds
 
 
 def test_no_steps_keep_the_initialization(tmp_path: Path) -> None:
@@ -387,7 +413,7 @@ def test_interrupted_in_scoring_then_resumed(
 
 def test_resuming_a_finished_run_changes_nothing(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.read_bytes() for p in scored.rglob("*") if p.is_file()}
-    assert distill_job.resume(scored).manifest == set_file.load(scored).manifest
+    assert distill_job.resume(scored).set.manifest == set_file.load(scored).manifest
     assert "nothing is left to do" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in scored.rglob("*") if p.is_file()} == before
 
@@ -485,7 +511,7 @@ def test_a_run_on_data_in_memory_is_resumed_with_them(
         distill_job.resume(tmp_path / "run", (data[0][:10], data[1][:10]))
     resumed = distill_job.resume(tmp_path / "run", data)
     assert set_bytes(tmp_path / "run") == set_bytes(tmp_path / "whole")
-    assert whole.classes == resumed.classes == ("0", "1")
+    assert whole.set.classes == resumed.set.classes == ("0", "1")
 
 
 def test_relative_data_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

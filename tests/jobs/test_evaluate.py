@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from conftest import build_real, build_set
 from small_runs import evaluate_on, evaluation_settings, make_folder
 
 from ncfmkit.errors import UserError
-from ncfmkit.jobs.evaluate import real_mosaics
+from ncfmkit.jobs.evaluate import real_mosaics, requested_scoring
+from ncfmkit.real.arguments import DataArguments
 from ncfmkit.sets import set_file
 
 pytestmark = pytest.mark.usefixtures("one_cache")
@@ -73,3 +75,25 @@ def test_mosaics_are_real_images_stored_and_decoded_as_the_set_is() -> None:
             nearest = int((small - cell).abs().amax((1, 2, 3)).argmin())
             assert float((small[nearest] - cell).abs().max()) <= 0.5001  # rounded to a byte
             assert nearest // 30 == n // 3
+
+
+@pytest.mark.parametrize(
+    ("score", "data", "overrides", "says"),
+    [
+        (True, None, {}, "--score needs --data"),
+        (False, "digits", {}, "pass --score"),
+        (False, None, {"student.epochs": 1}, "pass --score"),
+        (False, None, {"download": True}, "pass --score"),
+    ],
+)
+def test_a_score_that_cannot_be_measured(score: bool, data: str | None, overrides: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        requested_scoring(score, data, overrides)
+
+
+def test_a_score_that_is_measured() -> None:
+    scoring = requested_scoring(True, "digits", {"student.epochs": 1, "skip_bad": True})
+    assert scoring is not None
+    assert scoring.source == DataArguments(data="digits", skip_bad=True)
+    assert scoring.overrides == {"student.epochs": 1}
+    assert requested_scoring(False, None, {}) is None

@@ -10,7 +10,7 @@ from ncfmkit import networks
 from ncfmkit.errors import UserError
 from ncfmkit.jobs import doctor, setup
 from ncfmkit.jobs.distill import to_dict
-from ncfmkit.jobs.inspect import describe
+from ncfmkit.jobs.inspect import inspect
 from ncfmkit.run import RunDirectory
 from ncfmkit.scoring import student_file
 from ncfmkit.sets import set_file
@@ -50,7 +50,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_a_set(small: Path) -> None:
-    what = describe(small)
+    what = inspect(small)
     assert what.title == f"synthetic set {small}"
     assert what.summary["classes"] == ["cat", "dog [bold]"]
     assert what.summary["images per class"] == "2 stored, 8 decoded"
@@ -68,8 +68,10 @@ def test_a_set(small: Path) -> None:
 
 def test_a_set_without_a_score(small: Path) -> None:
     held = set_file.load(small)
-    set_file.save(SyntheticSet(images=held.images, labels=held.labels, manifest=MANIFEST | {"score": None}), small)
-    assert describe(small).summary["last-epoch accuracy"] is None
+    set_file.save(
+        SyntheticSet(images=held.images, labels=held.labels, manifest=MANIFEST | {"score": None}), small, force=True
+    )
+    assert inspect(small).summary["last-epoch accuracy"] is None
 
 
 def test_a_student(tmp_path: Path) -> None:
@@ -84,7 +86,7 @@ def test_a_student(tmp_path: Path) -> None:
         "tool": "t",
     }
     student_file.save(state, {"kind": "student", "network": settings, **shape, **more}, tmp_path / "s.safetensors")
-    what = describe(tmp_path / "s.safetensors")
+    what = inspect(tmp_path / "s.safetensors")
     assert what.title.startswith("student ")
     assert what.summary["input"] == "3 x 8 x 8"
     assert what.summary["test accuracy"] == "75.0%"
@@ -103,7 +105,7 @@ def test_a_run_that_is_not_finished_and_one_that_is(tmp_path: Path, small: Path)
         "device": "cpu (none)",
     }
     run = RunDirectory.create(tmp_path / "run", info)
-    what = describe(run.path)
+    what = inspect(run.path)
     assert what.title == f"run {run.path}"
     assert what.summary["status"] == "distilling"
     assert what.summary["recipe"] == "digits"
@@ -112,7 +114,7 @@ def test_a_run_that_is_not_finished_and_one_that_is(tmp_path: Path, small: Path)
     assert "manifest" not in what.content
     (run.path / set_file.FILE_NAME).write_bytes(small.read_bytes())
     run.update(status="done", timings={"distill_seconds": 1.5, "steps": 3}, pool={"key": "abc"})
-    what = describe(run.path)
+    what = inspect(run.path)
     assert what.summary["distilled in"] == "1.5 s"
     assert what.summary["pool"] == "abc"
     assert what.summary["set"] == "tiny-ipc2"
@@ -122,19 +124,19 @@ def test_a_run_that_is_not_finished_and_one_that_is(tmp_path: Path, small: Path)
 
 def test_what_is_not_ours(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing at .*nowhere"):
-        describe(tmp_path / "nowhere")
+        inspect(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"not a run directory: .*run\.json"):
-        describe(tmp_path)
+        inspect(tmp_path)
     others = {"notes.txt": b"hello", "empty": b"", "x.pt": b"PK\x03\x04" * 30, "x.json": b'{"a": 1}', "x.png": PNG}
     for name, content in others.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(
             UserError, match=f"{name} is not a run directory, a synthetic set, a package, a student or an"
         ):
-            describe(tmp_path / name)
+            inspect(tmp_path / name)
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"without .*'ncfmkit' manifest: "):
-        describe(tmp_path / "other.safetensors")
+        inspect(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize("name", ["cut.safetensors", "under another name"])
@@ -143,7 +145,7 @@ def test_a_truncated_set_is_damaged(tmp_path: Path, small: Path, name: str) -> N
     with pytest.raises(
         UserError, match=rf"{name} is damaged: .*not a readable safetensors file \(damaged or truncated\)"
     ):
-        describe(tmp_path / name)
+        inspect(tmp_path / name)
 
 
 def test_doctor_names_what_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

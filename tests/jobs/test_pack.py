@@ -11,9 +11,8 @@ from commands import refused, succeeds
 from promises import PROMISED, Scored, promising_set
 
 from ncfmkit.errors import UserError
-from ncfmkit.jobs.pack import Quantization, pack
+from ncfmkit.jobs.pack import pack
 from ncfmkit.sets import loading, package, quantize, set_file
-from ncfmkit.sets.package import Packing
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +28,11 @@ def small(tmp_path: Path) -> Path:
 def test_what_pack_changes(small: Path, tmp_path: Path) -> None:
     """The license is the only thing that packing as such changes."""
     before = loading.load(small)
-    out, packed = pack(small, packing=Packing(layout="png"))
+    out, packed = pack(small, to="png")
     assert out == Path("tiny-ipc2-png")
     assert packed.manifest == before.manifest
     assert loading.load(out).manifest == before.manifest
-    out, _ = pack(small, packing=Packing(layout="png", images="decoded"), license=" cc-by-4.0 ")
+    out, _ = pack(small, to="png", decoded=True, license=" cc-by-4.0 ")
     assert out == Path("tiny-ipc2-png-decoded")
     got = loading.load(out).manifest
     assert got["source"] == before.manifest["source"] | {"license": "cc-by-4.0"}
@@ -42,15 +41,14 @@ def test_what_pack_changes(small: Path, tmp_path: Path) -> None:
 
 
 def test_a_license_stays_with_the_set(small: Path, tmp_path: Path) -> None:
-    first, _ = pack(small, packing=Packing(layout="webdataset"), license="mit")
-    second, _ = pack(first, packing=Packing(layout="parquet"))  # not asked for again
+    first, _ = pack(small, to="webdataset", license="mit")
+    second, _ = pack(first, to="parquet")  # not asked for again
     assert "license: mit" in (second / "README.md").read_text()
 
 
 def test_packing_in_fewer_bits(small: Path) -> None:
     before = loading.load(small)
-    how = Quantization(bits=4, scale="channel", dither=False)
-    out, _ = pack(small, packing=Packing(layout="safetensors"), quantization=how)
+    out, _ = pack(small, to="safetensors", bits=4, scale="channel")
     assert out == Path("tiny-ipc2-4bit-safetensors")
     got = loading.load(out)
     expected, levels = quantize.quantize(before.images.numpy(), bits=4, scale="channel", dither=False)
@@ -64,19 +62,18 @@ def test_packing_in_fewer_bits(small: Path) -> None:
     told = {"bits": 4, "scale": "channel", "dither": False, "shape": [3, 8, 8], "original": original}
     assert got.manifest["pixels"] == told
     with pytest.raises(UserError, match=r"--bits 2: .*4 bits already: "):
-        pack(out, packing=Packing(layout="png"), quantization=Quantization(bits=2))
+        pack(out, to="png", bits=2)
 
 
 def test_eight_bits_are_the_set_as_it_is(small: Path) -> None:
-    out, packed = pack(small, packing=Packing(layout="png"), quantization=Quantization(bits=8))
+    out, packed = pack(small, to="png", bits=8)
     assert packed.manifest == loading.load(small).manifest
     assert loading.load(out).levels is None
 
 
-def test_a_measured_score_is_promised(small: Path) -> None:
-    measure: Any = Scored(0.55, **{"student.epochs": 7, "runtime.compile": "off"})
-    how = Quantization(bits=2)
-    out, _ = pack(small, packing=Packing(layout="png"), quantization=how, score=measure)
+def test_a_measured_score_is_promised(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = Scored(monkeypatch, 0.55, **{"student.epochs": 7, "runtime.compile": "off"})
+    out, _ = pack(small, to="png", bits=2, score=True, data="digits")
     got = loading.load(out)
     assert got.manifest["score"] == PROMISED | {"last": {"mean": 0.55, "std": 0.01}}
     assert torch.equal(measure.seen[0].images, got.images)  # measured as it is packed
@@ -85,13 +82,13 @@ def test_a_measured_score_is_promised(small: Path) -> None:
     assert got.manifest["settings"] == recipe  # what reached the score, and nothing of this machine
 
 
-def test_bad_input_is_found_before_students_are_trained(small: Path) -> None:
-    measure: Any = Scored(0.55)
+def test_bad_input_is_found_before_students_are_trained(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = Scored(monkeypatch, 0.55)
     with pytest.raises(UserError, match="pass --license"):
-        pack(small, packing=Packing(layout="parquet"), score=measure)
+        pack(small, to="parquet", score=True, data="digits")
     Path("there").mkdir()
     with pytest.raises(UserError, match="there already exists: pass --force"):
-        pack(small, packing=Packing(layout="png"), out=Path("there"), score=measure)
+        pack(small, to="png", out=Path("there"), score=True, data="digits")
     assert not measure.seen
 
 
@@ -118,7 +115,7 @@ def test_pack_verify_unpack_by_command(small: Path, tmp_path: Path) -> None:
 
 def test_pack_in_bits_says_that_the_score_is_gone(small: Path) -> None:
     said = succeeds("pack", small, "--to", "safetensors", "--bits", "3", "--dither").stdout
-    assert "its score is unknown, since its pixels changed: pack it anew with --score --data DATA" in said
+    assert "its score is unknown because its pixels changed: pack it with --score --data DATA" in said
     told = succeeds("inspect", "tiny-ipc2-3bit-safetensors").stdout
     assert "package tiny-ipc2-3bit-safetensors" in told
     assert "safetensors, stored images" in told
@@ -150,8 +147,8 @@ def test_an_interruption_leaves_nothing(small: Path, monkeypatch: pytest.MonkeyP
         (["pack", "SET", "--to", "png", "--license", "a\nb"], "expected one line"),
         (["pack", "SET", "--to", "png", "--bits", "7"], "--bits 7: expected one of 8, 6, 5, 4, 3, 2"),
         (["pack", "SET", "--to", "png", "--bits", "4", "--scale", "pixel"], "--scale pixel: expected one of"),
-        (["pack", "SET", "--to", "png", "--dither"], "pass --bits below 8"),
-        (["pack", "SET", "--to", "png", "--dither", "--bits", "8"], "pass --bits below 8"),
+        (["pack", "SET", "--to", "png", "--dither"], "need --bits below 8"),
+        (["pack", "SET", "--to", "png", "--dither", "--bits", "8"], "need --bits below 8"),
         (["pack", "SET", "--to", "png", "--encoding", "jpeg"], "--encoding jpeg: expected one of png, webp"),
         (["pack", "SET", "--to", "safetensors", "--decoded"], "--to safetensors has no pictures: leave --decoded"),
         (["pack", "SET", "--to", "safetensors", "--encoding", "png"], "has no pictures"),

@@ -11,7 +11,7 @@ from small_runs import evaluation_settings, set_bytes
 
 from ncfmkit.errors import UserError
 from ncfmkit.jobs import setup
-from ncfmkit.jobs.train import train
+from ncfmkit.jobs.train import train_real
 from ncfmkit.real.opening import open_real
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import student_file
@@ -39,9 +39,9 @@ def test_a_student_is_not_overwritten(scored: Path, student: tuple[Path, dict[st
     before = student[0].read_bytes()
     result = set_file.load(scored)
     with pytest.raises(UserError, match="already exists: pass --force"):
-        train(result, None, evaluation_settings(result), runtime, out=student[0])
+        train_real(result, None, evaluation_settings(result), runtime, out=student[0])
     with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
-        train(result, None, evaluation_settings(result), runtime, out=scored / "nowhere" / "s.safetensors")
+        train_real(result, None, evaluation_settings(result), runtime, out=scored / "nowhere" / "s.safetensors")
     assert student[0].read_bytes() == before
 
 

@@ -12,7 +12,6 @@ from ncfmkit.errors import UserError
 from ncfmkit.jobs.pack import pack
 from ncfmkit.jobs.unpack import unpack
 from ncfmkit.sets import loading, set_file
-from ncfmkit.sets.package import Packing
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +29,7 @@ def small(tmp_path: Path) -> Path:
 def test_unpack_gives_the_same_file(tmp_path: Path, layout: str, kind: dict[str, Any]) -> None:
     path = tmp_path / "small.safetensors"
     set_file.save(build_set(score=PROMISED, **kind), path)
-    out, _ = pack(path, packing=Packing(layout=layout))
+    out, _ = pack(path, to=layout)
     file, manifest = unpack(out)
     assert file == Path("tiny-ipc2.safetensors")
     assert file.read_bytes() == path.read_bytes()
@@ -39,11 +38,11 @@ def test_unpack_gives_the_same_file(tmp_path: Path, layout: str, kind: dict[str,
 
 
 def test_unpack_overwrites_nothing_and_leaves_nothing(small: Path, tmp_path: Path) -> None:
-    out, _ = pack(small, packing=Packing(layout="webdataset"))
+    out, _ = pack(small, to="webdataset")
     with pytest.raises(UserError, match=r"small\.safetensors already exists: pass --force"):
-        unpack(out, small)
+        unpack(out, out=small)
     with pytest.raises(UserError, match="there is no folder nowhere: make it first"):
-        unpack(out, Path("nowhere/x.safetensors"))
+        unpack(out, out="nowhere/x.safetensors")
     shard = next(out.glob("*.tar"))
     shard.write_bytes(shard.read_bytes()[:-700])
     with pytest.raises(UserError, match=r"is damaged: .*tar is damaged: its sha256"):
@@ -52,7 +51,7 @@ def test_unpack_overwrites_nothing_and_leaves_nothing(small: Path, tmp_path: Pat
 
 
 def test_a_full_disk_while_unpacking(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, _ = pack(small, packing=Packing(layout="png"))
+    out, _ = pack(small, to="png")
     before = {p.name for p in tmp_path.iterdir()}
 
     def full(*_: Any) -> None:

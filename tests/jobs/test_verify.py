@@ -14,7 +14,6 @@ from scipy import stats
 
 from ncfmkit.config import RuntimeSettings, Settings, StudentSettings, to_dict
 from ncfmkit.errors import CheckFailed, UserError
-from ncfmkit.jobs.evaluate import Scoring
 from ncfmkit.jobs.verify import LEVEL, least_difference, verify
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.sets import set_file
@@ -84,11 +83,13 @@ def test_honest_sets_are_refused_at_the_stated_rate_and_worse_ones_are_caught(n:
 
 
 @pytest.mark.parametrize(("mean", "holds"), [(0.7, True), (0.6, True), (0.4897, True), (0.4895, False), (0.1, False)])
-def test_the_promise_holds_within_chance(small: Path, mean: float, holds: bool) -> None:
+def test_the_promise_holds_within_chance(
+    small: Path, monkeypatch: pytest.MonkeyPatch, mean: float, holds: bool
+) -> None:
     """The standard error is 2.94 points, and 3.747 of them are allowed at n = 3 and 3."""
-    measure: Any = Scored(mean)
+    Scored(monkeypatch, mean)
     if holds:
-        found = verify(small, measure)
+        found = verify(small, score=True, data="digits")
         assert found["promised"] == PROMISED
         assert found["measured"]["last"]["mean"] == mean
         return
@@ -98,23 +99,23 @@ def test_the_promise_holds_within_chance(small: Path, mean: float, holds: bool) 
         r"\(one-sided t-test at the 1% level\)"
     )
     with pytest.raises(CheckFailed, match=says) as failed:
-        verify(small, measure)
+        verify(small, score=True, data="digits")
     assert failed.value.result is not None
     assert failed.value.result["measured"]["last"]["mean"] == mean
 
 
-def test_there_must_be_a_promise(tmp_path: Path) -> None:
-    measure: Any = Scored(0.55)
+def test_there_must_be_a_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = Scored(monkeypatch, 0.55)
     path = tmp_path / "set.safetensors"
     set_file.save(build_set(), path)
     with pytest.raises(
         UserError,
         match=r"no score to check: `ncfmkit pack .* --score --data DATA",
     ):
-        verify(path, measure)
-    set_file.save(build_set(score=PROMISED | {"n": 1}), path)
+        verify(path, score=True, data="digits")
+    set_file.save(build_set(score=PROMISED | {"n": 1}), path, force=True)
     with pytest.raises(UserError, match="of one student, which has no standard deviation"):
-        verify(path, measure)
+        verify(path, score=True, data="digits")
     assert not measure.seen
 
 
@@ -126,10 +127,9 @@ def test_the_score_is_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     settings["distill"]["ipc"] = 2
     set_file.save(build_set(settings=settings, score=PROMISED | {"last": {"mean": 0, "std": 0}}), tmp_path / "set")
     monkeypatch.setattr(DataArguments, "open", lambda self, settings: build_real())
-    arguments = DataArguments(data="tiny")
-    found = verify(tmp_path / "set", Scoring(source=arguments, overrides={}))
+    found = verify(tmp_path / "set", score=True, data="tiny")
     assert (found["measured"]["epochs"], found["measured"]["n"]) == (3, 2)
-    other = verify(tmp_path / "set", Scoring(source=arguments, overrides={"student.epochs": 1}))
+    other = verify(tmp_path / "set", score=True, data="tiny", **{"student.epochs": 1})
     assert other["measured"]["epochs"] == 1
 
 

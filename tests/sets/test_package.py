@@ -266,7 +266,7 @@ def test_a_manifest_that_is_not_true(folder: Path, changes: dict[str, Any], says
 def test_the_one_file_beside_must_be_the_same(tmp_path: Path) -> None:
     folder = pack(build_set(**LICENSED), tmp_path / "packed", "png")
     other = build_set(seed=1, **LICENSED)
-    set_file.save(other, folder / set_file.FILE_NAME)
+    set_file.save(other, folder / set_file.FILE_NAME, force=True)
     reseal(folder)
     assert problems_of(folder) == ["ncfmkit.json and synthetic.safetensors hold different manifests"]
     told = with_digests(other.manifest, tensors_of(other)) | {
@@ -368,9 +368,9 @@ def test_packing_and_unpacking_stream(tmp_path: Path, layout: str) -> None:
     path = tmp_path / "large.safetensors"
     set_file.save(build_set(ipc=233, size=220), path)
     size = path.stat().st_size
-    pack_job.pack(path, packing=Packing(layout="webdataset"), out=tmp_path / "warm")  # imports, buffers
+    pack_job.pack(path, to="webdataset", out=tmp_path / "warm")  # imports, buffers
     with anonymous_memory() as seen:
-        pack_job.pack(path, packing=Packing(layout=layout), out=tmp_path / "packed")
-        unpack(tmp_path / "packed", tmp_path / "again.safetensors")
+        pack_job.pack(path, to=layout, out=tmp_path / "packed")
+        unpack(tmp_path / "packed", out=tmp_path / "again.safetensors")
     assert max(seen) - seen[0] < size / 4
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
