@@ -9,6 +9,7 @@ import sys
 import pytest
 import typer
 
+from ncfmkit import interrupts
 from ncfmkit.cli import main, options
 
 
@@ -43,13 +44,13 @@ def test_stdout_escapes_what_it_cannot_encode() -> None:
     assert done.stdout == b"\\u732b" + os.linesep.encode()
 
 
-def test_an_interruption_that_a_library_made_another_error_of() -> None:
-    def command() -> None:
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            raise AttributeError("module has no attribute") from None
+def test_an_error_after_a_signal_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries make other errors of KeyboardInterrupt."""
 
+    def command() -> None:
+        raise AttributeError("module has no attribute")
+
+    monkeypatch.setattr(interrupts, "received", lambda: True)
     with pytest.raises(typer.Exit) as caught:
         main.with_exit_codes(command)()
     assert caught.value.exit_code == 130
