@@ -11,6 +11,7 @@ import typer
 
 from ncfmkit import interrupts, progress
 from ncfmkit._version import __version__
+from ncfmkit.cli.cache import cache
 from ncfmkit.cli.convert import convert
 from ncfmkit.cli.distill import distill
 from ncfmkit.cli.doctor import doctor
@@ -100,7 +101,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # as --help shows them
     "Use a set": (inspect, evaluate, train),
     "Ship a set": (pack, verify, unpack, convert),
     "Deploy a student": (export, validate, predict),
-    "Machine": (doctor,),
+    "Machine": (doctor, cache),
 }
 for _group, _commands in _GROUPS.items():
     for _command in _commands:

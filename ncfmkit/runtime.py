@@ -19,6 +19,7 @@ import torch
 from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import UserError
 from ncfmkit.files import cache_dir, writable
+from ncfmkit.in_use import hold_until_exit
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -125,9 +126,11 @@ def choose_runtime(settings: RuntimeSettings) -> Runtime:
 
 def _keep_compiled_code() -> None:
     """In our cache, where it can be written: torch's own default is among temporary files, lost with a reboot."""
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+    folder = cache_dir() / "compiled"
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(folder)) == str(folder):
         with suppress(UserError):
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(writable(cache_dir() / "compiled"))
+            hold_until_exit(folder)
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(writable(folder))
 
 
 def choose_device(name: str) -> torch.device:

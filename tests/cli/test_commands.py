@@ -31,7 +31,7 @@ COMMANDS = (
     *("distill", "pretrain", "evaluate", "train"),
     *("pack", "unpack", "verify", "convert", "inspect"),
     *("export", "validate", "predict"),
-    *("recipes", "doctor"),
+    *("recipes", "doctor", "cache"),
 )
 TINY = [
     *("--width", "8", "--pool", "2", "--pool-epochs", "1", "--steps", "8", "--frequencies", "32", "--real-batch", "32"),
@@ -387,7 +387,7 @@ def test_a_model_is_not_a_set(tmp_path: Path, done: Path) -> None:
     refused("evaluate", "m.onnx", "--data", "digits", says=says)
     for command in (["verify"], ["train"], ["pack", "--to", "png"], ["unpack"]):
         refused(*command, "m.onnx", says=says)
-    refused("export", "m.onnx", says=r"m\.onnx is an ONNX model, not a student")
+    refused("export", "m.onnx", "--out", "n.onnx", says=r"m\.onnx is an ONNX model, not a student")
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
