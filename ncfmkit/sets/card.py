@@ -177,7 +177,8 @@ def _what(result: SyntheticSet, images: str) -> Iterator[str]:
         f"{count:,} synthetic images of {len(result.classes)} classes, {height} x {width} pixels, "
         f"{'gray' if channels == 1 else 'color'}, which stand for the {source['train_images']:,} training images of "
         f"{_text(source['name'])}. They were made by dataset distillation, so that a classifier trained only on them "
-        "comes as close as possible to the accuracy of one trained on the real images. They are for training, not for viewing."
+        "comes as close as possible to the accuracy of one trained on the real images. They are for training, not "
+        "for viewing."
         + (f" {_mosaic_text(result, images)}" if mosaics else "")
         + (" Every training image has logits to train on instead of its label." if _is_soft(result) else "")
     )
