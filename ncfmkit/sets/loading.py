@@ -268,6 +268,6 @@ def _check_expansion(folder: Path, shape: tuple[int, ...]) -> None:
         raise UserError(f"its {there} bytes cannot hold images of shape {list(shape)}")
     if is_bomb(folder, needed):
         raise UserError(
-            f"its {there} bytes would unpack to {needed}, more than {MOST_EXPANSION} times as many: refused as a "
+            f"its {there} bytes would unpack to {needed}, more than {MOST_EXPANSION} times as many: rejected as a "
             "decompression bomb"
         )

@@ -158,10 +158,17 @@ def test_what_is_refused(data, message):
         DataArguments(data=data).open(Settings())
 
 
+def test_splits_with_other_classes_are_refused():
+    other = Birds()
+    other.classes = ("jay", "tit", "owl")
+    with pytest.raises(UserError, match="the splits have other classes: jay, owl, tit; jay, tit, owl"):
+        open_real({"train": Birds(), "test": other}, PLAIN)
+
+
 def test_other_splits_are_left_alone(capsys):
     given = {"Train": Birds(), "validation": (IMAGES, LABELS), "test": (IMAGES[:3], LABELS[:3]), "extra": Birds()}
-    assert len(open_real(given, PLAIN).test.images) == 3
-    assert "testing on 'test', not using 'validation'" in capsys.readouterr().err
+    assert len(DataArguments(data=given).open(Settings()).test.images) == 3
+    assert capsys.readouterr().err.count("testing on 'test', not using 'validation'") == 1
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def load(path: Path, max_bytes: int) -> Any:
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch raises all kinds for broken files
             cause = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{path} is not readable as a file of torch.save ({cause}): get it again") from None
+            raise UserError(f"{path} is not a readable torch.save file ({cause}): get it again") from None
 
 
 def _pickle_of(path: Path, size: int) -> bytes:

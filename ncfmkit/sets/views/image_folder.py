@@ -116,7 +116,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _check_names(folder: Path, what: str, found: set[str], expected: set[str]) -> None:
     if found - expected:
-        raise UserError(f"{folder}: {what} {min(found - expected)!r} does not belong to the package: remove it")
+        raise UserError(f"{folder}: {what} {min(found - expected)!r} is not part of the package: remove it")
     if expected - found:
         raise UserError(f"{folder}: {what} {min(expected - found)!r} is missing: fetch the package again")
 

@@ -153,7 +153,7 @@ def _check_classes(folder: Path, contents: Contents) -> None:
     path, lines = folder / CLASSES, _class_lines(contents)
     if lines is None:
         if path.is_symlink() or path.exists():
-            raise UserError(f"{path}: expected no such file, since it cannot hold these class names: remove it")
+            raise UserError(f"{path}: unexpected file, as these class names do not fit in one: remove it")
         return
     if path.is_symlink() or not path.is_file():
         raise UserError(f"{path}: expected a file of class names, got none: fetch the package again")
