@@ -147,7 +147,7 @@ class Endless(IterableDataset):
         ([(IMAGES[0], 0), (IMAGES[0], "a")], "train row 1: expected an integer as label, .*got 'a'"),
         (Endless(), "got a .*Endless, which can only be iterated: load it without streaming"),
         ((Birds(), Birds()), r"expected a name or a path, .*a dict of such by split.*; got a tuple of 2"),
-        ({}, "expected a dict with one split 'train', got none"),
+        ({}, "expected a dict with one split 'train', got an empty one"),
         ({"a": Birds(), "b": Birds()}, "expected a dict with one split 'train', got 'a', 'b'"),
         ({"train": Birds(), "test": ([], [])}, "got a tuple of 2"),
         ({"train": Birds(), "test": [(IMAGES[0], "owl")]}, "train row 0 and test row 0: one has an integer label"),
