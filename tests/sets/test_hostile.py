@@ -205,7 +205,7 @@ def test_named_cases(watch: Watch, case: str) -> None:
     got = watch.read(lambda: load(path), traced=True)
     assert isinstance(got, str)
     assert re.search(says, got), got
-    assert "\n" not in got or " ways:\n  " in got
+    assert "\n" not in got or " problems:\n  " in got
 
 
 @pytest.mark.parametrize("name", [name for name, subject in SUBJECTS.items() if subject.layout])
