@@ -54,6 +54,11 @@ def test_arrays(images, kind):
     assert_sorted_copy(data.train, STORED, LABELS)
 
 
+def test_floats_are_rounded():
+    values = np.array([[0, 0.4 / 255, 0.6 / 255], [99.6 / 255, 254.6 / 255, 1]])
+    assert as_pixels(values, "x").tolist() == [[0, 0, 1], [100, 255, 255]]
+
+
 @pytest.mark.parametrize("shape", [(8, 6, 6), (8, 6, 6, 1), (8, 1, 6, 6)])
 def test_gray_arrays_and_labels_in_a_column(shape):
     gray = IMAGES[..., 0]
