@@ -119,7 +119,7 @@ def _filled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Group:
-    """Of figures, but for the column `what`; figures are never broken, so that a narrow terminal wraps the names."""
+    """Figures with the text column `what`; figures are never broken, so a narrow terminal wraps the names."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, show_edge=False, pad_edge=False)
     columns, rows = _filled(columns, rows)
     for header in columns:

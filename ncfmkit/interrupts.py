@@ -7,6 +7,7 @@ before anything else is imported, so this module imports little. Without :func:`
 handler stays.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -45,6 +46,7 @@ def install() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handle)
     sys.unraisablehook = _on_swallowed
+    atexit.register(_ignore)  # runs last: from then on Python would let a signal end the process with another exit code
     _State.installed = True
 
 
@@ -77,14 +79,18 @@ def _act() -> None:
     if _State.ended is None and _State.cleaning_up and not _State.raised:
         _State.raised = True
         raise KeyboardInterrupt
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    _ignore()
     with suppress(Exception):
         if _State.ended is not None:
             sys.stdout.flush()  # fails where the signal hit a flush: then the output is cut short
             os._exit(_State.ended)
         _print(message() + "; temporary files may be left" * bool(_State.cleaning_up))
     os._exit(Interrupted.exit_code)
+
+
+def _ignore() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _print(text: str) -> None:

@@ -71,9 +71,10 @@ class RunDirectory:
         try:
             with interrupts.held():
                 if run.info_file.exists():
+                    older = [path.name for path in run.replaced()]
                     earlier = next_free(path.parent, f"{path.name}.old")
                     os.rename(path, earlier)
-                    info = info | {"replaces": [earlier.name, *cls(earlier).info().get("replaces", [])]}
+                    info = info | {"replaces": [earlier.name, *older]}
                 path.mkdir(parents=True, exist_ok=True)
                 write_json(run.info_file, info)
         except OSError as error:
@@ -82,13 +83,13 @@ class RunDirectory:
 
     def replaced(self) -> list[Path]:
         """The runs that were here before, and are kept until this one is done."""
-        name = re.escape(self.path.name)
-        beside = [
-            self.path.with_name(other)
-            for other in self.info().get("replaces", [])
-            if re.fullmatch(rf"{name}\.old(-\d+)?", other)  # what a file says is no reason to delete other folders
-        ]
-        return [path for path in beside if path.is_dir() and not _foreign_entries(path)]
+        try:
+            names = self.info()["replaces"]
+        except (UserError, KeyError, OSError):
+            return []
+        pattern = rf"{re.escape(self.path.name)}\.old(-\d+)?"  # a file of others is no reason to delete other folders
+        names = [n for n in names if isinstance(n, str) and re.fullmatch(pattern, n)] if isinstance(names, list) else []
+        return [p for p in map(self.path.with_name, names) if p.is_dir() and not _foreign_entries(p)]
 
     def finish(self) -> None:
         """The run is done: those that it replaces are deleted."""
@@ -195,8 +196,8 @@ class RunDirectory:
 def _foreign_entries(path: Path) -> list[str]:
     """What lies in a folder and is not a run's; all of it where there is no run."""
     names = sorted(entry.name for entry in path.iterdir())
-    temporary = re.compile(r"\..*\.tmp")  # of a process that was killed
-    return [name for name in names if "run.json" not in names or not (name in ENTRIES or temporary.fullmatch(name))]
+    others = re.compile(r"\..*\.tmp|events\.out\.tfevents\..*")  # of a process that was killed; of TensorBoard
+    return [name for name in names if "run.json" not in names or not (name in ENTRIES or others.fullmatch(name))]
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -1,13 +1,25 @@
 """Sizes as text, and files written whole or not at all."""
 
 import errno
+import io
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_safetensors, format_bytes, parse_bytes, write_atomic, write_json
+from ncfmkit.files import (
+    check_free,
+    check_free_folder,
+    check_safetensors,
+    format_bytes,
+    parse_bytes,
+    replace_folder,
+    write_atomic,
+    write_json,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +83,93 @@ def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["set.bin"]
+
+
+def test_an_output_is_tried_before_the_work(tmp_path: Path) -> None:
+    check_free(tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"--out .*x: there is no folder .*nowhere: make it first"):
+        check_free(tmp_path / "nowhere" / "x", force=True)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"--out .*x: .*file is not a folder"):
+        check_free(tmp_path / "file" / "x", force=True)
+    with pytest.raises(UserError, match=r"file already exists: pass --force to overwrite it$"):
+        check_free(tmp_path / "file")
+    check_free(tmp_path / "file", force=True)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"dangling already exists"):
+        check_free(tmp_path / "dangling")
+    (tmp_path / "folder").mkdir()
+    for force in (False, True):
+        with pytest.raises(UserError, match=r"--out .*folder is a folder: expected the name of a file"):
+            check_free(tmp_path / "folder", force=force)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_folder_that_takes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Reported before that something exists: a folder that cannot be read shows nothing."""
+    (tmp_path / "there").touch()
+
+    def refused(**how: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    says = rf"--out .*there: cannot write in the folder {tmp_path}: {os.strerror(number)}"
+    with pytest.raises(UserError, match=says):
+        check_free(tmp_path / "there")
+    with pytest.raises(UserError, match=says):
+        check_free_folder(tmp_path / "there", force=False, foreign=lambda path: [], made_by="pack")
+
+
+def test_a_full_disk_is_seen_by_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: nullcontext(Full()))
+    with pytest.raises(UserError, match="No space left on device"):
+        check_free(tmp_path / "new")
+
+
+def test_only_a_folder_of_ours_is_overwritten(tmp_path: Path) -> None:
+    def check(path: Path, *, force: bool, others: list[str]) -> None:
+        check_free_folder(path, force=force, foreign=lambda path: others, made_by="pack")
+
+    check(tmp_path / "new", force=False, others=["a"])
+    assert not list(tmp_path.iterdir())
+    there = tmp_path / "there"
+    there.mkdir()
+    with pytest.raises(UserError, match="there already exists: pass --force to overwrite it"):
+        check(there, force=False, others=[])
+    check(there, force=True, others=[])
+    with pytest.raises(UserError, match=r"`ncfmkit pack` wrote, and .*there holds something else \(a, b, c, \.\.\.\)"):
+        check(there, force=True, others=["a", "b", "c", "d"])
+    (tmp_path / "link").symlink_to(there)
+    (tmp_path / "file").touch()
+    for name in ("link", "file"):
+        with pytest.raises(UserError, match=r"is not a folder: expected the name of a folder"):
+            check(tmp_path / name, force=True, others=[])
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    original = os.rename
+
+    def second_fails(source: Path, target: Path) -> None:
+        if source == tmp_path / "new":
+            raise OSError(errno.EIO, "broken")
+        original(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rename", second_fails)
+        with pytest.raises(OSError, match="broken"):
+            replace_folder(tmp_path / "new", tmp_path / "old")
+    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")} == {"new", "new/new", "old", "old/old"}
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")} == {"old", "old/new"}
 
 
 def test_interrupt_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,67 @@ def test_another_run_is_refused(run: RunDirectory) -> None:
     assert run.info() == INFO
 
 
+def content(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.name != "lock"}
+
+
+def test_force_keeps_the_earlier_run_until_the_new_one_is_done(run: RunDirectory) -> None:
+    run.update(status="done")
+    new = RunDirectory.create(run.path, INFO | {"status": "new"}, force=True)
+    old = run.path.with_name("run.old")
+    assert RunDirectory.open(old).info()["status"] == "done"
+    assert new.info()["status"] == "new"
+    assert new.kept().endswith(f"go on with --resume {run.path}; until it is done, the earlier run stays in {old}")
+    third = RunDirectory.create(run.path, INFO, force=True)  # the second was interrupted
+    assert content(run.path.parent) == {
+        "run",
+        "run/run.json",
+        *(f"run.old{n}{f}" for n in ("", "-2") for f in ("", "/run.json")),
+    }
+    third.finish()
+    assert content(run.path.parent) == {"run", "run/run.json"}
+    assert third.kept().endswith(f"--resume {run.path}")
+
+
+def test_force_replaces_nothing_but_a_run(run: RunDirectory) -> None:
+    (run.path / ".run.json.77.tmp").touch()  # of a process that was killed
+    (run.path / "events.out.tfevents.1700000000.host.1.0").touch()  # of --log tensorboard
+    RunDirectory.free(run.path, force=True)
+    (run.path / "student.safetensors").write_text("mine")
+    with pytest.raises(
+        UserError, match=r"`ncfmkit distill` wrote, and .*run holds something else \(student\.safetensors\)"
+    ):
+        RunDirectory.create(run.path, INFO, force=True)
+    assert content(run.path.parent) == {
+        "run",
+        *(f"run/{n}" for n in ("run.json", "student.safetensors", ".run.json.77.tmp")),
+    }
+
+
+def test_force_does_not_take_a_run_from_another_process(run: RunDirectory) -> None:
+    with run.alone(), pytest.raises(UserError, match="another process works in"):
+        RunDirectory.create(run.path, INFO, force=True)
+    assert run.info() == INFO
+
+
+@pytest.mark.parametrize("name", ["../victim", "victim", "run.old/../victim", "run.older", "run.old-x"])
+def test_a_run_says_in_vain_that_it_replaces_other_folders(run: RunDirectory, name: str) -> None:
+    victim = run.path.parent / name.removeprefix("../").removeprefix("run.old/../")
+    RunDirectory.create(victim, INFO)
+    (run.path.parent / "run.old").mkdir()
+    run.update(replaces=[name, "run.old"])
+    run.finish()
+    assert (victim / "run.json").exists()
+
+
+def test_an_earlier_run_that_got_other_files_stays(run: RunDirectory) -> None:
+    new = RunDirectory.create(run.path, INFO, force=True)
+    note = run.path.with_name("run.old") / "note.txt"
+    note.write_text("mine")
+    new.finish()
+    assert note.read_text() == "mine"
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="already exists: pass --force"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ncfmkit.config import DataSettings
+from ncfmkit.config import DataSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.progress import command_line, notice, track
 from ncfmkit.real.decode import BadImageError, Frame, Look, changes, fit, kind_of, open_picture
@@ -43,6 +43,7 @@ def build_store(folder: Path, source: Source, settings: DataSettings, fingerprin
     threads = _threads(pixels)
     facts: dict[str, Any] = {"layout": LAYOUT, "source": source.name, "classes": classes, "fingerprint": fingerprint}
     facts |= {"skipped": 0, "skipped_images": [], "offsets": {}}
+    facts["settings"] = to_dict(settings)  # for `ncfmkit cache`, which lists stores
     looks: Counter[Look] = Counter()
     with new_store(folder) as temporary:
         for split, (rows, groups) in chosen.items():

@@ -31,7 +31,7 @@ COMMANDS = (
     *("distill", "pretrain", "evaluate", "train"),
     *("pack", "unpack", "verify", "convert", "inspect"),
     *("export", "validate", "predict"),
-    *("recipes", "doctor"),
+    *("recipes", "doctor", "cache"),
 )
 TINY = [
     *("--width", "8", "--pool", "2", "--pool-epochs", "1", "--steps", "8", "--frequencies", "32", "--real-batch", "32"),
@@ -297,7 +297,9 @@ def test_wrong_settings(tmp_path: Path, arguments: list[str], says: str) -> None
 def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    refused("distill", "digits", "--device", "cuda", says="device cuda is not there: torch sees no GPU .*--device cpu")
+    refused(
+        "distill", "digits", "--device", "cuda", says="device cuda is not available: torch sees no GPU .*--device cpu"
+    )
 
 
 def test_several_wrong_settings_are_told_at_once() -> None:
@@ -385,7 +387,7 @@ def test_a_model_is_not_a_set(tmp_path: Path, done: Path) -> None:
     refused("evaluate", "m.onnx", "--data", "digits", says=says)
     for command in (["verify"], ["train"], ["pack", "--to", "png"], ["unpack"]):
         refused(*command, "m.onnx", says=says)
-    refused("export", "m.onnx", says=r"m\.onnx is an ONNX model, not a student")
+    refused("export", "m.onnx", "--out", "n.onnx", says=r"m\.onnx is an ONNX model, not a student")
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -424,7 +426,7 @@ def test_wrong_sets(tmp_path: Path, done: Path) -> None:
     )
     refused("evaluate", done, "--data", "digits", "--repeats", "0", says="--repeats 0: expected 1 or more")
     refused("evaluate", done, "--data", "digits", "--baselines", "best", says="unknown baseline 'best'")
-    refused("inspect", "nothing", says="nothing at nothing")
+    refused("inspect", "nothing", says="no such file or directory: 'nothing'")
     refused("inspect", shapes, says="is not a run directory")
     refused("train", done, "--out", "no/where.safetensors", says="there is no folder no: make it first")
     refused("train", done, "--out", done / "run.json", says="already exists: pass --force")
@@ -461,12 +463,12 @@ def test_debug_shows_the_traceback() -> None:
     assert type(result.exception).__name__ == "UserError"
 
 
-def test_unforeseen_errors_are_one_message_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_errors_are_one_message_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ncfmkit.jobs.doctor.examine", lambda: 1 // 0)
     result = call("doctor")
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert "ncfmkit: unforeseen ZeroDivisionError" in result.stderr
+    assert "ncfmkit: unexpected ZeroDivisionError" in result.stderr
     assert "Traceback" not in result.stderr
 
 

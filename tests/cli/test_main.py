@@ -1,15 +1,18 @@
-"""What all commands share: JSON without NaN that every stream can print, and the exit code of an interruption."""
+"""What all commands share: JSON without NaN that every stream can print, and what follows a signal."""
 
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 import typer
 
+from ncfmkit import interrupts
 from ncfmkit.cli import main, options
+from ncfmkit.errors import UserError
 
 
 def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,13 +46,23 @@ def test_stdout_escapes_what_it_cannot_encode() -> None:
     assert done.stdout == b"\\u732b" + os.linesep.encode()
 
 
-def test_an_interruption_that_a_library_made_another_error_of() -> None:
+@pytest.mark.parametrize("error", [AttributeError("no attribute"), RecursionError(), UserError("a wrong path"), None])
+def test_what_follows_a_signal_is_its_consequence(error: Exception | None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Libraries make another error of KeyboardInterrupt, or none."""
+
     def command() -> None:
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            raise AttributeError("module has no attribute") from None
+        with interrupts.cleaning_up():
+            try:
+                interrupts.handle(signal.SIGINT, None)
+            except KeyboardInterrupt:
+                if error is not None:
+                    raise error from None
 
     with pytest.raises(typer.Exit) as caught:
         main.with_exit_codes(command)()
     assert caught.value.exit_code == 130
+    assert capsys.readouterr().err == "ncfmkit: interrupted: nothing was written\n"
+
+
+def test_the_next_command_is_not_interrupted() -> None:
+    main.with_exit_codes(lambda: None)()

@@ -300,7 +300,7 @@ def test_the_sidecar_says_what_the_engine_is(
     assert sidecar["engine"] == {"sha256": hashlib.sha256(b"an engine").hexdigest(), "bytes": 9}
     assert sidecar["onnx"]["sha256"] == hashlib.sha256(onnx_path.read_bytes()).hexdigest()
     assert sidecar["seconds"] >= 0
-    assert "NVIDIA Fake/1: minutes the first time" in said[0]
+    assert "NVIDIA Fake/1, which takes minutes the first time" in said[0]
     assert said[1] == "built in 0 s, for 1 to 256 images at once"
 
 

@@ -407,7 +407,7 @@ def test_one_of_several_experiments(
     content = {"data": [[images.flip(0), LABELS.flip(0)], [images, LABELS]], "accs_all_exps": {"ConvNet": [0.5]}}
     path = saved(content, tmp_path / "res.pt")
     got = convert(path, real, experiment=1)
-    assert "res.pt: experiment 1 is taken, of 2 that are counted from 0\n" in capfd.readouterr().err
+    assert "res.pt: taking experiment 1 of 2, counted from 0\n" in capfd.readouterr().err
     assert torch.equal(got.images, as_bytes(images[[1, 3, 2, 5, 0, 4]]))
     assert got.manifest["decode"]["factor"] == 1
     converted = got.manifest["source"]["converted"]

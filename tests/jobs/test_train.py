@@ -1,6 +1,8 @@
 """One student to keep, and its file against damage."""
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,14 @@ import pytest
 import torch
 from small_runs import evaluation_settings, set_bytes
 
-from ncfmkit.errors import UserError
+from ncfmkit import training
+from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.jobs import setup
+from ncfmkit.jobs import train as train_job
 from ncfmkit.jobs.train import train_real
 from ncfmkit.real.opening import open_real
+from ncfmkit.real.store import RealData
+from ncfmkit.run import read_checkpoint
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import student_file
 from ncfmkit.sets import set_file
@@ -43,6 +49,135 @@ def test_a_student_is_not_overwritten(scored: Path, student: tuple[Path, dict[st
     with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
         train_real(result, None, evaluation_settings(result), runtime, out=scored / "nowhere" / "s.safetensors")
     assert student[0].read_bytes() == before
+
+
+def interrupted_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Sends SIGINT in that epoch, from 1."""
+    original = training.cutmix
+    batches = 0
+
+    def spy(*args: Any) -> Any:
+        nonlocal batches
+        batches += 1  # one a step, and one step an epoch
+        if batches == epoch:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    monkeypatch.setattr(training, "cutmix", spy)
+
+
+def train_some(scored: Path, runtime: Runtime, out: Path, real: RealData | None = None, **changes: Any) -> bytes:
+    """Six epochs with a milestone, momentum and augmentation; the bytes of the student."""
+    result = set_file.load(scored)
+    how = {"student.epochs": 6, "student.milestones": "0.5", "student.augment": "flip_crop", "student.batch": 64}
+    train_real(result, real, evaluation_settings(result, **how | changes), runtime, out=out)
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("epoch", [1, 4, 6])
+def test_an_interrupted_training_goes_on_to_the_same_bytes(
+    scored: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, epoch: int
+) -> None:
+    out, kept = tmp_path / "s.safetensors", tmp_path / "s.safetensors.checkpoint"
+    how: dict[str, Any] = {"student.optimizer": optimizer}
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, epoch)
+        says = rf"interrupted: {kept} keeps {epoch} of 6 epochs: the same command goes on with them$"
+        with pytest.raises(Interrupted, match=says):
+            train_some(scored, runtime, out, **how)
+    assert [p.name for p in tmp_path.iterdir()] == [kept.name]
+    trained: list[np.ndarray] = []
+    original = training._batch
+
+    def spy(data: Any, index: np.ndarray, *rest: Any) -> Any:
+        trained.append(index)
+        return original(data, index, *rest)
+
+    monkeypatch.setattr(training, "_batch", spy)
+    content = train_some(scored, runtime, out, **how)
+    assert len(trained) == 6 - epoch
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+    assert content == train_some(scored, runtime, tmp_path / "whole.safetensors", **how)
+
+
+def test_a_crash_loses_what_came_after_the_last_checkpoint(
+    scored: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_job, "CHECKPOINT_SECONDS", 0)
+    out = tmp_path / "s.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "cutmix", failing_at(4))
+        with pytest.raises(ZeroDivisionError):
+            train_some(scored, runtime, out)
+    stored = read_checkpoint(tmp_path / "s.safetensors.checkpoint")
+    assert stored is not None
+    assert stored["epoch"] == 3
+    assert train_some(scored, runtime, out) == train_some(scored, runtime, tmp_path / "whole.safetensors")
+
+
+def failing_at(call: int) -> Any:
+    original, calls = training.cutmix, []
+
+    def spy(*args: Any) -> Any:
+        calls.append(1)
+        return original(*args) if len(calls) < call else 1 // 0
+
+    return spy
+
+
+def test_checkpoints_are_not_written_at_every_epoch(
+    scored: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(train_job, "write_checkpoint", lambda path, state: written.append(state["epoch"]))
+    train_some(scored, runtime, tmp_path / "s.safetensors")
+    assert written == [6]
+
+
+def test_the_checkpoint_of_another_training(
+    scored: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, kept = tmp_path / "s.safetensors", tmp_path / "s.safetensors.checkpoint"
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, 3)
+        with pytest.raises(Interrupted):
+            train_some(scored, runtime, out)
+    before = kept.read_bytes()
+    with pytest.raises(UserError, match=rf"{kept} is of another training.*pass --force to train from the start"):
+        train_some(scored, runtime, out, seed=5)
+    assert kept.read_bytes() == before
+    result = set_file.load(scored)
+    train_real(result, None, evaluation_settings(result), runtime, out=out, force=True)
+    assert "going on" not in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+def test_a_damaged_checkpoint_is_noticed(
+    scored: Path, runtime: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, kept = tmp_path / "s.safetensors", tmp_path / "s.safetensors.checkpoint"
+    kept.write_bytes(b"damage" * 20)
+    content = train_some(scored, runtime, out)
+    assert f"{kept} is damaged" in " ".join(capsys.readouterr().err.split())
+    assert content == train_some(scored, runtime, tmp_path / "whole.safetensors")
+
+
+def test_force_replaces_a_student_once_the_new_one_is_trained(
+    scored: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s.safetensors"
+    before = train_some(scored, runtime, out)
+    result = set_file.load(scored)
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, 1)
+        with pytest.raises(Interrupted):
+            train_real(result, None, evaluation_settings(result), runtime, out=out, force=True)
+    assert out.read_bytes() == before
+    train_real(result, None, evaluation_settings(result), runtime, out=out, force=True)  # goes on
+    after = out.read_bytes()
+    train_real(result, None, evaluation_settings(result), runtime, out=tmp_path / "whole.safetensors")
+    assert after == (tmp_path / "whole.safetensors").read_bytes() != before
 
 
 def test_a_damaged_student_is_refused(tmp_path: Path, student: tuple[Path, dict[str, Any]]) -> None:
