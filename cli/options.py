@@ -44,8 +44,10 @@ def _data_option(flag: str, help: str) -> Any:
 
 _DATA_FLAGS = (
     _parameter("data_root", str | None, None, _data_option("--data-root", "folder of torchvision's data sets")),
-    _parameter("download", bool, False, _data_option("--download", "let torchvision download")),
-    _parameter("skip_bad", bool, False, _data_option("--skip-bad", "pass over unreadable images, and count them")),
+    _parameter(
+        "download", bool, False, _data_option("--download", "fetch a named set that is not there (torchvision, hf://)")
+    ),
+    _parameter("skip_bad", bool, False, _data_option("--skip-bad", "pass over unreadable images, and list them")),
 )
 
 
