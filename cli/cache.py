@@ -84,4 +84,5 @@ def _show(found: list["Entry"], folder: str) -> None:
     if found:
         console.print(table)
     total = format_bytes(sum(entry.bytes for entry in found))
-    console.print(escape(f"{len(found)} entries, {total} in {folder}; --clean removes them"), soft_wrap=True)
+    advice = "; --clean removes them" if found else ""
+    console.print(escape(f"{len(found)} entries, {total} in {folder}{advice}"), soft_wrap=True)
