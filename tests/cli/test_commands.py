@@ -326,6 +326,27 @@ def test_wrong_data(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_photos_of_every_kind(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "photos", {"a": 4, "b": 4})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (20, 10)).save(folder / "a" / "00.png")
+    Image.new("CMYK", (20, 10)).save(folder / "a" / "cmyk.jpg")
+    Image.new("RGBA", (9, 12)).save(folder / "b" / "clear.png")
+    Image.new("RGB", (9, 12)).save(folder / "b" / "turned.jpg", exif=exif)
+    (folder / "b" / "IMG_1.HEIC").write_bytes(b"")
+    flags = [*TINY, "--repeats", "0", "--ipc", "1"]
+    refused("distill", folder, *flags, says=r"pass --size 10 --resize crop --holdout 0\.1 to")
+    advised = ["--size", "10", "--resize", "crop", "--holdout", "0.1"]
+    result = succeeds("distill", folder, *flags, *advised, "--out", "run", "--json")
+    data = one_object(result)["data"]
+    assert (data["channels"], data["train"], data["test"], data["left_out"]) == (1, 9, 2, {".heic": 1})
+    kinds = {"CMYK": 1, "transparent": 1, "rgb": 1}  # most are gray
+    assert data["changed"] == {"resized": 11, "turned": 1, "converted": kinds}
+    assert "photos: left out 1 .heic" in result.stderr
+    assert "photos: of 11 pictures, 11 resized to 10x10" in result.stderr
+
+
 def test_unreadable_pictures(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 4})
     (folder / "b" / "01.png").write_bytes(b"no picture")
