@@ -343,7 +343,7 @@ def open_session(
     Args:
         path: an ONNX file.
         provider: a row of `PROVIDERS`.
-        threads: of the CPU; none: ONNX Runtime's choice.
+        threads: CPU threads; None: ONNX Runtime's choice.
         declared: `layout` and `output` of a model that does not say them itself.
 
     Raises:

@@ -383,7 +383,7 @@ def _speed(
                 job = {"path": str(student.path), "layout": contract.layout, "output": contract.output}
             else:
                 continue  # compiled torch
-            notice(f"cold start and memory of {row['name']}, in a process of its own")
+            notice(f"cold start and memory of {row['name']}, in a separate process")
             row |= timing.footprint(common | job)
             if model is not None:
                 row["engine_build_seconds"] = _build_seconds(config.model, model, row["cold_start_seconds"])

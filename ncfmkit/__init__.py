@@ -7,10 +7,10 @@ small = ncfmkit.load("runs/digits-ipc1")
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from ncfmkit._version import __version__
 
+TYPE_CHECKING = False  # type checkers know the name; `typing` takes longer to import than all before Ctrl-C is answered
 if TYPE_CHECKING:
     from ncfmkit.errors import CheckFailed, Interrupted, NonFiniteLossError, UserError
     from ncfmkit.exporters.export import export
@@ -76,7 +76,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Public names are imported when they are first used, so that `ncfmkit --help` does not wait for torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'ncfmkit' has no attribute {name!r}")

@@ -163,6 +163,7 @@ run()
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [
+        ("ncfmkit.interrupts", ["--help"]),
         ("typer", ["--help"]),
         ("ncfmkit.cli.main", ["recipes"]),
         ("ncfmkit.jobs.doctor", ["doctor"]),

@@ -73,7 +73,7 @@ def check_exists(path: Path) -> None:
 
 
 def read(path: Path, *, scratch: Path | None = None) -> tuple[SyntheticSet | None, list[str]]:
-    """The set, and all that is wrong with it; none where anything is.
+    """The set, and a list of all problems; None in place of the set if there are any.
 
     Args:
         scratch: a file that pictures may be unpacked to; then the images are mapped from there, or from the one file,

@@ -153,7 +153,7 @@ def listed(problems: list[str]) -> str:
 
 
 def read(file: Path, *, mapped: bool = False) -> tuple[SyntheticSet | None, list[str]]:
-    """The set, and all that is wrong with it; none where it is too broken to say what it holds.
+    """The set, and a list of all problems; None in place of a set that is too damaged to be read.
 
     Args:
         mapped: leave the tensors on the disk, for sets larger than memory; whoever changes the file later changes them.

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ import pytest
 import torch
 from small_runs import evaluation_settings, set_bytes
 
-from ncfmkit import training
 from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.jobs import setup
 from ncfmkit.jobs import train as train_job
-from ncfmkit.jobs.train import train_real
+from ncfmkit.jobs.train import Checkpoint, train_real
 from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
 from ncfmkit.run import read_checkpoint
@@ -51,19 +51,22 @@ def test_a_student_is_not_overwritten(scored: Path, student: tuple[Path, dict[st
     assert student[0].read_bytes() == before
 
 
-def interrupted_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Sends SIGINT in that epoch, from 1."""
-    original = training.cutmix
-    batches = 0
+def at_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int, event: Callable[[], Any]) -> list[int]:
+    """Lets something happen in that epoch, from 1; the epochs that were trained are in the list returned."""
+    original, trained = Checkpoint.after_epoch, []
 
-    def spy(*args: Any) -> Any:
-        nonlocal batches
-        batches += 1  # one a step, and one step an epoch
-        if batches == epoch:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(*args)
+    def spy(self: Checkpoint, done: int, state: Callable[[], dict[str, Any]]) -> None:
+        trained.append(done)
+        if done == epoch:
+            event()
+        original(self, done, state)
 
-    monkeypatch.setattr(training, "cutmix", spy)
+    monkeypatch.setattr(Checkpoint, "after_epoch", spy)
+    return trained
+
+
+def ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def train_some(scored: Path, runtime: Runtime, out: Path, real: RealData | None = None, **changes: Any) -> bytes:
@@ -82,21 +85,14 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
     out, kept = tmp_path / "s.safetensors", tmp_path / "s.safetensors.checkpoint"
     how: dict[str, Any] = {"student.optimizer": optimizer}
     with monkeypatch.context() as patch:
-        interrupted_after(patch, epoch)
+        at_epoch(patch, epoch, ctrl_c)
         says = rf"interrupted: {kept} keeps {epoch} of 6 epochs: the same command goes on with them$"
         with pytest.raises(Interrupted, match=says):
             train_some(scored, runtime, out, **how)
     assert [p.name for p in tmp_path.iterdir()] == [kept.name]
-    trained: list[np.ndarray] = []
-    original = training._batch
-
-    def spy(data: Any, index: np.ndarray, *rest: Any) -> Any:
-        trained.append(index)
-        return original(data, index, *rest)
-
-    monkeypatch.setattr(training, "_batch", spy)
+    trained = at_epoch(monkeypatch, 0, ctrl_c)
     content = train_some(scored, runtime, out, **how)
-    assert len(trained) == 6 - epoch
+    assert trained == list(range(epoch + 1, 7))
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
     assert content == train_some(scored, runtime, tmp_path / "whole.safetensors", **how)
 
@@ -107,23 +103,13 @@ def test_a_crash_loses_what_came_after_the_last_checkpoint(
     monkeypatch.setattr(train_job, "CHECKPOINT_SECONDS", 0)
     out = tmp_path / "s.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(training, "cutmix", failing_at(4))
+        at_epoch(patch, 4, lambda: 1 // 0)
         with pytest.raises(ZeroDivisionError):
             train_some(scored, runtime, out)
     stored = read_checkpoint(tmp_path / "s.safetensors.checkpoint")
     assert stored is not None
     assert stored["epoch"] == 3
     assert train_some(scored, runtime, out) == train_some(scored, runtime, tmp_path / "whole.safetensors")
-
-
-def failing_at(call: int) -> Any:
-    original, calls = training.cutmix, []
-
-    def spy(*args: Any) -> Any:
-        calls.append(1)
-        return original(*args) if len(calls) < call else 1 // 0
-
-    return spy
 
 
 def test_checkpoints_are_not_written_at_every_epoch(
@@ -140,7 +126,7 @@ def test_the_checkpoint_of_another_training(
 ) -> None:
     out, kept = tmp_path / "s.safetensors", tmp_path / "s.safetensors.checkpoint"
     with monkeypatch.context() as patch:
-        interrupted_after(patch, 3)
+        at_epoch(patch, 3, ctrl_c)
         with pytest.raises(Interrupted):
             train_some(scored, runtime, out)
     before = kept.read_bytes()
@@ -170,7 +156,7 @@ def test_force_replaces_a_student_once_the_new_one_is_trained(
     before = train_some(scored, runtime, out)
     result = set_file.load(scored)
     with monkeypatch.context() as patch:
-        interrupted_after(patch, 1)
+        at_epoch(patch, 1, ctrl_c)
         with pytest.raises(Interrupted):
             train_real(result, None, evaluation_settings(result), runtime, out=out, force=True)
     assert out.read_bytes() == before

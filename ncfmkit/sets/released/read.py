@@ -37,9 +37,9 @@ class Released:
 
     kind: Kind
     images: np.ndarray  # uint8 or float32 [N, C, H, W]
-    labels: np.ndarray | None  # int64 [N]; of a folder: places in `folders`; none: there are soft labels alone
+    labels: np.ndarray | None  # int64 [N]; indexes into `folders` if the source is a folder; None: only soft labels
     soft_logits: np.ndarray | None  # float32 [N, K]
-    folders: tuple[str, ...]  # names of the class folders; empty but for a folder
+    folders: tuple[str, ...]  # names of the class folders; empty if the source is not a folder
     files: dict[str, Path]  # all that was read, by its name within the release
 
 
@@ -47,8 +47,8 @@ def read(path: Path, *, labels: Path | None, experiment: int | None = None, max_
     """A released set from a file of `torch.save`, or from a folder of class folders.
 
     Args:
-        labels: the file of the labels, where FILE holds images alone; none: beside it, named after it.
-        experiment: which set of a file with several, from 0; none: the first.
+        labels: the file of the labels, if FILE holds only images; None: the file beside it with a matching name.
+        experiment: index of the set in a file with several; None: the first.
         max_bytes: what a file, or all pictures of a folder in memory, may have.
 
     Raises:

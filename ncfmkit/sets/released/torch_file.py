@@ -123,7 +123,7 @@ def _check_pickle(path: Path, content: bytes) -> None:
 
 
 def _foreign(content: bytes) -> Iterator[str]:
-    """What a pickle fetches that is not of a tensor; found while it is read, since a list of all opcodes is long."""
+    """Objects in a pickle that are not part of a tensor, found while reading: a list of all opcodes is long."""
     for code, argument, _ in pickletools.genops(content):
         if code.name == "GLOBAL" and not NAMES.fullmatch(str(argument)):
             yield str(argument).replace(" ", ".")
