@@ -27,9 +27,10 @@ def cache(
     ] = False,
     json: o.Json = False,
 ) -> None:
-    """Lists what the cache folder holds: size, last use, and what each entry belongs to. With --clean, removes it.
+    """Lists what the cache folder holds and, with --clean, removes it.
 
-    All of it is made again when it is needed, except downloads, which are only listed.
+    Shows size, last use and what each entry belongs to. All of it is made again when it is needed, except downloads,
+    which are only listed.
     """
     from ncfmkit.files import cache_dir, format_bytes
     from ncfmkit.jobs import cache as job

@@ -99,7 +99,7 @@ def test_commands_are_listed_in_groups_with_a_summary_of_one_line() -> None:
     below = lines[next(i for i, line in enumerate(lines) if groups[0] in line) :]
     assert [line.split()[1] for line in below if re.match(r"│ [a-z]", line)] == [
         *("distill", "pretrain", "recipes", "inspect", "evaluate", "train", "pack", "verify", "unpack", "convert"),
-        *("export", "validate", "predict", "doctor"),
+        *("export", "validate", "predict", "doctor", "cache"),
     ]
     assert not any(line.startswith("│  ") for line in below), "a summary takes two lines"
 
