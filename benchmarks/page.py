@@ -26,15 +26,15 @@ HEAD = """# Speed and memory
 
 Generated from `benchmarks/results/` by `python -m benchmarks.page`; `python -m benchmarks --help` measures.
 
-**plain** is one step of [the method](method.md) written down once (`benchmarks/reference.py`): class by class, eager,
-float32, whole batches. ncfmkit runs in the precision that it chooses for the device, compiled where that works; the
-tables name both. plain is also the oracle that tests compare ncfmkit with. Both take turns in one run, each in a
-process of its own, on random pixels of the shape that is named, with an untrained ConvNet of width 128. Seconds are
-medians, the range of the turns in brackets; memory is the most that the process took: on a CPU all that was resident,
-libraries and mapped images too, on a GPU what torch had allocated. The **floor** is the time that a step's
-floating-point operations (of direct convolutions) take at the rate of a large matrix product, or its bytes (what goes
-in and out of every convolution, once) at the rate of a large copy, in the same precision on the same machine; the
-longer of the two. What was tried, and what did not help, is in [experiments.md](experiments.md).
+**plain** is a straightforward implementation of one step of [the method](method.md) (`benchmarks/reference.py`): class
+by class, eager, float32, whole batches; tests also compare ncfmkit with it. ncfmkit runs in the precision that it
+chooses for the device, and compiled if possible; the tables name both. Both take turns in one run, each in its own
+process, on random pixels of the given shape, with an untrained ConvNet of width 128. Seconds are medians, with the
+range of the turns in parentheses. Memory is the peak of the process: resident memory on a CPU, including libraries and
+mapped images; memory allocated by torch on a GPU. The **roofline** bound of a step is the longer of two times: its
+floating-point operations (of direct convolutions) at the rate of a large matrix product, and its bytes (input and
+output of every convolution, once) at the rate of a large copy, in the same precision on the same machine. What was
+tried, including what did not help, is in [experiments.md](experiments.md).
 """
 
 NO_GPU = """
@@ -58,7 +58,7 @@ last command, 20,000 steps with a pool of 20 and scores, in 15 minutes on an H10
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """The b of y ~ x^b by least squares of the logarithms; none of one point, or where one is not above 0."""
+    """The b of y ~ x^b by least squares of the logarithms; None for a single point, or if one is not above 0."""
     if len(x) < 2 or any(v is None or v <= 0 for v in y):
         return None
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
@@ -87,11 +87,9 @@ def step_line(row: dict[str, Any]) -> str:
     ours = row["contenders"].get("ncfmkit", {}).get("seconds")
     text = row["setting"]["name"] + f", real batch {row['setting']['real_batch']}"
     if ours:
-        text += f": {ours['median']:.3g} s a step"
+        text += f": {ours['median']:.3g} s per step"
     if "speedup" in row:
-        text += (
-            f", {row['speedup']['median']:.2g} times as fast as plain, in {row['contenders']['ncfmkit']['precision']}"
-        )
+        text += f", {row['speedup']['median']:.2g}x as fast as plain, in {row['contenders']['ncfmkit']['precision']}"
     return text
 
 
@@ -110,8 +108,8 @@ def _used(s: dict[str, Any]) -> int:
 
 def _steps(rows: list[dict[str, Any]]) -> str:
     head = ["shape", "real batch", "T", "plain runs in", "ncfmkit runs in"]
-    head += ["plain s", "ncfmkit s", "times as fast", "plain MiB", "ncfmkit MiB"]
-    head += ["held by autograd: plain MiB", "ncfmkit MiB", "floor s", "x of the floor"]
+    head += ["plain s", "ncfmkit s", "speedup", "plain MiB", "ncfmkit MiB"]
+    head += ["held by autograd: plain MiB", "ncfmkit MiB", "roofline s", "x roofline"]
     cells, notes = [], []
     for row in rows:
         s, both = row["setting"], [row["contenders"].get(k, {}) for k in ("plain", "ncfmkit")]
@@ -131,9 +129,7 @@ def _steps(rows: list[dict[str, Any]]) -> str:
         )
         notes += [f"- {_title(s)}: {note}" for note in row["notes"]]
     if not any(row["contenders"].get("ncfmkit", {}).get("precision") == "fp32" for row in rows):
-        notes.append(
-            "- ncfmkit in float32 against plain: not in this result, which was measured before that row was added"
-        )
+        notes.append("- ncfmkit in float32 against plain: missing, because this result is older than that row")
     return _table(head, cells) + ("\n\n" + "\n".join(notes) if notes else "")
 
 
@@ -148,7 +144,7 @@ def _parts(rows: list[dict[str, Any]]) -> str:
 
 
 def _growth(found: dict[str, Any]) -> str:
-    head = ["", "value", "s a step", "working MiB", "held by autograd MiB", "stored images MiB", "file KiB"]
+    head = ["", "value", "s per step", "working MiB", "held by autograd MiB", "stored images MiB", "file KiB"]
     cells = []
     for axis, axis_found in found.items():
         for row in axis_found["rows"]:
@@ -207,23 +203,23 @@ def tables(result: dict[str, Any]) -> str:
     if "growth" in result:
         parts += [
             "### Growth",
-            "10 classes, IPC 10, real batch 256, T 1024, 32 pixels, one of them varied; with the side the network gets "
-            "deeper (2, 3 and 4 blocks). Time at the default plan, in the precision of the table above. "
-            "Memory in float32, eager, at one chunk of 40 images, with freed blocks given back at once: working "
-            "memory is what a step adds to what stays: the stored images with gradient and moments (their column).",
+            "10 classes, IPC 10, real batch 256, T 1024, 32 pixels, one of them varied; the network gets deeper with "
+            "the side (2, 3 and 4 blocks). Time with the default plan, in the precision of the table above. Memory in "
+            "float32, eager, with chunks of 40 images and freed blocks returned at once. Working memory is what a step "
+            "needs in addition to the stored images with gradient and moments, which have their own column.",
             _growth(result["growth"]),
         ]
     if "pool" in result:
         parts += [
             "### Training a pool member",
             "One epoch of 2,560 images in batches of 128.",
-            _training(result["pool"], "images_per_second", "images a second"),
+            _training(result["pool"], "images_per_second", "images/s"),
         ]
     if "students" in result:
         parts += [
             "### Scoring",
-            "CIFAR-10 at IPC 10: seconds of a student's 2 epochs, and of 10 students of 2000 epochs, with 20 tests on "
-            "10,000 images each, worked out from that.",
+            "CIFAR-10 at IPC 10: seconds for 2 epochs of a student and, extrapolated from that, for 10 students of "
+            "2000 epochs with 20 tests on 10,000 images each.",
             _training(result["students"], "ten_repeats_seconds", "10 repeats, s"),
         ]
     return "\n\n".join(parts)
@@ -255,8 +251,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
             plot.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             plot.grid(alpha=0.3)
         bottom.set_xlabel(AXIS_NAMES[axis])
-    axes[0][0].set_ylabel("seconds a step")
-    axes[1][0].set_ylabel("MiB beyond what stays")
+    axes[0][0].set_ylabel("seconds per step")
+    axes[1][0].set_ylabel("working memory, MiB")
     axes[1][0].legend(fontsize=8)
     figure.savefig(path, dpi=100)
 

@@ -28,6 +28,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "validate": ("ncfmkit validate student.onnx --data digits --against student.safetensors",),
     "predict": ("ncfmkit predict student.onnx photos/ --topk 3 > answers.jsonl",),
     "doctor": ("ncfmkit doctor", "ncfmkit doctor --json"),
+    "cache": ("ncfmkit cache", "ncfmkit cache --clean --older-than 30d --dry-run"),
 }
 
 

@@ -11,6 +11,7 @@ import typer
 
 from ncfmkit import interrupts, progress
 from ncfmkit._version import __version__
+from ncfmkit.cli.cache import cache
 from ncfmkit.cli.convert import convert
 from ncfmkit.cli.distill import distill
 from ncfmkit.cli.doctor import doctor
@@ -81,7 +82,7 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             if isinstance(error, BrokenPipeError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(1) from None
-            _fail(f"unforeseen {type(error).__name__}: {error}\nrun `ncfmkit --debug ...` for the traceback", 1)
+            _fail(f"unexpected {type(error).__name__}: {error}\nrun `ncfmkit --debug ...` for the traceback", 1)
         if interrupts.received():  # and swallowed by a library
             _fail(interrupts.message(), Interrupted.exit_code)
 
@@ -100,7 +101,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # as --help shows them
     "Use a set": (inspect, evaluate, train),
     "Ship a set": (pack, verify, unpack, convert),
     "Deploy a student": (export, validate, predict),
-    "Machine": (doctor,),
+    "Machine": (doctor, cache),
 }
 for _group, _commands in _GROUPS.items():
     for _command in _commands:

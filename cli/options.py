@@ -116,8 +116,13 @@ _DATA_FLAGS = (
     _parameter(
         "data_root", str | None, None, _data_option("--data-root", "folder of the data sets that torchvision reads")
     ),
-    _parameter("download", bool, False, _data_option("--download", "let torchvision download the data set")),
-    _parameter("skip_bad", bool, False, _data_option("--skip-bad", "skip unreadable images, and count them")),
+    _parameter(
+        "download",
+        bool,
+        False,
+        _data_option("--download", "fetch a named data set that is not there (torchvision, hf://)"),
+    ),
+    _parameter("skip_bad", bool, False, _data_option("--skip-bad", "skip unreadable images, and list them")),
 )
 
 

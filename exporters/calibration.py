@@ -83,7 +83,7 @@ def _set_beside(student: Student) -> Path:
             notice(f"int8 is calibrated with {path}, the set that the student was trained on")
             return path
     raise UserError(
-        "--precision int8 needs images to calibrate with: pass --calibration and the distilled set "
+        "--precision int8 needs images to calibrate with: pass --calibration with the distilled set "
         f"{trained_on['name']} (its file or run directory), or real data"
     )
 

@@ -124,7 +124,9 @@ def read_contract(
     said = {"layout": ours["input"]["layout"], "output": ours["output"]["kind"]} if ours else {}
     for key, value in declared.items():
         if said.get(key, value) != value:
-            raise UserError(f"{where} says itself that its {key} is {said[key]}, not {value}: leave that out")
+            raise UserError(
+                f"{where}: its metadata says that its {key} is {said[key]}, not {value}: leave that option out"
+            )
     known = declared | said
     layout = known.get("layout") or _layout_of(where, images)
     channels, size = _image_shape(where, images, layout)
@@ -160,7 +162,7 @@ def _our_metadata(where: str, metadata: dict[str, str]) -> dict[str, Any]:
             json.dumps(ours, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError, for half a character
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{where} is damaged, or of a newer ncfmkit: its {METADATA_KEY!r} metadata: {repr(error)[:200]}"
+            f"{where} is damaged or was written by a newer ncfmkit: its {METADATA_KEY!r} metadata: {repr(error)[:200]}"
         ) from None
     return ours
 

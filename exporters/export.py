@@ -183,7 +183,7 @@ def _check_int8_options(
     }
     for flag, used in given.items():
         if used and precision != "int8":
-            raise UserError(f"{flag} goes with --precision int8, got --precision {precision}")
+            raise UserError(f"{flag} needs --precision int8, got --precision {precision}")
     if max_accuracy_drop is not None and data is None:
         raise UserError("--max-accuracy-drop needs --data: accuracy is measured on its test split")
     if max_accuracy_drop is not None and not 0 <= max_accuracy_drop <= 100:
@@ -207,7 +207,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
             yield Path(name)
     except DecodeError as error:
         raise UserError(
-            f"{out} was not written: a file of the work folder is cut short, the disk is full? ({error})"
+            f"{out} was not written: a file in the work folder is truncated; is the disk full? ({error})"
         ) from None
     except OSError as error:
         full = "; the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
@@ -244,7 +244,7 @@ def _parity_images(contract: Contract, real: RealData | None, calibrate: Calibra
     elif calibrate is not None:
         images["distilled" if calibrate.distilled else "calibration"] = spread(calibrate.images, REAL_IMAGES)
     else:
-        notice("compared on random images only: --data adds real ones, and the accuracy on its test split")
+        notice("compared on random images only: --data adds real images and the accuracy on their test split")
     return images
 
 

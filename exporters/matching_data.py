@@ -31,7 +31,7 @@ def open_fitting(name: str, contract: Contract, data: DataArguments, settings: S
     if contract.classes is not None:
         check_classes(name, contract.classes, real.name, real.classes)
     elif contract.class_count != len(real.classes):
-        raise UserError(f"{name} tells {contract.class_count} classes apart, {real.name} has {len(real.classes)}")
+        raise UserError(f"{name} has {contract.class_count} classes, {real.name} has {len(real.classes)}")
     real.test_split()
     return real
 

@@ -78,7 +78,7 @@ def to_onnx(student: Student, *, layout: str, output: str, half: bool, opset: in
     Args:
         layout: a row of `LAYOUTS`.
         output: logits or probabilities.
-        half: float16 but for the norms, see :class:`ncfmkit.exporters.preprocessing.Deployed`.
+        half: float16 except for the norms, see :class:`ncfmkit.exporters.preprocessing.Deployed`.
         opset: as :func:`choose_opset` gives it.
     """
     deployed = student.deployed(layout=layout, output=output, half=half, lower_norms=True)
@@ -178,7 +178,7 @@ def publish(written: Path, target: Path) -> list[Path]:
         os.replace(written, target)
         target_beside.unlink(missing_ok=True)  # of a larger model that had the name before
         return [target]
-    with tempfile.TemporaryDirectory(dir=written.parent) as folder:  # the model names its weights' file: written anew
+    with tempfile.TemporaryDirectory(dir=written.parent) as folder:  # both are rewritten: the model names its weights
         renamed = Path(folder) / target.name
         _write(load(written), renamed, large=True)
         os.replace(_weights_beside(renamed), target_beside)

@@ -194,7 +194,7 @@ def _answers(session: Session, pictures: Sequence[Picture], topk: int) -> list[d
     scores_NK = session(np.stack([p.image_CHW for p in pictures if p.image_CHW is not None]))
     for picture, finite in zip(pictures, np.isfinite(scores_NK).all(axis=1), strict=True):
         if not finite:
-            raise CheckFailed(f"{session.path} gives scores that are not finite for {printable(picture.file)}")
+            raise CheckFailed(f"{session.path} returns non-finite scores for {printable(picture.file)}")
     probabilities_NK = session.contract.probabilities(scores_NK)
     order_NK = np.argsort(-probabilities_NK, axis=1, kind="stable")[:, :topk]
     names = session.contract.classes

@@ -23,7 +23,7 @@ class Deployed(nn.Module):
         mean, std: per channel, of images in [0, 1].
         layout: a row of `LAYOUTS`.
         output: logits or probabilities.
-        half: run the network in float16, but for its norms (their sums overflow and lose digits); pixels are still
+        half: run the network in float16, except for its norms (their sums overflow and lose digits); pixels are still
             normalized, and probabilities still computed, in float32.
         lower_norms: write each GroupNorm of one channel per group as what it is, instance normalization: exporters
             know that as one operator, and leave no reshaping around it.

@@ -39,7 +39,7 @@ def chosen(skip: Sequence[str], known: dict[str, str]) -> list[str]:
             raise UserError(f"--int8-skip {name!r}: no such layer; known: {', '.join(known)}")
         found += [layer for layer in below if layer not in found]
     if len(found) == len(known):
-        raise UserError("--int8-skip leaves no layer to quantize: leave some out, or pass --precision fp16 or fp32")
+        raise UserError("--int8-skip leaves no layer to quantize: name fewer layers, or pass --precision fp16 or fp32")
     return found
 
 

@@ -92,7 +92,7 @@ def gate_line(result: dict[str, Any]) -> str:
     if failures:
         return f"failed: {'; '.join(failures)}"
     if limit is None:
-        return "not set: --max-accuracy-drop says how many points may be lost"
+        return "not set: --max-accuracy-drop POINTS sets it"
     what = f"{100 * result['reference']['accuracy']:.2f}%, {result['reference']['what']}"
     return f"passed: no provider is more than {limit:g} points below {what}"
 
@@ -119,7 +119,7 @@ def _filled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Group:
-    """Of figures, but for the column `what`; figures are never broken, so that a narrow terminal wraps the names."""
+    """Figures with the text column `what`; figures are never broken, so a narrow terminal wraps the names."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, show_edge=False, pad_edge=False)
     columns, rows = _filled(columns, rows)
     for header in columns:
@@ -136,7 +136,7 @@ def _accuracy_table(result: dict[str, Any]) -> Group:
         caption += f"\ndrop: below {_percent(result['reference']['accuracy'])}%, {result['reference']['what']}"
     if result["student"]:
         output = result["model"]["output"]
-        caption += f"\nagreement: same class as the student; largest difference: of all {output}"
+        caption += f"\nagreement: same class as the student; largest difference: over all {output}"
     return _table(columns, _accuracy_cells(result), caption)
 
 
@@ -196,21 +196,23 @@ def _calls(section: dict[str, Any]) -> str:
 
 
 def _timed_how(section: dict[str, Any]) -> str:
-    text = f"{_calls(section)} calls each, by turns; inputs and outputs in the device's memory; images/s by the median"
+    text = f"{_calls(section)} calls each, in turns; inputs and outputs in device memory; images/s from the median"
     if any(row["name"] in TORCH_COLORS for row in section["rows"]):
-        text += "; x eager, x compiled: as many times the images/s of the float32 student"
+        text += "; x eager, x compiled: speedup over the float32 student in torch"
     if section["device"].startswith("cuda"):
-        text += "; TensorFloat-32 off in torch and the CUDA provider, TensorRT by ONNX Runtime decides for itself"
+        text += (
+            "; TensorFloat-32 is off in torch and the CUDA provider, ONNX Runtime's TensorRT provider decides itself"
+        )
     return text
 
 
 def _started_how(section: dict[str, Any]) -> str:
     text = (
-        "cold start: opening and the first answer in a process of its own; memory, up to batch "
+        "cold start: opening the model and its first answer in a separate process; memory, up to batch "
         f"{section['largest_batch']:,}: {section['memory_is']}"
     )
     if any(row["compile_seconds"] is not None for row in section["rows"]):
-        text += "; compilation: the first call of every batch, with what Inductor's cache on disk held before"
+        text += "; compilation: the first calls of all batch sizes, using what Inductor's disk cache already had"
     return text
 
 
@@ -220,8 +222,8 @@ def _notes(section: dict[str, Any]) -> list[str]:
     others = section["others_cpu"] or 0
     if others > BUSY:
         notes.append(
-            f"other processes used {others:.0%} of the CPUs meanwhile: ratios are not to be trusted, since torch's "
-            "threads wait for each other; repeat it on an idle machine, or with fewer --threads"
+            f"other processes used {others:.0%} of the CPUs meanwhile, so ratios are unreliable: torch's threads wait "
+            "for each other; repeat on an idle machine, or with fewer --threads"
         )
     return notes + [
         f"{row['name']}: no cold start and memory: {row['failed']}" for row in section["rows"] if row["failed"]
@@ -373,7 +375,7 @@ def write_report(path: Path, result: dict[str, Any]) -> None:
         _accuracy_html(result),
         _classes_html(result),
         *_confusions_html(result),
-        "" if result["complete"] else "<p>Timing was not finished: accuracy alone is here.</p>",
+        "" if result["complete"] else "<p>Timing was not finished; this page has accuracy only.</p>",
         *(part for section in result["speed"] or [] for part in _speed_html(section)),
         facts_html("Model", _model_facts(result), code=("sha256",)),
         facts_html("Measured on", _condition_facts(result), code=("Fingerprint",)),
@@ -427,8 +429,8 @@ def _accuracy_html(result: dict[str, Any]) -> str:
     caption = f"Accuracy on {measured_on(result)}."
     if result["student"]:
         caption += (
-            f" Agreement: images that get the student's class; largest difference: of all {result['model']['output']}"
-            " from the student's, which ran in float32."
+            f" Agreement: images that get the student's class; largest difference: over all "
+            f"{result['model']['output']}, from the student in float32."
         )
     table = _html_table(2, columns, rows, caption)
     left = "".join(f"<p>{escaped(name)} left out: {escaped(why)}</p>" for name, why in result["left_out"].items())
@@ -476,7 +478,7 @@ def _confusions_html(result: dict[str, Any]) -> list[str]:
         worst = worst_confusions(row)
         said = f"most often, {'; '.join(worst)}" if worst else "no image is taken for another class"
         if row["non_finite"]:
-            said += f"; {row['non_finite']:,} images have no class, since their scores are not finite"
+            said += f"; {row['non_finite']:,} images have no class because their scores are not finite"
         caption = f"{row['provider']}: {said}. {_sentence(measured_on(result))}"
         if len(row["classes"]) > NAMED_CLASSES:
             caption += " Classes by label number, in the order of the table of all classes."
@@ -508,7 +510,7 @@ def _model_facts(result: dict[str, Any]) -> dict[str, Any]:
         "Output": f"{model['output']} of {model['classes']} classes",
         "Precision": ours.get("precision"),
         "Written by": ours.get("tool"),
-        "Origin": None if ours else "no metadata of ncfmkit: input, output and classes as assumed or declared",
+        "Origin": None if ours else "no ncfmkit metadata: input, output and classes are assumed or as declared",
     }
     if student:
         facts["Student"] = f"{student['path']}, {student['network']}"
@@ -520,8 +522,8 @@ def _condition_facts(result: dict[str, Any]) -> dict[str, Any]:
     return {
         "Data": measured_on(result),
         "Fingerprint": data["fingerprint"],
-        "Passed over": f"{data['skipped']} unreadable images" if data["skipped"] else None,
+        "Skipped": f"{data['skipped']} unreadable images" if data["skipped"] else None,
         "Devices": "; ".join(_devices(result)),
-        "CPU threads": f"{conditions['threads']}, ONNX Runtime's and torch's alike",
+        "CPU threads": f"{conditions['threads']}, in ONNX Runtime and in torch",
         "Versions": ", ".join(f"{name} {version}" for name, version in conditions["versions"].items()),
     }

@@ -184,9 +184,7 @@ class Session:
         about = self._session.get_modelmeta()
         metadata = about.custom_metadata_map
         if about.producer_name == "ncfmkit" and METADATA_KEY not in metadata:  # the last thing in the file
-            raise UserError(
-                f"{path} is not a whole ONNX file: it is truncated, what ncfmkit wrote at its end is missing"
-            )
+            raise UserError(f"{path} is truncated: the metadata that ncfmkit writes at the end is missing")
         self.contract: Contract = read_contract(str(path), inputs, outputs, metadata, declared=declared or {})
         self(self._blank())
         self.seconds = time.perf_counter() - start
@@ -280,7 +278,7 @@ def _start(ort: Any, path: Path, row: Provider, threads: int | None, *, profile:
     except Exception as error:  # ONNX Runtime's have no common class
         raise _unopened(ort, path, error) from None
     if row.name not in session.get_providers():
-        raise UserError(f"{path}: {row.name} was asked for, ONNX Runtime opened {session.get_providers()} instead")
+        raise UserError(f"{path}: expected {row.name}, ONNX Runtime opened {session.get_providers()}")
     return session
 
 
@@ -306,7 +304,7 @@ def _engine_cache(path: Path) -> dict[str, Any]:
             f"{path}: its engines cannot be kept in {folder} ({error.strerror}): make that writable"
         ) from None
     if not any(folder.glob("*.engine")):
-        notice("TensorRT builds its engine, which can take minutes")
+        notice("building the TensorRT engine, which can take minutes")
     return {
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": str(folder),
@@ -324,9 +322,9 @@ def _unopened(ort: Any, path: Path, error: Exception) -> UserError:
             "export it with a lower --opset, or update ONNX Runtime"
         )
     if any(word in text for word in ("INVALID_PROTOBUF", "No graph", "not have a graph", "Missing opset")):
-        return UserError(f"{path} is not a whole ONNX file: it is something else, damaged or truncated")
+        return UserError(f"{path} is not an ONNX file, or is damaged or truncated")
     if any(word in text for word in ("External data", "external data", "External initializer", "file size")):
-        return UserError(f"{path} keeps its weights in another file, which is missing or not the right one: {reason}")
+        return UserError(f"{path} stores its weights in another file, which is missing or does not match: {reason}")
     return UserError(f"{path} cannot be opened by ONNX Runtime: {reason}")
 
 
@@ -345,7 +343,7 @@ def open_session(
     Args:
         path: an ONNX file.
         provider: a row of `PROVIDERS`.
-        threads: of the CPU; none: ONNX Runtime's choice.
+        threads: CPU threads; None: ONNX Runtime's choice.
         declared: `layout` and `output` of a model that does not say them itself.
 
     Raises:
@@ -356,7 +354,7 @@ def open_session(
     except OSError as error:
         raise UserError(f"no model at {path} ({error.strerror}): expected an ONNX file") from None
     if path.suffix == ".safetensors":
-        raise UserError(f"{path} is no ONNX file: `ncfmkit export` makes one of a student")
+        raise UserError(f"{path} is not an ONNX file: `ncfmkit export` exports a student to ONNX")
     lacking = missing(provider)
     if lacking:
         raise UserError(f"provider {provider} cannot be used: {lacking}")

@@ -142,7 +142,7 @@ def build_engine(onnx_path: Path, engine_path: Path, *, batches: tuple[int, int,
     inputs, outputs, metadata = _read_onnx(onnx_bytes)
     contract = read_contract(str(onnx_path), inputs, outputs, metadata, declared={})
     device = _device()
-    notice(f"building a TensorRT {trt.__version__} engine for {device['name']}: minutes the first time")
+    notice(f"building a TensorRT {trt.__version__} engine for {device['name']}, which takes minutes the first time")
     start = time.perf_counter()
     engine = _build(trt, onnx_path, onnx_bytes, contract, batches)
     seconds = time.perf_counter() - start
@@ -262,7 +262,7 @@ def open_engine(path: Path) -> "EngineSession":
             or damaged, the engine is not the one that it describes, or was built with another TensorRT or GPU.
     """
     if not path.is_file():
-        raise UserError(f"no engine at {path}: expected a file that ncfmkit export --to tensorrt made")
+        raise UserError(f"no engine at {path}: expected a file written by `ncfmkit export --to tensorrt`")
     trt = tensorrt()
     sidecar, contract = _read_sidecar(path)
     engine = path.read_bytes()

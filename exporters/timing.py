@@ -304,8 +304,8 @@ def exact_float32(device: str) -> Iterator[None]:
 
 
 MEMORY_IS = {
-    "cpu": "peak resident memory of a process of its own, less that before it opened the model",
-    "cuda": "device memory in use after a process of its own ran it, less that before it opened the model",
+    "cpu": "peak resident memory of a separate process, minus its memory before opening the model",
+    "cuda": "device memory in use after a separate process ran it, minus that before it opened the model",
 }
 
 

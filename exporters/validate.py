@@ -231,7 +231,7 @@ def _provider_names(config: ValidationConfig) -> tuple[list[str], bool]:
     unknown = [name for name in names if name not in PROVIDERS]
     if unknown:
         known = ", ".join(PROVIDERS)
-        raise UserError(f"unknown provider {unknown[0]!r}: expected some of {known}, by comma, or all alone")
+        raise UserError(f"unknown provider {unknown[0]!r}: expected one or more of {known}, comma-separated, or all")
     return names, False
 
 
@@ -247,11 +247,10 @@ def _open(config: ValidationConfig, provider: str) -> Opened:
 def _say_assumptions(config: ValidationConfig, contract: Contract) -> None:
     if contract.metadata:
         return
-    layout, output = ("said to be" if key in config.declared else "taken to be" for key in ("layout", "output"))
+    layout, output = ("as declared" if key in config.declared else "assumed" for key in ("layout", "output"))
     notice(
-        f"{config.model} does not say what it takes and gives: its input is {layout} "
-        f"{LAYOUTS[contract.layout].summary} (--input), its output {output} {contract.output} (--output), and its "
-        "classes to be the data's, in the data's order"
+        f"{config.model} has no ncfmkit metadata: input {LAYOUTS[contract.layout].summary} ({layout}, --input), output "
+        f"{contract.output} ({output}, --output), classes in the order of the data"
     )
 
 
@@ -273,7 +272,7 @@ def load_own_student(path: Path, contract: Contract) -> Student:
         )
     made_from = (contract.metadata.get("student") or {}).get("sha256")
     if made_from is not None and made_from != student.sha256():
-        notice(f"{path} is not the student that the model was exported from: its sha256 is not the recorded one")
+        notice(f"{path} is not the student that the model was exported from: its sha256 differs from the recorded one")
     return student
 
 
@@ -384,7 +383,7 @@ def _speed(
                 job = {"path": str(student.path), "layout": contract.layout, "output": contract.output}
             else:
                 continue  # compiled torch
-            notice(f"cold start and memory of {row['name']}, in a process of its own")
+            notice(f"cold start and memory of {row['name']}, in a separate process")
             row |= timing.footprint(common | job)
             if model is not None:
                 row["engine_build_seconds"] = _build_seconds(config.model, model, row["cold_start_seconds"])

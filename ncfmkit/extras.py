@@ -5,6 +5,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {  # as pyproject.toml has them for Linux x
     "cpu": (*_ONNX, "onnxruntime>=1.22"),
     "gpu": (*_ONNX, "onnxruntime-gpu>=1.23"),
     "tensorrt": (*_ONNX, "onnxruntime-gpu>=1.23", "tensorrt>=10,<11"),
+    "tensorboard": ("tensorboard>=2.16",),
     "hub": ("datasets>=3", "huggingface_hub>=0.26"),
 }
 

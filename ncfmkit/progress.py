@@ -1,8 +1,10 @@
 """What people see while they wait: progress with time left, and notices. All of it goes to stderr.
 
-On a terminal a live bar; elsewhere (a log file, CI) a line after two seconds, then every half minute, and at the end.
+On a terminal or in a notebook a live bar; elsewhere (a log file, CI) a line after two seconds, then every half minute,
+and at the end.
 """
 
+import html
 import shlex
 import sys
 import time
@@ -19,11 +21,13 @@ console = Console(stderr=True, highlight=False, emoji=False)
 JOINERS = "\u200c\u200d"  # zero-width; not printable to Python
 FIRST_LINE_SECONDS = 2.0  # work that takes longer shows its time left
 QUIET_SECONDS = 30.0  # between two lines where no terminal shows a live bar
+NOTEBOOK_SECONDS = 0.25  # between two states of a notebook's bar
 
 
 def notice(text: str) -> None:
     """One line that tells the user what was chosen or what happened."""
-    console.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=True)
+    # a terminal wraps lines itself, a notebook would scroll them sideways
+    console.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=not console.is_jupyter)
 
 
 class Tracker:
@@ -57,6 +61,35 @@ class Tracker:
         return f"{self.description}: {int(self.done)}/{self.total}"
 
 
+class NotebookTracker(Tracker):
+    """A bar in the output of a notebook's cell, updated in place. Unlike rich's it needs no ipywidgets, and it is there
+    in the saved notebook."""
+
+    def __init__(self, description: str, total: int, done: int = 0):
+        from IPython.display import HTML, display
+
+        super().__init__(description, total, None, done)
+        self._html, self._output = HTML, display(HTML(""), display_id=True)
+        self._show("")
+
+    def advance(self, count: int | Fraction = 1, note: str | None = None) -> None:
+        self.done += count
+        self.note = self.note if note is None else note
+        now = time.monotonic()
+        if now > self._next_line and self._before < self.done < self.total:
+            left = (now - self._start) * float((self.total - self.done) / (self.done - self._before))
+            self._show(f", {_clock(left)} left {self.note}")
+
+    def finish(self) -> None:
+        self._show(f" in {_clock(time.monotonic() - self._start)} {self.note}")
+
+    def _show(self, more: str) -> None:
+        self._next_line = time.monotonic() + NOTEBOOK_SECONDS
+        bar = f'<progress value="{float(self.done)}" max="{self.total}" style="width: 20em"></progress>'
+        text = html.escape(printable(f"{self._so_far()}{more}".rstrip()))
+        self._output.update(self._html(f"<pre style='margin: 0'>{bar} {text}</pre>"))
+
+
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
@@ -69,8 +102,9 @@ def track(description: str, total: int, done: int = 0) -> Iterator[Tracker]:
     Args:
         done: units that were done before, which say nothing about the speed.
     """
-    if console.quiet or not console.is_terminal:
-        tracker = Tracker(description, total, None, done)
+    if console.quiet or console.is_jupyter or not console.is_terminal:
+        in_notebook = console.is_jupyter and not console.quiet
+        tracker = NotebookTracker(description, total, done) if in_notebook else Tracker(description, total, None, done)
         yield tracker
         tracker.finish()
         return

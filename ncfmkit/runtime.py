@@ -19,6 +19,7 @@ import torch
 from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import UserError
 from ncfmkit.files import cache_dir, writable
+from ncfmkit.in_use import hold_until_exit
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -125,9 +126,11 @@ def choose_runtime(settings: RuntimeSettings) -> Runtime:
 
 def _keep_compiled_code() -> None:
     """In our cache, where it can be written: torch's own default is among temporary files, lost with a reboot."""
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+    folder = cache_dir() / "compiled"
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(folder)) == str(folder):
         with suppress(UserError):
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(writable(cache_dir() / "compiled"))
+            hold_until_exit(folder)
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(writable(folder))
 
 
 def choose_device(name: str) -> torch.device:
@@ -145,16 +148,16 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"unsupported device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device mps is not there: this torch or machine has no Metal backend; pass --device cpu")
+        raise UserError("device mps is not available: this torch or machine has no Metal backend; pass --device cpu")
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if not torch.cuda.is_available():
             built = torch.version.cuda or "none: a CPU build"
             raise UserError(
-                f"device {name} is not there: torch sees no GPU (CUDA of this torch: {built}); pass --device cpu"
+                f"device {name} is not available: torch sees no GPU (CUDA of this torch: {built}); pass --device cpu"
             )
         if (device.index or 0) >= count:
-            raise UserError(f"device {name} is not there: torch sees {count} GPU(s), cuda:0 to cuda:{count - 1}")
+            raise UserError(f"device {name} is not available: torch sees {count} GPU(s), cuda:0 to cuda:{count - 1}")
     return device
 
 

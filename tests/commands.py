@@ -24,7 +24,7 @@ def refused(*arguments: Any, says: str, code: int = 2) -> str:
     assert result.exit_code == code, result.output
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
-    assert "unforeseen" not in result.stderr
+    assert "unexpected " not in result.stderr
     assert result.stderr.count("ncfmkit: ") == 1
     message = result.stderr.split("ncfmkit: ")[1]
     assert re.search(says, message), message

@@ -68,6 +68,9 @@ def opened(real: RealData) -> Any:
 class _Opened(DataArguments):
     real: RealData
 
+    def check(self, settings: Settings) -> None:
+        pass
+
     def open(self, settings: Settings) -> RealData:
         return self.real
 

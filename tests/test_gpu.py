@@ -145,6 +145,7 @@ def test_validate_on_cuda(student_path: Path, onnx_path: Path, tmp_path: Path, m
 
     if lacking := sessions.missing("cuda"):
         pytest.skip(lacking)
+    monkeypatch.setattr(arguments.DataArguments, "check", lambda self, settings: None)
     monkeypatch.setattr(arguments.DataArguments, "open", lambda self, settings: make_real((40, 40, 40)))
     result = validate.validate(
         onnx_path, data="tiny", out=tmp_path / "v", provider="cuda", against=student_path, batches=(1, 64)

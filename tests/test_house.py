@@ -13,8 +13,8 @@ import ncfmkit
 ROOT = Path(__file__).resolve().parents[1]
 
 BASE = {
-    *("_version", "errors", "extras", "interrupts", "config", "progress", "estimate", "rng", "files", "runtime", "run"),
-    *("mosaic", "augment", "recipes"),
+    *("_version", "errors", "extras", "interrupts", "config", "progress", "estimate", "rng", "files", "in_use"),
+    *("runtime", "run", "mosaic", "augment", "recipes"),
 }
 ROOMS: dict[str, set[str]] = {  # what each may import beside itself; `base` are the modules above
     "base": set(),

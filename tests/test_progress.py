@@ -1,7 +1,8 @@
-"""Time left: how it is shown where no terminal has a live bar."""
+"""Time left: how it is shown with and without a live bar."""
 
 import io
 import re
+import sys
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -67,3 +68,52 @@ def test_a_terminal_has_a_live_bar_with_the_time_left(monkeypatch: pytest.Monkey
     with progress.track("packing", 4, done=1) as bar:
         bar.advance(2, note="a note")
     assert re.search(r"packing .* 75% .* left .* a note", console.export_text())
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A console in a notebook; the states of the one output that is updated."""
+    states: list[str] = []
+    display = SimpleNamespace(
+        HTML=lambda text: text, display=lambda first, display_id: SimpleNamespace(update=states.append)
+    )
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr(progress, "console", Console(force_terminal=False, width=40, file=io.StringIO()))
+    monkeypatch.setattr(progress.console, "is_jupyter", True)
+    return states
+
+
+def test_a_notebook_has_a_bar_that_is_updated_in_place(clock, notebook) -> None:
+    with progress.track("work <b>", 100, done=20) as bar:
+        clock.now += 4
+        bar.advance(20, note="loss 3.1")
+        clock.now += 0.2
+        bar.advance()  # too soon after the last state
+        clock.now += 60
+    assert [re.sub("<.*?>", "", state).strip() for state in notebook] == [
+        "work &lt;b&gt;: 20/100",
+        "work &lt;b&gt;: 40/100, 0:12 left loss 3.1",
+        "work &lt;b&gt;: 41/100 in 1:04 loss 3.1",
+    ]
+    assert '<progress value="40.0" max="100"' in notebook[1]
+    assert "<b>" not in "".join(notebook)
+
+
+def test_a_quiet_notebook_has_no_bar(clock, notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress.console, "quiet", True)
+    with progress.track("work", 100) as bar:
+        clock.now += 4
+        bar.advance(20)
+    assert notebook == []
+
+
+def test_a_notebook_wraps_long_notices(notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(width=40, file=written))
+    progress.notice("word " * 20)
+    assert len(written.getvalue().splitlines()) == 1
+    written.truncate(0)
+    monkeypatch.setattr(progress.console, "print", lambda text, **how: written.write(str(how["soft_wrap"])))
+    monkeypatch.setattr(progress.console, "is_jupyter", True)
+    progress.notice("word " * 20)
+    assert written.getvalue().endswith("False")

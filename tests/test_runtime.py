@@ -52,7 +52,7 @@ def test_device_errors(machine) -> None:
     with pytest.raises(UserError, match=r"device cuda:2 .*2 GPU\(s\), cuda:0 to cuda:1"):
         choose(device="cuda:2")
     if not torch.backends.mps.is_available():
-        with pytest.raises(UserError, match="device mps is not there"):
+        with pytest.raises(UserError, match="device mps is not available"):
             choose(device="mps")
 
 

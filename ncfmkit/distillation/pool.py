@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
 from ncfmkit.files import METADATA_KEY, MOVE, cache_dir, digest, writable, write_atomic
 from ncfmkit.images import labeled
+from ncfmkit.in_use import hold
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice, track
 from ncfmkit.real.store import RealData
@@ -39,6 +41,7 @@ from ncfmkit.training import (
 
 Member = tuple[Weights, Weights, float | None]  # initial, final, test accuracy
 TITLE = "extractor pool"
+ABOUT = "pool.json"  # what a pool belongs to
 POOL_FORMAT = 1  # raised when training changes in a way that the settings do not show
 
 
@@ -83,7 +86,14 @@ class Pool:
 
 def pool_key(real: RealData, network: NetworkSettings, pool: PoolSettings, seed: int, runtime: Runtime) -> str:
     """A digest of what decides the members' weights; the number of members is not part of it."""
-    content: dict[str, Any] = {
+    content = _pool_content(real, network, pool, seed, runtime)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _pool_content(
+    real: RealData, network: NetworkSettings, pool: PoolSettings, seed: int, runtime: Runtime
+) -> dict[str, Any]:
+    return {
         "format": POOL_FORMAT,
         "data": real.fingerprint,
         "network": to_dict(network),
@@ -91,7 +101,6 @@ def pool_key(real: RealData, network: NetworkSettings, pool: PoolSettings, seed:
         "seed": seed,
         "runtime": [runtime.device.type, runtime.precision, runtime.compile],
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, seed: int, runtime: Runtime) -> Pool:
@@ -105,10 +114,13 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
         NonFiniteLossError: of the training.
     """
     key = pool_key(real, network, pool, seed, runtime)
-    folder = writable(_folder(key))
+    folder = _folder(key)
     files = _member_files(folder, pool)
     start = time.monotonic()
-    with FileLock(folder / "lock"):
+    with closing(hold(folder)), FileLock(writable(folder) / "lock"):
+        if not (folder / ABOUT).exists():  # for `ncfmkit cache`, which lists pools
+            about = _pool_content(real, network, pool, seed, runtime) | {"data_name": real.name}
+            _write(folder / ABOUT, json.dumps(about, indent=1).encode())
         kept = [_kept_member(file) for file in files]
         missing = [m for m, member in enumerate(kept) if member is None]
         if missing:
@@ -159,6 +171,10 @@ def _write_member(file: Path, initial: Weights, final: Weights, score: float | N
     tensors = {f"{side}/{k}": v for side, state in (("initial", initial), ("final", final)) for k, v in state.items()}
     facts = {"test_accuracy": score, "sha256": _checksum(tensors, score)}
     content = to_bytes(tensors, metadata={METADATA_KEY: json.dumps(facts)})  # one key: more come in a random order
+    _write(file, content)
+
+
+def _write(file: Path, content: bytes) -> None:
     try:
         write_atomic(file, content)
     except UserError as error:

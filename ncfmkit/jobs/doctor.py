@@ -21,7 +21,7 @@ def examine() -> dict[str, str]:
     missing = compiler_missing(chosen.device)
     findings = {
         "default device and precision": chosen.describe(),
-        "GPUs": "; ".join(_gpus()) or f"none seen (CUDA of this torch: {torch.version.cuda or 'none, a CPU build'})",
+        "GPUs": "; ".join(_gpus()) or f"none found (CUDA of this torch: {torch.version.cuda or 'none, a CPU build'})",
         "bfloat16 instructions of the CPU": "yes" if torch.cpu._is_avx512_bf16_supported() else "no",
         "torch.compile": f"not usable: {missing}" if missing else "usable",
         "torchvision": _torchvision(),

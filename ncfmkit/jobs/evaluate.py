@@ -95,7 +95,7 @@ def evaluate_real(
     """
     settings = _checked(result, real, settings)
     if real.fingerprint != result.manifest["source"]["fingerprint"]:
-        notice(f"{real.name} is not byte for byte what the set was made from: other data, or read in another way")
+        notice(f"{real.name} differs from the data that the set was made from: other data, or read in another way")
     notice(f"device: {runtime.describe()}")
     announce(estimate(result, real, settings, runtime, baselines=baselines))
 

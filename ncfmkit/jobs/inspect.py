@@ -48,7 +48,7 @@ def inspect(path: str | os.PathLike[str]) -> Description:
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"nothing at {path}")
+        raise UserError(f"no such file or directory: {str(path)!r}")
     if path.is_dir() and is_package(path):
         return _describe_set(path)
     if path.is_dir():

@@ -135,7 +135,7 @@ def quantized(result: SyntheticSet, bits: int, scale: quantize.Scale, dither: bo
         return result
     if result.levels is not None:
         now = result.manifest["pixels"]["bits"]
-        raise UserError(f"--bits {bits}: the set is in {now} bits already: start from the one it was made from")
+        raise UserError(f"--bits {bits}: the set already has {now} bits per value: start from the original set")
     how: dict[str, Any] = {"bits": bits, "scale": scale, "dither": dither}
     images, levels = quantize.quantize(result.images.numpy(), **how)
     original = {DIGEST_KEY: result.manifest[DIGEST_KEY], "score": result.manifest["score"]}

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,11 @@ def torchvision_datasets() -> Any:
     try:
         return importlib.import_module("torchvision.datasets")
     except (ImportError, RuntimeError) as error:
+        torch = version("torch").partition("+")[0]  # named, so that pip does not replace it
         raise UserError(
-            f"this set is read by torchvision, which does not import here ({error}): install the torchvision that "
-            "matches your torch, from the same index (https://pytorch.org/get-started/locally)"
+            f"torchvision reads this set, and it does not import here ({error}): install the one that matches your "
+            "torch, from the same index (https://pytorch.org/get-started/locally): "
+            f'pip install torchvision "torch=={torch}"'
         ) from error
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ncfmkit.config import DataSettings
+from ncfmkit.config import DataSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.progress import command_line, notice, track
 from ncfmkit.real.decode import BadImageError, Frame, Look, changes, fit, kind_of, open_picture
 from ncfmkit.real.listing import Payload, Rows, Source
 from ncfmkit.real.select import choose
-from ncfmkit.real.store import LAYOUT, SplitWriter, check_space, new_store, write_facts
+from ncfmkit.real.store import SplitWriter, check_space, new_store, write_facts
 
 CHUNK_IMAGES = 256  # at most in one piece of a thread's work
 CHUNK_BYTES = 4 << 20  # at most, encoded and decoded each, beyond the first image of a chunk
@@ -41,8 +41,9 @@ def build_store(folder: Path, source: Source, settings: DataSettings, fingerprin
     classes, chosen = choose(source.name, source.load(), settings.classes, settings.holdout, settings.imbalance)
     frame, pixels = _find_frame(source.name, *chosen["train"], settings, skip_bad, has_test="test" in chosen)
     threads = _threads(pixels)
-    facts: dict[str, Any] = {"layout": LAYOUT, "source": source.name, "classes": classes, "fingerprint": fingerprint}
+    facts: dict[str, Any] = {"source": source.name, "classes": classes, "fingerprint": fingerprint}
     facts |= {"skipped": 0, "skipped_images": [], "offsets": {}}
+    facts["settings"] = to_dict(settings)  # for `ncfmkit cache`, which lists stores
     looks: Counter[Look] = Counter()
     with new_store(folder) as temporary:
         for split, (rows, groups) in chosen.items():
@@ -86,7 +87,7 @@ def _find_frame(
             continue
         width, height = opened.image.size
         flags = f"--size {settings.size or min(USUAL_SIZE, width, height)} --resize crop"
-        if not has_test and not settings.holdout:
+        if not has_test:
             flags += " --holdout 0.1"  # else the next message would ask for it
         advice = f"pass {flags} to crop and resize all images{_as_command(flags)}"
         if settings.size is None and width != height:

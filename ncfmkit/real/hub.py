@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ncfmkit.errors import UserError
+from ncfmkit.extras import install
 from ncfmkit.real.listing import Request, Source
 from ncfmkit.real.memory import open_memory
 
@@ -24,8 +25,7 @@ def open_hub(request: Request) -> Source:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
         raise UserError(
-            f"{request.data} is read by the datasets library, which does not import here ({error}): "
-            "pip install 'ncfmkit[hub]'"
+            f"{request.data} is read by the datasets library, which does not import here ({error}): {install('hub')}"
         ) from None
     try:
         with _offline(datasets, not request.download):

@@ -46,14 +46,18 @@ def label_array(found: Sequence[int | str], where: Callable[[int], str]) -> np.n
     """Labels that were read one by one: int64 [N], or texts as an object array [N].
 
     Raises:
-        UserError: some are integers and some are texts.
+        UserError: some are integers and some are texts, or an integer has more than 64 bits.
     """
     texts = [isinstance(label, str) for label in found]
     if any(texts) and not all(texts):
         row = texts.index(not texts[0])
         kind = "a text" if texts[0] else "an integer"
         raise UserError(f"{where(row)}: expected {kind} as label, as in {where(0)}, got {found[row]!r}")
-    return np.array(found, object if any(texts) else np.int64)
+    try:
+        return np.array(found, object if any(texts) else np.int64)
+    except OverflowError:
+        row = next(row for row, label in enumerate(found) if not -(2**63) <= int(label) < 2**63)
+        raise UserError(f"{where(row)}: expected the number of a class as label, got {found[row]}") from None
 
 
 def rows_of_files(

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from ncfmkit.errors import UserError
-from ncfmkit.progress import track
+from ncfmkit.progress import shortened_list, track
 from ncfmkit.real.columns import BATCH, find_columns, label_values, pictures
 from ncfmkit.real.labels import label_array, numbered
-from ncfmkit.real.listing import Listing, Payload, Request, Rows, Source, pick_splits, split_token
+from ncfmkit.real.listing import TRAIN_NAMES, Listing, Payload, Request, Rows, Source, pick_splits, split_token
 
 EXPECTED = (
     "expected a name or a path, (images, labels) as arrays, a map-style torch dataset that gives (image, label), a "
@@ -35,6 +35,7 @@ class Part:
     name: str  # of the whole set, where this part knows it
     classes: tuple[str, ...]  # empty: it has no names
     rows: Rows  # labels int64 [N], or texts
+    digests: list[bytes]  # of the picture of each row
 
 
 def open_memory(request: Request) -> Source:
@@ -49,9 +50,14 @@ def open_memory(request: Request) -> Source:
         part = _kind_of(data).open(data, split, request)
         if not len(part.rows.labels):
             raise UserError(f"{split}: expected images, got none")
-        digests = _digests(part.rows, f"fingerprinting {part.name} {split}")
-        content.append([split, part.classes, part.rows.labels.tolist(), hashlib.sha256(b"".join(digests)).hexdigest()])
-        parts.append(dataclasses.replace(part, rows=_checked(part.rows, digests)))
+        pictures_digest = hashlib.sha256(b"".join(part.digests)).hexdigest()
+        content.append([split, part.classes, part.rows.labels.tolist(), pictures_digest])
+        parts.append(dataclasses.replace(part, rows=_checked(part.rows, part.digests)))
+    names = [part.classes for part in parts if part.classes]
+    if len(set(names)) > 1:
+        raise UserError(
+            f"the data: the splits have other classes: {shortened_list(names[0])}; {shortened_list(names[1])}"
+        )
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return Source(f"memory {key}", parts[0].name, Path(), (), partial(_load, parts))
 
@@ -60,6 +66,15 @@ def _splits(data: Any) -> dict[str, Any]:
     """The train split, then perhaps the test split, under these names; data that are no dict are all train."""
     if not isinstance(data, Mapping):
         return {"train": data}
+    names = _split_names(data)
+    train, test = pick_splits("the data", {token: repr(name) for token, name in names.items()})
+    if train is None:
+        raise _no_train(data)
+    return {"train": data[names[train]]} | ({"test": data[names[test]]} if test else {})
+
+
+def _split_names(data: Mapping[Any, Any]) -> dict[str, Any]:
+    """The keys that name a split, by the split's name in lower case."""
     names: dict[str, Any] = {}
     for name in data:
         token = split_token(str(name))
@@ -67,15 +82,23 @@ def _splits(data: Any) -> dict[str, Any]:
             raise UserError(f"the data: expected one split {token!r}, got {names[token]!r} and {name!r}")
         if token is not None:
             names[token] = name
-    train, test = pick_splits("the data", {token: repr(name) for token, name in names.items()})
-    if train is None:
-        raise UserError(f"the data: expected a dict with one split 'train', got {', '.join(map(repr, data)) or 'none'}")
-    return {"train": data[names[train]]} | ({"test": data[names[test]]} if test else {})
+    return names
+
+
+def _no_train(data: Mapping[Any, Any]) -> UserError:
+    return UserError(
+        f"the data: expected a dict with one split 'train', got {', '.join(map(repr, data)) or 'an empty one'}"
+    )
 
 
 def memory_name(data: Any) -> str:
     """What a run directory of data in memory is called after."""
-    data = _splits(data)["train"]
+    if isinstance(data, Mapping):
+        names = _split_names(data)
+        train = next((token for token in TRAIN_NAMES if token in names), None)
+        if train is None:
+            raise _no_train(data)
+        data = data[names[train]]
     return _kind_of(data).name_of(data)
 
 
@@ -116,9 +139,6 @@ def _checked(rows: Rows, digests: list[bytes]) -> Rows:
     return Rows(rows.labels, read, rows.where)
 
 
-# Kinds of one split
-
-
 def _is_arrays(data: Any) -> bool:
     return isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape") and hasattr(data[0], "dtype")
 
@@ -135,7 +155,8 @@ def _open_arrays(data: Any, split: str, request: Request) -> Part:
         return f"{split} row {row}"
 
     found = label_array([_label(label, where, row) for row, label in enumerate(values.ravel())], where)
-    return Part("arrays", (), Rows(found, lambda rows: (pixels(images[r], where(r)) for r in rows.tolist()), where))
+    rows = Rows(found, lambda rows: (pixels(images[r], where(r)) for r in rows.tolist()), where)
+    return Part("arrays", (), rows, _digests(rows, f"fingerprinting arrays {split}"))
 
 
 def _is_datasets(data: Any) -> bool:
@@ -159,7 +180,8 @@ def _open_datasets(data: Any, split: str, request: Request) -> Part:
             if len(inside):
                 yield from pictures(stored[low : low + BATCH].column(0), inside, low, where, follow=True)
 
-    return Part(_datasets_name(data), columns.classes, Rows(labels, read, where))
+    rows, name = Rows(labels, read, where), _datasets_name(data)
+    return Part(name, columns.classes, rows, _digests(rows, f"fingerprinting {name} {split}"))
 
 
 def _datasets_name(data: Any) -> str:
@@ -183,12 +205,14 @@ def _open_map_style(data: Any, split: str, request: Request) -> Part:
     def read(rows: np.ndarray) -> Iterator[np.ndarray]:
         return (pixels(item(row)[0], where(row)) for row in rows.tolist())
 
-    with track(f"reading labels of {_map_style_name(data)}", len(data)) as bar:
-        labels = []
+    name, labels, digests = _map_style_name(data), [], []
+    with track(f"fingerprinting {name} {split}", len(data)) as bar:
         for row in range(len(data)):
-            labels.append(_label(item(row)[1], where, row))
+            image, label = item(row)
+            labels.append(_label(label, where, row))
+            digests.append(_digest(pixels(image, where(row))))
             bar.advance()
-    return Part(_map_style_name(data), _map_style_classes(data), Rows(label_array(labels, where), read, where))
+    return Part(name, _map_style_classes(data), Rows(label_array(labels, where), read, where), digests)
 
 
 def _map_style_name(data: Any) -> str:

@@ -3,11 +3,13 @@
 import dataclasses
 import os
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
 from ncfmkit.config import DataSettings
 from ncfmkit.files import cache_dir, writable, write_atomic
+from ncfmkit.in_use import hold
 from ncfmkit.progress import notice
 from ncfmkit.real.building import build_store
 from ncfmkit.real.decode import COLORS, changes_text, readable_formats
@@ -88,11 +90,23 @@ def _open(source: Source, settings: DataSettings, skip_bad: bool) -> RealData:
     index = home / "index" / stat_key(source, preprocessing)
     key = _indexed(index)
     if key is not None:
-        return _read_or_build(home / key[:32], source, settings, key, skip_bad)
+        return _held(home / key[:32], source, settings, key, skip_bad)
     writable(index.parent)
     key = fingerprint(source, preprocessing)
-    opened = _read_or_build(home / key[:32], source, settings, key, skip_bad)
+    opened = _held(home / key[:32], source, settings, key, skip_bad)
     write_atomic(index, key.encode())
+    return opened
+
+
+def _held(folder: Path, source: Source, settings: DataSettings, key: str, skip_bad: bool) -> RealData:
+    """The data, whose store counts as used for as long as its images are mapped."""
+    held = hold(folder)
+    try:
+        opened = _read_or_build(folder, source, settings, key, skip_bad)
+    except BaseException:
+        held.close()
+        raise
+    weakref.finalize(opened.train.images, held.close)
     return opened
 
 

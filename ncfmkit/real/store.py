@@ -22,8 +22,6 @@ from ncfmkit import interrupts
 from ncfmkit.errors import UserError
 from ncfmkit.files import MOVE, format_bytes, writable
 
-LAYOUT = 2  # of the store's files; one of another layout is written anew
-
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -76,11 +74,9 @@ class RealData:
 
 
 def read_store(folder: Path, name: str) -> RealData | None:
-    """The data in a store, or none where it is missing, damaged or of another layout. Reads no image."""
+    """The data in a store, or none where it is missing, damaged or of an earlier version. Reads no image."""
     try:
         facts = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-        if facts["layout"] != LAYOUT:
-            return None
         splits = {split: _read_split(folder / f"{split}.npy", o) for split, o in facts["offsets"].items()}
         return RealData(
             name=name,

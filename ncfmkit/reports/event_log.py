@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from ncfmkit.errors import UserError
+from ncfmkit.extras import install
 from ncfmkit.reports.contact_sheet import contact_sheet
 
 
 def require_tensorboard() -> None:
     """Raises UserError unless the package tensorboard, which writes event files, is installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--log tensorboard needs the package tensorboard: pip install tensorboard")
+        raise UserError(f"--log tensorboard needs the package tensorboard: {install('tensorboard')}")
 
 
 class EventLog:

@@ -38,7 +38,7 @@ class Labels:
         """`text` cut where the font changes; a text that needs shaping is one run."""
         if needs_shaping(text):
             font = _one_font(text, self.fonts)
-            assert font is not None, f"{text!r} is not of these labels"
+            assert font is not None, f"{text!r} is not one of these labels"
             return [(text, font)]
         parts = groupby(text, lambda char: next(font for font in self.fonts if _has(font, char)))
         return [("".join(chars), font) for font, chars in parts]

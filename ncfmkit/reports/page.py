@@ -111,7 +111,7 @@ def _headline(run: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     share = share_of_whole(row, rows)
     whole = next((r for r in rows if r.get("set") == "whole" and r.get("network") == row.get("network")), None)
     if share is not None and whole is not None:
-        figure += f", {100 * share:.1f}% of what the whole set reaches ({escaped(percent(whole, 'last'))}%)"
+        figure += f", {100 * share:.1f}% of the accuracy with the whole set ({escaped(percent(whole, 'last'))}%)"
     students = "one student" if row.get("n") == 1 else f"{counted(row.get('n'))} students"
     how = (
         f"{row.get('network') or 'unknown network'}, {students}, after the last of {counted(row.get('epochs'))} epochs"
@@ -126,8 +126,8 @@ def _scores_html(run: dict[str, Any], scores: dict[str, Any], rows: Sequence[dic
     columns, networks = score_columns(rows)
     caption = (
         f"Accuracy on {'the' if test is None else counted(test)} test images in percent, mean ± standard deviation of "
-        f"n students{networks}. The last epoch is the result. The best epoch was picked by looking at the test set: it "
-        "only serves to compare with papers that report it."
+        f"n students{networks}. The last epoch is the result. The best epoch is selected on the test set; it is shown "
+        "for comparison with papers that report it."
     )
     if scores.get("device"):
         caption += f" Measured on {scores['device']}."

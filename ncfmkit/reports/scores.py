@@ -83,7 +83,7 @@ def score_cells(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def share_of_whole(row: dict[str, Any], rows: Iterable[dict[str, Any]]) -> float | None:
-    """Accuracy over that of the same network trained on the whole set; none where there is no such row."""
+    """Accuracy relative to that of the same network trained on the whole set; None if there is no such row."""
     whole = [r for r in rows if r.get("set") == "whole" and r.get("network") == row.get("network")]
     part, of = mean_accuracy(row, "last"), mean_accuracy(whole[0], "last") if whole else None
     return part / of if row.get("set") != "whole" and part is not None and of else None

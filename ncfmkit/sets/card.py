@@ -176,10 +176,11 @@ def _what(result: SyntheticSet, images: str) -> Iterator[str]:
     yield (
         f"{count:,} synthetic images of {len(result.classes)} classes, {height} x {width} pixels, "
         f"{'gray' if channels == 1 else 'color'}, which stand for the {source['train_images']:,} training images of "
-        f"{_text(source['name'])}: made by dataset distillation, so that a classifier trained on them alone comes as "
-        "close as it can to one trained on the real images. They are for training, not for looking at."
+        f"{_text(source['name'])}. They were made by dataset distillation, so that a classifier trained only on them "
+        "comes as close as possible to the accuracy of one trained on the real images. They are for training, not "
+        "for viewing."
         + (f" {_mosaic_text(result, images)}" if mosaics else "")
-        + (" Every image to train on comes with logits to train on instead of its label." if _is_soft(result) else "")
+        + (" Every training image has logits to train on instead of its label." if _is_soft(result) else "")
     )
     yield f"![preview]({PREVIEW})"
     yield f"Classes, in label order: {_class_list(result.classes)}."
@@ -192,7 +193,7 @@ def _mosaic_text(result: SyntheticSet, images: str) -> str:
         f"The stored images are mosaics: {ipc['stored']:,} per class are cut {cuts} and enlarged to "
         f"{ipc['decoded']:,} per class to train on. "
         + (
-            "Do not train on the mosaics as they are."
+            "Do not train on the mosaics themselves."
             if images == "stored"
             else f"The pictures in this folder are those images; the mosaics are in `{FILE_NAME}`."
         )
@@ -216,20 +217,20 @@ def _score(m: Mapping[str, Any]) -> Iterator[str]:
         original = m.get("pixels", {}).get("original", {}).get("score")
         if original:
             reached = _percent(original, "last")
-            yield f"Not scored in so few bits. The set in 8 bits that it was made from reached {reached}."
+            yield f"Not scored with this number of bits. The 8-bit set that it was made from reached {reached}."
         else:
             yield "Not scored."
         yield (
-            "To measure it, with the real images at hand: `ncfmkit evaluate . --data DATA` trains students on the set "
-            "and tests them on the real test images."
+            "To score it, run `ncfmkit evaluate . --data DATA` with the real images: it trains students on the set and "
+            "tests them on the real test images."
         )
         return
     head = ("test accuracy, last epoch", "best epoch", "students", "network", "epochs")
     row = (_percent(score, "last"), _percent(score, "best"), str(score["n"]), _text(score["network"]))
     yield _table(head, [(*row, f"{score['epochs']:,}")])
     yield (
-        f"{_students(score['n'])}, trained on this set alone, tested on real images. The last epoch is the figure. The "
-        "best epoch is picked by looking at the test set; it stands here because published tables often have it."
+        f"{_students(score['n'])}, trained only on this set, tested on real images. The last epoch is the score. The "
+        "best epoch is selected on the test set; it is listed because published tables often have it."
     )
 
 
@@ -241,15 +242,15 @@ def _loading(result: SyntheticSet, layout: str, images: str) -> Iterator[str]:
     yield "## Loading it"
     soft = ", and `soft_labels`, the logits of each" if _is_soft(result) else ""
     yield (
-        "Run inside this folder. Each gives the images to train on, `images` in [0, 1], and their `labels`"
-        f"{soft}. Networks expect the images normalized with mean {_numbers(result.manifest['mean'])} and standard "
+        "Run inside this folder. Each snippet defines the training images, `images` in [0, 1], and their `labels`"
+        f"{soft}. Networks expect images normalized with mean {_numbers(result.manifest['mean'])} and standard "
         f"deviation {_numbers(result.manifest['std'])}."
     )
     for library, code in snippets(result, layout, images).items():
         yield f"With {LIBRARIES[library]}:"
         yield f"```python\n{code}```"
     if layout != "safetensors":
-        yield '`ncfmkit.load(".").decoded()` does the same, and checks every digest.'
+        yield '`ncfmkit.load(".").decoded()` does the same and checks every digest.'
 
 
 def _numbers(values: Iterable[float]) -> str:
@@ -260,7 +261,7 @@ def _making(result: SyntheticSet, settings: Settings) -> Iterator[str]:
     converted = result.manifest["source"].get("converted")
     yield "## How it was made"
     how = _conversion(converted) if isinstance(converted, Mapping) else _distillation(settings)
-    recipe = "ncfmkit's own training for it" if isinstance(converted, Mapping) else "The training that goes with it"
+    recipe = "ncfmkit's training recipe for it" if isinstance(converted, Mapping) else "Its training recipe"
     yield _list([*how, *_pixels(result.manifest), _decoding(result), f"{recipe}: {_student(settings.student)}"])
 
 
@@ -276,9 +277,9 @@ def _known(table: Mapping[str, Any]) -> Settings:
 
 def _conversion(converted: Mapping[str, Any]) -> Iterator[str]:
     yield (
-        f"Others made and released it, as {_text(converted.get('file'))} (sha256 {_text(converted.get('sha256'))}); "
-        f"ncfmkit converted that file ({_text(converted.get('kind'))}, values: {_text(converted.get('values'))}). How "
-        "it was distilled is not recorded here."
+        f"Released by another project as {_text(converted.get('file'))} (sha256 {_text(converted.get('sha256'))}) and "
+        f"converted by ncfmkit ({_text(converted.get('kind'))}, values: {_text(converted.get('values'))}). How it was "
+        "distilled is not recorded here."
     )
     clipped = converted.get("clipped")
     if isinstance(clipped, Mapping) and clipped.get("share"):
@@ -290,7 +291,7 @@ def _distillation(settings: Settings) -> Iterator[str]:
     yield _method(d)
     yield (
         f"{_number(d.steps, ',')} steps with {_text(d.optimizer)}, lr {_number(d.lr, 'g')}, up to "
-        f"{_number(d.real_batch, ',')} real images per class and step."
+        f"{_number(d.real_batch, ',')} real images per class per step."
     )
     yield (
         f"Features: {_number(p.members)} networks ({_network(settings)}), trained on the real images for "
@@ -302,15 +303,19 @@ def _distillation(settings: Settings) -> Iterator[str]:
 
 def _method(d: DistillSettings) -> str:
     if d.metric == "mean":
-        return "Distribution matching: class by class, the mean features of synthetic and real images are made alike."
+        return (
+            "Distribution matching: for each class, the mean features of synthetic images match those of real images."
+        )
     if d.metric != "ncfd":
         return f"Matching by {_text(d.metric)}, which this version of ncfmkit does not know."
-    drawn = "drawn by a network that learns where they differ most" if d.sampler == "learned" else "drawn at random"
-    calibrated = ", and the images are kept recognizable to a trained network" if d.calibration_weight else ""
+    drawn = "sampled by a network that learns where they differ most" if d.sampler == "learned" else "drawn at random"
+    calibrated = (
+        "; a calibration loss keeps the images recognizable to a trained network" if d.calibration_weight else ""
+    )
     return (
-        f"Neural characteristic function matching ({PAPER}): class by class, the characteristic functions of the "
-        f"features of synthetic and real images are made alike at {_number(d.frequencies, ',')} frequencies per "
-        f"step, {drawn}{calibrated}."
+        f"Neural characteristic function matching ({PAPER}): for each class, the characteristic functions of the "
+        f"features of synthetic and real images are matched at {_number(d.frequencies, ',')} frequencies per step, "
+        f"{drawn}{calibrated}."
     )
 
 
@@ -325,13 +330,13 @@ def _pixels(m: Mapping[str, Any]) -> Iterator[str]:
         how = m["pixels"]
         per = "each image and channel" if how["scale"] == "image" else "each channel"
         dithered = ", dithered" if how["dither"] else ""
-        yield f"Pixels are kept in {how['bits']} bits instead of 8, between the levels of {per}{dithered}."
+        yield f"Pixels are stored in {how['bits']} bits instead of 8, between the levels of {per}{dithered}."
 
 
 def _decoding(result: SyntheticSet) -> str:
     m = result.manifest
     if not facts_of(result).mosaics:
-        return f"{m['ipc']['stored']:,} images per class, to train on as they are."
+        return f"{m['ipc']['stored']:,} images per class, used for training without decoding."
     return (
         f"{m['ipc']['stored']:,} stored images per class are decoded to {m['ipc']['decoded']:,}: kind "
         f"{m['decode']['kind']}, factor {m['decode']['factor']}, bilinear."
@@ -372,7 +377,7 @@ def _sizes(result: SyntheticSet) -> Iterator[str]:
     yield _table(("part", "bytes"), [*rows, ("together", f"{total:,}")])
     if raw:
         times = f"{raw / total:,.0f}" if raw >= 10 * total else f"{raw / total:.1f}"
-        yield f"The source's training images are {format_bytes(raw)} as raw pixels of that size, {times} times as much."
+        yield f"The source's training images are {format_bytes(raw)} as raw pixels of the same size, {times}x as much."
 
 
 def _files(layout: str, images: str, encoding: str, file_sizes: Mapping[str, int]) -> Iterator[str]:
@@ -386,25 +391,25 @@ def _files(layout: str, images: str, encoding: str, file_sizes: Mapping[str, int
         rows.append((LAYOUT_FILES[layout], what, f"{format_bytes(sum(others))}, {len(others):,} in all"))
     yield _table(("files", "what", "size"), rows)
     yield (
-        "`sha256sum -c SHA256SUMS` checks every file; `ncfmkit verify .` also checks what is in them. No file is a "
-        "pickle, and none is run when it is loaded."
+        "`sha256sum -c SHA256SUMS` checks every file; `ncfmkit verify .` also checks their content. No file is a "
+        "pickle, and loading executes no code from them."
     )
 
 
 def _limits(m: Mapping[str, Any]) -> Iterator[str]:
     yield "## What to keep in mind"
     figure = (
-        [f"The figure above is of one network ({_text(m['score']['network'])}) on one test set. Others may do worse."]
+        [f"The score is for one network ({_text(m['score']['network'])}) on one test set. Others may be less accurate."]
         if m["score"]
-        else ["Nobody has measured here what a network learns from this set."]
+        else ["The accuracy of networks trained on this set has not been measured."]
     )
     yield _list(
         [
             *figure,
             "A classifier trained on it is usually less accurate than one trained on the real images.",
-            "What is skewed, mislabeled or missing in the source is so here, too, and can be stronger.",
-            "It was made from real images, and some of it may be recognizable: it does not anonymize them. Do not "
-            "use it to get around limits on the use of the source, or to identify people.",
+            "Bias, label errors and gaps of the source are in this set too, and can be stronger.",
+            "It was made from real images and does not anonymize them: parts may be recognizable. Do not use it to "
+            "circumvent restrictions on the use of the source, or to identify people.",
         ]
     )
 
@@ -412,6 +417,6 @@ def _limits(m: Mapping[str, Any]) -> Iterator[str]:
 def _license(m: Mapping[str, Any]) -> Iterator[str]:
     yield "## License"
     yield (
-        f"{_text(m['source']['license'])}: the license of the source, {_text(m['source']['name'])}, as it was stated "
-        "when this set was packed. The set is derived from those images."
+        f"{_text(m['source']['license'])}: the license of the source, {_text(m['source']['name'])}, as stated when "
+        "this set was packed. The set is derived from its images."
     )

@@ -73,7 +73,7 @@ def check_exists(path: Path) -> None:
 
 
 def read(path: Path, *, scratch: Path | None = None) -> tuple[SyntheticSet | None, list[str]]:
-    """The set, and all that is wrong with it; none where anything is.
+    """The set, and a list of all problems; None in place of the set if there are any.
 
     Args:
         scratch: a file that pictures may be unpacked to; then the images are mapped from there, or from the one file,
@@ -268,6 +268,6 @@ def _check_expansion(folder: Path, shape: tuple[int, ...]) -> None:
         raise UserError(f"its {there} bytes cannot hold images of shape {list(shape)}")
     if is_bomb(folder, needed):
         raise UserError(
-            f"its {there} bytes would unpack to {needed}, more than {MOST_EXPANSION} times as many: refused as a "
+            f"its {there} bytes would unpack to {needed}, more than {MOST_EXPANSION} times as many: rejected as a "
             "decompression bomb"
         )

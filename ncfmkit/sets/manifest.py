@@ -277,7 +277,7 @@ def _contradictions(m: dict[str, Any]) -> Iterator[str]:
     how = m["decode"]
     expected = decoded_count(how["kind"], how["factor"], m["ipc"]["stored"], how["budget"])
     if m["ipc"]["decoded"] != expected:
-        yield f"its manifest speaks of {m['ipc']['decoded']} decoded images per class, its decoding gives {expected}"
+        yield f"its manifest says {m['ipc']['decoded']} decoded images per class, its decoding gives {expected}"
     if len(m["mean"]) != len(m["std"]):
         yield f"its manifest has a mean of {len(m['mean'])} channels and a std of {len(m['std'])}"
     if m["score"] and m["score"]["best"]["mean"] < m["score"]["last"]["mean"]:
@@ -320,7 +320,7 @@ def shape_problems(manifest: dict[str, Any], stored: dict[str, tuple[str, tuple[
     found = _image_shape_problems(manifest, image_shape)
     expected = expected_shapes(manifest, image_shape)
     unknown = sorted(stored.keys() - expected.keys())
-    found += [f"it has a tensor {_shortened(name)} that its manifest does not speak of" for name in unknown]
+    found += [f"it has a tensor {_shortened(name)} that its manifest does not list" for name in unknown]
     for name, want in expected.items():
         if name not in stored:
             found.append(f"its tensor {name!r} is missing")
@@ -329,7 +329,7 @@ def shape_problems(manifest: dict[str, Any], stored: dict[str, tuple[str, tuple[
     for key in ("sha256", "bytes"):
         if manifest[key].keys() != expected.keys():
             got = _shortened(sorted(manifest[key]))
-            found.append(f"its manifest's {key!r} speaks of {got}, expected {sorted(expected)}")
+            found.append(f"its manifest's {key!r} lists {got}, expected {sorted(expected)}")
     return found
 
 
@@ -358,7 +358,7 @@ def content_problems(manifest: dict[str, Any], tensors: dict[str, torch.Tensor])
     for name, tensor in tensors.items():
         said = manifest["bytes"][name]
         if said != tensor.nbytes:
-            found.append(f"its manifest speaks of {said} bytes of {name!r}, it holds {tensor.nbytes}")
+            found.append(f"its manifest says {said} bytes of {name!r}, it holds {tensor.nbytes}")
         if manifest["sha256"][name] != digest(tensor):
             found.append(f"the sha256 of {name!r} is not the manifest's")
     return found or value_problems(manifest, tensors)
@@ -385,7 +385,7 @@ def _label_problem(labels: np.ndarray, manifest: dict[str, Any]) -> str:
     if (count == stored).all():
         return "its labels are not sorted"
     wrong = int(np.flatnonzero(count != stored)[0])
-    return f"it holds {count[wrong]} images of class {_shortened(classes[wrong])}, its manifest speaks of {stored}"
+    return f"it holds {count[wrong]} images of class {_shortened(classes[wrong])}, its manifest says {stored}"
 
 
 def _pixel_problems(how: dict[str, Any], tensors: dict[str, torch.Tensor]) -> list[str]:

@@ -271,7 +271,7 @@ def _check_tensors(m: dict[str, Any], spans: dict[str, _Span]) -> None:
     _need(spans.keys() == names, f"its tensors are {reprlib.repr(sorted(spans))}, expected {sorted(names)}")
     _need((m["format"] == 1) == (names == {"labels", "images"}), "its format does not fit its tensors")
     for key in ("sha256", "bytes"):
-        _need(isinstance(m.get(key), dict) and m[key].keys() == names, f"'{key}' speaks of other tensors")
+        _need(isinstance(m.get(key), dict) and m[key].keys() == names, f"'{key}' lists other tensors")
     for name, (dtype, shape) in _expected_tensors(m, spans).items():
         found = spans[name]
         wrong = f"tensor {name!r} is {found.dtype} {list(found.shape)}, expected {dtype} {list(shape)}"

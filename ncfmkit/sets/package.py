@@ -43,8 +43,8 @@ class Packing:
     Attributes:
         layout: a name of `LAYOUTS`.
         images: `stored`, or `decoded` for tools that cannot decode; the stored ones are added in their own file.
-        encoding: of pictures, `png` or lossless `webp`; none: png.
-        shard_bytes: the largest size of a shard, where the layout has some; none: 256 MiB.
+        encoding: of pictures, `png` or lossless `webp`; None: png.
+        shard_bytes: the largest size of a shard, in layouts with shards; None: 256 MiB.
     """
 
     layout: str

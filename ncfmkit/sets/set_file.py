@@ -77,7 +77,7 @@ def checked(manifest: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pa
     except ValueError as error:  # NaN in the manifest
         problems = [str(error)]
     if problems:
-        raise UserError("\n".join([f"{path} was not written: this is not a whole set:", *problems]))
+        raise UserError("\n".join([f"{path} was not written, the set is incomplete or invalid:", *problems]))
     return manifest
 
 
@@ -111,7 +111,7 @@ def find(path: str | Path) -> Path:
     path = Path(path)
     check_name(path)
     if path.is_file() and path.suffix != ".safetensors" and (path.parent / PACKAGE_FILE).is_file():
-        raise UserError(f"{path} is a part of a package: pass the folder {path.parent}")
+        raise UserError(f"{path} is part of a package: pass the folder {path.parent}")
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         raise UserError(
@@ -142,7 +142,7 @@ def require_intact(path: Path, result: SyntheticSet | None, problems: list[str])
         return result
     if len(problems) == 1:
         raise UserError(f"{path} is damaged: {problems[0]}")
-    raise UserError(f"{path} is damaged in {len(problems)} ways:\n{listed(problems)}")
+    raise UserError(f"{path} is damaged, {len(problems)} problems:\n{listed(problems)}")
 
 
 def listed(problems: list[str]) -> str:
@@ -153,7 +153,7 @@ def listed(problems: list[str]) -> str:
 
 
 def read(file: Path, *, mapped: bool = False) -> tuple[SyntheticSet | None, list[str]]:
-    """The set, and all that is wrong with it; none where it is too broken to say what it holds.
+    """The set, and a list of all problems; None in place of a set that is too damaged to be read.
 
     Args:
         mapped: leave the tensors on the disk, for sets larger than memory; whoever changes the file later changes them.

@@ -31,7 +31,7 @@ COMMANDS = (
     *("distill", "pretrain", "evaluate", "train"),
     *("pack", "unpack", "verify", "convert", "inspect"),
     *("export", "validate", "predict"),
-    *("recipes", "doctor"),
+    *("recipes", "doctor", "cache"),
 )
 TINY = [
     *("--width", "8", "--pool", "2", "--pool-epochs", "1", "--steps", "8", "--frequencies", "32", "--real-batch", "32"),
@@ -99,7 +99,7 @@ def test_commands_are_listed_in_groups_with_a_summary_of_one_line() -> None:
     below = lines[next(i for i, line in enumerate(lines) if groups[0] in line) :]
     assert [line.split()[1] for line in below if re.match(r"│ [a-z]", line)] == [
         *("distill", "pretrain", "recipes", "inspect", "evaluate", "train", "pack", "verify", "unpack", "convert"),
-        *("export", "validate", "predict", "doctor"),
+        *("export", "validate", "predict", "doctor", "cache"),
     ]
     assert not any(line.startswith("│  ") for line in below), "a summary takes two lines"
 
@@ -297,7 +297,9 @@ def test_wrong_settings(tmp_path: Path, arguments: list[str], says: str) -> None
 def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    refused("distill", "digits", "--device", "cuda", says="device cuda is not there: torch sees no GPU .*--device cpu")
+    refused(
+        "distill", "digits", "--device", "cuda", says="device cuda is not available: torch sees no GPU .*--device cpu"
+    )
 
 
 def test_several_wrong_settings_are_told_at_once() -> None:
@@ -322,6 +324,27 @@ def test_wrong_data(tmp_path: Path) -> None:
     Image.new("L", (9, 9)).save(folder / "b" / "00.png")
     refused("distill", folder, "--repeats", "0", says=r"b/00\.png: expected 8x8, as a/00\.png, got 9x9: pass --size 8")
     assert not (tmp_path / "runs").exists()
+
+
+def test_photos_of_every_kind(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "photos", {"a": 4, "b": 4})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (20, 10)).save(folder / "a" / "00.png")
+    Image.new("CMYK", (20, 10)).save(folder / "a" / "cmyk.jpg")
+    Image.new("RGBA", (9, 12)).save(folder / "b" / "clear.png")
+    Image.new("RGB", (9, 12)).save(folder / "b" / "turned.jpg", exif=exif)
+    (folder / "b" / "IMG_1.HEIC").write_bytes(b"")
+    flags = [*TINY, "--repeats", "0", "--ipc", "1"]
+    refused("distill", folder, *flags, says=r"pass --size 10 --resize crop --holdout 0\.1 to")
+    advised = ["--size", "10", "--resize", "crop", "--holdout", "0.1"]
+    result = succeeds("distill", folder, *flags, *advised, "--out", "run", "--json")
+    data = one_object(result)["data"]
+    assert (data["channels"], data["train"], data["test"], data["left_out"]) == (1, 9, 2, {".heic": 1})
+    kinds = {"CMYK": 1, "transparent": 1, "rgb": 1}  # most are gray
+    assert data["changed"] == {"resized": 11, "turned": 1, "converted": kinds}
+    assert "photos: left out 1 .heic" in result.stderr
+    assert "photos: of 11 pictures, 11 resized to 10x10" in result.stderr
 
 
 def test_unreadable_pictures(tmp_path: Path) -> None:
@@ -385,7 +408,7 @@ def test_a_model_is_not_a_set(tmp_path: Path, done: Path) -> None:
     refused("evaluate", "m.onnx", "--data", "digits", says=says)
     for command in (["verify"], ["train"], ["pack", "--to", "png"], ["unpack"]):
         refused(*command, "m.onnx", says=says)
-    refused("export", "m.onnx", says=r"m\.onnx is an ONNX model, not a student")
+    refused("export", "m.onnx", "--out", "n.onnx", says=r"m\.onnx is an ONNX model, not a student")
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -424,7 +447,7 @@ def test_wrong_sets(tmp_path: Path, done: Path) -> None:
     )
     refused("evaluate", done, "--data", "digits", "--repeats", "0", says="--repeats 0: expected 1 or more")
     refused("evaluate", done, "--data", "digits", "--baselines", "best", says="unknown baseline 'best'")
-    refused("inspect", "nothing", says="nothing at nothing")
+    refused("inspect", "nothing", says="no such file or directory: 'nothing'")
     refused("inspect", shapes, says="is not a run directory")
     refused("train", done, "--out", "no/where.safetensors", says="there is no folder no: make it first")
     refused("train", done, "--out", done / "run.json", says="already exists: pass --force")
@@ -461,12 +484,12 @@ def test_debug_shows_the_traceback() -> None:
     assert type(result.exception).__name__ == "UserError"
 
 
-def test_unforeseen_errors_are_one_message_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_errors_are_one_message_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ncfmkit.jobs.doctor.examine", lambda: 1 // 0)
     result = call("doctor")
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert "ncfmkit: unforeseen ZeroDivisionError" in result.stderr
+    assert "ncfmkit: unexpected ZeroDivisionError" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -1,6 +1,5 @@
 """The learned sampler in a run of its own: does what it learned tell the images apart where it was not trained?"""
 
-import pytest
 import torch
 
 from ncfmkit.config import load_recipe, override
@@ -32,7 +31,6 @@ def held_out_ncfd(problem: Problem, state: State, plan: Plan) -> torch.Tensor:
     return torch.stack(found)
 
 
-@pytest.mark.timeout(300)
 def test_trained_psi_raises_the_ncfd_on_draws_beyond_the_run(runtime: Runtime) -> None:
     """The digits' recipe with its own rate for psi, but narrower, with a smaller pool and fewer steps.
 

@@ -30,6 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch):
     def spy(problem, state, plan):
         lengths = {key: len(chunks) for key, chunks in problem.chunks.items()}
         made["lengths"] = lengths
+        assert all(chunks[-1].classes.stop == len(group) for (_, group, _), chunks in problem.chunks.items())
         return distill_step(problem, state, plan)
 
     def seconds_per_call(call, device, *, compiled):

@@ -232,9 +232,9 @@ def test_what_a_model_says_decides_where_its_shape_leaves_it_open() -> None:
 
 def test_what_is_declared_may_repeat_but_not_contradict_the_file() -> None:
     assert contract(metadata=OURS, layout="uint8-nchw", output="logits").output == "logits"
-    with pytest.raises(UserError, match=r"x\.onnx .*output .*logits, not probabilities"):
+    with pytest.raises(UserError, match=r"x\.onnx: .*output .*logits, not probabilities"):
         contract(metadata=OURS, output="probabilities")
-    with pytest.raises(UserError, match=r"x\.onnx .*layout .*uint8-nchw, not uint8-nhwc"):
+    with pytest.raises(UserError, match=r"x\.onnx: .*layout .*uint8-nchw, not uint8-nhwc"):
         contract(metadata=OURS, layout="uint8-nhwc")
 
 

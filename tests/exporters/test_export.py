@@ -234,6 +234,7 @@ def test_impossible_drop(drop: float, student_path: Path, tmp_path: Path) -> Non
 def test_data_that_do_not_fit_the_student(
     real: RealData, says: str, student_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(DataArguments, "check", lambda self, settings: None)
     monkeypatch.setattr(DataArguments, "open", lambda self, settings: real)
     with pytest.raises(UserError, match=says):
         exporting.export(student_path, out=tmp_path / "s.onnx", data=DataArguments(data="tiny"))

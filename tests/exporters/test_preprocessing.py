@@ -45,3 +45,9 @@ def test_every_pixel_value_is_normalized_in_full_precision(layout: str) -> None:
     shape = (1, 3, 1, 1)
     expected = (images / 255 - np.reshape(mean, shape)) / np.reshape(std, shape)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+
+
+def test_float_pixels_between_two_bytes_stay_what_they_are() -> None:
+    deployed = Deployed(nn.Flatten(), mean=[0.5], std=[0.25], layout="float-nchw")
+    images = torch.linspace(0, 1, 1000).view(1, 1, 25, 40)
+    torch.testing.assert_close(deployed(images).view_as(images), (images - 0.5) * 4, rtol=0, atol=1e-6)

@@ -182,7 +182,7 @@ def test_bound_runs_the_same(onnx_path: Path, monkeypatch: pytest.MonkeyPatch, c
 def test_not_an_onnx_file(tmp_path: Path, content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
-    refused(path, "not a whole ONNX file: .*damaged or truncated$")
+    refused(path, "is not an ONNX file, or is damaged or truncated$")
     assert capfd.readouterr() == ("", "")
 
 
@@ -198,7 +198,7 @@ def test_a_truncated_file(onnx_path: Path, tmp_path: Path, capfd: pytest.Capture
     places = [2, 30, len(whole) // 3, len(whole) // 2, end_of_graph, end_of_model - 1, end_of_model, len(whole) - 1]
     for place in places:
         path.write_bytes(whole[:place])
-        refused(path, "is not a whole ONNX file: .* truncated")
+        refused(path, "is (not an ONNX file, or is damaged or )?truncated")
     assert capfd.readouterr() == ("", "")
 
 
@@ -413,7 +413,7 @@ def test_a_session_without_the_provider_is_refused(model: Path, monkeypatch: pyt
     plain = ort.InferenceSession
     monkeypatch.setattr(sessions, "missing", lambda name: "")
     monkeypatch.setattr(ort, "InferenceSession", lambda path, options, **_: plain(path, options, providers=[CPU]))
-    refused(model, rf"{PROVIDERS[name].name} was asked for, ONNX Runtime opened \['{CPU}'\] instead$", name)
+    refused(model, rf"expected {PROVIDERS[name].name}, ONNX Runtime opened \['{CPU}'\]$", name)
 
 
 def test_no_fallback_when_the_provider_fails(

@@ -407,7 +407,7 @@ def test_one_of_several_experiments(
     content = {"data": [[images.flip(0), LABELS.flip(0)], [images, LABELS]], "accs_all_exps": {"ConvNet": [0.5]}}
     path = saved(content, tmp_path / "res.pt")
     got = convert(path, real, experiment=1)
-    assert "res.pt: experiment 1 is taken, of 2 that are counted from 0\n" in capfd.readouterr().err
+    assert "res.pt: taking experiment 1 of 2, counted from 0\n" in capfd.readouterr().err
     assert torch.equal(got.images, as_bytes(images[[1, 3, 2, 5, 0, 4]]))
     assert got.manifest["decode"]["factor"] == 1
     converted = got.manifest["source"]["converted"]
@@ -448,7 +448,7 @@ def test_the_command(digits_file: Path) -> None:
     result = call("convert", digits_file, "--data", "digits")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("digits-ipc1.safetensors: 10 images of 10 classes, ")
-    assert result.stdout.endswith("unknown, ncfmkit evaluate digits-ipc1.safetensors --data digits tells it\n")
+    assert result.stdout.endswith("unknown: ncfmkit evaluate digits-ipc1.safetensors --data digits measures it\n")
     assert "10 images, 1 per class; taken as --values unit, --factor 2 --decode single" in result.stderr
     before = Path("digits-ipc1.safetensors").read_bytes()
     for out in ([], ["--out", "digits-ipc1.safetensors"]):
@@ -495,7 +495,7 @@ def test_the_command_in_json_and_with_settings(digits_file: Path) -> None:
 WRONG_FLAGS: dict[str, tuple[list[str], str]] = {
     "--max-size": (["--max-size", "1KB"], "the limit is 1000 B: raise --max-size"),
     "--max-size text": (["--max-size", "big"], "--max-size 'big' is not a size: expected a number and a unit"),
-    "--factor": (["--factor", "0"], "distill.factor: expected 1 to "),
+    "--factor": (["--factor", "0"], "--factor (distill.factor): expected 1 to "),
     "--values": (["--values", "bytes"], "pass --values unit"),
     "--out": (["--out", "no/where.safetensors"], "there is no folder no: make it first"),
     "--labels": (["--labels", "x.pt"], "has its own labels: leave --labels out"),

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from small_runs import TINY, make_folder, set_bytes, start, steps_logged
 
 from ncfmkit import estimate
-from ncfmkit.config import RuntimeSettings, Settings, override
+from ncfmkit.config import RuntimeSettings, Settings, from_dict, override
 from ncfmkit.distillation import loop
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.distillation.initial import initialize
@@ -96,6 +96,16 @@ def test_score_rows(scored: Path) -> None:
         assert all(b >= a for a, b in zip(row["last"]["values"], row["best"]["values"], strict=True))
         assert row["last"]["mean"] == pytest.approx(np.mean(row["last"]["values"]))
         assert row["last"]["std"] == pytest.approx(np.std(row["last"]["values"], ddof=1))
+
+
+def test_the_recipe_of_the_device_is_recorded(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 5})
+    run = start(tmp_path / "run", str(folder), distill__steps=1, student__repeats=0)
+    assert RunDirectory.open(run).info()["settings"]["recipe"] == "cpu"
+    manifest = set_file.load(run).manifest
+    assert manifest["settings"]["recipe"] == "cpu"
+    assert manifest["settings"]["student"]["epochs"] == 3  # what flags set comes first
+    assert manifest["settings"]["distill"]["lr"] == 5e-3
 
 
 def test_no_path_of_the_machine_is_in_the_set(tmp_path: Path, scored: Path) -> None:
@@ -185,19 +195,22 @@ def test_the_estimate_of_a_resumed_run_is_of_what_is_left(
 def test_a_dry_run_plans_what_the_run_does(tmp_path: Path, scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     overrides = TINY | {"distill.factor": 2, "student.repeats": 2, "student.whole_epochs": 1}
-    baselines = ("random", "random-decoded", "herding", "whole")
+    info = load_run(scored)
     found = distill_job.dry_run(
-        DataArguments(data="digits"), recipe=None, out=None, baselines=baselines, overrides=overrides
+        DataArguments(data="digits"), recipe=None, out=None, baselines=info["baselines"], overrides=overrides
     )
     assert list(tmp_path.iterdir()) == []
-    info = load_run(scored)
     assert {key: found[key] for key in ("data", "settings", "device", "precision", "compile", "baselines")} == {
         key: info[key] for key in ("data", "settings", "device", "precision", "compile", "baselines")
     }
     stages = {stage["name"]: stage for stage in found["estimate"]}
+    settings = from_dict(info["settings"])
+    real = open_real("digits", settings.data)
     assert [f"students: {row['label']}" for row in info["scores"]["rows"]] == [n for n in stages if "students" in n]
     for row in info["scores"]["rows"]:
         assert stages[f"students: {row['label']}"]["work"] == f"{row['n']} x {row['epochs']} epochs"
+        work = students.row_work(row["set"], real, settings, stored=1, decoded=4)
+        assert work.images == row["decoded"]  # what a student was trained on
     assert stages["distilling"]["work"] == "12 steps"
     assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages.values()))
     assert found["memory"] > 0

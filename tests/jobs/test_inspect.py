@@ -123,7 +123,7 @@ def test_a_run_that_is_not_finished_and_one_that_is(tmp_path: Path, small: Path)
 
 
 def test_what_is_not_ours(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing at .*nowhere"):
+    with pytest.raises(UserError, match=r"no such file or directory: .*nowhere'"):
         inspect(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"not a run directory: .*run\.json"):
         inspect(tmp_path)

@@ -61,7 +61,7 @@ def test_packing_in_fewer_bits(small: Path) -> None:
     original = {"manifest_sha256": before.manifest["manifest_sha256"], "score": PROMISED}
     told = {"bits": 4, "scale": "channel", "dither": False, "shape": [3, 8, 8], "original": original}
     assert got.manifest["pixels"] == told
-    with pytest.raises(UserError, match=r"--bits 2: .*4 bits already: "):
+    with pytest.raises(UserError, match=r"--bits 2: .*already has 4 bits per value: "):
         pack(out, to="png", bits=2)
 
 

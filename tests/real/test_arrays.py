@@ -61,7 +61,8 @@ def test_broken_torchvision_says_what_to_install(tmp_path, monkeypatch, failure)
 
     write_idx(tmp_path / "MNIST" / "raw")
     monkeypatch.setattr(array_sources.importlib, "import_module", fail)
-    with pytest.raises(UserError, match=r"does not import .*\((no module|operator).*install the torchvision"):
+    install = r'pip install torchvision "torch==\d+\.\d+\.\d+"$'
+    with pytest.raises(UserError, match=rf"does not import .*\((no module|operator).*{install}"):
         open_real("mnist", PLAIN, data_root=tmp_path)
 
 

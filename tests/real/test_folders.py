@@ -9,6 +9,7 @@ from source_files import PLAIN, SIDE, assert_sorted_copy, class_folders, decoded
 
 from ncfmkit.config import DataSettings
 from ncfmkit.errors import UserError
+from ncfmkit.real import folders
 from ncfmkit.real.opening import open_real
 
 SPLITS = [
@@ -49,6 +50,17 @@ def same_as_without(tmp_path, name, classes=("cat", "dog")):
     data = open_real(str(tmp_path / name), PLAIN)
     assert (data.classes, data.train.counts().tolist()) == (classes, [3] * len(classes))
     return data
+
+
+def test_splits_that_were_classes_have_a_fingerprint_of_their_own(tmp_path, monkeypatch):
+    for split in ("training", "validation"):
+        class_folders(tmp_path / "pets" / split, ["cat"], 1)
+    splits = open_real(str(tmp_path / "pets"), PLAIN)
+    monkeypatch.setattr(folders, "TRAIN_NAMES", ("train",))  # as earlier versions
+    monkeypatch.setattr(folders, "TEST_NAMES", ())
+    classes = open_real(str(tmp_path / "pets"), PLAIN)
+    assert (splits.classes, classes.classes) == (("cat",), ("training", "validation"))
+    assert splits.fingerprint != classes.fingerprint
 
 
 def test_a_name_of_a_split_in_two_cases(tmp_path):

@@ -13,7 +13,12 @@ from ncfmkit.real.opening import open_real
     [
         *(("train-00000-of-00003.parquet", "train"), ("Test.parquet", "test"), ("my_TRAINING_set-1.tar", "training")),
         *(("eval0.tar", "eval"), ("dev-2.tar", "dev"), ("a.validation.tar", "validation"), ("x/valid-1.tar", "valid")),
-        *(("Test/000.tar", "test"), ("test/train-0.tar", "train"), ("Train/deep/0.tar", "train")),
+        *(
+            ("Test/000.tar", "test"),
+            ("test/train-0.tar", "train"),
+            ("Train/deep/0.tar", "train"),
+            ("test/Train/0.tar", "train"),
+        ),
         *(("trainer.tar", None), ("testament/0.tar", None), ("train set/0.tar", None), ("latest.tar", None)),
     ],
 )

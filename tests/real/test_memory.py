@@ -54,6 +54,11 @@ def test_arrays(images, kind):
     assert_sorted_copy(data.train, STORED, LABELS)
 
 
+def test_floats_are_rounded():
+    values = np.array([[0, 0.4 / 255, 0.6 / 255], [99.6 / 255, 254.6 / 255, 1]])
+    assert as_pixels(values, "x").tolist() == [[0, 0, 1], [100, 255, 255]]
+
+
 @pytest.mark.parametrize("shape", [(8, 6, 6), (8, 6, 6, 1), (8, 1, 6, 6)])
 def test_gray_arrays_and_labels_in_a_column(shape):
     gray = IMAGES[..., 0]
@@ -147,7 +152,7 @@ class Endless(IterableDataset):
         ([(IMAGES[0], 0), (IMAGES[0], "a")], "train row 1: expected an integer as label, .*got 'a'"),
         (Endless(), "got a .*Endless, which can only be iterated: load it without streaming"),
         ((Birds(), Birds()), r"expected a name or a path, .*a dict of such by split.*; got a tuple of 2"),
-        ({}, "expected a dict with one split 'train', got none"),
+        ({}, "expected a dict with one split 'train', got an empty one"),
         ({"a": Birds(), "b": Birds()}, "expected a dict with one split 'train', got 'a', 'b'"),
         ({"train": Birds(), "test": ([], [])}, "got a tuple of 2"),
         ({"train": Birds(), "test": [(IMAGES[0], "owl")]}, "train row 0 and test row 0: one has an integer label"),
@@ -158,10 +163,17 @@ def test_what_is_refused(data, message):
         DataArguments(data=data).open(Settings())
 
 
+def test_splits_with_other_classes_are_refused():
+    other = Birds()
+    other.classes = ("jay", "tit", "owl")
+    with pytest.raises(UserError, match="the splits have other classes: jay, owl, tit; jay, tit, owl"):
+        open_real({"train": Birds(), "test": other}, PLAIN)
+
+
 def test_other_splits_are_left_alone(capsys):
     given = {"Train": Birds(), "validation": (IMAGES, LABELS), "test": (IMAGES[:3], LABELS[:3]), "extra": Birds()}
-    assert len(open_real(given, PLAIN).test.images) == 3
-    assert "testing on 'test', not using 'validation'" in capsys.readouterr().err
+    assert len(DataArguments(data=given).open(Settings()).test.images) == 3
+    assert capsys.readouterr().err.count("testing on 'test', not using 'validation'") == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 from source_files import PLAIN
 
+from ncfmkit.config import DataSettings
 from ncfmkit.errors import UserError
 from ncfmkit.real.opening import open_real
 
@@ -20,3 +21,9 @@ def test_unknown_data_names_near_matches(tmp_path):
     (tmp_path / "set.zip").write_bytes(b"")
     with pytest.raises(UserError, match=r"folder, \.parquet or \.tar .*got .*\.zip"):
         open_real(str(tmp_path / "set.zip"), PLAIN)
+
+
+def test_settings_that_are_new_leave_the_fingerprints_of_earlier_sets_alone():
+    """Sets and runs hold these: of the digits as they are, and of two of their classes."""
+    assert open_real("digits", PLAIN).fingerprint.startswith("dcf4ba7c288816b5")
+    assert open_real("digits", DataSettings(classes=("1", "2"))).fingerprint.startswith("4f9b7e0809c2c0f4")

@@ -148,6 +148,11 @@ def test_shard_errors(tmp_path):
     write(tmp_path / "mixed.tar", {"png": good, "cls": b"1"}, {"png": good, "cls": b"cat"})
     with pytest.raises(UserError, match=r"mixed\.tar member 1\.png: expected an integer as label, .*got 'cat'"):
         open_real(str(tmp_path / "mixed.tar"), PLAIN)
+    write(tmp_path / "large.tar", {"png": good, "cls": b"1"}, {"png": good, "cls": b"9" * 20})
+    with pytest.raises(
+        UserError, match=r"large\.tar member 1\.png: expected the number of a class as label, got 9{20}"
+    ):
+        open_real(str(tmp_path / "large.tar"), PLAIN)
     write(tmp_path / "twice.tar", {"png": good, "jpg": good, "cls": b"1"})
     with pytest.raises(UserError, match=r"twice\.tar member 0: has two pictures, 0\.jpg and 0\.png: .*--image-column"):
         open_real(str(tmp_path / "twice.tar"), PLAIN)

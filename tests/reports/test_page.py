@@ -83,7 +83,7 @@ def test_report_leads_with_what_stands_for_what_and_the_score(tmp_path):
     page = Page(path)
     assert page.open == []
     assert "digits: 10 images stand for 1,347" in page.text
-    assert "89.3 ± 0.4% test accuracy, 92.0% of what the whole set reaches (97.0 ± 0.4%)" in page.text
+    assert "89.3 ± 0.4% test accuracy, 92.0% of the accuracy with the whole set (97.0 ± 0.4%)" in page.text
     assert page.text.index("Scores") < page.text.index("Settings") < page.text.index("Provenance")
     for expected in (
         "best epoch (peeks at the test set)",

@@ -112,7 +112,7 @@ def test_licenses_that_the_hub_does_not_know_are_others(stated: str, front: dict
 
 def test_one_student_has_no_deviation() -> None:
     text = text_of(make(score=SCORE | {"n": 1}))
-    assert "One student, trained on this set alone" in text
+    assert "One student, trained only on this set" in text
     assert "±" not in text
 
 
@@ -120,7 +120,9 @@ def test_the_score_of_the_original_is_told_of_fewer_bits() -> None:
     result = make(bits=3)
     original = {"manifest_sha256": "0" * 64, "score": SCORE}
     result.manifest["pixels"]["original"] = original
-    assert "Not scored in so few bits. The set in 8 bits that it was made from reached 61.9% ± 0.7." in text_of(result)
+    assert "Not scored with this number of bits. The 8-bit set that it was made from reached 61.9% ± 0.7." in text_of(
+        result
+    )
 
 
 def test_no_card_without_a_license() -> None:
@@ -167,8 +169,8 @@ def test_the_last_epoch_is_the_figure_and_the_best_is_labeled() -> None:
 
 def test_without_a_score_it_says_how_to_measure_one() -> None:
     text = text_of(make())
-    assert "Not scored.\n\nTo measure it, with the real images at hand: `ncfmkit evaluate . --data DATA`" in text
-    assert "Nobody has measured here" in text
+    assert "Not scored.\n\nTo score it, run `ncfmkit evaluate . --data DATA` with the real images" in text
+    assert "has not been measured" in text
     assert "best epoch" not in text
 
 
@@ -188,7 +190,7 @@ def test_method_and_training_are_those_of_the_settings(recipe: str) -> None:
 def test_other_methods_have_other_words() -> None:
     other = dataclasses.replace(Settings().distill, metric="mean", init="noise", calibration_weight=0.0)
     text = text_of(make(settings=to_dict(dataclasses.replace(Settings(), distill=other))))
-    assert "Distribution matching: class by class, the mean features" in text
+    assert "Distribution matching: for each class, the mean features" in text
     assert "Started from noise" in text
     assert "characteristic function" not in text
 
@@ -201,7 +203,7 @@ def test_a_converted_set_does_not_claim_our_method() -> None:
     assert "1.23% of them" in text
     assert "characteristic function" not in text
     assert "frequencies" not in text
-    assert "ncfmkit's own training for it: 2,000 epochs" in text
+    assert "ncfmkit's training recipe for it: 2,000 epochs" in text
     assert "| converted by |" in text
 
 
@@ -215,9 +217,11 @@ def test_where_it_comes_from_and_how_large_it_is() -> None:
     assert ["pixels, packed", "432"] in cells
     assert ["soft labels", "144"] in cells
     assert ["together", f"{sum(result.manifest['bytes'].values()):,}"] in cells
-    assert "Pixels are kept in 3 bits instead of 8, between the levels of each image and channel." in text
+    assert "Pixels are stored in 3 bits instead of 8, between the levels of each image and channel." in text
     raw = 21 * 3 * 8 * 8
-    assert f"3.94 KiB as raw pixels of that size, {raw / sum(result.manifest['bytes'].values()):.1f} times" in text
+    assert (
+        f"3.94 KiB as raw pixels of the same size, {raw / sum(result.manifest['bytes'].values()):.1f}x as much" in text
+    )
 
 
 def test_the_folder_is_listed() -> None:

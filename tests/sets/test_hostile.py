@@ -168,7 +168,7 @@ NAMED: dict[str, tuple[str, Change, str]] = {
     "package: huge images": (
         "webdataset",
         with_key("bytes", {"images": 2**50, "labels": 32, "soft_labels": 64}),
-        "would unpack to .* refused as a decompression bomb",
+        "would unpack to .* rejected as a decompression bomb",
     ),
     "png: huge sides": ("png", edited(PICTURE, huge_png), r"expected 1x4x4, got 1x60000x60000"),
     "png: inflated": ("png", edited(PICTURE, inflated_png), r"cat/00000\.png is not a picture of this package"),
@@ -187,7 +187,7 @@ NAMED: dict[str, tuple[str, Change, str]] = {
     "png: twice": (
         "png",
         lambda tree: tree | {"cat/00002.png": tree[PICTURE]},
-        r"file '00002\.png' is not of the package",
+        r"file '00002\.png' is not part of the package",
     ),
 }
 
@@ -205,7 +205,7 @@ def test_named_cases(watch: Watch, case: str) -> None:
     got = watch.read(lambda: load(path), traced=True)
     assert isinstance(got, str)
     assert re.search(says, got), got
-    assert "\n" not in got or " ways:\n  " in got
+    assert "\n" not in got or " problems:\n  " in got
 
 
 @pytest.mark.parametrize("name", [name for name, subject in SUBJECTS.items() if subject.layout])

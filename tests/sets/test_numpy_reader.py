@@ -402,7 +402,7 @@ MANIFESTS: list[tuple[str, dict[str, Any], str]] = [
     ("single-gray", {"ipc": {"stored": 1, "decoded": 4}}, r"tensor 'images' is U8 \[6, 1, 6, 6\], expected U8 \[3,"),
     ("bound-colour", {"ipc": {"stored": 2, "decoded": 18}}, "its decoding gives 20"),
     *(("single-gray", {key: ...}, f"'{key}'") for key in ("value_range", "mean", "std", "ipc")),
-    *(("single-gray", {key: {}}, f"'{key}' speaks of other tensors") for key in ("bytes", "sha256")),
+    *(("single-gray", {key: {}}, f"'{key}' lists other tensors") for key in ("bytes", "sha256")),
     ("single-gray", {"bytes": {"labels": 48, "images": 215}}, "'bytes' tells another size of 'images'"),
     ("single-gray", {"bytes": {"labels": 48.0, "images": 216}}, "'bytes' tells another size of 'labels'"),
     ("single-gray", {"sha256": {"labels": "0" * 64, "images": None}}, "the sha256 of 'labels' is another"),

@@ -246,7 +246,7 @@ def change(folder: Path, **changes: Any) -> None:
         ({"package": {"layout": "safetensors", "images": "stored"}}, "synthetic.safetensors is missing"),
         ({"ipc": {"stored": 3, "decoded": 12}}, "."),
         ({"ipc": {"stored": 10**12, "decoded": 4 * 10**12}}, "cannot hold images of shape"),
-        ({"bytes": {"images": 10**15, "labels": 48}}, "would unpack to .* refused as a decompression bomb"),
+        ({"bytes": {"images": 10**15, "labels": 48}}, "would unpack to .* rejected as a decompression bomb"),
         ({"bytes": {"images": 0, "labels": 48}}, "cannot hold images"),
         ({"classes": ["class 0", "class 1"]}, "."),
         ({"classes": ["class 0", "class 0", "class 1"]}, "'classes' is .*two or more"),

@@ -185,7 +185,7 @@ class Whitening:
     given: Normalization | None
 
     def undone(self, images_NCHW: np.ndarray) -> np.ndarray:
-        """float64 `[N, C, H, W]`, in [0, 1] but for what lies outside."""
+        """float64 `[N, C, H, W]`, in [0, 1] except for outliers."""
         white_ND = images_NCHW.reshape(len(images_NCHW), -1).astype(np.float64)
         flat_ND = (white_ND @ self.basis_DD * self.root_D) @ self.basis_DD.T + self.mean_D
         unit_NCHW = flat_ND.reshape(images_NCHW.shape)

@@ -37,9 +37,9 @@ class Released:
 
     kind: Kind
     images: np.ndarray  # uint8 or float32 [N, C, H, W]
-    labels: np.ndarray | None  # int64 [N]; of a folder: places in `folders`; none: there are soft labels alone
+    labels: np.ndarray | None  # int64 [N]; indexes into `folders` if the source is a folder; None: only soft labels
     soft_logits: np.ndarray | None  # float32 [N, K]
-    folders: tuple[str, ...]  # names of the class folders; empty but for a folder
+    folders: tuple[str, ...]  # names of the class folders; empty if the source is not a folder
     files: dict[str, Path]  # all that was read, by its name within the release
 
 
@@ -47,8 +47,8 @@ def read(path: Path, *, labels: Path | None, experiment: int | None = None, max_
     """A released set from a file of `torch.save`, or from a folder of class folders.
 
     Args:
-        labels: the file of the labels, where FILE holds images alone; none: beside it, named after it.
-        experiment: which set of a file with several, from 0; none: the first.
+        labels: the file of the labels, if FILE holds only images; None: the file beside it with a matching name.
+        experiment: index of the set in a file with several; None: the first.
         max_bytes: what a file, or all pictures of a folder in memory, may have.
 
     Raises:
@@ -93,7 +93,7 @@ def _are_sets(content: Any) -> bool:
 def _chosen(path: Path, sets: Sequence[Sequence[torch.Tensor]], experiment: int) -> Sequence[torch.Tensor]:
     if not 0 <= experiment < len(sets):
         raise UserError(f"--experiment {experiment}: {path} holds {len(sets)}: pass 0 to {len(sets) - 1}")
-    notice(f"{path.name}: experiment {experiment} is taken, of {len(sets)} that are counted from 0")
+    notice(f"{path.name}: taking experiment {experiment} of {len(sets)}, counted from 0")
     return sets[experiment]
 
 
@@ -129,7 +129,7 @@ def _labels_beside(path: Path) -> Path:
     beside = path.with_name(path.name.replace("images", "labels"))
     if beside == path or not beside.is_file():
         tried = "" if beside == path else f", and there is no {beside.name} beside it"
-        raise UserError(f"{path} holds images alone{tried}: pass the file of their labels as --labels FILE")
+        raise UserError(f"{path} holds only images{tried}: pass the file of their labels as --labels FILE")
     return beside
 
 
@@ -207,14 +207,14 @@ def _pictures(root: Path, folder: str, left_out: Counter[str]) -> list[str]:
     for entry in sorted((root / folder).iterdir()):
         where = f"{folder}/{entry.name}"
         if entry.is_dir():
-            raise UserError(f"{root}: {where} is a folder: expected pictures right in the class folders")
+            raise UserError(f"{root}: {where} is a folder: expected pictures directly in the class folders")
         if is_noise(entry.name):
             continue
         if entry.suffix.lower() not in picture_suffixes():
             left_out[entry.suffix.lower() or "files without a suffix"] += 1
             continue
         if not entry.resolve().is_relative_to(inside):
-            raise UserError(f"{root}: {where} is a link out of the folder: put the picture itself there")
+            raise UserError(f"{root}: {where} links outside the folder: replace the link with the picture")
         if not entry.is_file():
             raise UserError(f"{root}: {where} is not a file: remove it")
         names.append(where)

@@ -47,7 +47,7 @@ def load(path: Path, max_bytes: int) -> Any:
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch raises all kinds for broken files
             cause = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{path} is not readable as a file of torch.save ({cause}): get it again") from None
+            raise UserError(f"{path} is not a readable torch.save file ({cause}): get it again") from None
 
 
 def _pickle_of(path: Path, size: int) -> bytes:
@@ -123,7 +123,7 @@ def _check_pickle(path: Path, content: bytes) -> None:
 
 
 def _foreign(content: bytes) -> Iterator[str]:
-    """What a pickle fetches that is not of a tensor; found while it is read, since a list of all opcodes is long."""
+    """Objects in a pickle that are not part of a tensor, found while reading: a list of all opcodes is long."""
     for code, argument, _ in pickletools.genops(content):
         if code.name == "GLOBAL" and not NAMES.fullmatch(str(argument)):
             yield str(argument).replace(" ", ".")

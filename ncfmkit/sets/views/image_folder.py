@@ -84,10 +84,10 @@ def _write_records(folder: Path, contents: Contents, records: Iterable[Record], 
 def read(folder: Path, contents: Contents) -> Iterator[Record]:
     """The records of a package, one in memory, beside the file names of one class.
 
-    Names that begin with a dot are passed over: they are other tools' own, such as `.git` and `.DS_Store`.
+    Hidden files of other tools, such as `.git` and `.DS_Store`, are ignored.
 
     Raises:
-        UserError: folders or files that are missing, more than are due, or not as :func:`write` makes them.
+        UserError: missing, additional or invalid folders or files: only what :func:`write` makes is read.
     """
     try:
         names = folder_names(contents.classes)
@@ -116,7 +116,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _check_names(folder: Path, what: str, found: set[str], expected: set[str]) -> None:
     if found - expected:
-        raise UserError(f"{folder}: {what} {min(found - expected)!r} is not of the package: remove it")
+        raise UserError(f"{folder}: {what} {min(found - expected)!r} is not part of the package: remove it")
     if expected - found:
         raise UserError(f"{folder}: {what} {min(expected - found)!r} is missing: fetch the package again")
 

@@ -58,4 +58,4 @@ def read_values(file: BinaryIO, shape: tuple[int, ...], where: str) -> np.ndarra
 def read_end(file: BinaryIO, where: str) -> None:
     """Raises a UserError unless the file ends here."""
     if file.read(1):
-        raise UserError(f"{where} is damaged: it goes on after its last value: fetch the package again")
+        raise UserError(f"{where} is damaged: it has data after its last value: fetch the package again")

@@ -73,8 +73,8 @@ def _picture_name(contents: Contents, record: int) -> str:
 def write(folder: Path, contents: Contents, records: Iterable[Record]) -> None:
     """Writes `data/train-*.parquet` into `folder`, one row group in memory; the same records give the same bytes.
 
-    A file is larger than `contents.shard_bytes` only where its one record is. How many files there are is in their
-    names, so that they get them at the end.
+    A file exceeds `contents.shard_bytes` only if its single record does. File names contain the number of files,
+    so files are named at the end.
 
     Raises:
         UserError: the files cannot be written.

@@ -49,7 +49,7 @@ def row_groups(file: pa.NativeFile, *, key_values: dict[bytes, bytes], most: int
     """The row groups that a file's metadata tell of.
 
     Args:
-        key_values: all that must be there of texts with a name. Arrow's schema is one, which pyarrow would obey.
+        key_values: the exact key-value metadata expected. Arrow's schema would be another, which pyarrow would follow.
         most: bytes that the metadata may have.
 
     Raises:

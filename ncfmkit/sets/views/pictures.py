@@ -117,7 +117,7 @@ def _png_header(content: bytes, where: str) -> Header:
     chunks = _chunks(content, where)
     names = [name for name, _ in chunks]
     if names[:1] != [b"IHDR"] or names[-1:] != [b"IEND"]:
-        raise _refused(where, "a PNG that is cut off, or goes on after its end")
+        raise _refused(where, "a PNG that is cut off, or has data after its end")
     others = set(names[1:-1]) - {b"IDAT"}
     if others:
         raise _refused(where, f"a PNG with chunk {min(others)!r}, which a package's pictures do not have")
@@ -136,7 +136,7 @@ def _chunks(content: bytes, where: str) -> list[tuple[bytes, bytes]]:
     while at < len(content):
         end = at + 8 + int.from_bytes(content[at : at + 4], "big")
         if int.from_bytes(content[end : end + 4], "big") != zlib.crc32(content[at + 4 : end]) or end + 4 > len(content):
-            raise _refused(where, "a PNG that is damaged, cut off, or goes on after its end")
+            raise _refused(where, "a PNG that is damaged, cut off, or has data after its end")
         chunks.append((content[at + 4 : at + 8], content[at + 8 : end]))
         at = end + 4
     return chunks
@@ -163,7 +163,7 @@ def _webp_header(content: bytes, where: str) -> Header:
     if chunk != b"VP8L":
         raise _refused(where, "a WebP that is lossy, animated, or has metadata")
     if size + 8 != len(content) or 20 + length + length % 2 != len(content) or signature != 0x2F:
-        raise _refused(where, "a WebP that is damaged, cut off, or goes on after its end")
+        raise _refused(where, "a WebP that is damaged, cut off, or has data after its end")
     if bits >> 28:
         raise _refused(where, "a WebP with transparency, or of an unknown version")
     return Header("WEBP", (3, (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1))

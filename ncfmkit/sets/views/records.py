@@ -11,8 +11,8 @@ class Record:
 
     Attributes:
         image: uint8 `[ch, H, W]`.
-        label: place of its class in the package's classes.
-        soft: float16 `[R, K]`, the logits of the R decoded images that it stands for (1 in decoded packages); or none.
+        label: index of its class in the package's classes.
+        soft: float16 `[R, K]`, the logits of the R decoded images that it decodes to (1 in decoded packages); or None.
     """
 
     image: np.ndarray
@@ -22,14 +22,14 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a layout is told of the package's records, and may rely on.
+    """What a layout needs to know about the package's records, and may rely on.
 
     Attributes:
         name: of the set, such as `cifar10-ipc10`.
         classes: names, in label order.
         shape: `(ch, H, W)` of every image.
         per_class: records per class, the same in all; record i has label `i // per_class`.
-        soft_rows: int64 `[records]`, the R of each record; none: no soft labels.
+        soft_rows: int64 `[records]`, the R of each record; None: no soft labels.
         encoding: `png` or `webp`, of the picture files.
         images: `stored` (mosaics) or `decoded` (the images to train on).
         shard_bytes: the largest size of a shard, in layouts that have shards.

@@ -14,9 +14,9 @@ from ncfmkit.sets.views.records import Contents, Record
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     name: str
-    module: str | None = None  # with `write` and `read`; none: the one file is all there is
+    module: str | None = None  # with `write` and `read`; None: the set's one file is the whole layout
     sharded: bool = False  # takes --shard-size
-    card: bool = False  # nothing without its dataset card
+    card: bool = False  # requires a dataset card
 
     def write(self, folder: Path, contents: Contents, records: Iterable[Record]) -> None:
         """Writes the layout's files into a folder."""

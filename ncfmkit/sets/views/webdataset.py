@@ -62,7 +62,7 @@ def _soft_shape(contents: Contents, index: int) -> tuple[int, ...]:
 
 
 def _class_lines(contents: Contents) -> bytes | None:
-    """What `classes.txt` holds; none where the names would not come back."""
+    """The content of `classes.txt`; None if the names could not be read back."""
     text = "".join(f"{name}\n" for name in contents.classes)
     if tuple(line.strip() for line in text.splitlines() if line.strip()) != contents.classes:
         return None
@@ -72,7 +72,7 @@ def _class_lines(contents: Contents) -> bytes | None:
 def write(folder: Path, contents: Contents, records: Iterable[Record]) -> None:
     """Writes shards and `classes.txt` into `folder`, one record in memory; the same records give the same bytes.
 
-    A shard is larger than `contents.shard_bytes` only where its one sample is.
+    A shard exceeds `contents.shard_bytes` only if its single sample does.
 
     Raises:
         UserError: the files cannot be written.
@@ -135,7 +135,7 @@ def read(folder: Path, contents: Contents) -> Iterator[Record]:
     """The records of a package, one in memory.
 
     Raises:
-        UserError: shards that are missing, more than are due, or not as :func:`write` makes them.
+        UserError: missing, additional or invalid shards: only what :func:`write` makes is read.
     """
     index = 0
     try:
@@ -153,7 +153,7 @@ def _check_classes(folder: Path, contents: Contents) -> None:
     path, lines = folder / CLASSES, _class_lines(contents)
     if lines is None:
         if path.is_symlink() or path.exists():
-            raise UserError(f"{path}: no such file is due, as these class names do not fit in one: remove it")
+            raise UserError(f"{path}: unexpected file, as these class names do not fit in one: remove it")
         return
     if path.is_symlink() or not path.is_file():
         raise UserError(f"{path}: expected a file of class names, got none: fetch the package again")

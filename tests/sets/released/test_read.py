@@ -79,7 +79,7 @@ def test_what_is_read_does_not_hang_on_the_file(tmp_path: Path, images: torch.Te
 
 def test_a_pair(tmp_path: Path) -> None:
     path = saved(IMAGES, tmp_path / "images_best.pt")
-    with pytest.raises(UserError, match=r"images alone.*no labels_best\.pt .*--labels"):
+    with pytest.raises(UserError, match=r"only images.*no labels_best\.pt .*--labels"):
         read(path)
     saved(LABELS, tmp_path / "labels_best.pt")
     got = read(path)
@@ -96,7 +96,7 @@ def test_labels_that_are_not_asked_for_or_not_there(tmp_path: Path) -> None:
     both = saved([IMAGES, LABELS], tmp_path / "data.pt")
     with pytest.raises(UserError, match="has its own labels: leave --labels out"):
         read(both, labels=labels)
-    with pytest.raises(UserError, match=r"set\.pt .*images alone: .*--labels"):
+    with pytest.raises(UserError, match=r"set\.pt .*only images: .*--labels"):
         read(saved(IMAGES, tmp_path / "set.pt"))
     with pytest.raises(UserError, match=r"data\.pt .*list of 2 \(Tensor, Tensor\): expected a tensor"):
         read(tmp_path / "set.pt", labels=both)
@@ -113,7 +113,7 @@ def test_one_of_several_experiments(tmp_path: Path, box: Callable[..., Any], cap
         np.testing.assert_array_equal(got.images, (IMAGES + number).numpy())
         assert got.labels is not None
         assert got.labels.tolist() == LABELS.roll(number).tolist()
-        assert capfd.readouterr().err == f"res.pt: experiment {number} is taken, of 3 that are counted from 0\n"
+        assert capfd.readouterr().err == f"res.pt: taking experiment {number} of 3, counted from 0\n"
     for wrong in (3, -1):
         with pytest.raises(UserError, match=rf"^--experiment {wrong}: .*res\.pt .*3: .*0 to 2$"):
             read(path, experiment=wrong)
@@ -283,11 +283,11 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     (root / "a" / "1.png").symlink_to(root / "a" / "0.png")
     assert len(read(root).images) == 2  # a link within is
     (root / "a" / "2.png").symlink_to(outside / "x" / "0.png")
-    with pytest.raises(UserError, match=r"a/2\.png is a link out of the folder"):
+    with pytest.raises(UserError, match=r"a/2\.png links outside the folder"):
         read(root)
     (root / "a" / "2.png").unlink()
     (root / "b").symlink_to(outside / "x")
-    with pytest.raises(UserError, match=r"b/0\.png is a link out of the folder"):
+    with pytest.raises(UserError, match=r"b/0\.png links outside the folder"):
         read(root)
 
 

@@ -153,7 +153,7 @@ def test_a_storage_that_claims_more_than_the_file_has(tmp_path: Path) -> None:
             b"(K\x06K\x03K\x04K\x04t", b"(J" + struct.pack("<i", 10**6) + b"K\x03K\x04K\x04t"
         )
 
-    with pytest.raises(UserError, match=r"not readable as a file of torch\.save"):
+    with pytest.raises(UserError, match=r"is not a readable torch\.save file"):
         read(repacked(saved([IMAGES, LABELS], tmp_path / "data.pt"), grow))
 
 

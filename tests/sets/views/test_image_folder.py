@@ -133,11 +133,11 @@ def soft_of(values, dtype=np.float16):
 
 SPOILT = {
     "missing picture": (lambda f: (f / "dog/00001.png").unlink(), r"dog: file '00001\.png' is missing"),
-    "additional picture": (spoil("dog/00002.png", b""), r"dog: file '00002\.png' is not of the package"),
-    "additional file": (spoil("dog/Thumbs.db", b""), r"dog: file 'Thumbs\.db' is not of the package"),
-    "folder in a folder": (lambda f: (f / "dog/more").mkdir(), r"dog: file 'more' is not of the package"),
+    "additional picture": (spoil("dog/00002.png", b""), r"dog: file '00002\.png' is not part of the package"),
+    "additional file": (spoil("dog/Thumbs.db", b""), r"dog: file 'Thumbs\.db' is not part of the package"),
+    "folder in a folder": (lambda f: (f / "dog/more").mkdir(), r"dog: file 'more' is not part of the package"),
     "missing folder": (lambda f: shutil.rmtree(f / "dog"), r"folder 'dog' is missing"),
-    "additional folder": (lambda f: (f / "dogs").mkdir(), r"folder 'dogs' is not of the package"),
+    "additional folder": (lambda f: (f / "dogs").mkdir(), r"folder 'dogs' is not part of the package"),
     "file for a folder": (swap, r"folder 'dog' is missing"),
     "linked folder": (linked_folder, r"dog: expected no links"),
     "dangling link": (lambda f: (f / "x").symlink_to("nowhere"), r"x: expected no links"),
@@ -154,7 +154,7 @@ SPOILT = {
     "other soft type": (spoil("soft_labels.npy", soft_of([[0] * 3] * 9, ">f2")), r"got .*>f2"),
     "column order": (spoil("soft_labels.npy", saved(np.zeros((9, 3), np.float16, "F"))), r"got .*_order': True"),
     "few values": (spoil("soft_labels.npy", soft_of([[0] * 3] * 9)[:-1]), r"soft_labels\.npy is cut off"),
-    "many values": (spoil("soft_labels.npy", soft_of([[0] * 3] * 9) + b"x"), r"goes on after its last value"),
+    "many values": (spoil("soft_labels.npy", soft_of([[0] * 3] * 9) + b"x"), r"has data after its last value"),
     "nan": (spoil("soft_labels.npy", soft_of([[0, 0, np.nan]] * 9)), r"not all finite"),
 }  # fmt: skip
 

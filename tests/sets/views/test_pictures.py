@@ -113,7 +113,7 @@ def test_a_handmade_png_is_taken():
         (with_chunk(b"tEXt", b"Title\0text"), "tEXt"),
         (saved(rgb(), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"), "eXIf"),
         (with_chunk(b"IHDR", bytes(13)), "IHDR"),
-        (png() + b"more", "goes on after its end"),
+        (png() + b"more", "has data after its end"),
         (png()[:-1], "cut off"),
         (png()[:-12], "cut off"),
         (png()[:33] + png()[-12:], "more or less than its 5 rows of 22 bytes"),  # no pixels
@@ -134,7 +134,7 @@ def test_a_handmade_png_is_taken():
         (saved(rgb(), "WEBP", lossless=True, icc_profile=b"\0" * 128), "metadata"),
         (saved(rgb(), "WEBP", lossless=True, save_all=True, append_images=[rgb().rotate(180)]), "animated"),
         (saved(Image.new("RGBA", (7, 5)), "WEBP", lossless=True, exact=True), "transparency"),
-        (encode(noise(), "webp") + b"more", "goes on after its end"),
+        (encode(noise(), "webp") + b"more", "has data after its end"),
         (encode(noise(), "webp")[:-2], "cut off"),
         (encode(noise(), "webp")[:19], "cut off"),
         (encode(noise((3, 5, 6)), "webp"), "expected 3x5x7, got 3x5x6"),

@@ -98,7 +98,7 @@ def test_class_names_that_no_line_can_hold(tmp_path, odd):
     assert not (tmp_path / "classes.txt").exists()
     assert_equal(list(webdataset.read(tmp_path, contents)), records)
     (tmp_path / "classes.txt").write_text("cat\n")
-    with pytest.raises(UserError, match=r"classes\.txt: no such file is due"):
+    with pytest.raises(UserError, match=r"classes\.txt: unexpected file"):
         list(webdataset.read(tmp_path, contents))
 
 

@@ -1,0 +1,212 @@
+"""`ncfmkit cache`: what the cache folder holds, and removing of it what nobody uses."""
+
+import json
+import math
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ncfmkit import in_use
+from ncfmkit.config import DataSettings, NetworkSettings, PoolSettings, to_dict
+from ncfmkit.errors import UserError
+from ncfmkit.files import cache_dir
+from ncfmkit.progress import shortened_list
+
+UNFINISHED = ".tmp-"  # begins the name of a store that is being written
+HOURS = {"h": 1, "d": 24, "w": 24 * 7}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Something in the cache."""
+
+    kind: str
+    path: Path
+    belongs_to: str  # data, network and settings, for people
+    bytes: int
+    last_use: float  # seconds since 1970
+    used_as: Path  # what processes that use it hold, see in_use.py
+
+
+@dataclass(frozen=True)
+class Kind:
+    name: str
+    summary: str  # one line for help
+    find: Callable[[Path], Iterator[tuple[Path, str]]]  # its entries in the cache folder, each with what it belongs to
+    removable: bool = True
+
+
+def entries(kind: str | None = None, older_than: str | None = None) -> list[Entry]:
+    """What is in the cache, the kinds in the order of their table, of each the last used first.
+
+    Args:
+        kind: the name of a row of `KINDS`; none: all.
+        older_than: such as `30d`: only what was not used for so long.
+
+    Raises:
+        UserError: no such kind, or not a time.
+    """
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"--kind {kind!r}: expected one of {', '.join(KINDS)}")
+    latest = math.inf if older_than is None else time.time() - parse_age(older_than)
+    found = []
+    for row in KINDS.values() if kind is None else (KINDS[kind],):
+        there = []
+        for path, belongs_to in row.find(cache_dir()):
+            entry = Entry(
+                kind=row.name,
+                path=path,
+                belongs_to=belongs_to,
+                bytes=_size(path),
+                last_use=in_use.last_use(path),
+                used_as=path.with_name(path.name.removeprefix(UNFINISHED)),
+            )
+            there.append(entry)
+        found += sorted(there, key=lambda entry: -entry.last_use)
+    return [entry for entry in found if entry.last_use <= latest]
+
+
+def clean(found: list[Entry], *, dry_run: bool = False) -> Iterator[tuple[Entry, str]]:
+    """Removes entries one by one, and gives each with what became of it: `removed`, `in use` or `kept`.
+
+    Args:
+        dry_run: remove nothing, and give what would become of each.
+
+    Raises:
+        UserError: an entry cannot be removed.
+    """
+    for entry in found:
+        if not KINDS[entry.kind].removable:
+            yield entry, "kept"
+            continue
+        try:
+            with in_use.alone(entry.used_as) as free:
+                if free and not dry_run:
+                    _remove(entry)
+        except OSError as error:
+            raise UserError(f"cannot remove {entry.path}: {error.strerror}") from None
+        yield entry, "removed" if free else "in use"
+
+
+def _remove(entry: Entry) -> None:
+    if entry.kind == "store":
+        _forget(entry.path)
+    if entry.path.is_dir():
+        shutil.rmtree(entry.path)
+    else:
+        entry.path.unlink(missing_ok=True)
+
+
+def _forget(store: Path) -> None:
+    """Removes the files of the index that lead to a store, which begin with its name."""
+    for file in (store.parent / "index").glob("*"):
+        if file.read_bytes().startswith(store.name.encode()):
+            file.unlink(missing_ok=True)
+
+
+def parse_age(text: str) -> float:
+    """Seconds of an age such as `12h`, `30d` or `2w`.
+
+    Raises:
+        UserError: not an age.
+    """
+    found = re.fullmatch(r"(\d+)([hdw])", text.strip().lower())
+    if not found:
+        raise UserError(f"--older-than {text!r}: expected a number of hours, days or weeks, such as 12h, 30d or 2w")
+    return int(found[1]) * HOURS[found[2]] * 3600
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    total = 0
+    for file in files:
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except FileNotFoundError:  # written under a temporary name meanwhile
+            continue
+    return total
+
+
+def _stores(cache: Path) -> Iterator[tuple[Path, str]]:
+    for path in (cache / "real").glob("*/"):
+        if path.name.startswith(UNFINISHED):
+            yield path, "a store that was not finished"
+        elif path.name != "index":
+            yield path, _store(_facts(path / "store.json"))
+
+
+def _store(facts: dict[str, Any]) -> str:
+    try:
+        images = sum(offsets[-1] for offsets in facts["offsets"].values())
+        color = "gray" if facts["channels"] == 1 else "rgb"
+        size, count = facts["size"], len(facts["classes"])
+        text = f"{facts['source']}: {images:,} images of {count} classes, {size}x{size} {color}"
+        return ", ".join([text, *_changed(facts.get("settings", {}), DataSettings())])
+    except (KeyError, TypeError, IndexError):
+        return "a damaged store"
+
+
+def _pools(cache: Path) -> Iterator[tuple[Path, str]]:
+    for path in (cache / "pools").glob("*/"):
+        members = f"{len(list(path.glob('member-*.safetensors')))} members"
+        yield path, f"{_pool(_facts(path / 'pool.json'))}, {members}"
+
+
+def _pool(facts: dict[str, Any]) -> str:
+    try:
+        device, precision, _ = facts["runtime"]
+        network = facts["network"] | {"name": None}
+        text = f"{facts['data_name']}: {facts['network']['name']}"
+        changed = [*_changed(network, NetworkSettings()), *_changed(facts["pool"], PoolSettings())]
+        return ", ".join([text, *changed, f"seed {facts['seed']}", device, precision])
+    except (KeyError, TypeError, ValueError):
+        return "made by an earlier version"
+
+
+def _changed(settings: dict[str, Any], default: Any) -> list[str]:
+    """Settings that are not the defaults, as `size 64`."""
+    defaults = to_dict(default)
+    return [
+        f"{key} {shortened_list([str(v) for v in value]) if isinstance(value, list) else value}"
+        for key, value in settings.items()
+        if value is not None and value != defaults.get(key)
+    ]
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _compiled(cache: Path) -> Iterator[tuple[Path, str]]:
+    if (cache / "compiled").is_dir():
+        yield cache / "compiled", "all networks that torch.compile compiled"
+
+
+def _timings(cache: Path) -> Iterator[tuple[Path, str]]:
+    for path in (cache / "tensorrt").glob("*.timing"):
+        yield path, path.stem
+
+
+def _downloads(cache: Path) -> Iterator[tuple[Path, str]]:
+    for path in (cache / "downloads").glob("*"):
+        yield path, "a data set that torchvision downloaded"
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("store", "real images as they were read", _stores),
+        Kind("pool", "trained extractors", _pools),
+        Kind("compiled", "code that torch.compile made", _compiled),
+        Kind("timing", "kernels that TensorRT timed", _timings),
+        Kind("download", "data sets as they were downloaded: only listed, remove them yourself", _downloads, False),
+    )
+}
