@@ -99,13 +99,13 @@ def test_docstrings_say_what_a_caller_needs(function: Callable[..., Any]) -> Non
 
 
 def test_commands_and_functions_have_the_same_names() -> None:
-    """`pretrain`, `recipes` and `doctor` are commands alone; `resume`, `load` and `save` functions alone."""
+    """`pretrain`, `recipes`, `cache` and `doctor` are commands alone; `resume`, `load` and `save` functions alone."""
     from ncfmkit.cli import main
 
     commands = {command.callback.__name__ for command in main.app.registered_commands if command.callback}
     names = {function.__name__ for function in functions()}
     assert names - commands == {"resume", "load", "save"}
-    assert commands - names == {"pretrain", "recipes", "doctor"}
+    assert commands - names == {"pretrain", "recipes", "cache", "doctor"}
 
 
 class OnlyPathLike:
