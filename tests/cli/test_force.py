@@ -135,7 +135,7 @@ def test_a_place_that_takes_nothing(
 
 
 def test_resume_takes_no_force(made: Path) -> None:
-    refused("distill", "--resume", made / "run", "--force", says="pass nothing else with it")
+    refused("distill", "--resume", made / "run", "--force", says="pass nothing else")
 
 
 def broken(*_: Any, **__: Any) -> None:
