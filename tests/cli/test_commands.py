@@ -181,7 +181,7 @@ def test_dry_runs_write_nothing(tmp_path: Path, done: Path) -> None:
         assert "estimate, measured on the first steps:" in result.stderr
         assert one_object(succeeds(*command, "--dry-run", "--json"))["estimate"][0]["seconds"] > 0
     assert content(tmp_path) == before
-    refused("distill", "--resume", done, "--dry-run", says="pass nothing else with it")
+    refused("distill", "--resume", done, "--dry-run", says="pass nothing else, except --data")
     refused("evaluate", done, "--data", "digits", "--repeats", "0", "--dry-run", says="expected 1 or more students")
 
 
@@ -284,7 +284,7 @@ WRONG_SETTINGS = {
     "--classes": (["--classes", "1,two"], "digits has no class 'two'"),
     "--holdout": (["--holdout", "0.5"], "digits has a test split of its own"),
     "--size": (["--size", "12"], "expected 12x12, got 8x8"),
-    "--resume too": (["--resume", "x"], "--resume goes on with the run's own settings"),
+    "--resume too": (["--resume", "x"], "--resume continues with the run's own settings"),
 }
 
 
@@ -375,9 +375,9 @@ def test_resume_takes_nothing_else(tmp_path: Path, done: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     refused("distill", "--resume", tmp_path, says=r"run\.json is not what `ncfmkit distill` writes")
     for more in (["--ipc", "3"], ["--out", "x"], ["--recipe", "digits"], ["--baselines", "whole"], ["--skip-bad"]):
-        refused("distill", "--resume", done, *more, says="pass nothing else with it")
+        refused("distill", "--resume", done, *more, says="pass nothing else, except --data")
     for more in (["--data-root", "x"], ["--data", "x", "--skip-bad"], ["--data", "x", "--size", "9"]):
-        refused("distill", "--resume", done, *more, says="pass nothing else with it, except --data")
+        refused("distill", "--resume", done, *more, says="pass nothing else, except --data")
     refused("distill", "--data", "digits", says="--data goes with --resume: .* `ncfmkit distill DATA`")
 
 
@@ -395,7 +395,9 @@ def test_resume_where_the_data_are_now(tmp_path: Path, monkeypatch: pytest.Monke
         flags = [*TINY, "--repeats", "0", "--ipc", "1", "--out", "run"]
         refused("distill", folder, *flags, says="go on with --resume run", code=130)
     folder.rename(tmp_path / "forms")
-    refused("distill", "--resume", "run", says=r"no data found at .*shapes.*\n.*elsewhere now, say where with --data")
+    refused(
+        "distill", "--resume", "run", says=r"no data found at .*shapes.*\n.*have moved, say where they are with --data"
+    )
     succeeds("distill", "--resume", "run", "--data", "forms")
     info = json.loads(Path("run/run.json").read_text())
     assert info["arguments"]["data"] == str(tmp_path / "forms")
