@@ -9,7 +9,7 @@ PYTEST = $(VENV)/bin/python -m pytest -n $(JOBS) --maxprocesses $(if $(filter au
 .PHONY: demo test test-all check clean
 
 demo: $(READY)  ## distill the embedded digits into ten images, and score them
-	$(VENV)/bin/ncfmkit distill digits --baselines random,whole
+	$(VENV)/bin/ncfmkit distill digits --baselines random,herding,whole
 
 test: $(READY)  ## the tests that are marked neither slow nor gpu
 	$(PYTEST)
