@@ -7,7 +7,7 @@ real ones at frequencies that tell them apart, and calibrates them by the traine
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Protocol
 
@@ -73,14 +73,13 @@ def prepare(
     return problem, state, plan
 
 
-def estimate_steps(problem: Problem, images_NCHW: torch.Tensor, plan: Plan, *, steps: int) -> Iterator[Stage]:
-    """The steps that are left; nothing where none is.
+def estimate_steps(problem: Problem, images_NCHW: torch.Tensor, plan: Plan, *, steps: int) -> Stage:
+    """So many steps, one or more.
 
     Args:
         problem, plan: as of :func:`prepare`, with any pool.
     """
-    if steps > 0:
-        yield Stage(name=TITLE, work=f"{steps:,} steps", seconds=steps * step_seconds(problem, images_NCHW, plan))
+    return Stage(name=TITLE, work=f"{steps:,} steps", seconds=steps * step_seconds(problem, images_NCHW, plan))
 
 
 def distill(

@@ -268,7 +268,7 @@ def _estimate(
     yield from estimate_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
     if d.steps > steps_done:
         problem, _, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
-        yield from loop.estimate_steps(problem, images, plan, steps=d.steps - steps_done)
+        yield loop.estimate_steps(problem, images, plan, steps=d.steps - steps_done)
     yield from students.estimate_scores(
         real, settings, stored=d.ipc, decoded=_decoded_per_class(settings), baselines=baselines, runtime=runtime
     )
