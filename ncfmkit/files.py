@@ -59,7 +59,7 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(
-                    f"the disk is full: {path} was not written; free {_amount(content)} and go on"
+                    f"the disk is full: {path} was not written; free {_amount(content)} and try again"
                 ) from None
             raise UserError(f"cannot write {path}: {error.strerror}") from None
         finally:

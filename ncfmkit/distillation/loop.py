@@ -93,7 +93,7 @@ def distill(
     open_board: Callable[[int], Board] | None = None,
     callback: Callback | None = None,
 ) -> torch.Tensor:
-    """Distills the real images into the synthetic ones; goes on from the run's newest checkpoint where there is one.
+    """Distills the real images into the synthetic ones; continues from the run's newest checkpoint, if it has one.
 
     Args:
         run: where losses and checkpoints are kept.
@@ -156,13 +156,13 @@ def distill(
                     run.save_checkpoint(state.state_dict())
                     error.add_note(
                         f"raised by the callback after step {state.step} of {steps}; the state is saved: "
-                        f"go on with ncfmkit.resume({str(run.path)!r})"
+                        f"continue with ncfmkit.resume({str(run.path)!r})"
                     )
                     raise
             calibration = "" if losses.calibration is None else f", calibration {losses.calibration:.3f}"
             bar.advance(note=f"matching {losses.matching:.2f}{calibration}")
             if stop:
-                raise Interrupted(f"saved after step {state.step} of {steps}: go on with --resume {run.path}")
+                raise Interrupted(f"saved after step {state.step} of {steps}: continue with --resume {run.path}")
 
     run.update(timings={"distill_seconds": round(spent, 2), "steps": steps})
     return state.images.detach()

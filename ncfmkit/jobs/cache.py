@@ -45,7 +45,7 @@ def entries(kind: str | None = None, older_than: str | None = None) -> list[Entr
 
     Args:
         kind: the name of a row of `KINDS`; none: all.
-        older_than: such as `30d`: only what was not used for so long.
+        older_than: such as `30d`: only entries that were not used for this long.
 
     Raises:
         UserError: no such kind, or not a time.

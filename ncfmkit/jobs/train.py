@@ -46,7 +46,7 @@ def train(
     """Trains one student on a set and keeps it as safetensors, with what is needed to use it in its metadata.
 
     Until the file is written, the state is kept beside it as `NAME.checkpoint`: after an interruption the same call
-    goes on from there, and ends with the same bytes as one that was not interrupted.
+    continues from there, and ends with the same bytes as one that was not interrupted.
 
     Args:
         path: a set's file, its run directory or a package.
@@ -218,7 +218,7 @@ class Checkpoint:
 
     def load(self) -> dict[str, Any] | None:
         if self._stored is not None:
-            notice(f"going on after epoch {self.done} of {self.epochs}, from {self.path}")
+            notice(f"continuing after epoch {self.done} of {self.epochs}, from {self.path}")
         return self._stored
 
     def after_epoch(self, epoch: int, state: Callable[[], dict[str, Any]]) -> None:
@@ -234,4 +234,4 @@ class Checkpoint:
         """What an interruption leaves behind."""
         if not self.done or not self.path.is_file():
             return None
-        return f"interrupted: {self.path} keeps {self.done} of {self.epochs} epochs: the same command goes on with them"
+        return f"interrupted: {self.path} holds {self.done} of {self.epochs} epochs: run the same command to continue"

@@ -53,7 +53,7 @@ class RealData:
     mean: tuple[float, ...]  # of the train split per channel, over all pixels, in 0..1
     std: tuple[float, ...]  # likewise; population standard deviation
     fingerprint: str  # sha256 in hex of content and preprocessing
-    skipped: int  # unreadable images passed over
+    skipped: int  # unreadable images that were skipped
     skipped_images: tuple[str, ...] = ()  # which they are
     changed: dict[str, Any] = field(default_factory=dict)  # pictures that were changed, as `decode.changes` counts them
     left_out: dict[str, int] = field(default_factory=dict)  # files of the source that are no pictures, by kind

@@ -86,7 +86,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
     how: dict[str, Any] = {"student.optimizer": optimizer}
     with monkeypatch.context() as patch:
         at_epoch(patch, epoch, ctrl_c)
-        says = rf"interrupted: {kept} keeps {epoch} of 6 epochs: the same command goes on with them$"
+        says = rf"interrupted: {kept} holds {epoch} of 6 epochs: run the same command to continue$"
         with pytest.raises(Interrupted, match=says):
             train_some(scored, runtime, out, **how)
     assert [p.name for p in tmp_path.iterdir()] == [kept.name]
@@ -135,7 +135,7 @@ def test_the_checkpoint_of_another_training(
     assert kept.read_bytes() == before
     result = set_file.load(scored)
     train_real(result, None, evaluation_settings(result), runtime, out=out, force=True)
-    assert "going on" not in capsys.readouterr().err
+    assert "continuing" not in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
