@@ -58,6 +58,7 @@ def dry_run(
 ) -> Iterator[Stage]:
     """What :func:`evaluate` would train, measured; arguments and errors as there."""
     result, real, settings, runtime, names = _opened(path, data, baselines, overrides)
+    notice(f"device: {runtime.describe()}")
     return estimate(result, real, settings, runtime, baselines=names)
 
 

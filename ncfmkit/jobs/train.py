@@ -81,7 +81,10 @@ def dry_run(
     **overrides: Any,
 ) -> Iterator[Stage]:
     """What :func:`train` would train, measured; arguments and errors as there."""
-    return estimate(*_opened(path, out, data, force, overrides))
+    result, real, settings, runtime = _opened(path, out, data, force, overrides)
+    checkpoint = _checkpoint(result, real, settings, runtime, Path(out), force)
+    notice(f"device: {runtime.describe()}")
+    return estimate(result, real, settings, runtime, epochs_done=checkpoint.done)
 
 
 def _opened(
@@ -110,14 +113,7 @@ def train_real(
     check_free(out, force=force)
     network, build, test = _checked(result, real, settings)
     notice(f"device: {runtime.describe()}")
-    decisive = {
-        "set": result.manifest[DIGEST_KEY],
-        "network": to_dict(network),
-        "student": to_dict(settings.student),
-        "seed": settings.seed,
-        "runtime": [runtime.device.type, runtime.precision, runtime.compile],
-    }
-    checkpoint = Checkpoint(out.with_name(f"{out.name}.checkpoint"), decisive, settings.student.epochs, force=force)
+    checkpoint = _checkpoint(result, real, settings, runtime, out, force)
     with interrupts.keeping(checkpoint.kept), cpu_threads(checkpoint.threads):
         announce(estimate(result, real, settings, runtime, epochs_done=checkpoint.done))
         state, accuracy = students.train_student(
@@ -159,6 +155,19 @@ def _checked(
     channels, size = result.images.shape[1], result.images.shape[-1]
     network = networks.resolve_network(settings.network, size)
     return network, networks.builder(network, channels=channels, classes=len(result.classes), size=size), test
+
+
+def _checkpoint(
+    result: SyntheticSet, real: RealData | None, settings: Settings, runtime: Runtime, out: Path, force: bool
+) -> "Checkpoint":
+    decisive = {
+        "set": result.manifest[DIGEST_KEY],
+        "network": to_dict(_checked(result, real, settings)[0]),
+        "student": to_dict(settings.student),
+        "seed": settings.seed,
+        "runtime": [runtime.device.type, runtime.precision, runtime.compile],
+    }
+    return Checkpoint(out.with_name(f"{out.name}.checkpoint"), decisive, settings.student.epochs, force=force)
 
 
 def _metadata(
