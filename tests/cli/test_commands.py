@@ -178,6 +178,7 @@ def test_dry_runs_write_nothing(tmp_path: Path, done: Path) -> None:
     ):
         result = succeeds(*command, "--dry-run")
         assert re.fullmatch(r"nothing was written; this takes about .*\n", result.stdout)
+        assert "device: " in result.stderr
         assert "estimate, measured on the first steps:" in result.stderr
         assert one_object(succeeds(*command, "--dry-run", "--json"))["estimate"][0]["seconds"] > 0
     assert content(tmp_path) == before
