@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 def cache(
     *,
-    clean: Annotated[bool, typer.Option("--clean", help="remove what is listed, except what a process uses")] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="remove the listed entries, except those in use")] = False,
     kind: Annotated[
         str | None, typer.Option("--kind", metavar="store|pool|compiled|timing|download", help="only this kind")
     ] = None,
     older_than: Annotated[
-        str | None, typer.Option("--older-than", metavar="AGE", help="only what was not used for so long: 12h, 30d, 2w")
+        str | None,
+        typer.Option("--older-than", metavar="AGE", help="only entries unused for this long, such as 12h, 30d, 2w"),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="with --clean: remove nothing, show what would be removed")
@@ -29,8 +30,8 @@ def cache(
 ) -> None:
     """Lists what the cache folder holds and, with --clean, removes it.
 
-    Shows size, last use and what each entry belongs to. All of it is made again when it is needed, except downloads,
-    which are only listed.
+    Shows size, last use and what each entry belongs to. Everything is made again when it is needed, except
+    downloads, which are only listed.
     """
     from ncfmkit.files import cache_dir, format_bytes
     from ncfmkit.jobs import cache as job

@@ -77,7 +77,7 @@ Recipe = Annotated[
     typer.Option(
         "--recipe",
         help="name of a recipe (`ncfmkit recipes`) or a .toml file; its values replace the defaults of settings",
-        show_default="the data's own, else cpu or paper, as the device is",
+        show_default="the data's own, else cpu or paper, depending on the device",
         autocompletion=complete_recipe,
     ),
 ]
@@ -88,7 +88,7 @@ Set = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="overwrite an existing output, once the new one is ready")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="print the plan and how long it takes, write no output, and stop")
+    bool, typer.Option("--dry-run", help="print the plan and an estimate of the time, write no output, and stop")
 ]
 Baselines = Annotated[
     str,

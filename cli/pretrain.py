@@ -32,12 +32,14 @@ def pretrain(
     """
     from ncfmkit.jobs import pretrain as job
     from ncfmkit.jobs.setup import make_settings
+    from ncfmkit.progress import notice
     from ncfmkit.runtime import choose_runtime
 
     settings = make_settings(data.data, recipe, overrides)
     runtime = choose_runtime(settings.runtime)
     real = data.open(settings)
     if dry_run:
+        notice(f"device: {runtime.describe()}")
         o.show_estimate(job.estimate(real, settings, runtime), json)
         return
     pool = job.pretrain(real, settings, runtime)

@@ -76,10 +76,12 @@ class DataSettings:
         None, "side of the square images in pixels; none keeps their size", unit="pixels", at_least=4, flag="--size"
     )
     color: Literal["rgb", "gray"] | None = setting(
-        None, "color mode that all images are converted to; none takes that of most images", flag="--color"
+        None, "color mode that all images are converted to; none uses the mode of most images", flag="--color"
     )
     resize: Literal["none", "crop"] = setting(
-        "none", "crop scales the short side to --size and crops the center; none expects that size", flag="--resize"
+        "none",
+        "crop scales the short side to --size and crops the center; none expects images of that size",
+        flag="--resize",
     )
     classes: tuple[str, ...] = setting(
         (),
@@ -101,12 +103,12 @@ class DataSettings:
     )
     image_column: str | None = setting(
         None,
-        "column of the pictures in Parquet and datasets, extension of their files in WebDataset; none: by usual names",
+        "column of the pictures in Parquet and datasets, file extension in WebDataset; none looks for usual names",
         flag="--image-column",
     )
     label_column: str | None = setting(
         None,
-        "column of the labels in Parquet and datasets, key in the .json of WebDataset; none: by usual names",
+        "column of the labels in Parquet and datasets, key of the .json in WebDataset; none looks for usual names",
         flag="--label-column",
     )
 
@@ -176,7 +178,7 @@ class StudentSettings(TrainSettings):
     whole_epochs: int | None = setting(
         None,
         "minimum epochs of the whole-set baseline, which trains for more where the set's students take more steps; "
-        "none takes pool.epochs",
+        "none uses pool.epochs",
         unit="epochs",
         at_least=1,
     )
@@ -198,7 +200,7 @@ class DistillSettings:
     )
     decoded_per_class: int | None = setting(
         None,
-        "budget of --decode bound, at least ipc * factor**2, which none takes",
+        "budget of --decode bound, at least ipc * factor**2; none uses this minimum",
         unit="images per class",
         at_least=1,
     )
@@ -266,13 +268,13 @@ class RuntimeSettings:
         500, "steps between checkpoints", unit="steps", at_least=1, flag="--checkpoint-every"
     )
     log: Literal["tensorboard"] | None = setting(
-        None, "write TensorBoard event files beside metrics.jsonl; none: metrics.jsonl alone", flag="--log"
+        None, "write TensorBoard event files beside metrics.jsonl; none writes metrics.jsonl only", flag="--log"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of a run: the seed alone stands outside a section, at the top of a recipe."""
+    """The settings of a run. Only the seed is outside the sections, at the top of a recipe."""
 
     recipe: str = "default"  # where the settings started: a recipe's name
     seed: int = setting(0, "seed of every random draw", at_least=0, flag="--seed")

@@ -49,7 +49,7 @@ def _timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 def announce(stages: Iterable[Stage]) -> list[Stage]:
-    """Tells the user each stage as soon as it is measured, and the total; nothing where no work is left."""
+    """Prints each stage as soon as it is measured, then the total; prints nothing if no work is left."""
     known: list[Stage] = []
     for stage in stages:
         if not known:
@@ -59,7 +59,7 @@ def announce(stages: Iterable[Stage]) -> list[Stage]:
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # a plan takes a share of the memory that is free
     if known:
-        notice(f"  in all about {duration(total_seconds(known))}")
+        notice(f"  total: about {duration(total_seconds(known))}")
     return known
 
 

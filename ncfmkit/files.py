@@ -59,7 +59,7 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(
-                    f"the disk is full: {path} was not written; free {_amount(content)} and go on"
+                    f"the disk is full: {path} was not written; free {_amount(content)} and try again"
                 ) from None
             raise UserError(f"cannot write {path}: {error.strerror}") from None
         finally:
@@ -238,7 +238,7 @@ def parse_bytes(text: str, what: str = "memory budget") -> int:
     Raises:
         UserError: not a size.
     """
-    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z]*)\s*", text)
+    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", text)
     if not found or found.group(2).upper() not in UNITS:
         raise UserError(f"{what} {text!r} is not a size: expected a number and a unit, such as 2GiB or 512MiB")
     return int(float(found.group(1)) * UNITS[found.group(2).upper()])

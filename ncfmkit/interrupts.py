@@ -153,7 +153,7 @@ def held() -> Iterator[None]:
 
 @contextmanager
 def keeping(kept: Callable[[], str | None]) -> Iterator[None]:
-    """Work that leaves something behind when it is interrupted: `kept` says what, and how to go on; None: nothing yet.
+    """Work that leaves something behind when it is interrupted: `kept` says what and how to continue, None if nothing.
 
     Raises:
         Interrupted: with that text, in place of KeyboardInterrupt.

@@ -51,7 +51,7 @@ def check_budget(decode: str, factor: int, ipc: int, budget: int | None) -> None
     """
     least, most = ipc * factor**2, decoded_count("multi", factor, ipc, None)
     if decode == "bound" and budget is not None and not least <= budget <= most:
-        fault = "parts of the stored images would never be trained" if budget < least else "there are no more"
+        fault = "parts of the stored images would never be trained" if budget < least else "that is more than there are"
         raise UserError(
             f"distill.decoded_per_class {budget}: {fault}; with --decode bound, --ipc {ipc} and --factor {factor} "
             f"expected {least} (each stored image cut by the largest factor) to {most} (by every factor)"

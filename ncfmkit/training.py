@@ -141,7 +141,7 @@ def train(
         seed, keys: network r draws its order and augmentation from `(seed, keys[r], epoch)`, alone or in a stack.
         bar: advanced by R in every epoch.
         after_epoch: called with the number of epochs done.
-        checkpoint: what training goes on from, and what may keep its state after each epoch.
+        checkpoint: where training continues from, and what may save its state after each epoch.
 
     Raises:
         NonFiniteLossError: with the epoch.

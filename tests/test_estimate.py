@@ -56,7 +56,7 @@ def test_stages_are_told_as_they_are_measured(capsys) -> None:
     assert [stage.seconds for stage in estimate.announce(stages())] == [130, 3600]
     assert capsys.readouterr().err.splitlines()[-2:] == [
         "  distilling: 350 steps, about 60 min",
-        "  in all about 62 min",
+        "  total: about 62 min",
     ]
 
 

@@ -42,7 +42,7 @@ def test_parse_bytes(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "GiB", "2 GiBs", "two GiB", "1.2.3MB", "-1GiB", "2Gi B", "1e3", ".", ".GiB", "1TB"]
+    "text", ["", "GiB", "2 GiBs", "two GiB", "1.2.3MB", "-1GiB", "2Gi B", "1e3", ".", ".GiB", "1TB", "9" * 400]
 )
 def test_parse_bytes_refuses_what_is_no_size(text: str) -> None:
     with pytest.raises(UserError) as error:

@@ -83,7 +83,7 @@ def test_a_budget_trains_every_part_of_every_stored_image() -> None:
                 check_budget("bound", factor, ipc, budget)
                 assert mask.sum() == (budget or ipc * factor**2)
                 continue
-            fault = "there are no more" if covers else "parts of the stored images would never be trained"
+            fault = "that is more than there are" if covers else "parts of the stored images would never be trained"
             expected = rf"decoded_per_class {budget}: {fault}; .* expected {ipc * factor**2} \(.* to {most} \("
             with pytest.raises(UserError, match=expected):
                 check_budget("bound", factor, ipc, budget)

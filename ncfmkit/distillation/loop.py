@@ -7,7 +7,7 @@ real ones at frequencies that tell them apart, and calibrates them by the traine
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Protocol
 
@@ -73,14 +73,13 @@ def prepare(
     return problem, state, plan
 
 
-def estimate_steps(problem: Problem, images_NCHW: torch.Tensor, plan: Plan, *, steps: int) -> Iterator[Stage]:
-    """The steps that are left; nothing where none is.
+def estimate_steps(problem: Problem, images_NCHW: torch.Tensor, plan: Plan, *, steps: int) -> Stage:
+    """So many steps, one or more.
 
     Args:
         problem, plan: as of :func:`prepare`, with any pool.
     """
-    if steps > 0:
-        yield Stage(name=TITLE, work=f"{steps:,} steps", seconds=steps * step_seconds(problem, images_NCHW, plan))
+    return Stage(name=TITLE, work=f"{steps:,} steps", seconds=steps * step_seconds(problem, images_NCHW, plan))
 
 
 def distill(
@@ -94,7 +93,7 @@ def distill(
     open_board: Callable[[int], Board] | None = None,
     callback: Callback | None = None,
 ) -> torch.Tensor:
-    """Distills the real images into the synthetic ones; goes on from the run's newest checkpoint where there is one.
+    """Distills the real images into the synthetic ones; continues from the run's newest checkpoint, if it has one.
 
     Args:
         run: where losses and checkpoints are kept.
@@ -157,13 +156,13 @@ def distill(
                     run.save_checkpoint(state.state_dict())
                     error.add_note(
                         f"raised by the callback after step {state.step} of {steps}; the state is saved: "
-                        f"go on with ncfmkit.resume({str(run.path)!r})"
+                        f"continue with ncfmkit.resume({str(run.path)!r})"
                     )
                     raise
             calibration = "" if losses.calibration is None else f", calibration {losses.calibration:.3f}"
             bar.advance(note=f"matching {losses.matching:.2f}{calibration}")
             if stop:
-                raise Interrupted(f"saved after step {state.step} of {steps}: go on with --resume {run.path}")
+                raise Interrupted(f"saved after step {state.step} of {steps}: continue with --resume {run.path}")
 
     run.update(timings={"distill_seconds": round(spent, 2), "steps": steps})
     return state.images.detach()

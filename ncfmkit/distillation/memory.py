@@ -31,8 +31,8 @@ class Plan:
     classes_per_batch: int  # classes handled together
 
     def describe(self) -> str:
-        graphs = f"up to {self.kept_graphs} such graphs"
-        return f"{self.chunk} images at once, {graphs}, {self.classes_per_batch} classes stacked"
+        graphs = f"up to {self.kept_graphs} graphs of a chunk"
+        return f"chunks of {self.chunk} images, {graphs} in memory, {self.classes_per_batch} classes stacked"
 
 
 def class_groups(classes: int, classes_per_batch: int) -> Iterator[range]:

@@ -1,7 +1,7 @@
 """The extractor pool: networks trained on the real data, kept at both ends of training (docs/method.md, section 3).
 
 A pool lives in the cache under a key of everything that decides its weights; members are files of their own, so a pool
-that was interrupted goes on where it stopped, and a larger pool keeps the members of a smaller one.
+that was interrupted continues where it stopped, and a larger pool keeps the members of a smaller one.
 """
 
 import hashlib

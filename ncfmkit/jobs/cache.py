@@ -45,7 +45,7 @@ def entries(kind: str | None = None, older_than: str | None = None) -> list[Entr
 
     Args:
         kind: the name of a row of `KINDS`; none: all.
-        older_than: such as `30d`: only what was not used for so long.
+        older_than: such as `30d`: only entries that were not used for this long.
 
     Raises:
         UserError: no such kind, or not a time.
@@ -114,7 +114,7 @@ def parse_age(text: str) -> float:
     Raises:
         UserError: not an age.
     """
-    found = re.fullmatch(r"(\d+)([hdw])", text.strip().lower())
+    found = re.fullmatch(r"(\d{1,9})([hdw])", text.strip().lower())
     if not found:
         raise UserError(f"--older-than {text!r}: expected a number of hours, days or weeks, such as 12h, 30d or 2w")
     return int(found[1]) * HOURS[found[2]] * 3600

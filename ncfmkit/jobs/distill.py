@@ -94,7 +94,7 @@ def distill(
         baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.
         callback: called with each row of metrics.jsonl, at most a thousand times or so: a dict of `step`, `matching`
             and `calibration` (losses, float; the latter None where it is left out), `lr` and `seconds` since the first
-            step. What it raises stops the run with the state saved, so that :func:`resume` goes on.
+            step. What it raises stops the run with the state saved; :func:`resume` continues it.
         overrides: settings by name (docs/settings.md), such as `ipc=1` or `**{"distill.lr": 3e-3}`. And how the data
             are found and read: `data_root`, the folder of torchvision's data sets; `download=True`, let torchvision
             download; `skip_bad=True`, pass over images that cannot be read, and count them.
@@ -105,7 +105,7 @@ def distill(
     Raises:
         UserError: the input is wrong; the message says what, and how to fix it.
         NonFiniteLossError: a loss became NaN or infinite; the last checkpoint is kept.
-        Interrupted: Ctrl-C or SIGTERM arrived; the state is saved, and :func:`ncfmkit.resume` goes on.
+        Interrupted: Ctrl-C or SIGTERM arrived; the state is saved, and :func:`ncfmkit.resume` continues.
 
     Example:
         >>> result = ncfmkit.distill("digits", ipc=1)
@@ -268,7 +268,7 @@ def _estimate(
     yield from estimate_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
     if d.steps > steps_done:
         problem, _, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
-        yield from loop.estimate_steps(problem, images, plan, steps=d.steps - steps_done)
+        yield loop.estimate_steps(problem, images, plan, steps=d.steps - steps_done)
     yield from students.estimate_scores(
         real, settings, stored=d.ipc, decoded=_decoded_per_class(settings), baselines=baselines, runtime=runtime
     )
@@ -280,7 +280,7 @@ def _headline(real: RealData, settings: Settings) -> str:
         f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
         f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
         f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
-        + (f"; {real.skipped} unreadable images passed over" if real.skipped else "")
+        + (f"; {real.skipped} unreadable images skipped" if real.skipped else "")
     )
 
 
@@ -292,7 +292,7 @@ def resume(
     download: bool = False,
     callback: loop.Callback | None = None,
 ) -> Result:
-    """Goes on with an interrupted run, and ends with the same bytes as one that was not interrupted.
+    """Continues an interrupted run, and ends with the same bytes as one that was not interrupted.
 
     Args:
         path: the run directory.
@@ -323,7 +323,7 @@ def resume(
         if not (run.path / "report.html").exists():
             write_report(run.path)
         run.finish()
-        notice(f"{path} is finished: nothing is left to do")
+        notice(f"{path} is already finished")
         return _result(run.path)
     if settings.runtime.log == "tensorboard":
         require_tensorboard()
@@ -375,7 +375,7 @@ def _changed(path: Path, source: DataArguments, then: dict[str, Any], now: dict[
         [
             f"the data {place} have changed since {path} was started:",
             *lines,
-            "Restore them, pass --data with the place of the original data, or start a new run with another --out.",
+            "Restore them, pass --data with the location of the original data, or start a new run with another --out.",
         ]
     )
 
@@ -389,7 +389,7 @@ def _complete(
     baselines: Sequence[str],
     callback: loop.Callback | None,
 ) -> None:
-    """All that is left of a run, new or resumed; an interruption says how to go on."""
+    """All that is left of a run, new or resumed; an interruption says how to continue."""
     d = settings.distill
     notice(f"run directory: {run.path}")
     for earlier in run.replaced():

@@ -19,7 +19,7 @@ from ncfmkit.real.store import RealData
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
-from ncfmkit.scoring.baselines import herded_subset, parse_baselines
+from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
 from ncfmkit.sets.loading import load
 from ncfmkit.sets.manifest import to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -58,6 +58,7 @@ def dry_run(
 ) -> Iterator[Stage]:
     """What :func:`evaluate` would train, measured; arguments and errors as there."""
     result, real, settings, runtime, names = _opened(path, data, baselines, overrides)
+    notice(f"device: {runtime.describe()}")
     return estimate(result, real, settings, runtime, baselines=names)
 
 
@@ -91,9 +92,10 @@ def evaluate_real(
         baselines: names of rows of `BASELINES` to score beside it.
 
     Raises:
-        UserError: the set and the data have other classes or image shapes, or no student is asked for.
+        UserError: the set and the data have other classes or image shapes, no student is asked for, there is no test
+            split, or a class has too few images for a baseline.
     """
-    settings = _checked(result, real, settings)
+    settings = _checked(result, real, settings, baselines)
     if real.fingerprint != result.manifest["source"]["fingerprint"]:
         notice(f"{real.name} differs from the data that the set was made from: other data, or read in another way")
     notice(f"device: {runtime.describe()}")
@@ -134,21 +136,27 @@ def estimate(
     Raises:
         UserError: as :func:`evaluate_real`.
     """
-    settings = _checked(result, real, settings)
+    settings = _checked(result, real, settings, baselines)
     if "herding" in baselines:
         pool = _one_member(settings)
         yield from estimate_pool(real, settings.network, pool, seed=settings.seed, runtime=runtime)
-    decoded = len(result.labeled()) // len(result.classes)
     yield from students.estimate_scores(
-        real, settings, stored=result.ipc, decoded=decoded, baselines=baselines, runtime=runtime
+        real, settings, stored=result.ipc, decoded=_decoded(result), baselines=baselines, runtime=runtime
     )
 
 
-def _checked(result: SyntheticSet, real: RealData, settings: Settings) -> Settings:
+def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines: Sequence[str]) -> Settings:
     if not settings.student.repeats:
         raise UserError("--repeats 0: expected 1 or more students to score a set with")
     check_fits(result, real)
+    real.test_split()
+    check_baselines(real, baselines, stored=result.ipc, decoded=_decoded(result))
     return resolve(settings, real)
+
+
+def _decoded(result: SyntheticSet) -> int:
+    """Images per class that the set decodes to."""
+    return int(result.manifest["ipc"]["decoded"])
 
 
 def _one_member(settings: Settings) -> PoolSettings:

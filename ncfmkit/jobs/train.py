@@ -46,7 +46,7 @@ def train(
     """Trains one student on a set and keeps it as safetensors, with what is needed to use it in its metadata.
 
     Until the file is written, the state is kept beside it as `NAME.checkpoint`: after an interruption the same call
-    goes on from there, and ends with the same bytes as one that was not interrupted.
+    continues from there, and ends with the same bytes as one that was not interrupted.
 
     Args:
         path: a set's file, its run directory or a package.
@@ -81,7 +81,10 @@ def dry_run(
     **overrides: Any,
 ) -> Iterator[Stage]:
     """What :func:`train` would train, measured; arguments and errors as there."""
-    return estimate(*_opened(path, out, data, force, overrides))
+    result, real, settings, runtime = _opened(path, out, data, force, overrides)
+    checkpoint = _checkpoint(result, real, settings, runtime, Path(out), force)
+    notice(f"device: {runtime.describe()}")
+    return estimate(result, real, settings, runtime, epochs_done=checkpoint.done)
 
 
 def _opened(
@@ -110,14 +113,7 @@ def train_real(
     check_free(out, force=force)
     network, build, test = _checked(result, real, settings)
     notice(f"device: {runtime.describe()}")
-    decisive = {
-        "set": result.manifest[DIGEST_KEY],
-        "network": to_dict(network),
-        "student": to_dict(settings.student),
-        "seed": settings.seed,
-        "runtime": [runtime.device.type, runtime.precision, runtime.compile],
-    }
-    checkpoint = Checkpoint(out.with_name(f"{out.name}.checkpoint"), decisive, settings.student.epochs, force=force)
+    checkpoint = _checkpoint(result, real, settings, runtime, out, force)
     with interrupts.keeping(checkpoint.kept), cpu_threads(checkpoint.threads):
         announce(estimate(result, real, settings, runtime, epochs_done=checkpoint.done))
         state, accuracy = students.train_student(
@@ -159,6 +155,19 @@ def _checked(
     channels, size = result.images.shape[1], result.images.shape[-1]
     network = networks.resolve_network(settings.network, size)
     return network, networks.builder(network, channels=channels, classes=len(result.classes), size=size), test
+
+
+def _checkpoint(
+    result: SyntheticSet, real: RealData | None, settings: Settings, runtime: Runtime, out: Path, force: bool
+) -> "Checkpoint":
+    decisive = {
+        "set": result.manifest[DIGEST_KEY],
+        "network": to_dict(_checked(result, real, settings)[0]),
+        "student": to_dict(settings.student),
+        "seed": settings.seed,
+        "runtime": [runtime.device.type, runtime.precision, runtime.compile],
+    }
+    return Checkpoint(out.with_name(f"{out.name}.checkpoint"), decisive, settings.student.epochs, force=force)
 
 
 def _metadata(
@@ -218,7 +227,7 @@ class Checkpoint:
 
     def load(self) -> dict[str, Any] | None:
         if self._stored is not None:
-            notice(f"going on after epoch {self.done} of {self.epochs}, from {self.path}")
+            notice(f"continuing after epoch {self.done} of {self.epochs}, from {self.path}")
         return self._stored
 
     def after_epoch(self, epoch: int, state: Callable[[], dict[str, Any]]) -> None:
@@ -234,4 +243,4 @@ class Checkpoint:
         """What an interruption leaves behind."""
         if not self.done or not self.path.is_file():
             return None
-        return f"interrupted: {self.path} keeps {self.done} of {self.epochs} epochs: the same command goes on with them"
+        return f"interrupted: {self.path} holds {self.done} of {self.epochs} epochs: run the same command to continue"

@@ -59,13 +59,13 @@ class DataArguments:
         return real
 
     def check(self, settings: Settings) -> None:
-        """Raises UserError unless the data can be found; they are not read."""
-        find_real(
-            self.data if self.memory is None else self.memory,
-            settings.data,
-            data_root=Path(self.data_root) if self.data_root else None,
-            download=self.download,
-        )
+        """Raises UserError unless the files of the data can be found; they are not read.
+
+        Data in memory and from the Hub are not checked, because finding them reads all of them.
+        """
+        if self.memory is None and not self.data.startswith(PREFIX):
+            root = Path(self.data_root) if self.data_root else None
+            find_real(self.data, settings.data, data_root=root, download=self.download)
 
     def recorded(self) -> dict[str, Any]:
         """As `run.json` keeps them, valid in any working directory; `data` is None for data in memory."""

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from ncfmkit.errors import UserError
+from ncfmkit.real.labels import numbered
+from ncfmkit.real.listing import Listing, Request, Rows
 
 BATCH = 256  # rows in memory at once
 IMAGE_NAMES = ("image", "img", "picture", "photo")  # usual names of columns, in the order in which they are looked for
@@ -109,6 +111,31 @@ def check_same_columns(file: str, schema: pa.Schema, first: pa.Schema, columns: 
         raise UserError(
             f"{file}: its {len(names)} class names differ from the {len(columns.classes)} of the first file"
         )
+
+
+def list_files(
+    request: Request,
+    train: Sequence[str],
+    test: Sequence[str],
+    schema_of: Callable[[str], pa.Schema],
+    rows_of: Callable[[Sequence[str], str, str], Rows],
+) -> Listing:
+    """The listing of files that have the same columns.
+
+    Args:
+        test: empty: there is no test split.
+        schema_of: the schema of a file.
+        rows_of: the rows of a split, from its files and the names of the image and the label column.
+
+    Raises:
+        UserError: a column is missing or another one than in the first file, or a label is wrong.
+    """
+    schema = schema_of(train[0])
+    columns = find_columns(train[0], schema, request.image_column, request.label_column)
+    for file in (*train, *test):
+        check_same_columns(file, schema_of(file), schema, columns)
+    rows = [rows_of(files, columns.image, columns.label) for files in (train, test) if files]
+    return numbered(columns.classes, rows[0], rows[1] if test else None)
 
 
 def label_values(file: str, name: str, column: pa.ChunkedArray) -> np.ndarray:

@@ -18,9 +18,11 @@ def open_hub(request: Request) -> Source:
     """A data set from the cache of the `datasets` library, fetched first where the user asked for it.
 
     Raises:
-        UserError: the library is missing, the set is not in its cache, or fetching failed.
+        UserError: no name, the library is missing, the set is not in its cache, or fetching failed.
     """
     name, _, configuration = request.data.removeprefix(PREFIX).removeprefix("datasets/").partition(":")
+    if not name:
+        raise UserError(f"{request.data}: expected hf://OWNER/NAME or hf://OWNER/NAME:CONFIGURATION")
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:

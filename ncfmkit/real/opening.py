@@ -41,7 +41,7 @@ def open_real(
         settings: preprocessing and choice of rows.
         data_root: where torchvision's sets lie; none: `downloads` in the cache folder.
         download: fetch a torchvision set that is not there.
-        skip_bad: pass over pictures that cannot be decoded; they are counted and listed.
+        skip_bad: skip pictures that cannot be decoded; they are counted and listed.
 
     Raises:
         UserError: anything about the data or the settings that the user can mend.
@@ -59,7 +59,7 @@ def open_real(
         shown = "".join(f"\n  {image}" for image in opened.skipped_images[:SHOWN_SKIPPED])
         more = len(opened.skipped_images) - SHOWN_SKIPPED
         notice(
-            f"{opened.name}: passed over {opened.skipped} images that cannot be decoded (--skip-bad)"
+            f"{opened.name}: skipped {opened.skipped} images that cannot be decoded (--skip-bad)"
             f"{shown and ':'}{shown}" + (f"\n  ... and {more:,} more" if more > 0 else "")
         )
     return opened

@@ -1,6 +1,6 @@
 """Parquet files: a column of picture files and one of labels, as `datasets` and other tools write them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ncfmkit.errors import UserError
-from ncfmkit.real.columns import BATCH, check_same_columns, find_columns, label_values, pictures
-from ncfmkit.real.labels import numbered, rows_of_files
+from ncfmkit.real.columns import BATCH, label_values, list_files, pictures
+from ncfmkit.real.labels import rows_of_files
 from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split, kind_by_split
 from ncfmkit.real.paths import common_root, matching
 
@@ -25,13 +25,7 @@ def open_parquet(request: Request) -> Source:
 
 
 def _load(request: Request, root: Path, train: list[str], test: list[str]) -> Listing:
-    schema = _open(root, train[0]).schema_arrow
-    columns = find_columns(train[0], schema, request.image_column, request.label_column)
-    for file in (*train, *test):
-        check_same_columns(file, _open(root, file).schema_arrow, schema, columns)
-    rows = [_rows(root, files, columns.image, columns.label) if files else None for files in (train, test)]
-    assert rows[0] is not None
-    return numbered(columns.classes, rows[0], rows[1])
+    return list_files(request, train, test, lambda file: _open(root, file).schema_arrow, partial(_rows, root))
 
 
 def _open(root: Path, file: str) -> pq.ParquetFile:
@@ -41,7 +35,7 @@ def _open(root: Path, file: str) -> pq.ParquetFile:
         raise UserError(f"{file} is not a whole Parquet file ({error}): fetch it again") from error
 
 
-def _rows(root: Path, files: list[str], image: str, label: str) -> Rows:
+def _rows(root: Path, files: Sequence[str], image: str, label: str) -> Rows:
     read = [_open(root, file).read(columns=[label], use_threads=False).column(0) for file in files]
     labels = [label_values(file, label, column) for file, column in zip(files, read, strict=True)]
     return rows_of_files(

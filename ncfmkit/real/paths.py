@@ -8,7 +8,7 @@ from pathlib import Path
 def matching(data: str, suffix: str) -> list[Path]:
     """Sorted absolute paths of the files with `suffix` that a path, folder, glob or brace pattern stands for."""
     path = Path(data)
-    if path.is_dir():
+    if os.path.isdir(data):  # an empty text is no folder
         found = sorted(path.glob(f"*{suffix}")) or sorted(path.glob(f"data/*{suffix}"))
     elif path.is_file():
         found = [path]

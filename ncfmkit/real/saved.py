@@ -1,7 +1,7 @@
 """Folders that `save_to_disk` of the `datasets` library writes: Arrow files, read with pyarrow alone."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from ncfmkit.errors import UserError
-from ncfmkit.real.columns import BATCH, check_same_columns, find_columns, label_values, pictures
-from ncfmkit.real.labels import numbered, rows_of_files
+from ncfmkit.real.columns import BATCH, label_values, list_files, pictures
+from ncfmkit.real.labels import rows_of_files
 from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split
 
 SPLITS, STATE = "dataset_dict.json", "state.json"  # of a DatasetDict, which has a folder per split; of a Dataset
@@ -59,13 +59,7 @@ def _read(root: Path, file: str, take: Any) -> list[str]:
 
 
 def _load(request: Request, root: Path, train: list[str], test: list[str]) -> Listing:
-    schema = _open(root, train[0]).schema
-    columns = find_columns(train[0], schema, request.image_column, request.label_column)
-    for file in (*train, *test):
-        check_same_columns(file, _open(root, file).schema, schema, columns)
-    rows = [_rows(root, files, columns.image, columns.label) if files else None for files in (train, test)]
-    assert rows[0] is not None
-    return numbered(columns.classes, rows[0], rows[1])
+    return list_files(request, train, test, lambda file: _open(root, file).schema, partial(_rows, root))
 
 
 def _open(root: Path, file: str) -> pa.Table:
@@ -76,7 +70,7 @@ def _open(root: Path, file: str) -> pa.Table:
         raise UserError(f"{file} is not a whole Arrow file ({error}): copy it again") from error
 
 
-def _rows(root: Path, files: list[str], image: str, label: str) -> Rows:
+def _rows(root: Path, files: Sequence[str], image: str, label: str) -> Rows:
     labels = [label_values(file, label, _open(root, file).column(label)) for file in files]
     return rows_of_files(
         labels,

@@ -65,7 +65,7 @@ SOURCES = (
         "folder",
         "a folder of class folders: train/ and test/ or val/, or one tree (what Pillow reads: JPEG, PNG, TIFF, ...)",
         open_folder,
-        lambda data: Path(data).is_dir(),
+        os.path.isdir,  # false for an empty text, which Path takes for the working directory
     ),
 )
 NAMED = {kind.name: kind for kind in SOURCES if kind.recognizes is None}

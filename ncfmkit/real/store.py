@@ -53,8 +53,8 @@ class RealData:
     mean: tuple[float, ...]  # of the train split per channel, over all pixels, in 0..1
     std: tuple[float, ...]  # likewise; population standard deviation
     fingerprint: str  # sha256 in hex of content and preprocessing
-    skipped: int  # unreadable images passed over
-    skipped_images: tuple[str, ...] = ()  # which they are; empty also where a store was made before they were listed
+    skipped: int  # unreadable images that were skipped
+    skipped_images: tuple[str, ...] = ()  # which they are
     changed: dict[str, Any] = field(default_factory=dict)  # pictures that were changed, as `decode.changes` counts them
     left_out: dict[str, int] = field(default_factory=dict)  # files of the source that are no pictures, by kind
 
@@ -89,7 +89,7 @@ def read_store(folder: Path, name: str) -> RealData | None:
             std=tuple(facts["std"]),
             fingerprint=facts["fingerprint"],
             skipped=facts["skipped"],
-            skipped_images=tuple(facts.get("skipped_images", ())),
+            skipped_images=tuple(facts["skipped_images"]),
             changed=facts["changed"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):

@@ -10,7 +10,7 @@ from conftest import build_real, build_set
 from small_runs import evaluate_on, evaluation_settings, make_folder
 
 from ncfmkit.errors import UserError
-from ncfmkit.jobs.evaluate import real_mosaics, requested_scoring
+from ncfmkit.jobs.evaluate import dry_run, evaluate, real_mosaics, requested_scoring
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.sets import set_file
 
@@ -50,6 +50,18 @@ def test_evaluate_without_students_is_refused(scored: Path) -> None:
     settings = evaluation_settings(result, **{"student.repeats": 0})
     with pytest.raises(UserError, match="--repeats 0: expected 1 or more"):
         evaluate_on("digits", result, settings)
+
+
+@pytest.mark.parametrize("run", [evaluate, dry_run])
+def test_too_few_images_for_a_baseline_are_refused_before_anything_is_measured(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = build_set("single", 2, ipc=2, channels=1, size=8)
+    set_file.save(small, tmp_path / "set.safetensors")
+    data = make_folder(tmp_path / "few", dict.fromkeys(small.classes, 5))
+    with pytest.raises(UserError, match="a baseline of 8 real images per class needs more than the"):
+        list(run(tmp_path / "set.safetensors", data=data, baselines="random-decoded", holdout=0.2, size=8))
+    assert "estimate" not in capsys.readouterr().err
 
 
 def test_mosaics_are_real_images_stored_and_decoded_as_the_set_is() -> None:

@@ -69,11 +69,18 @@ def ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+HOW: dict[str, Any] = {
+    "student.epochs": 6,
+    "student.milestones": "0.5",
+    "student.augment": "flip_crop",
+    "student.batch": 64,
+}
+
+
 def train_some(scored: Path, runtime: Runtime, out: Path, real: RealData | None = None, **changes: Any) -> bytes:
     """Six epochs with a milestone, momentum and augmentation; the bytes of the student."""
     result = set_file.load(scored)
-    how = {"student.epochs": 6, "student.milestones": "0.5", "student.augment": "flip_crop", "student.batch": 64}
-    train_real(result, real, evaluation_settings(result, **how | changes), runtime, out=out)
+    train_real(result, real, evaluation_settings(result, **HOW | changes), runtime, out=out)
     return out.read_bytes()
 
 
@@ -86,7 +93,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
     how: dict[str, Any] = {"student.optimizer": optimizer}
     with monkeypatch.context() as patch:
         at_epoch(patch, epoch, ctrl_c)
-        says = rf"interrupted: {kept} keeps {epoch} of 6 epochs: the same command goes on with them$"
+        says = rf"interrupted: {kept} holds {epoch} of 6 epochs: run the same command to continue$"
         with pytest.raises(Interrupted, match=says):
             train_some(scored, runtime, out, **how)
     assert [p.name for p in tmp_path.iterdir()] == [kept.name]
@@ -121,6 +128,23 @@ def test_checkpoints_are_not_written_at_every_epoch(
     assert written == [6]
 
 
+def test_a_dry_run_counts_the_epochs_that_are_left(
+    scored: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "s.safetensors"
+    with monkeypatch.context() as patch:
+        at_epoch(patch, 4, ctrl_c)
+        with pytest.raises(Interrupted):
+            train_some(scored, runtime, out)
+    how = HOW | {"student.repeats": 1, "runtime.device": "cpu", "runtime.compile": "off"}
+    (stage,) = train_job.dry_run(scored, out=out, **how)
+    assert stage.work == "2 epochs"
+    with pytest.raises(UserError, match="is of another training"):
+        train_job.dry_run(scored, out=out, **how | {"seed": 5})
+    (stage,) = train_job.dry_run(scored, out=out, force=True, **how | {"seed": 5})
+    assert stage.work == "6 epochs"
+
+
 def test_the_checkpoint_of_another_training(
     scored: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,7 +159,7 @@ def test_the_checkpoint_of_another_training(
     assert kept.read_bytes() == before
     result = set_file.load(scored)
     train_real(result, None, evaluation_settings(result), runtime, out=out, force=True)
-    assert "going on" not in capsys.readouterr().err
+    assert "continuing" not in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 

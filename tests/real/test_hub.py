@@ -51,6 +51,11 @@ def test_what_is_not_in_the_cache_is_not_fetched_unasked(datasets):
         open_real("hf://me/birds", PLAIN, download=True)
 
 
+def test_without_a_name():
+    with pytest.raises(UserError, match="hf://: expected hf://OWNER/NAME"):
+        open_real("hf://", PLAIN)
+
+
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"hf://me/birds is read by the datasets library, .* \(the extra 'hub'\)"):

@@ -239,3 +239,12 @@ def test_what_a_run_records_of_data_in_memory():
     assert arguments.recorded() == {"data": None, "data_root": None, "download": False, "skip_bad": False}
     assert arguments.data == "memory-arrays"
     assert DataArguments(data={"test": Birds(), "train": Birds()}).data == "memory-Birds"
+
+
+def test_a_dataset_is_read_once_for_its_labels_and_once_for_the_store():
+    reads = []
+    data = Birds(lambda image: reads.append(image) or image)
+    arguments = DataArguments(data=data)
+    arguments.check(Settings())
+    arguments.open(Settings())
+    assert len(reads) == 2 * len(LABELS) + 1  # one more for the size and the color

@@ -47,6 +47,15 @@ def test_a_path_is_read_whatever_its_type(tmp_path, kind):
     assert arguments == DataArguments(data=str(tmp_path / "photos"), data_root=str(tmp_path))
 
 
+def test_an_empty_text_is_not_the_working_directory(tmp_path, monkeypatch):
+    """As of a shell variable that is not set."""
+    class_folders(tmp_path, ["a", "b"])
+    (tmp_path / "x.parquet").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no data found at ''\. Accepted"):
+        open_real("", PLAIN)
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_a_path_is_never_a_name(tmp_path, monkeypatch, name):
     """A folder that is called as a known set is: as a path it is that folder, as a text the known set."""
