@@ -8,7 +8,7 @@ import typer
 from ncfmkit.cli import options as o
 from ncfmkit.config import from_dict
 from ncfmkit.errors import UserError
-from ncfmkit.progress import printable
+from ncfmkit.progress import plural, printable
 
 if TYPE_CHECKING:
     from ncfmkit.real.arguments import DataArguments
@@ -110,7 +110,7 @@ def _show_plan(found: dict[str, Any]) -> None:
         "data": f"{found['data']['train']:,} images to train on, {found['data']['test']:,} to test on",
         "recipe": f"{s.recipe}, seed {s.seed}",
         "network": describe_network(s.network),
-        "pool": f"{pool.members} extractors of {pool.epochs} epochs",
+        "pool": f"{plural(pool.members, 'extractor')} of {plural(pool.epochs, 'epoch')}",
         "images": f"{d.ipc} per class, factor {d.factor}, from {d.init}",
         "matching": f"{d.steps:,} steps of lr {d.lr:g}, {d.metric}, {d.frequencies} frequencies ({d.sampler}), "
         f"{d.real_batch} real images per class",

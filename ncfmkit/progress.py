@@ -128,6 +128,11 @@ def command_line() -> str | None:
     return shlex.join(["ncfmkit", *sys.argv[1:]]) if ours else None
 
 
+def plural(number: int, noun: str) -> str:
+    """`1 image`, `1,200 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def shortened_list(names: Sequence[str]) -> str:
     """The first of them, and how many there are."""
     return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")

@@ -26,7 +26,7 @@ from ncfmkit.files import METADATA_KEY, MOVE, cache_dir, digest, writable, write
 from ncfmkit.images import labeled
 from ncfmkit.in_use import hold
 from ncfmkit.networks import network_builder
-from ncfmkit.progress import notice, track
+from ncfmkit.progress import notice, plural, track
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime
 from ncfmkit.training import (
@@ -68,7 +68,7 @@ class Pool:
         made = f"trained in {self.seconds:.0f} s" if self.seconds else "from the cache"
         known = [a for a in self.accuracies if a is not None]
         accuracy = f", test accuracy {min(known):.1%} to {max(known):.1%}" if known else ", no test split"
-        return f"extractor pool: {len(self)} members, {made}{accuracy}"
+        return f"extractor pool: {plural(len(self), 'member')}, {made}{accuracy}"
 
     @torch.no_grad()
     def blend(self, network: nn.Module, member: int, beta: float) -> None:
@@ -124,7 +124,8 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
         kept = [_kept_member(file) for file in files]
         missing = [m for m, member in enumerate(kept) if member is None]
         if missing:
-            notice(f"extractor pool: training {len(missing)} of {pool.members} members, {pool.epochs} epochs each")
+            each = plural(pool.epochs, "epoch")
+            notice(f"extractor pool: training {len(missing)} of {plural(pool.members, 'member')}, {each} each")
             build, data = network_builder(network, real), labeled(real, real.train)
             models = StackedModels(build, 1, runtime)
             with track(TITLE, len(missing) * pool.epochs) as bar:
@@ -156,7 +157,7 @@ def estimate_pool(
         seconds = training_seconds(models, labeled(real, real.train), len(real.train.images), pool)
         if real.test is not None:
             seconds += accuracy_seconds(models, labeled(real, real.test))
-        yield Stage(name=TITLE, work=f"{missing} x {pool.epochs} epochs", seconds=missing * seconds)
+        yield Stage(name=TITLE, work=f"{missing} x {plural(pool.epochs, 'epoch')}", seconds=missing * seconds)
 
 
 def _folder(key: str) -> Path:

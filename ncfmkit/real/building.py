@@ -86,10 +86,12 @@ def _find_frame(
                 raise
             continue
         width, height = opened.image.size
-        flags = f"--size {settings.size or min(USUAL_SIZE, width, height)} --resize crop"
+        more = "--resize crop"
         if not has_test:
-            flags += " --holdout 0.1"  # else the next message would ask for it
-        advice = f"pass {flags} to crop and resize all images{_as_command(flags)}"
+            more += " --holdout 0.1"  # else the next message would ask for it
+        size = f"--size {settings.size or min(USUAL_SIZE, width, height)} "
+        given = "" if settings.size else size
+        advice = f"pass {size}{more} to crop and resize all images{_as_command(given + more)}"
         if settings.size is None and width != height:
             raise UserError(f"{where}: expected a square image, got {width}x{height}: {advice}")
         color = settings.color or Look(kind_of(opened.image), opened.turned, resized=False).color

@@ -51,7 +51,7 @@ def open_folder(request: Request) -> Source:
     load = partial(_load, root, classes, listed, train, test)
     # earlier versions read other names of splits as classes: not to be taken for the same data
     kind = "folder" if train in ("", "train") else "folder, split by other names"
-    return Source(kind, name, root, tuple(file for files in listed for file in files), load, +left_out)
+    return Source(kind, name, root, tuple(file for files in listed for file in files), load, left_out=+left_out)
 
 
 def _shown(split: str) -> str:

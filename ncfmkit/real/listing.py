@@ -49,6 +49,7 @@ class Source:
     root: Path
     files: tuple[str, ...]  # all that the content depends on, relative to `root`
     load: Callable[[], Listing]
+    columns: bool = False  # whether it reads --image-column and --label-column
     left_out: Mapping[str, int] = field(default_factory=dict)  # files beside the pictures, by kind: `.txt`
 
 

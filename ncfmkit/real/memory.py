@@ -59,7 +59,7 @@ def open_memory(request: Request) -> Source:
             f"the data: the splits have other classes: {shortened_list(names[0])}; {shortened_list(names[1])}"
         )
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return Source(f"memory {key}", parts[0].name, Path(), (), partial(_load, parts))
+    return Source(f"memory {key}", parts[0].name, Path(), (), partial(_load, parts), columns=True)
 
 
 def _splits(data: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from ncfmkit.config import DataSettings
 from ncfmkit.files import cache_dir, writable, write_atomic
 from ncfmkit.in_use import hold
-from ncfmkit.progress import notice
+from ncfmkit.progress import notice, plural
 from ncfmkit.real.building import build_store
 from ncfmkit.real.decode import COLORS, changes_text, readable_formats
 from ncfmkit.real.fingerprint import fingerprint, stat_key
@@ -22,6 +22,7 @@ from ncfmkit.real.store import RealData, lock_of, read_store
 # settings that the first stores knew; later ones count in the fingerprint only where they are not the default, so that
 # sets and runs keep the fingerprints that they were made with
 FIRST_SETTINGS = ("size", "color", "resize", "classes", "holdout", "imbalance")
+COLUMN_SETTINGS = ("image_column", "label_column")  # count where a source has columns
 SHOWN_SKIPPED = 5  # names of images in a notice
 
 
@@ -59,7 +60,7 @@ def open_real(
         shown = "".join(f"\n  {image}" for image in opened.skipped_images[:SHOWN_SKIPPED])
         more = len(opened.skipped_images) - SHOWN_SKIPPED
         notice(
-            f"{opened.name}: skipped {opened.skipped} images that cannot be decoded (--skip-bad)"
+            f"{opened.name}: skipped {plural(opened.skipped, 'image')} that cannot be decoded (--skip-bad)"
             f"{shown and ':'}{shown}" + (f"\n  ... and {more:,} more" if more > 0 else "")
         )
     return opened
@@ -84,7 +85,9 @@ def _open(source: Source, settings: DataSettings, skip_bad: bool) -> RealData:
     # sets and runs keep the fingerprint: `version` rises only where the same files give other pixels; a setting that is
     # gone stays in it with the one value that is left; what is skipped depends on what Pillow reads here
     defaults = dataclasses.asdict(DataSettings())
-    counted = {k: v for k, v in dataclasses.asdict(settings).items() if k in FIRST_SETTINGS or v != defaults[k]}
+    idle = () if source.columns else COLUMN_SETTINGS
+    chosen = {k: v for k, v in dataclasses.asdict(settings).items() if k not in idle}
+    counted = {k: v for k, v in chosen.items() if k in FIRST_SETTINGS or v != defaults[k]}
     preprocessing: dict[str, Any] = counted | {"convert_color": False, "version": 1}
     preprocessing["skip_bad"] = skip_bad and readable_formats()
     index = home / "index" / stat_key(source, preprocessing)

@@ -21,7 +21,7 @@ def open_parquet(request: Request) -> Source:
     name, root, files = common_root(request.data, matching(request.data, ".parquet"))
     train, test = by_split(name, files)
     kind = kind_by_split("parquet", train, test)
-    return Source(kind, name, root, (*train, *test), partial(_load, request, root, train, test))
+    return Source(kind, name, root, (*train, *test), partial(_load, request, root, train, test), columns=True)
 
 
 def _load(request: Request, root: Path, train: list[str], test: list[str]) -> Listing:

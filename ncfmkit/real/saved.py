@@ -35,7 +35,7 @@ def open_saved(request: Request) -> Source:
     files = [[file for split in splits for file in _files(root, split)] for splits in (train, test)]
     if not files[0]:
         raise UserError(f"{name}: expected Arrow files in its {STATE}, got none")
-    return Source("datasets", name, root, (*files[0], *files[1]), partial(_load, request, root, *files))
+    return Source("datasets", name, root, (*files[0], *files[1]), partial(_load, request, root, *files), columns=True)
 
 
 def _files(root: Path, split: str) -> list[str]:

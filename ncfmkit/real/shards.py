@@ -28,7 +28,7 @@ def open_shards(request: Request) -> Source:
     train, test = by_split(name, files)
     names = ("classes.txt",) if (root / "classes.txt").is_file() else ()
     kind = kind_by_split("webdataset", train, test)
-    return Source(kind, name, root, (*train, *test, *names), partial(_load, request, root, train, test))
+    return Source(kind, name, root, (*train, *test, *names), partial(_load, request, root, train, test), columns=True)
 
 
 def _load(request: Request, root: Path, train: list[str], test: list[str]) -> Listing:

@@ -19,7 +19,7 @@ from ncfmkit.config import NetworkSettings, Settings, StudentSettings
 from ncfmkit.estimate import Stage
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import network_builder
-from ncfmkit.progress import Tracker, track
+from ncfmkit.progress import Tracker, plural, track
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime, device_name, versions
 from ncfmkit.scoring.baselines import BASELINES, herding_seconds
@@ -180,7 +180,7 @@ def estimate_scores(
             yield Stage(name="herding", work=f"{work.per_class} of each class", seconds=seconds)
         yield Stage(
             name=f"students: {work.label}",
-            work=f"{s.repeats} x {work.epochs:,} epochs",
+            work=f"{s.repeats} x {plural(work.epochs, 'epoch')}",
             seconds=one * math.ceil(s.repeats / together),
         )
 
@@ -253,7 +253,7 @@ def estimate_student(
     models = StackedModels(build, 1, runtime)
     seconds = training_seconds(models, data, len(data), settings)
     seconds += accuracy_seconds(models, test) if test is not None else 0.0
-    yield Stage(name="student", work=f"{settings.epochs:,} epochs", seconds=seconds)
+    yield Stage(name="student", work=plural(settings.epochs, "epoch"), seconds=seconds)
 
 
 def train_student(

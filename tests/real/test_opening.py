@@ -27,3 +27,9 @@ def test_settings_that_are_new_leave_the_fingerprints_of_earlier_sets_alone():
     """Sets and runs hold these: of the digits as they are, and of two of their classes."""
     assert open_real("digits", PLAIN).fingerprint.startswith("dcf4ba7c288816b5")
     assert open_real("digits", DataSettings(classes=("1", "2"))).fingerprint.startswith("4f9b7e0809c2c0f4")
+
+
+def test_columns_are_no_part_of_the_fingerprint_where_a_source_has_none():
+    """A set of Parquet carries its columns, and may be scored on the same pictures in folders."""
+    named = DataSettings(label_column="kind", image_column="photo")
+    assert open_real("digits", named).fingerprint == open_real("digits", PLAIN).fingerprint
