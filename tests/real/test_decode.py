@@ -61,10 +61,12 @@ def test_given_size_without_resize(tmp_path):
 def test_mixed_sizes_get_one_message_with_the_command_that_works(tmp_path, monkeypatch, settings, program):
     modes = ("RGB", "RGB", "L", "CMYK", "RGBA", "RGB")
     data = folder(tmp_path, *(Image.new(mode, (70 + i, 90)) for i, mode in enumerate(modes)), kind="tiff")
-    monkeypatch.setattr(sys, "argv", [program, "distill", "my photos"])
+    given = f"--size {settings.size} " if settings.size else ""
+    monkeypatch.setattr(sys, "argv", [program, "distill", "my photos", *given.split()])
+    more = f"--resize crop{'' if settings.holdout else ' --holdout 0.1'}"
+    flags = f"{given or '--size 64 '}{more}"
     with pytest.raises(UserError) as caught:
         open_real(data, settings)
-    flags = f"--size {settings.size or 64} --resize crop{'' if settings.holdout else ' --holdout 0.1'}"
     message, _, command = str(caught.value).partition("; the whole command:\n")
     assert message.endswith(f": pass {flags} to crop and resize all images")
     assert command == ("" if program == "/x/train.py" else f"ncfmkit distill 'my photos' {flags}")
