@@ -51,7 +51,7 @@ class RunDirectory:
         """
         if (path / "run.json").exists() and not force:
             raise UserError(
-                f"{path} already exists and holds a run: go on with it by --resume {path}, pass --force to overwrite "
+                f"{path} already exists and holds a run: continue it with --resume {path}, pass --force to overwrite "
                 "it, or choose another --out"
             )
         empty = path.is_dir() and not any(path.iterdir())
@@ -111,7 +111,7 @@ class RunDirectory:
         """What an interruption of this run leaves behind."""
         earlier = self.replaced()
         also = f"; until it is done, the earlier run stays in {earlier[0]}" if earlier else ""
-        return f"what was finished is kept: go on with --resume {self.path}{also}"
+        return f"interrupted; finished work is kept: continue with --resume {self.path}{also}"
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -166,7 +166,7 @@ def test_force_keeps_the_earlier_run_until_the_new_one_is_done(run: RunDirectory
     old = run.path.with_name("run.old")
     assert RunDirectory.open(old).info()["status"] == "done"
     assert new.info()["status"] == "new"
-    assert new.kept().endswith(f"go on with --resume {run.path}; until it is done, the earlier run stays in {old}")
+    assert new.kept().endswith(f"continue with --resume {run.path}; until it is done, the earlier run stays in {old}")
     third = RunDirectory.create(run.path, INFO, force=True)  # the second was interrupted
     assert content(run.path.parent) == {
         "run",

@@ -157,13 +157,13 @@ def distill(
                     run.save_checkpoint(state.state_dict())
                     error.add_note(
                         f"raised by the callback after step {state.step} of {steps}; the state is saved: "
-                        f"go on with ncfmkit.resume({str(run.path)!r})"
+                        f"continue with ncfmkit.resume({str(run.path)!r})"
                     )
                     raise
             calibration = "" if losses.calibration is None else f", calibration {losses.calibration:.3f}"
             bar.advance(note=f"matching {losses.matching:.2f}{calibration}")
             if stop:
-                raise Interrupted(f"saved after step {state.step} of {steps}: go on with --resume {run.path}")
+                raise Interrupted(f"saved after step {state.step} of {steps}: continue with --resume {run.path}")
 
     run.update(timings={"distill_seconds": round(spent, 2), "steps": steps})
     return state.images.detach()

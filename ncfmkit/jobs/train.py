@@ -234,4 +234,4 @@ class Checkpoint:
         """What an interruption leaves behind."""
         if not self.done or not self.path.is_file():
             return None
-        return f"interrupted: {self.path} keeps {self.done} of {self.epochs} epochs: the same command goes on with them"
+        return f"interrupted: {self.path} keeps {self.done} of {self.epochs} epochs: the same command resumes"

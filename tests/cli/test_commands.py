@@ -364,7 +364,7 @@ def test_unreadable_pictures(tmp_path: Path) -> None:
 
 def test_another_run_in_out(done: Path) -> None:
     before = content(done)
-    refused("distill", "digits", *TINY, "--out", done, says="already exists and holds a run: go on with it by --resume")
+    refused("distill", "digits", *TINY, "--out", done, says="already exists and holds a run: continue it with --resume")
     refused("distill", "digits", *TINY, "--out", done / "run.json", says="is not a folder")
     refused("distill", "digits", *TINY, "--out", done.parent, says="already exists: pass --force")
     assert content(done) == before
@@ -393,7 +393,7 @@ def test_resume_where_the_data_are_now(tmp_path: Path, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(loop, "distill_step", interrupted)
         flags = [*TINY, "--repeats", "0", "--ipc", "1", "--out", "run"]
-        refused("distill", folder, *flags, says="go on with --resume run", code=130)
+        refused("distill", folder, *flags, says="continue with --resume run", code=130)
     folder.rename(tmp_path / "forms")
     refused(
         "distill", "--resume", "run", says=r"no data found at .*shapes.*\n.*have moved, say where they are with --data"
@@ -521,7 +521,7 @@ def test_interruption_outside_the_steps_exits_130(monkeypatch: pytest.MonkeyPatc
 
     with monkeypatch.context() as patch:
         patch.setattr("ncfmkit.scoring.students.train", interrupted)
-        refused("distill", "digits", *TINY, "--out", "run", says="go on with --resume run", code=130)
+        refused("distill", "digits", *TINY, "--out", "run", says="continue with --resume run", code=130)
         refused("evaluate", done, "--data", "digits", *QUICK, says="interrupted", code=130)
     succeeds("distill", "--resume", "run")
     assert (Path("run") / "synthetic.safetensors").read_bytes() == (done / "synthetic.safetensors").read_bytes()
@@ -557,7 +557,7 @@ def test_a_signal_to_the_process_exits_130_and_resume_ends_with_the_same_bytes(
     assert process.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
-    assert re.search(r"ncfmkit: saved after step \d+ of 150: go on with --resume run", err)
+    assert re.search(r"ncfmkit: saved after step \d+ of 150: continue with --resume run", err)
     assert not (tmp_path / "run" / "synthetic.safetensors").exists()
     succeeds("distill", "--resume", "run")  # here, with other threads than the run was started with
     whole = [sys.executable, "-c", LAUNCH, *arguments, "--out", "whole"]

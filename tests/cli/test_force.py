@@ -173,7 +173,7 @@ def test_a_forced_run_that_fails_leaves_the_earlier_one(made: Path, monkeypatch:
     before = set_file.load("run").manifest
     with monkeypatch.context() as patch:
         patch.setattr(distill_job, "open_pool", broken)
-        says = r"go on with --resume run; until it is done, the earlier run stays in run\.old"
+        says = r"continue with --resume run; until it is done, the earlier run stays in run\.old"
         result = call("distill", "digits", *TINY, "--seed", "3", "--out", "run", "--force")
     assert result.exit_code == 130
     assert re.search(says, result.stderr)

@@ -35,7 +35,7 @@ def test_a_callback_that_raises_stops_the_run_with_its_state_saved(tmp_path: Pat
     with pytest.raises(LookupError, match="enough") as stopped:
         ncfmkit.distill("digits", out=tmp_path / "run", callback=stop, **HOW)
     (note,) = stopped.value.__notes__
-    go_on = f"go on with ncfmkit.resume({str(tmp_path / 'run')!r})"
+    go_on = f"continue with ncfmkit.resume({str(tmp_path / 'run')!r})"
     assert note == f"raised by the callback after step 6 of 12; the state is saved: {go_on}"
     assert (tmp_path / "run" / "checkpoint" / "step-00000006.pt").is_file()
     rows: list[dict[str, Any]] = []

@@ -320,7 +320,7 @@ def test_interrupted_then_resumed(
 ) -> None:
     out = tmp_path / "run"
     at_step(monkeypatch, step, terminate)
-    with pytest.raises(Interrupted, match=f"saved after step {step + 1} of 12: go on with --resume {out}"):
+    with pytest.raises(Interrupted, match=f"saved after step {step + 1} of 12: continue with --resume {out}"):
         start(out, distill__sampler=sampler)
     assert not (out / set_file.FILE_NAME).exists()
     distill_job.resume(out)
@@ -397,7 +397,7 @@ def test_interrupted_in_the_pool_then_resumed(
         original(*args, **kwargs)
 
     monkeypatch.setattr(pool_module, "train", second_is_interrupted)
-    with pytest.raises(Interrupted, match=f"what was finished is kept: go on with --resume {out}"):
+    with pytest.raises(Interrupted, match=f"interrupted; finished work is kept: continue with --resume {out}"):
         start(out)
     assert len(list((tmp_path / "cache" / "pools").rglob("member-*"))) == 1
     distill_job.resume(out)

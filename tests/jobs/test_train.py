@@ -86,7 +86,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
     how: dict[str, Any] = {"student.optimizer": optimizer}
     with monkeypatch.context() as patch:
         at_epoch(patch, epoch, ctrl_c)
-        says = rf"interrupted: {kept} keeps {epoch} of 6 epochs: the same command goes on with them$"
+        says = rf"interrupted: {kept} keeps {epoch} of 6 epochs: the same command resumes$"
         with pytest.raises(Interrupted, match=says):
             train_some(scored, runtime, out, **how)
     assert [p.name for p in tmp_path.iterdir()] == [kept.name]
