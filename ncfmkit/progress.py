@@ -122,6 +122,16 @@ def track(description: str, total: int, done: int = 0) -> Iterator[Tracker]:
         yield Tracker(description, total, live, done)
 
 
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """A spinner beside `text`, on a terminal, for work that cannot say how far it is. No :func:`track` inside."""
+    if console.is_terminal and not console.is_jupyter:  # a notebook would need ipywidgets
+        with console.status(text):
+            yield
+    else:
+        yield
+
+
 def command_line() -> str | None:
     """The running `ncfmkit ...` as one would type it; none where Python code called the library."""
     program = Path(sys.argv[0])
