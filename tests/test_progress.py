@@ -67,7 +67,7 @@ def test_a_terminal_has_a_live_bar_with_the_time_left(monkeypatch: pytest.Monkey
     monkeypatch.setattr(progress, "console", console)
     with progress.track("packing", 4, done=1) as bar:
         bar.advance(2, note="a note")
-    assert re.search(r"packing .* 75% \d:\d\d:\d\d elapsed, [-:0-9]+ left a note", console.export_text())
+    assert re.search(r"packing .* 75% \d:\d\d:\d\d, [-:0-9]+ left a note", console.export_text())
 
 
 @pytest.mark.parametrize("terminal", [True, False])
