@@ -280,7 +280,7 @@ def _headline(real: RealData, settings: Settings) -> str:
         f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
         f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
         f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
-        + (f"; {real.skipped} unreadable images passed over" if real.skipped else "")
+        + (f"; {real.skipped} unreadable skipped" if real.skipped else "")
     )
 
 

@@ -58,8 +58,9 @@ def open_real(
     if opened.skipped:
         shown = "".join(f"\n  {image}" for image in opened.skipped_images[:SHOWN_SKIPPED])
         more = len(opened.skipped_images) - SHOWN_SKIPPED
+        images = "image" if opened.skipped == 1 else "images"
         notice(
-            f"{opened.name}: passed over {opened.skipped} images that cannot be decoded (--skip-bad)"
+            f"{opened.name}: skipped {opened.skipped} unreadable {images} (--skip-bad)"
             f"{shown and ':'}{shown}" + (f"\n  ... and {more:,} more" if more > 0 else "")
         )
     return opened

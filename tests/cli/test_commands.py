@@ -356,7 +356,7 @@ def test_unreadable_pictures(tmp_path: Path) -> None:
     result = succeeds("distill", folder, *flags, "--skip-bad", "--out", "run", "--json")
     assert one_object(result)["data"]["skipped"] == 1
     assert one_object(result)["data"]["skipped_images"] == ["b/01.png"]
-    assert "passed over 1 images that cannot be decoded (--skip-bad):\n  b/01.png" in result.stderr
+    assert "skipped 1 unreadable image (--skip-bad):\n  b/01.png" in result.stderr
     for picture in (folder / "b").iterdir():
         picture.write_bytes(b"")
     refused("distill", folder, *flags, "--skip-bad", says="class 'b' has no images in shapes")

@@ -293,7 +293,7 @@ def test_skip_bad_counts_and_tells(tmp_path, capsys):
     assert (opened.skipped, opened.train.counts().tolist()) == (2, [2])
     np.testing.assert_array_equal(opened.train.images[1], (noise(4, 4, 3) // 2).transpose(2, 0, 1))
     assert opened.mean[0] == pytest.approx(opened.train.images[:, 0].mean() / 255)
-    assert "passed over 2 images" in capsys.readouterr().err
+    assert "skipped 2 unreadable images" in capsys.readouterr().err
 
 
 def test_class_that_becomes_empty(tmp_path):

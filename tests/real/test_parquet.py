@@ -189,7 +189,7 @@ def test_rows_with_neither_path_nor_bytes_are_unreadable_pictures(tmp_path, caps
     assert data.skipped_images == tuple(f"p.parquet row {r}" for r in range(9, 16))
     assert_sorted_copy(data.train, [decoded(c) for c in good], [0, 1, 0, 1, 0, 1, 0, 1, 0])
     said = capsys.readouterr().err
-    assert "passed over 7 images" in said
+    assert "skipped 7 unreadable images" in said
     assert [line.strip() for line in said.splitlines()[1:]] == [*data.skipped_images[:5], "... and 2 more"]
     again = open_real(str(tmp_path / "p.parquet"), PLAIN, skip_bad=True)
     assert again.skipped_images == data.skipped_images
