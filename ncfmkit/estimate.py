@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ncfmkit.progress import notice
+from ncfmkit.progress import notice, waiting
 
 ENOUGH_SECONDS = 0.2  # of measured calls; a call that takes longer is measured once
 MOST_CALLS = 20
@@ -51,11 +51,12 @@ def _timed(call: Callable[[], object], device: torch.device) -> float:
 def announce(stages: Iterable[Stage]) -> list[Stage]:
     """Prints each stage as soon as it is measured, then the total; prints nothing if no work is left."""
     known: list[Stage] = []
-    for stage in stages:
-        if not known:
-            notice("estimate, measured on the first steps:")
-        notice(f"  {stage.name}: {stage.work}, about {duration(stage.seconds)}")
-        known.append(stage)
+    with waiting("measuring the first steps (a first run compiles them, which can take minutes)"):
+        for stage in stages:
+            if not known:
+                notice("estimate, measured on the first steps:")
+            notice(f"  {stage.name}: {stage.work}, about {duration(stage.seconds)}")
+            known.append(stage)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # a plan takes a share of the memory that is free
     if known:

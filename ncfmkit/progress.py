@@ -14,7 +14,16 @@ from fractions import Fraction
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False, emoji=False)
 
@@ -28,6 +37,13 @@ def notice(text: str) -> None:
     """One line that tells the user what was chosen or what happened."""
     # a terminal wraps lines itself, a notebook would scroll them sideways
     console.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=not console.is_jupyter)
+
+
+class ElapsedColumn(TimeElapsedColumn):
+    """The time so far, with a comma before the time left: `0:03:12, 0:01:04 left`."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task).append(",")
 
 
 class Tracker:
@@ -112,13 +128,23 @@ def track(description: str, total: int, done: int = 0) -> Iterator[Tracker]:
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
+        ElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("left"),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as live:
         yield Tracker(description, total, live, done)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """A spinner beside `text`, on a terminal, for work that cannot say how far it is. No :func:`track` inside."""
+    if console.is_terminal and not console.is_jupyter:  # a notebook would need ipywidgets
+        with console.status(text):
+            yield
+    else:
+        yield
 
 
 def command_line() -> str | None:

@@ -67,7 +67,19 @@ def test_a_terminal_has_a_live_bar_with_the_time_left(monkeypatch: pytest.Monkey
     monkeypatch.setattr(progress, "console", console)
     with progress.track("packing", 4, done=1) as bar:
         bar.advance(2, note="a note")
-    assert re.search(r"packing .* 75% .* left .* a note", console.export_text())
+    assert re.search(r"packing .* 75% \d:\d\d:\d\d, [-:0-9]+ left a note", console.export_text())
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_work_of_unknown_length_has_a_spinner_on_a_terminal_only(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(force_terminal=terminal, width=120, file=file))
+    with progress.waiting("measuring the first steps"):
+        progress.notice("a stage")
+    assert ("measuring the first steps" in file.getvalue()) == terminal
+    assert "a stage" in file.getvalue()
 
 
 @pytest.fixture

@@ -445,6 +445,6 @@ def manifest_score(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def format_score(score: dict[str, Any]) -> str:
-    """`61.9% +- 0.7% (n = 3)`; one student has no deviation."""
-    deviation = f" +- {score['last']['std']:.1%}" if score["n"] > 1 else ""
+    """`61.9% ± 0.7% (n = 3)`; one student has no deviation."""
+    deviation = f" ± {score['last']['std']:.1%}" if score["n"] > 1 else ""
     return f"{score['last']['mean']:.1%}{deviation} (n = {score['n']})"

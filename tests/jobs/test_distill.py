@@ -28,6 +28,7 @@ from ncfmkit.estimate import Stage
 from ncfmkit.files import digest
 from ncfmkit.jobs import distill as distill_job
 from ncfmkit.jobs import setup
+from ncfmkit.progress import plural
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
@@ -208,7 +209,7 @@ def test_a_dry_run_plans_what_the_run_does(tmp_path: Path, scored: Path, monkeyp
     real = open_real("digits", settings.data)
     assert [f"students: {row['label']}" for row in info["scores"]["rows"]] == [n for n in stages if "students" in n]
     for row in info["scores"]["rows"]:
-        assert stages[f"students: {row['label']}"]["work"] == f"{row['n']} x {row['epochs']} epochs"
+        assert stages[f"students: {row['label']}"]["work"] == f"{row['n']} x {plural(row['epochs'], 'epoch')}"
         work = students.row_work(row["set"], real, settings, stored=1, decoded=4)
         assert work.images == row["decoded"]  # what a student was trained on
     assert stages["distilling"]["work"] == "12 steps"

@@ -56,7 +56,7 @@ def test_a_set(small: Path) -> None:
     assert what.summary["images per class"] == "2 stored, 8 decoded"
     assert what.summary["images"] == "uint8 [4, 1, 8, 8]"
     assert what.summary["source"] == "tiny, 1,234 training images"
-    assert what.summary["last-epoch accuracy"] == "50.0% +- 1.0% (n = 2) with convnet-2 width 8, 3 epochs"
+    assert what.summary["last-epoch accuracy"] == "50.0% ± 1.0% (n = 2) with convnet-2 width 8, 3 epochs"
     assert what.content["manifest_sha256"] == what.summary["sha256 of its manifest"]
     assert what.summary["bytes"] == "images 256 B, labels 32 B"
     assert what.summary["bytes per class"] == "144 B"

@@ -94,7 +94,7 @@ def test_the_promise_holds_within_chance(
         assert found["measured"]["last"]["mean"] == mean
         return
     says = (
-        rf"its students reach {mean:.1%} \+- 1.0% \(n = 3\), promised are 60.0% \+- 5.0% \(n = 3\): they are "
+        rf"its students reach {mean:.1%} ± 1.0% \(n = 3\), promised are 60.0% ± 5.0% \(n = 3\): they are "
         rf"{60 - 100 * mean:.2f} points worse, with a standard error of 2.94 points; expected at most 11.03 "
         r"\(one-sided t-test at the 1% level\)"
     )
