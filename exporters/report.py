@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.files import format_bytes
-from ncfmkit.progress import printable
+from ncfmkit.progress import plural, printable
 from ncfmkit.reports.labels import families, labels
 from ncfmkit.reports.page import escaped, facts_html, figure_html, write_page
 from ncfmkit.reports.scores import ABSENT
@@ -501,7 +501,7 @@ def _speed_html(section: dict[str, Any]) -> list[str]:
 
 def _model_facts(result: dict[str, Any]) -> dict[str, Any]:
     model, ours, student = result["model"], result["model"]["metadata"], result["student"]
-    size = f"{model['channels']} channel{'s' if model['channels'] > 1 else ''}, {model['size']}x{model['size']} pixels"
+    size = f"{plural(model['channels'], 'channel')}, {model['size']}x{model['size']} pixels"
     facts = {
         "File": f"{model['path']}, {format_bytes(model['bytes'])}",
         "sha256": model["sha256"],

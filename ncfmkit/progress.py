@@ -64,17 +64,20 @@ class Tracker:
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=float(self.done), note=self.note)
         elif (now := time.monotonic()) > self._next_line and self._before < self.done < self.total:
-            self._next_line = now + QUIET_SECONDS
             left = (now - self._start) * float((self.total - self.done) / (self.done - self._before))
-            notice(f"{self._so_far()}, {_clock(left)} left {self.note}".rstrip())
+            self._show(f", {_clock(left)} left {self.note}")
 
     def finish(self) -> None:
         seconds = time.monotonic() - self._start
         if self._live is None and seconds > FIRST_LINE_SECONDS:
-            notice(f"{self._so_far()} in {_clock(seconds)} {self.note}".rstrip())
+            notice(self._line(f" in {_clock(seconds)} {self.note}"))
 
-    def _so_far(self) -> str:
-        return f"{self.description}: {int(self.done)}/{self.total}"
+    def _show(self, more: str) -> None:
+        self._next_line = time.monotonic() + QUIET_SECONDS
+        notice(self._line(more))
+
+    def _line(self, more: str) -> str:
+        return f"{self.description}: {int(self.done)}/{self.total}{more}".rstrip()
 
 
 class NotebookTracker(Tracker):
@@ -88,21 +91,13 @@ class NotebookTracker(Tracker):
         self._html, self._output = HTML, display(HTML(""), display_id=True)
         self._show("")
 
-    def advance(self, count: int | Fraction = 1, note: str | None = None) -> None:
-        self.done += count
-        self.note = self.note if note is None else note
-        now = time.monotonic()
-        if now > self._next_line and self._before < self.done < self.total:
-            left = (now - self._start) * float((self.total - self.done) / (self.done - self._before))
-            self._show(f", {_clock(left)} left {self.note}")
-
     def finish(self) -> None:
         self._show(f" in {_clock(time.monotonic() - self._start)} {self.note}")
 
     def _show(self, more: str) -> None:
         self._next_line = time.monotonic() + NOTEBOOK_SECONDS
         bar = f'<progress value="{float(self.done)}" max="{self.total}" style="width: 20em"></progress>'
-        text = html.escape(printable(f"{self._so_far()}{more}".rstrip()))
+        text = html.escape(printable(self._line(more)))
         self._output.update(self._html(f"<pre style='margin: 0'>{bar} {text}</pre>"))
 
 

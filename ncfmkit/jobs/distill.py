@@ -136,9 +136,7 @@ def start(
     callback: loop.Callback | None = None,
 ) -> Path:
     """As :func:`distill`: opens the real data, after what can be checked without them. Returns the run directory."""
-    settings, folder, names = _requested(source, recipe, out, force, baselines, overrides)
-    runtime = choose_runtime(settings.runtime)
-    real = source.open(settings)
+    real, settings, runtime, folder, names = _opened(source, recipe, out, force, baselines, overrides)
     distill_real(real, settings, runtime, folder=folder, force=force, source=source, baselines=names, callback=callback)
     return folder
 
@@ -161,9 +159,7 @@ def dry_run(
         (`chunk`, `kept_graphs`, `classes_per_batch`), `memory` (bytes that a step takes on the device),
         `estimate` (rows of `name`, `work`, `seconds`) and `seconds`, their sum.
     """
-    settings, folder, names = _requested(source, recipe, out, force, baselines, overrides)
-    runtime = choose_runtime(settings.runtime)
-    real = source.open(settings)
+    real, settings, runtime, folder, names = _opened(source, recipe, out, force, baselines, overrides)
     settings, images = _checked(real, settings, names)
     problem, state, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
     notice(_headline(real, settings))
@@ -183,15 +179,15 @@ def dry_run(
     }
 
 
-def _requested(
+def _opened(
     source: DataArguments,
     recipe: str | os.PathLike[str] | None,
     out: str | os.PathLike[str] | None,
     force: bool,
     baselines: str | Sequence[str],
     overrides: dict[str, Any],
-) -> tuple[Settings, Path, tuple[str, ...]]:
-    """Settings, run directory and baselines: what can be checked before the data are opened."""
+) -> tuple[RealData, Settings, Runtime, Path, tuple[str, ...]]:
+    """The real data, settings, runtime, run directory and baselines; the data are opened after all other checks."""
     settings = make_settings(source.data, os.fspath(recipe) if recipe else None, overrides)
     if settings.runtime.log == "tensorboard":
         require_tensorboard()
@@ -200,7 +196,8 @@ def _requested(
     folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}")
     source.check(settings)
     RunDirectory.free(folder, force=force)
-    return settings, folder, names
+    runtime = choose_runtime(settings.runtime)
+    return source.open(settings), settings, runtime, folder, names
 
 
 def distill_real(

@@ -17,6 +17,7 @@ from typing import Any
 from ncfmkit.config import Settings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import write_atomic
+from ncfmkit.progress import plural
 from ncfmkit.reports.scores import (
     ABSENT,
     TEXT_COLUMNS,
@@ -219,7 +220,7 @@ def _pool_html(pool: dict[str, Any]) -> str:
     known = [a for a in accuracies if a is not None]
     if not accuracies:
         return ""
-    text = f"{len(accuracies)} extractor{'s' if len(accuracies) != 1 else ''}"
+    text = plural(len(accuracies), "extractor")
     if known:
         text += f", test accuracy {100 * sum(known) / len(known):.1f}% on average"
     if len(known) > 1:

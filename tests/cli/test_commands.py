@@ -42,15 +42,7 @@ ONE = ["--student-epochs", "1", "--compile", "off"]  # student, as `train` train
 LAUNCH = "from ncfmkit.cli.entry import run; run()"
 
 
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _one_cache(_own_cache: None, own_folder: None, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One cache for this file."""
-    monkeypatch.setenv("NCFMKIT_CACHE", str(shared_cache))
+pytestmark = pytest.mark.usefixtures("one_cache")
 
 
 def make_folder(root: Path, counts: dict[str, int], size: int = 8, mode: str = "L") -> Path:

@@ -19,15 +19,7 @@ TINY = [
 QUICK = ["--student-epochs", "1", "--compile", "off"]
 
 
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _one_cache(_own_cache: None, own_folder: None, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One cache for this file."""
-    monkeypatch.setenv("NCFMKIT_CACHE", str(shared_cache))
+pytestmark = pytest.mark.usefixtures("one_cache")
 
 
 @pytest.fixture(scope="module")
