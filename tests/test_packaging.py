@@ -143,11 +143,25 @@ def test_no_extra_brings_a_second_onnxruntime(
 NOT_IN_SDIST = ("__pycache__", "*.py[cod]", "*.egg-info", "PKG-INFO", ".*", "build", "dist", "runs", "gpu-results")
 
 
+def copy_checkout(to: Path) -> None:
+    """What git tracks, because the README's commands leave sets and models beside it; in an unpacked sdist, all of it."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        shutil.copytree(ROOT, to, symlinks=True, ignore=shutil.ignore_patterns(*NOT_IN_SDIST))
+        return
+    # the folder may belong to another user, as in a container
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if (ROOT / name).is_symlink() or (ROOT / name).exists():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name, follow_symlinks=False)
+
+
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sdist of a copy of this folder, unpacked. Building it here would leave files."""
     folder = tmp_path_factory.mktemp("sdist")
-    shutil.copytree(ROOT, folder / "copy", symlinks=True, ignore=shutil.ignore_patterns(*NOT_IN_SDIST))
+    copy_checkout(folder / "copy")
     build = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
     built = subprocess.run([sys.executable, "-c", build], cwd=folder / "copy", capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
