@@ -144,7 +144,7 @@ NOT_IN_SDIST = ("__pycache__", "*.py[cod]", "*.egg-info", "PKG-INFO", ".*", "bui
 
 
 def copy_checkout(to: Path) -> None:
-    """What git tracks, because the README's commands leave sets and models beside it; in an unpacked sdist, all of it."""
+    """What git tracks, since the README's commands leave sets and models beside it; in an unpacked sdist, all of it."""
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         shutil.copytree(ROOT, to, symlinks=True, ignore=shutil.ignore_patterns(*NOT_IN_SDIST))
         return
