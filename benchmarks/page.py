@@ -1,6 +1,7 @@
 """Results as tables, as a plot, and as docs/performance.md, which `python -m benchmarks.page` writes.
 
-The page is made of the newest result of every device in benchmarks/results/, and of nothing else.
+The page is made of the newest whole result of every kind of device in benchmarks/results/, of newer results of the step
+alone, and of nothing else.
 """
 
 import json
@@ -268,6 +269,18 @@ def newest() -> dict[str, tuple[Path, dict[str, Any]]]:
     return found
 
 
+def steps_since(kind: str, date: str) -> list[tuple[Path, dict[str, Any]]]:
+    """Results of the step alone, of a kind of device, that are newer than a whole one of that date."""
+    read = [(file, json.loads(file.read_text(encoding="utf-8"))) for file in sorted(RESULTS.glob("*.json"))]
+    return [
+        (file, result)
+        for file, result in read
+        if result["options"]["only"] == "step"
+        and result["about"]["date"] > date
+        and ("cuda" in result["about"]["device"]) == (kind == "gpu")
+    ]
+
+
 def render() -> str:
     """The text of docs/performance.md."""
     text = HEAD
@@ -277,6 +290,8 @@ def render() -> str:
             file, result = results[kind]
             plot = f"![growth of time and memory](performance-{kind}.png)"
             text += f"\n## {title}\n\n`benchmarks/results/{file.name}`: {tables(result)}\n\n{plot}\n"
+            for newer, step in steps_since(kind, result["about"]["date"]):
+                text += f"\n### Measured since\n\n`benchmarks/results/{newer.name}`: {tables(step)}\n"
     return text if "gpu" in results else text + NO_GPU
 
 

@@ -1,6 +1,7 @@
 """The page and its numbers."""
 
 import argparse
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -64,3 +65,20 @@ def test_one_setting_is_measured_in_float32_too(monkeypatch, tmp_path: Path, pre
 
 def test_the_page_is_what_the_results_say() -> None:
     assert page.PAGE.read_text(encoding="utf-8") == page.render()
+
+
+def test_newer_results_of_the_step_alone_follow_the_whole_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def write(name: str, only: str, date: str, device: str = "cpu") -> None:
+        options = {"only": only, "match": "", "memory_budget": None}
+        about = ABOUT | {"date": date, "device": device}
+        found = {"rates": RATES, "options": options, "about": about, "step": [contest("fp32")]}
+        (tmp_path / name).write_text(json.dumps(found), encoding="utf-8")
+
+    write("whole.json", "step,growth", "2026-01-02")
+    write("newer.json", "step", "2026-01-03")
+    write("older.json", "step", "2026-01-01")
+    write("other-kind.json", "step", "2026-01-03", device="cuda (NVIDIA H100)")
+    write("pool.json", "pool", "2026-01-03")
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    assert [file.name for file, _ in page.steps_since("cpu", "2026-01-02")] == ["newer.json"]
+    assert [file.name for file, _ in page.steps_since("gpu", "2026-01-02")] == ["other-kind.json"]
