@@ -13,7 +13,19 @@ import ncfmkit
 ROOT = Path(__file__).resolve().parents[1]
 
 BASE = {
-    *("_version", "errors", "extras", "interrupts", "config", "progress", "estimate", "rng", "files", "in_use"),
+    *(
+        "_version",
+        "errors",
+        "extras",
+        "interrupts",
+        "config",
+        "progress",
+        "estimate",
+        "rng",
+        "files",
+        "records",
+        "in_use",
+    ),
     *("runtime", "run", "mosaic", "augment", "recipes"),
 }
 ROOMS: dict[str, set[str]] = {  # what each may import beside itself; `base` are the modules above
