@@ -24,7 +24,7 @@ from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.sets import set_file
-from ncfmkit.sets.manifest import finished_set
+from ncfmkit.sets.manifest import Clipped, Converted, finished_set
 from ncfmkit.sets.released.pixel_values import Normalization, Values, to_bytes
 from ncfmkit.sets.released.read import Released, check_exists, read
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -129,7 +129,7 @@ def write_released(
 ) -> tuple[Path, SyntheticSet]:
     """As :func:`convert`, with real data that are open."""
     result = read_released(path, real, settings, reading)
-    out = out or Path(safe_name(result.manifest["name"]) + ".safetensors")
+    out = out or Path(safe_name(result.manifest.name) + ".safetensors")
     check_free(out, force=force)
     return out, dataclasses.replace(result, manifest=set_file.save(result, out, force=force))
 
@@ -155,11 +155,12 @@ def read_released(path: Path, real: RealData, settings: Settings, reading: Readi
     images_NCHW, clipped = to_bytes(released.images, order_N, values, real, normalization)
     _say(path, released, values, settings, clipped)
     result = finished_set(settings, real, torch.from_numpy(images_NCHW))
-    converted = _origin(path, released) | {"kind": released.kind, "values": values, "clipped": clipped}
-    if released.kind == "experiments":
-        converted["experiment"] = reading.experiment or 0
-    source = result.manifest["source"] | {"converted": converted}
-    result = dataclasses.replace(result, manifest=result.manifest | {"source": source})
+    which = {"experiment": reading.experiment or 0} if released.kind == "experiments" else {}
+    converted = Converted(
+        **_origin(path, released), kind=released.kind, values=values, clipped=Clipped(**clipped), **which
+    )
+    source = result.manifest.source.model_copy(update={"converted": converted})
+    result = dataclasses.replace(result, manifest=result.manifest.changed(source=source))
     return _with_soft_labels(path, result, released.soft_logits, order_N)
 
 
