@@ -50,7 +50,7 @@ def write(folder: Path, view: View, rows: Iterable[Row]) -> None:
         (home / name).mkdir(parents=True)
     described = parquet.schema(view, pa.field("file_name", pa.string()), {"dtype": "string", "_type": "Value"})
     start = 0
-    with parquet.writer(home / METADATA, described) as metadata:
+    with parquet.written(home / METADATA, described) as metadata:
         while group := list(islice(rows, parquet.group_rows(view))):
             places = range(start, start := start + len(group))
             files = [f"{names[i // view.per_class]}/{i % view.per_class:0{digits}d}.{view.encoding}" for i in places]

@@ -7,6 +7,7 @@ dictionaries: pictures do not compress further.
 import json
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -45,9 +46,12 @@ def features(view: View) -> None:
     """The files declare their columns."""
 
 
-def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+@contextmanager
+def written(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     plain: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    return pq.ParquetWriter(path, schema, store_schema=False, **plain)
+    with pq.ParquetWriter(path, schema, store_schema=False, **plain) as file:
+        yield file
+        file.add_key_value_metadata(schema.metadata)
 
 
 def table(schema: pa.Schema, firsts: pa.Array, rows: list[Row]) -> pa.Table:
@@ -76,7 +80,7 @@ def write(folder: Path, view: View, rows: Iterable[Row]) -> None:
     described = schema(view, PICTURE, {"_type": "Image"})
     home.mkdir()
     for number, numbered in groupby(_numbered(described, view, rows), itemgetter(0)):
-        with writer(home / f"{number}.tmp", described) as file:
+        with written(home / f"{number}.tmp", described) as file:
             while group := list(islice(((p, r) for _, p, r in numbered), group_rows(view))):
                 names = [f"{start + i:08d}.{view.encoding}" for i in range(len(group))]
                 columns = [pa.array([picture for picture, _ in group], pa.binary()), pa.array(names)]
