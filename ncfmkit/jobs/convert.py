@@ -155,9 +155,12 @@ def read_released(path: Path, real: RealData, settings: Settings, reading: Readi
     images_NCHW, clipped = to_bytes(released.images, order_N, values, real, normalization)
     _say(path, released, values, settings, clipped)
     result = finished_set(settings, real, torch.from_numpy(images_NCHW))
-    which = {"experiment": reading.experiment or 0} if released.kind == "experiments" else {}
     converted = Converted(
-        **_origin(path, released), kind=released.kind, values=values, clipped=Clipped(**clipped), **which
+        **_origin(path, released),
+        kind=released.kind,
+        values=values,
+        clipped=Clipped(**clipped),
+        experiment=(reading.experiment or 0) if released.kind == "experiments" else None,
     )
     source = result.manifest.source.model_copy(update={"converted": converted})
     result = dataclasses.replace(result, manifest=result.manifest.changed(source=source))
@@ -285,7 +288,7 @@ def _say(path: Path, released: Released, values: str, settings: Settings, clippe
         )
 
 
-def _origin(path: Path, released: Released) -> dict[str, Any]:
+def _origin(path: Path, released: Released) -> dict[str, str]:
     """Name and sha256 of the file; of several files: of their lines as sha256sum writes them, sorted by name."""
     digests = {name: sha256_of(file) for name, file in sorted(released.files.items())}
     lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())

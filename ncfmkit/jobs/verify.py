@@ -53,24 +53,25 @@ def verify(path: str | os.PathLike[str], *, score: bool = False, data: Any = Non
     scoring = requested_scoring(score, data, overrides)
     packed = path.is_dir() and package.is_package(path)
     problems = package.sum_problems(path) if packed else []
-    result, scores = None, {}
+    result, scores = None, dict[str, ManifestScore]()
     if not problems:
         result, problems = set_file.read(set_file.find(path), mapped=True)
-    if result is not None:
-        problems = _training_problems(result)
-        problems += view_problems(path, len(result.classes) * result.manifest.ipc.decoded) if packed else []
+    manifest = None if result is None else result.manifest
+    if manifest is not None:
+        problems = _training_problems(manifest)
+        problems += view_problems(path, len(manifest.classes) * manifest.ipc.decoded) if packed else []
     if result is not None and scoring is not None and not problems:
         scores = _measured(path, result, scoring)
         problems = _score_problems(**scores)
-    found = Verification(path=str(path), problems=tuple(problems), manifest=result and result.manifest, **scores)
+    found = Verification(path=str(path), problems=tuple(problems), manifest=manifest, **scores)
     if problems:
         raise CheckFailed(f"{path}: {plural(len(problems), 'problem')}\n{set_file.listed(problems)}", found.to_dict())
     return found
 
 
-def _training_problems(result: SyntheticSet) -> list[str]:
+def _training_problems(manifest: Manifest) -> list[str]:
     try:
-        result.manifest.training.settings()
+        manifest.training.settings()
     except UserError as error:
         return [f"its training record is not one that this ncfmkit can follow: {error}"]
     return []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ncfmkit.errors import UserError
 from ncfmkit.progress import waiting
 from ncfmkit.sets import set_file
 from ncfmkit.sets.package import packing_of, rows_of, view_of
@@ -28,7 +29,11 @@ def view_problems(folder: Path, rows: int) -> list[str]:
     Args:
         rows: images that the set decodes to, by which the time is limited.
     """
-    if packing_of(folder).row.module is None:
+    try:
+        packing = packing_of(folder)
+    except UserError as error:
+        return [str(error)]
+    if packing.row.module is None:
         return []
     seconds = LEAST_SECONDS + rows // ROWS_PER_SECOND
     # one thread, and the system's allocator: threads and pools reserve memory that nobody uses
@@ -71,7 +76,7 @@ def main() -> None:
                 found.append(f"image {number} of its {packing.layout} view is not the set's")
             if row.label != expected.label:
                 found.append(f"label {number} of its {packing.layout} view is {row.label}, expected {expected.label}")
-            if expected.soft is not None and not np.array_equal(row.soft, expected.soft):
+            if expected.soft is not None and (row.soft is None or not np.array_equal(row.soft, expected.soft)):
                 found.append(f"soft labels {number} of its {packing.layout} view are not the set's")
             if len(found) >= MOST_PROBLEMS:
                 break

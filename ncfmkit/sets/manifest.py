@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 DIGEST_KEY = "manifest_sha256"
 KIND = "synthetic set"
 FORMATS = (1, 2)  # 2: quantized pixels or soft labels
-DECODE_VERSION = TRAINING_VERSION = 1
+DECODE_VERSION = TRAINING_VERSION = 1  # the newest known
 LARGEST_SIDE = 16384  # pixels
 DEEPEST = 32  # lists and objects in one another
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
@@ -61,7 +61,7 @@ class Ipc(Record):
 class Decode(Record):
     """How stored images become the images to train on (docs/method.md, section 4)."""
 
-    version: Literal[1] = DECODE_VERSION
+    version: Literal[1] = 1
     kind: Literal["single", "multi", "bound"]
     factor: Annotated[int, Field(ge=1, le=LARGEST_FACTOR)]
     budget: Count | None
@@ -159,7 +159,7 @@ class Source(Record):
 class Original(Record):
     """The set in 8 bits that a quantized set was made from."""
 
-    manifest_sha256: Text = OPTIONAL
+    manifest_sha256: Text | None = OPTIONAL
     score: ManifestScore | None = None
 
 
@@ -176,7 +176,7 @@ class Pixels(Record):
 class Manifest(Record):
     """What a set says of itself; `sha256` and `bytes` are by the names of its tensors."""
 
-    kind: Literal["synthetic set"] = KIND
+    kind: Literal["synthetic set"] = "synthetic set"
     format: Literal[1, 2]
     tool: Text
     name: Text
@@ -412,7 +412,7 @@ def _image_shape_problems(manifest: Manifest, shape: tuple[int, ...]) -> list[st
         got = shortened(list(shape))
         return [f"its images are {got}, expected [{channels}, side, side], as many channels as its mean"]
     if manifest.decode.factor > shape[1]:
-        return [f"its manifest's decoding factor {manifest['decode']['factor']} is above the side {shape[1]}"]
+        return [f"its manifest's decoding factor {manifest.decode.factor} is above the side {shape[1]}"]
     return []
 
 
@@ -455,7 +455,7 @@ def _label_problem(labels: np.ndarray, manifest: Manifest) -> str:
 def _pixel_problems(how: Pixels, tensors: dict[str, torch.Tensor]) -> list[str]:
     levels, found = tensors["levels"].numpy().astype(int), []
     if (levels[..., 1] - levels[..., 0] < (1 << how.bits) - 1).any():
-        found.append(f"its levels lie too close for {how['bits']} bits")
+        found.append(f"its levels lie too close for {how.bits} bits")
     if quantize.has_stray_bits(tensors["pixels"].numpy(), how.shape, how.bits):
         found.append("bits are set in its pixels after the last code of an image")
     return found

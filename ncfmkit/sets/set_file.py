@@ -217,4 +217,4 @@ def digests(path: Path) -> dict[str, str] | None:
         manifest, _ = _read_manifest(path)
     except (OSError, UserError):
         return None
-    return manifest and manifest.sha256
+    return None if manifest is None else manifest.sha256
