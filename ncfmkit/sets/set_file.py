@@ -118,7 +118,7 @@ def find(path: str | os.PathLike[str]) -> Path:
     if not file.is_file():
         raise UserError(
             f"no synthetic set at {path}: expected a .safetensors file, or a run directory or package with {FILE_NAME} "
-            "in it; packages of ncfmkit 0.1 had none in some layouts: pack the original set again"
+            "in it (packages of earlier versions may lack it: pack the original set again)"
         )
     check_safetensors(file, "a synthetic set")
     return file
