@@ -93,7 +93,7 @@ def scored(result: SyntheticSet, score: Scoring) -> SyntheticSet:
     scores, settings = score(result)
     used = to_dict(settings)
     recipe = {key: used[key] for key in ("student", "network", "seed")}
-    promised = manifest_score(scores["rows"][0])
+    promised = manifest_score(scores.rows[0].to_dict())
     return with_manifest(result, score=promised, settings=result.manifest["settings"] | recipe)
 
 

@@ -78,7 +78,7 @@ def _measured(path: Path, result: SyntheticSet, score: Scoring) -> dict[str, Any
             "measures and records a better one"
         )
     scores, _ = score(result)
-    return {"promised": promised, "measured": manifest_score(scores["rows"][0])}
+    return {"promised": promised, "measured": manifest_score(scores.rows[0].to_dict())}
 
 
 def _score_problems(promised: dict[str, Any], measured: dict[str, Any]) -> list[str]:
