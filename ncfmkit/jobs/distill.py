@@ -343,7 +343,7 @@ def resume(
     runtime = choose_runtime(chosen)
     if info.status == "done":
         if not (run.path / "report.html").exists():
-            write_report(run.path, _images(load(run.path)))
+            write_report(run.path, _images(set_file.load(run.path)))
         run.finish()
         notice(f"{path} is already finished")
         return _result(run.path)
@@ -463,11 +463,11 @@ def _complete(
 
 def _images(result: SyntheticSet) -> SetImages:
     """What the report shows of a set: what the first stored images of each class decode to, if they are mosaics."""
-    how = result.manifest["decode"]
+    how = result.manifest.decode
     decoded = {}
-    if how["factor"] > 1:
+    if how.factor > 1:
         first = np.arange(len(result)).reshape(-1, result.ipc)[:, :DECODED_OF].ravel()
-        cells = decode(result.images[first].float() / 255, decode_factors(how["kind"], how["factor"]))
+        cells = decode(result.images[first].float() / 255, decode_factors(how.kind, how.factor))
         for place, cells_PCHW, mask_P in zip(first.tolist(), cells, result.mask()[first], strict=True):
             decoded[place] = cells_PCHW[mask_P].mul(255).round().to(torch.uint8).numpy()
     return SetImages(
