@@ -40,7 +40,6 @@ from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
 from ncfmkit.sets import set_file
-from ncfmkit.sets.loading import load
 from ncfmkit.sets.manifest import finished_set, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -150,7 +149,7 @@ def distill(
 
 
 def _result(folder: Path) -> Result:
-    return Result(set=load(folder), scores=RunDirectory.open(folder).scores(), run_dir=folder)
+    return Result(set=set_file.load(folder), scores=RunDirectory.open(folder).scores(), run_dir=folder)
 
 
 def start(
@@ -344,7 +343,7 @@ def resume(
     runtime = choose_runtime(chosen)
     if info.status == "done":
         if not (run.path / "report.html").exists():
-            write_report(run.path, _images(load(run.path)))
+            write_report(run.path, _images(set_file.load(run.path)))
         run.finish()
         notice(f"{path} is already finished")
         return _result(run.path)
@@ -454,8 +453,8 @@ def _complete(
                 runtime=runtime,
             )
             scores.write(run.scores_file)
-            score = manifest_score(scores.rows[0].to_dict())
-            result = dataclasses.replace(result, manifest=result.manifest | {"score": score})
+            score = manifest_score(scores.rows[0])
+            result = dataclasses.replace(result, manifest=result.manifest.changed(score=score))
             set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         run.update(status="done")
         write_report(run.path, _images(result))
@@ -464,11 +463,11 @@ def _complete(
 
 def _images(result: SyntheticSet) -> SetImages:
     """What the report shows of a set: what the first stored images of each class decode to, if they are mosaics."""
-    how = result.manifest["decode"]
+    how = result.manifest.decode
     decoded = {}
-    if how["factor"] > 1:
+    if how.factor > 1:
         first = np.arange(len(result)).reshape(-1, result.ipc)[:, :DECODED_OF].ravel()
-        cells = decode(result.images[first].float() / 255, decode_factors(how["kind"], how["factor"]))
+        cells = decode(result.images[first].float() / 255, decode_factors(how.kind, how.factor))
         for place, cells_PCHW, mask_P in zip(first.tolist(), cells, result.mask()[first], strict=True):
             decoded[place] = cells_PCHW[mask_P].mul(255).round().to(torch.uint8).numpy()
     return SetImages(
@@ -479,7 +478,7 @@ def _images(result: SyntheticSet) -> SetImages:
 def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
     d = settings.distill
     if d.init == "load":
-        earlier = load(str(d.load))
+        earlier = set_file.load(str(d.load))
         return from_images(earlier.images, earlier.classes, real, ipc=d.ipc)
     return initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
 
