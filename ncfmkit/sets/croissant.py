@@ -1,19 +1,19 @@
 """Croissant metadata of a package, `croissant.json`: its files, classes and records as JSON-LD for other tools.
 
 The format is Croissant 1.0 (https://docs.mlcommons.org/croissant), which more readers know than 1.1. What cannot be
-said in it is left out: the tensors of the one file, and soft labels that are in `.npy` files. The recommended date of
-publication is left out, too, since packages hold no times; readers warn about that.
+said in it is left out: the tensors of the one file, and the soft labels of shards. The recommended date of publication
+is left out, too, since packages hold no times; readers warn about that.
 
 Texts of a manifest are only ever values. Identifiers and patterns are ASCII and made here.
 """
 
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from ncfmkit.sets.manifest import DIGEST_KEY
+from ncfmkit.sets.manifest import Manifest
 
 NAME = "croissant.json"
 CONTEXT: dict[str, Any] = {  # as the specification has it: readers compare
@@ -70,14 +70,15 @@ FORMATS = {  # by the ending of a file's name; others are `BINARY`
     ".txt": "text/plain",
     ".webp": "image/webp",
 }
-PICTURES = r"train/[^/]+/[^/]+"  # of the layout `png`, in class folders
-# The folder of such a path; of a folder itself, too, because mlcroissant applies the pattern of a reference twice.
-CLASS_FOLDER = r"^(?:train/)?([^/]+)(?:/[^/]+)?$"
+METADATA = "train/metadata.parquet"  # of the layout `png`
+PICTURES = r"train/[^/]+/[^/]+"  # of that layout, in class folders
+# Of such a path what the metadata have; also of that, because mlcroissant applies the pattern of a reference twice.
+INSIDE = r"^(?:train/)?([^/]+/[^/]+)$"
 STEM = r"^([^.]+)[.][a-z]+$"  # of a file name
 
 
 def croissant(
-    manifest: Mapping[str, Any], *, layout: str, encoding: str, files: Mapping[str, tuple[int, str]]
+    manifest: Manifest, *, layout: str, encoding: str, files: Mapping[str, tuple[int, str]]
 ) -> dict[str, Any]:
     """The content of `croissant.json`, JSON values.
 
@@ -87,37 +88,36 @@ def croissant(
         encoding: of the view's pictures, `png` or `webp`.
         files: bytes and sha256 of the package's files, by name; without checksums and this file.
     """
-    classes, source = manifest["classes"], manifest["source"]
+    source, soft = manifest.source, "soft_labels" in manifest.sha256
     described: dict[str, Any] = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": manifest["name"],
+        "name": manifest.name,
         "description": (
-            f"{len(classes) * manifest['ipc']['decoded']:,} synthetic training images of {len(classes)} classes, made "
-            f"by dataset distillation from {source['name']} ({source['train_images']:,} training images)."
+            f"{len(manifest.classes) * manifest.ipc.decoded:,} synthetic training images of {len(manifest.classes)} "
+            f"classes, made by dataset distillation from {source.name} ({source.train_images:,} training images)."
         ),
-        "version": f"1.0.0+{manifest[DIGEST_KEY][:12]}",  # a set never changes: other content is another set
+        "version": f"1.0.0+{manifest.manifest_sha256[:12]}",  # a set never changes: other content is another set
         "keywords": ["dataset distillation", "image classification", "synthetic"],
     }
-    if source["license"] is not None:
-        described["license"] = source["license"]
-    if "converted" not in source:  # else another method made it
+    if source.license is not None:
+        described["license"] = source.license
+    if source.converted is None:  # else another method made it
         described["citeAs"] = CITATION
-    pictures = {name for name in files if layout == "png" and re.fullmatch(PICTURES, name)}  # too many to list
-    described["distribution"] = [_file_object(name, *files[name]) for name in sorted(files.keys() - pictures)]
-    # a file set without a container has the files beside croissant.json
+    # in the layout `png` there are too many to list
+    names = sorted(name for name in files if layout != "png" or not re.fullmatch(PICTURES, name))
+    described["distribution"] = [_file_object(name, *files[name]) for name in names]
     if layout == "parquet":
-        view = _parquet("soft_labels" in manifest["sha256"])
+        file_sets, record_sets = _parquet(soft)
     elif layout == "webdataset":
-        view = _webdataset(encoding, [name for name in sorted(files) if name.endswith(".tar")])
+        file_sets, record_sets = _webdataset(encoding, [name for name in names if name.endswith(".tar")])
     elif layout == "png":
-        view = _class_folders(encoding)
+        file_sets, record_sets = _class_folders(encoding, soft)
     else:
         return described
-    file_sets, record_sets = view
-    described["distribution"] += file_sets
-    described["recordSet"] = [_classes(manifest["classes"], pictures), *record_sets]
+    described["distribution"] += file_sets  # without a container: the files beside croissant.json
+    described["recordSet"] = [_classes(manifest.classes), *record_sets]
     return described
 
 
@@ -137,37 +137,21 @@ def _file_set(name: str, encoding_format: str, includes: str, **more: Any) -> di
     return {"@type": "cr:FileSet", "@id": name, "encodingFormat": encoding_format, "includes": includes} | more
 
 
-def _field(
-    name: str,
-    data_type: str,
-    file_set: str,
-    extract: dict[str, str],
-    *,
-    transform: dict[str, str] | None = None,
-    refers_to: str | None = None,
-    repeated: bool = False,
-) -> dict[str, Any]:
-    source: dict[str, Any] = {"fileSet": {"@id": file_set}, "extract": extract}
-    source |= {} if transform is None else {"transform": transform}
-    field = {"@type": "cr:Field", "@id": name, "name": name, "dataType": data_type, "source": source}
-    field |= {} if refers_to is None else {"references": {"field": {"@id": refers_to}}}
-    return field | ({"repeated": True} if repeated else {})
+def _field(name: str, data_type: str, source: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"@type": "cr:Field", "@id": name, "name": name, "dataType": data_type, "source": source} | more
 
 
 def _record_set(name: str, fields: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     return {"@type": "cr:RecordSet", "@id": name, "name": name, "field": fields} | more
 
 
-def _classes(names: Sequence[str], pictures: Set[str]) -> dict[str, Any]:
-    """The classes in label order, which is that of the sorted class folders where pictures lie in them."""
-    columns: dict[str, Sequence[Any]] = {"classes/label": range(len(names)), "classes/name": names}
-    if pictures:
-        columns["classes/folder"] = sorted({name.split("/")[1] for name in pictures})
+def _classes(names: Sequence[str]) -> dict[str, Any]:
+    """The classes in label order."""
     fields = [
-        {"@type": "cr:Field", "@id": field, "name": field, "dataType": "sc:Integer" if number == 0 else "sc:Text"}
-        for number, field in enumerate(columns)
+        {"@type": "cr:Field", "@id": "classes/label", "name": "classes/label", "dataType": "sc:Integer"},
+        {"@type": "cr:Field", "@id": "classes/name", "name": "classes/name", "dataType": "sc:Text"},
     ]
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows = [{"classes/label": label, "classes/name": name} for label, name in enumerate(names)]
     return _record_set("classes", fields, dataType="sc:Enumeration", key={"@id": "classes/label"}, data=rows)
 
 
@@ -175,14 +159,15 @@ View = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # file sets, record se
 
 
 def _parquet(soft: bool) -> View:
+    def column(name: str) -> dict[str, Any]:
+        return {"fileSet": {"@id": "parquet-files"}, "extract": {"column": name}}
+
+    classes = {"references": {"field": {"@id": "classes/label"}}}
     fields = [
-        _field("images/image", "sc:ImageObject", "parquet-files", {"column": "image"}, transform={"jsonPath": "bytes"}),
-        _field("images/label", "sc:Integer", "parquet-files", {"column": "label"}, refers_to="classes/label"),
+        _field("images/image", "sc:ImageObject", column("image") | {"transform": {"jsonPath": "bytes"}}),
+        _field("images/label", "sc:Integer", column("label"), **classes),
+        *([_field("images/soft_labels", "sc:Float", column("soft_labels"), repeated=True)] if soft else []),
     ]
-    if soft:
-        fields.append(
-            _field("images/soft_labels", "sc:Float", "parquet-files", {"column": "soft_labels"}, repeated=True)
-        )
     return [_file_set("parquet-files", FORMATS[".parquet"], "data/*.parquet")], [_record_set("images", fields)]
 
 
@@ -191,15 +176,18 @@ def _webdataset(encoding: str, shards: list[str]) -> View:
 
     They are two record sets: mlcroissant reads no reference between files that are matched by a part of their names.
     """
-    inside = [{"@id": quote(name)} for name in shards]
-    name, content = {"fileProperty": "filename"}, {"fileProperty": "content"}
+
+    def source(file_set: str, of_a_file: str) -> dict[str, Any]:
+        return {"fileSet": {"@id": file_set}, "extract": {"fileProperty": of_a_file}}
+
+    inside, stem = [{"@id": quote(name)} for name in shards], {"transform": {"regex": STEM}}
     images = [
-        _field("images/key", "sc:Text", "picture-files", name, transform={"regex": STEM}),
-        _field("images/image", "sc:ImageObject", "picture-files", content),
+        _field("images/key", "sc:Text", source("picture-files", "filename") | stem),
+        _field("images/image", "sc:ImageObject", source("picture-files", "content")),
     ]
     labels = [
-        _field("labels/key", "sc:Text", "label-files", name, transform={"regex": STEM}),
-        _field("labels/label", "sc:Integer", "label-files", content),
+        _field("labels/key", "sc:Text", source("label-files", "filename") | stem),
+        _field("labels/label", "sc:Integer", source("label-files", "content")),
     ]
     return [
         _file_set("picture-files", FORMATS[f".{encoding}"], f"*.{encoding}", containedIn=inside),
@@ -207,22 +195,24 @@ def _webdataset(encoding: str, shards: list[str]) -> View:
     ], [
         _record_set("images", images, key={"@id": "images/key"}),
         _record_set(
-            "labels", labels, key={"@id": "labels/key"}, description="The class of the image with the same key."
+            "labels", labels, key={"@id": "labels/key"}, description="The label of the image with the same key."
         ),
     ]
 
 
-def _class_folders(encoding: str) -> View:
+def _class_folders(encoding: str, soft: bool) -> View:
+    def of_a_file(name: str) -> dict[str, Any]:
+        return {"fileSet": {"@id": "picture-files"}, "extract": {"fileProperty": name}}
+
+    def column(name: str) -> dict[str, Any]:
+        return {"fileObject": {"@id": METADATA}, "extract": {"column": name}}
+
+    path = of_a_file("fullpath") | {"transform": {"regex": INSIDE}}
     fields = [
-        _field("images/image", "sc:ImageObject", "picture-files", {"fileProperty": "content"}),
-        _field(
-            "images/folder",
-            "sc:Text",
-            "picture-files",
-            {"fileProperty": "fullpath"},
-            transform={"regex": CLASS_FOLDER},
-            refers_to="classes/folder",
-        ),
+        _field("images/file_name", "sc:Text", path, references=column("file_name")),
+        _field("images/image", "sc:ImageObject", of_a_file("content")),
+        _field("images/label", "sc:Integer", column("label")),
+        *([_field("images/soft_labels", "sc:Float", column("soft_labels"), repeated=True)] if soft else []),
     ]
     return [_file_set("picture-files", FORMATS[f".{encoding}"], f"train/*/*.{encoding}")], [
         _record_set("images", fields)
