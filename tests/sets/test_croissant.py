@@ -72,7 +72,7 @@ SHARDS = {"parquet": {"shard_bytes": 3000}, "webdataset": {"shard_bytes": 20000}
 
 @reads
 @pytest.mark.parametrize("layout", ["parquet", "png"])
-def test_records(mlcroissant: Any, tmp_path: Path, layout: str) -> None:
+def test_records(mlcroissant: Any, tmp_path: Path, layout: str, caplog: pytest.LogCaptureFixture) -> None:
     result = make(classes=HOSTILE, name="tïny")
     dataset = opened(mlcroissant, tmp_path / "package", result, layout, **SHARDS[layout])
     records = list(dataset.records("images"))
@@ -81,6 +81,9 @@ def test_records(mlcroissant: Any, tmp_path: Path, layout: str) -> None:
     np.testing.assert_array_equal([pixels(record) for record in records], to_bytes(images).numpy())
     assert result.soft_labels is not None
     np.testing.assert_array_equal([record["images/soft_labels"] for record in records], result.soft_labels.numpy())
+    (record_set,) = (found for found in dataset.metadata.record_sets if found.id == "images")
+    assert [field.id for field in record_set.fields if field.repeated] == ["images/soft_labels"]
+    assert ["datePublished" in message for message in caplog.messages] == [True]  # and no other warning
 
 
 @reads
