@@ -97,10 +97,12 @@ def asking(address: Address, *, write: bool = False) -> Iterator[Any]:
         UserError: `huggingface_hub` does not import, there is no token, or a request failed.
     """
     import_optional("huggingface_hub", "hub", f"{address} is read and written by the library")
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    hide = progress.console.quiet and not are_progress_bars_disabled()
+    # its bars are for people, unless an environment variable decides
+    shown = not progress.console.quiet and (progress.console.is_terminal or progress.console.is_jupyter)
+    hide = not shown and not are_progress_bars_disabled() and constants.HF_HUB_DISABLE_PROGRESS_BARS is None
     token = None
     try:
         token = get_token()
@@ -134,7 +136,7 @@ def _explained(address: Address, error: Exception, *, has_token: bool) -> str:
     said = next((f" ({found})" for e in causes if (found := getattr(e, "server_message", None))), "")
     if isinstance(error, errors.GatedRepoError):
         return f"{address} is gated: ask for access on its page of the Hub, then {LOGIN}"
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not has_token):
         who = "the token may not read it" if has_token else "there is no token"
         return f"{address}: the Hub has no such data set, or it is private and {who}: check the name, or {LOGIN}"
     if isinstance(error, errors.RevisionNotFoundError):
@@ -155,7 +157,8 @@ def _explained(address: Address, error: Exception, *, has_token: bool) -> str:
             f"{address}: the Hub at {constants.ENDPOINT} cannot be reached ({_first_line(causes[-1])}): check the "
             "connection, and the environment variables HF_ENDPOINT and HTTPS_PROXY"
         )
-    return f"{address}: {type(error).__name__}: {_first_line(error)}{said}"
+    lines = dict.fromkeys(f"{type(e).__name__}: {_first_line(e)}" for e in (error, causes[-1]))
+    return f"{address}: {'; '.join(lines)}{said}"
 
 
 def _first_line(error: BaseException) -> str:
