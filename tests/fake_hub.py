@@ -77,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             for start, status in self.hub.failing.items():
                 if path.startswith(start):
-                    raise Refused(status)
+                    raise Refused(status, message=f"refused to {self.headers.get('Authorization')}")
             status, headers, content = self._content(path, parse_qs(parts.query), body)
         except Refused as refused:
             status, headers, content = refused.status, refused.headers, json.dumps({"error": str(refused)}).encode()
