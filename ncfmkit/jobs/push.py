@@ -62,8 +62,8 @@ def push(
         CheckFailed: the package is damaged.
 
     Example:
-        >>> ncfmkit.push("digits-ipc1-parquet", "hf://me/digits-ipc1", dry_run=True).files["SHA256SUMS"]
-        567
+        >>> ncfmkit.push("digits-ipc1-parquet", "hf://me/digits-ipc1", dry_run=True).private
+        True
     """
     address, folder = parse_address(to), Path(folder)
     if address.revision is not None:

@@ -151,7 +151,10 @@ def _explained(address: Address, error: Exception, *, has_token: bool) -> str:
     if status == 412:
         return f"{address} was changed by somebody else at the same time: push again"
     if any(isinstance(e, errors.OfflineModeIsEnabled) for e in causes):
-        return f"{address} is not in the cache of huggingface_hub, and HF_HUB_OFFLINE forbids to ask the Hub: unset it"
+        return (
+            f"{address}: HF_HUB_OFFLINE is set, so the Hub is not asked, and only the cache of huggingface_hub read: "
+            "unset it"
+        )
     if status is None and any(type(e).__module__.split(".")[0] in HTTP_LIBRARIES for e in causes):
         return (
             f"{address}: the Hub at {constants.ENDPOINT} cannot be reached ({_first_line(causes[-1])}): check the "

@@ -135,7 +135,7 @@ def test_offline_the_cache_is_read(hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert ncfmkit.load(AT).manifest == small
     for command in ("unpack", "verify"):
-        refused(command, "hf://me/other", says="hf://me/other is not in the cache of huggingface_hub, and HF_HUB_OFF")
+        refused(command, "hf://me/other", says="hf://me/other: HF_HUB_OFFLINE is set, so the Hub is not asked, and")
     assert hub.requests == []
 
 
