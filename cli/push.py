@@ -21,7 +21,7 @@ def push(
         bool, typer.Option("--dry-run", help="check the package, list its files, upload nothing, and stop")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="delete files in the repository that are not of a package")
+        bool, typer.Option("--force", help="replace files in the repository that are not of a package")
     ] = False,
     json: o.Json = False,
 ) -> None:

@@ -1,9 +1,10 @@
 """`ncfmkit push`: a package as a data set repository of the Hugging Face Hub."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ncfmkit._version import __version__
 from ncfmkit.errors import UserError
@@ -12,6 +13,9 @@ from ncfmkit.jobs.verify import verify
 from ncfmkit.progress import notice, plural, shortened_list
 from ncfmkit.sets.hub import Address, asking, parse_address
 from ncfmkit.sets.package import LARGEST_SUMS, SUMS, files_in, is_package
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 KEPT = ".gitattributes"  # of a repository, which the Hub makes
 
@@ -50,7 +54,7 @@ def push(
         to: the repository, `hf://OWNER/NAME`.
         private: only the owner sees the repository; False: everybody does. An existing repository stays as it is, and
             has to be so already.
-        force: also replace files in the repository that no package has.
+        force: also replace and delete files in the repository that are not of a package.
         dry_run: only verify the package and list its files. The Hub is not asked, and no token is needed.
 
     Returns:
@@ -81,12 +85,12 @@ def push(
     if dry_run:
         return Pushed(repository=str(address), private=private, files=files)
     with asking(address, write=True) as api:
-        there, parent = _contents(api, address, private)
-        foreign = sorted(there.keys() - files.keys() - _earlier(api, address, there, parent) - {KEPT})
+        there, parent = _repository(api, address, private)
+        foreign = sorted(there.keys() - _package_files(api, address, there, parent) - {KEPT})
         if foreign and not force:
             raise UserError(
                 f"{address} holds files that are not of a package ({shortened_list(foreign)}): push to another "
-                "repository, or pass --force to delete them (its history keeps them)"
+                "repository, or pass --force to replace them (its history keeps them)"
             )
         notice(f"uploading {plural(len(files), 'file')}, {format_bytes(sum(files.values()))}, to {address}")
         deleted = tuple(sorted(there.keys() - files.keys() - {KEPT}))
@@ -95,44 +99,46 @@ def push(
     return Pushed(repository=str(address), private=private, files=files, deleted=deleted, url=url, commit=commit)
 
 
-def _contents(api: Any, address: Address, private: bool) -> tuple[dict[str, int], str | None]:
+def _repository(api: "HfApi", address: Address, private: bool) -> tuple[dict[str, int], str | None]:
     """Bytes of the files in the repository by name, and its newest commit; it is made where there is none.
 
     Raises:
-        UserError: it is visible to others than asked for.
+        UserError: others may see it, or may not, unlike what was asked for.
     """
     from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.hf_api import RepoFile
 
-    which = {"repo_id": address.repository, "repo_type": "dataset"}
+    name = address.repository
     try:
-        info = api.repo_info(**which)
+        info = api.dataset_info(name)
     except RepositoryNotFoundError:
-        api.create_repo(**which, private=private)
+        api.create_repo(name, repo_type="dataset", private=private)
         return {}, None
     if info.private != private:
         now, flag = ("private", "leave --public out") if info.private else ("public", "pass --public")
         raise UserError(
             f"{address} exists and is {now}: {flag}, or change that in its settings, "
-            f"{api.endpoint}/datasets/{address.repository}/settings"
+            f"{api.endpoint}/datasets/{name}/settings"
         )
-    tree = api.list_repo_tree(**which, recursive=True, revision=info.sha)
-    return {entry.path: entry.size for entry in tree if hasattr(entry, "size")}, info.sha
+    tree = api.list_repo_tree(name, repo_type="dataset", recursive=True, revision=info.sha)
+    return {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}, info.sha
 
 
-def _earlier(api: Any, address: Address, there: dict[str, int], commit: str | None) -> set[str]:
+def _package_files(api: "HfApi", address: Address, there: dict[str, int], commit: str | None) -> set[str]:
     """Names of the files of the package in the repository, by its checksums; empty if it holds none."""
     if there.get(SUMS, LARGEST_SUMS) >= LARGEST_SUMS:
         return set()
     path = api.hf_hub_download(address.repository, SUMS, repo_type="dataset", revision=commit)
-    return {line[66:] for line in Path(path).read_text(errors="replace").splitlines()}  # 64 digits and two spaces
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    return {SUMS, *(line[66:] for line in lines)}  # 64 digits and two spaces
 
 
 def _commit(
-    api: Any,
+    api: "HfApi",
     address: Address,
     folder: Path,
-    files: dict[str, int],
-    deleted: tuple[str, ...],
+    files: Iterable[str],
+    deleted: Iterable[str],
     parent: str | None,
     message: str,
 ) -> str:
@@ -143,14 +149,14 @@ def _commit(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    which = {"repo_id": address.repository, "repo_type": "dataset"}
-    additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files]
-    deletions = [CommitOperationDelete(path_in_repo=name) for name in deleted]
+    name = address.repository
+    additions = [CommitOperationAdd(path_in_repo=file, path_or_fileobj=folder / file) for file in files]
+    deletions = [CommitOperationDelete(path_in_repo=file) for file in deleted]
     commit = api.create_commit(
-        **which, operations=[*additions, *deletions], commit_message=message, parent_commit=parent
+        name, [*additions, *deletions], commit_message=message, repo_type="dataset", parent_commit=parent
     ).oid
     # a .gitignore in the repository makes it skip files without a word
-    missing = sorted(files.keys() - set(api.list_repo_files(**which, revision=commit)))
+    missing = sorted(set(files) - set(api.list_repo_files(name, repo_type="dataset", revision=commit)))
     if missing:
         raise UserError(f"{address} lacks {shortened_list(missing)} after the upload: does it have a .gitignore?")
-    return str(commit)
+    return commit

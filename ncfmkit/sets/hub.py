@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ncfmkit import progress
 from ncfmkit._version import __version__
 from ncfmkit.errors import UserError
 from ncfmkit.extras import import_optional
 from ncfmkit.files import HUB
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 LOGIN = "log in with `hf auth login`, or set the environment variable HF_TOKEN"
 HTTP_LIBRARIES = ("httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3")
@@ -74,19 +77,15 @@ def local(path: str | os.PathLike[str], *, whole: bool = False) -> Path:
     from ncfmkit.sets import set_file  # which imports this module
 
     address = parse_address(text)
+    name, revision = address.repository, address.revision
     with asking(address) as api:
-        where: dict[str, Any] = {
-            "repo_id": address.repository,
-            "repo_type": "dataset",
-            "revision": address.revision,
-        }
         if whole:
-            return Path(api.snapshot_download(**where))
-        return Path(api.hf_hub_download(filename=set_file.FILE_NAME, **where))
+            return Path(api.snapshot_download(name, repo_type="dataset", revision=revision))
+        return Path(api.hf_hub_download(name, set_file.FILE_NAME, repo_type="dataset", revision=revision))
 
 
 @contextmanager
-def asking(address: Address, *, write: bool = False) -> Iterator[Any]:
+def asking(address: Address, *, write: bool = False) -> Iterator["HfApi"]:
     """The client of the Hub, an `HfApi`. What it raises becomes one message, in which the token is not.
 
     Args:
