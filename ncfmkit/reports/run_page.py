@@ -114,13 +114,11 @@ def _training_plot(rows: Sequence[Score], data: DataInfo) -> Plot | None:
 
 def _by_class(row: Score, data: DataInfo) -> dict[str, object]:
     """Bars of all classes with test images in class order, and the lowest where they are too many to read."""
-    counts = data.counts.get("test", (None,) * len(data.classes))
-    bars = [
-        {"name": name, "share": share, "text": f"{100 * share:.1f}", "images": count}
-        for name, share, count in zip(data.classes, row.classes or (), counts, strict=True)
-        if share is not None
-    ]
-    lowest = sorted(bars, key=lambda bar: (bar["share"], bar["name"]))[: LISTED_CLASSES // 2]
+    known = [(s, name) for name, s in zip(data.classes, row.classes or (), strict=True) if s is not None]
+    bars, lowest = (
+        [{"name": name, "share": share, "text": f"{100 * share:.1f}"} for share, name in shown]
+        for shown in (known, sorted(known)[: LISTED_CLASSES // 2])
+    )
     return {
         "bars": bars,
         "lowest": lowest if len(bars) > LISTED_CLASSES else None,
