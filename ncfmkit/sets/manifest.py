@@ -505,7 +505,7 @@ def to_bytes(images: torch.Tensor) -> torch.Tensor:
 
 def manifest_score(row: "Score") -> ManifestScore:
     """What a manifest says of a row of `scores.json`."""
-    last, best = (Figure(mean=part.mean, std=part.std) for part in (row.last, row.best))
+    last, best = (Figure(mean=accuracy.mean, std=accuracy.std) for accuracy in (row.last, row.best))
     return ManifestScore(network=row.network, epochs=row.epochs, n=row.n, last=last, best=best)
 
 
