@@ -46,7 +46,6 @@ def write_report(folder: Path, images: SetImages | None = None) -> Path:
         few=info.data.test if distilled and info.data.test < FEW_TEST_IMAGES else None,
         scores=scores and _score_table(scores, info.data),
         training=_training_plot(rows, info.data),
-        training_of=[f"{row.label}: {plural(row.n, 'student')}" for row in rows if row.curve],
         by_class=_by_class(distilled, info.data) if distilled and distilled.classes else None,
         classes=classes,
         more_classes=max(0, len(images.classes) - MAX_CLASSES) if images else 0,
