@@ -199,7 +199,7 @@ def _provenance(info: RunInfo, scores: Scores | None) -> dict[str, object]:
         "Precision": info.precision,
         "Compiled": "yes" if info.compile else "no",
         "Pool": info.pool and info.pool.key,
-        "Pretraining": info.pool and _duration(info.pool.seconds),
+        "Pretraining": info.pool and (_duration(info.pool.seconds) if info.pool.seconds else "taken from the cache"),
         "Distilling": distilling,
         "Scoring": f"{_duration(scoring)} on {scores.device}" if scores else None,
         "Versions": ", ".join(f"{name} {v}" for name, v in ({"ncfmkit": info.ncfmkit} | info.versions).items() if v),

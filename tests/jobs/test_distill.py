@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import shutil
 import signal
@@ -323,6 +324,25 @@ def same_as(run: Path, whole: Path) -> None:
     assert losses[0] == losses[1]
     assert RunDirectory.open(run).info().status == "done"
     assert not list(run.rglob("*.tmp"))
+
+
+def test_a_run_of_an_earlier_version_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path]
+) -> None:
+    """Keys that came later are missing."""
+    out = tmp_path / "run"
+    at_step(monkeypatch, 6, terminate)
+    with pytest.raises(Interrupted):
+        start(out, distill__sampler="learned")
+    info = json.loads((out / "run.json").read_text())
+    for key in ("threads", "command", "versions", "replaces", "timings"):
+        del info[key]
+    for key in ("counts", "skipped_images", "changed", "left_out"):
+        del info["data"][key]
+    (out / "run.json").write_text(json.dumps(info))
+    distill_job.resume(out)
+    same_as(out, whole("learned"))
+    assert (out / "report.html").is_file()
 
 
 @pytest.mark.parametrize("sampler", ["gaussian", "learned"])
