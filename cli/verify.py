@@ -28,7 +28,8 @@ def verify(
 ) -> None:
     """Checks that a set is intact and, with --score, its accuracy.
 
-    Checks checksums, shapes, values, labels and the recipe. Lists every problem and exits with code 1 if there are any.
+    Checks checksums, shapes, values, labels, the recipe and a package's view. Lists every problem and exits with code 1
+    if there are any.
     """
     from ncfmkit.errors import CheckFailed
     from ncfmkit.jobs import verify as job
@@ -43,11 +44,12 @@ def verify(
             o.print_json(error.result)
         raise
     if json:
-        o.print_json(found)
+        o.print_json(found.to_dict())
         return
-    manifest = found["manifest"]
-    sums = [SUMS] if is_package(path) else []
-    checked = ", ".join([*sums, "manifest", *sorted(manifest["sha256"]), "recipe"])
-    print(f"{path}: {printable(manifest['name'])} is intact; checked: {checked}")
-    if "measured" in found:
-        print(f"promised {format_score(found['promised'])}, reached {format_score(found['measured'])}")
+    manifest, packed = found.manifest, is_package(path)
+    assert manifest is not None
+    checked = ["manifest", *sorted(manifest.sha256), "recipe"]
+    checked = [SUMS, *checked, "view"] if packed else checked
+    print(f"{path}: {printable(manifest.name)} is intact; checked: {', '.join(checked)}")
+    if found.promised is not None and found.measured is not None:
+        print(f"promised {format_score(found.promised)}, reached {format_score(found.measured)}")

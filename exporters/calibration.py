@@ -14,7 +14,6 @@ from ncfmkit.exporters.student import Student
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.sets import set_file
-from ncfmkit.sets.loading import load
 from ncfmkit.sets.manifest import DIGEST_KEY, to_bytes
 from ncfmkit.sets.package import is_package
 
@@ -59,14 +58,14 @@ def calibration_images(
         )
     else:
         path = Path(data.data) if data else _set_beside(student)
-        small = load(path)
+        small = set_file.load(path)
         images = to_bytes(small.decoded()[0]).numpy()
         if images.shape[1:] != contract.image_shape:
             raise UserError(
                 f"--calibration: {student.path} takes {format_shape(contract.image_shape)} images, "
-                f"{small.manifest['name']} has {format_shape(images.shape[1:])}: pass another set"
+                f"{small.manifest.name} has {format_shape(images.shape[1:])}: pass another set"
             )
-        origin = {k: small.manifest[k] for k in ("name", DIGEST_KEY)} | {"images": len(images)}
+        origin = {k: getattr(small.manifest, k) for k in ("name", DIGEST_KEY)} | {"images": len(images)}
         found = Calibration(images=images, origin=origin, distilled=True)
     if len(found.images) < FEWEST:
         raise UserError(

@@ -40,7 +40,7 @@ _HOMES = {
     "evaluate": "ncfmkit.jobs.evaluate",
     "export": "ncfmkit.exporters.export",
     "inspect": "ncfmkit.jobs.inspect",
-    "load": "ncfmkit.sets.loading",
+    "load": "ncfmkit.sets.set_file",
     "pack": "ncfmkit.jobs.pack",
     "predict": "ncfmkit.exporters.predict",
     "resume": "ncfmkit.jobs.distill",

@@ -37,7 +37,6 @@ from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
 from ncfmkit.sets import set_file
-from ncfmkit.sets.loading import load
 from ncfmkit.sets.manifest import finished_set, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -122,7 +121,7 @@ def distill(
 
 
 def _result(folder: Path) -> Result:
-    return Result(set=load(folder), scores=load_run(folder).get("scores"), run_dir=folder)
+    return Result(set=set_file.load(folder), scores=load_run(folder).get("scores"), run_dir=folder)
 
 
 def start(
@@ -428,7 +427,7 @@ def _complete(
             )
             write_json(run.path / "scores.json", scores)
             score = manifest_score(scores["rows"][0])
-            result = dataclasses.replace(result, manifest=result.manifest | {"score": score})
+            result = dataclasses.replace(result, manifest=result.manifest.changed(score=score))
             set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         run.update(status="done")
         write_report(run.path)
@@ -438,7 +437,7 @@ def _complete(
 def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
     d = settings.distill
     if d.init == "load":
-        earlier = load(str(d.load))
+        earlier = set_file.load(str(d.load))
         return from_images(earlier.images, earlier.classes, real, ipc=d.ipc)
     return initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, from_dict, override
+from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, override
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.pool import estimate_pool, open_pool
 from ncfmkit.errors import UserError
@@ -20,8 +20,8 @@ from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
-from ncfmkit.sets.loading import load
 from ncfmkit.sets.manifest import to_bytes
+from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 
 
@@ -75,8 +75,8 @@ def _opened(
 
 
 def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
-    """The settings in a set's manifest (data, training recipe, ...), overridden; another network has its own width."""
-    settings = from_dict(result.manifest["settings"])
+    """The training record of a set as settings, overridden; another network has its own width."""
+    settings = result.manifest.training.settings()
     if "network.name" in overrides:
         settings = dataclasses.replace(settings, network=NetworkSettings())
     return check(override(settings, read_class_list(overrides)))
@@ -96,7 +96,7 @@ def evaluate_real(
             split, or a class has too few images for a baseline.
     """
     settings = _checked(result, real, settings, baselines)
-    if real.fingerprint != result.manifest["source"]["fingerprint"]:
+    if real.fingerprint != result.manifest.source.fingerprint:
         notice(f"{real.name} differs from the data that the set was made from: other data, or read in another way")
     notice(f"device: {runtime.describe()}")
     announce(estimate(result, real, settings, runtime, baselines=baselines))
@@ -123,7 +123,7 @@ def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -
     Drawn by `(seed, repeat, class)`; as many images are stored as the set has, and they are decoded as its own are.
     """
     drawn = int(keyed_rng(seed, "mosaic baseline", repeat).integers(2**62))
-    factor = result.manifest["decode"]["factor"]
+    factor = result.manifest.decode.factor
     images = initialize("mix", real, ipc=result.ipc, factor=factor, seed=drawn)
     return dataclasses.replace(result, images=to_bytes(images), soft_labels=None, levels=None).labeled()
 
@@ -156,7 +156,7 @@ def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines
 
 def _decoded(result: SyntheticSet) -> int:
     """Images per class that the set decodes to."""
-    return int(result.manifest["ipc"]["decoded"])
+    return result.manifest.ipc.decoded
 
 
 def _one_member(settings: Settings) -> PoolSettings:

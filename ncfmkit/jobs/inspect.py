@@ -12,9 +12,8 @@ from ncfmkit.files import METADATA_KEY, format_bytes, starts_as_safetensors
 from ncfmkit.run import load_run
 from ncfmkit.scoring import student_file
 from ncfmkit.sets import set_file
-from ncfmkit.sets.loading import load, packing_of
-from ncfmkit.sets.manifest import DIGEST_KEY, format_score
-from ncfmkit.sets.package import is_package
+from ncfmkit.sets.manifest import DIGEST_KEY, Manifest, format_score
+from ncfmkit.sets.package import is_package, packing_of
 from ncfmkit.sets.synthetic import SyntheticSet
 
 
@@ -95,45 +94,45 @@ def _describe_run(path: Path) -> Description:
 
 
 def _describe_set(path: Path) -> Description:
-    result = load(path)
+    result = set_file.load(path)
     m = result.manifest
-    score = m["score"] and format_score(m["score"])
+    score = m.score and f"{format_score(m.score)} with {m.score.network}, {m.score.epochs} epochs"
     summary = {
-        "set": m["name"],
+        "set": m.name,
         "classes": list(result.classes),
-        "images per class": f"{m['ipc']['stored']} stored, {m['ipc']['decoded']} decoded",
-        "decoding": f"{m['decode']['kind']}, factor {m['decode']['factor']}",
+        "images per class": f"{m.ipc.stored} stored, {m.ipc.decoded} decoded",
+        "decoding": f"{m.decode.kind}, factor {m.decode.factor}",
         "images": f"uint8 {list(result.images.shape)}" + _quantizing(m),
-        "bytes": ", ".join(f"{name} {format_bytes(count)}" for name, count in sorted(m["bytes"].items())),
-        "bytes per class": format_bytes(sum(m["bytes"].values()) / len(result.classes)),
-        "source": f"{m['source']['name']}, {m['source']['train_images']:,} training images",
-        "license of the source": m["source"]["license"],
+        "bytes": ", ".join(f"{name} {format_bytes(count)}" for name, count in sorted(m.bytes.items())),
+        "bytes per class": format_bytes(sum(m.bytes.values()) / len(result.classes)),
+        "source": f"{m.source.name}, {m.source.train_images:,} training images",
+        "license of the source": m.source.license,
         "smaller than its pixels": f"{_ratio(result):,.0f} times",
-        "last-epoch accuracy": score and f"{score} with {m['score']['network']}, {m['score']['epochs']} epochs",
-        "made by": m["tool"],
-        "sha256 of its manifest": m[DIGEST_KEY],
+        "last-epoch accuracy": score,
+        "made by": m.tool,
+        "sha256 of its manifest": m.manifest_sha256,
     }
-    if "converted" in m["source"]:
-        summary["converted from"] = m["source"]["converted"].get("file")
+    if m.source.converted is not None:
+        summary["converted from"] = m.source.converted.file
     if not is_package(path):
-        return Description(title=f"synthetic set {path}", summary=summary, content=m, images=result)
+        return Description(title=f"synthetic set {path}", summary=summary, content=m.to_dict(), images=result)
     packing = packing_of(path)
-    kept = f"{packing.layout}, {packing.images} images" + (f" as {packing.encoding}" if packing.encoding else "")
-    content = m | {"package": {k: getattr(packing, k) for k in ("layout", "images", "encoding")}}
+    kept = packing.layout + (f", images as {packing.encoding}" if packing.encoding else "")
+    content = m.to_dict() | {"package": {k: getattr(packing, k) for k in ("layout", "encoding")}}
     return Description(title=f"package {path}", summary={"package": kept} | summary, content=content, images=result)
 
 
-def _quantizing(manifest: dict[str, Any]) -> str:
-    how = manifest.get("pixels")
+def _quantizing(manifest: Manifest) -> str:
+    how = manifest.pixels
     if how is None:
         return ""
-    return f", kept in {how['bits']} bits, a range per {how['scale']}{', dithered' if how['dither'] else ''}"
+    return f", kept in {how.bits} bits, a range per {how.scale}{', dithered' if how.dither else ''}"
 
 
 def _ratio(result: SyntheticSet) -> float:
     """Bytes of the source's training images, a byte per value and at the set's size, over all bytes of the set."""
-    source = result.manifest["source"]["train_images"] * result.images[0].numel()
-    return source / sum(result.manifest["bytes"].values())
+    source = result.manifest.source.train_images * result.images[0].numel()
+    return source / sum(result.manifest.bytes.values())
 
 
 def _describe_student(path: Path) -> Description:

@@ -28,8 +28,8 @@ from ncfmkit.real.store import RealData
 from ncfmkit.run import deferred_interrupts, read_checkpoint, write_checkpoint
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads
 from ncfmkit.scoring import student_file, students
-from ncfmkit.sets.loading import load
 from ncfmkit.sets.manifest import DIGEST_KEY
+from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 
 CHECKPOINT_SECONDS = 30.0
@@ -161,7 +161,7 @@ def _checkpoint(
     result: SyntheticSet, real: RealData | None, settings: Settings, runtime: Runtime, out: Path, force: bool
 ) -> "Checkpoint":
     decisive = {
-        "set": result.manifest[DIGEST_KEY],
+        "set": result.manifest.manifest_sha256,
         "network": to_dict(_checked(result, real, settings)[0]),
         "student": to_dict(settings.student),
         "seed": settings.seed,
@@ -179,11 +179,11 @@ def _metadata(
         "network": to_dict(network),
         "channels": result.images.shape[1],
         "size": result.images.shape[-1],
-        "mean": result.manifest["mean"],
-        "std": result.manifest["std"],
+        "mean": list(result.manifest.mean),
+        "std": list(result.manifest.std),
         "classes": list(result.classes),
         "test_accuracy": accuracy,
-        "trained_on": {k: result.manifest[k] for k in ("name", "sha256", DIGEST_KEY)},
+        "trained_on": {k: getattr(result.manifest, k) for k in ("name", "sha256", DIGEST_KEY)},
         "training": {"seed": settings.seed, **to_dict(settings.student)},
     }
 
