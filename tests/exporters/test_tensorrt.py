@@ -287,7 +287,7 @@ def test_the_sidecar_says_what_the_engine_is(
 ) -> None:
     returned = build_engine(onnx_path, tmp_path / "student.engine")
     sidecar = json.loads((tmp_path / "student.engine.json").read_text())
-    assert sidecar == returned
+    assert sidecar == returned.to_dict()
     metadata = {p.key: p.value for p in onnx.load(onnx_path).metadata_props}
     assert sidecar["ncfmkit"] == json.loads(metadata["ncfmkit"])
     assert sidecar["ncfmkit"]["classes"] == ["class 0", "class 1", "class 2"]
