@@ -33,8 +33,8 @@ def evaluate(
         return
     scores = job.evaluate(path, data=data, baselines=baselines, **overrides)
     if json:
-        o.print_json(scores)
+        o.print_json(scores.to_dict())
         return
     console = Console(highlight=False)
-    console.print(score_table(scores["rows"]))
-    console.print(f"[dim]measured on {scores['device']}, {scores['precision']}[/dim]", soft_wrap=True)
+    console.print(score_table(scores.rows))
+    console.print(f"[dim]measured on {scores.device}, {scores.precision}[/dim]", soft_wrap=True)

@@ -18,7 +18,7 @@ from small_runs import make_folder
 import ncfmkit
 from ncfmkit.errors import UserError
 from ncfmkit.real.arguments import DataArguments
-from ncfmkit.run import load_run
+from ncfmkit.run import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY: dict[str, Any] = {
@@ -176,15 +176,15 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
     with traced_once():
         for name, call in calls.items():
             made[name] = call()
-    run = load_run(Path("run"))
-    assert (run["data"]["name"], run["data"]["train"], run["data"]["classes"]) == ("photos", 12, ["cat", "dog"])
-    assert run["arguments"]["data"] == str(Path("photos").absolute())
-    assert run["arguments"]["data_root"] == str(Path("elsewhere").absolute())
+    run = RunDirectory.open(Path("run")).info()
+    assert (run.data.name, run.data.train, run.data.classes) == ("photos", 12, ("cat", "dog"))
+    assert run.arguments["data"] == str(Path("photos").absolute())
+    assert run.arguments["data_root"] == str(Path("elsewhere").absolute())
     assert made["distill"].run_dir == made["resume"].run_dir == Path("run")
-    assert made["distill"].scores["rows"][0]["n"] == 1
+    assert made["distill"].scores.rows[0].n == 1
     assert Path("copy.safetensors").read_bytes() == Path("run/synthetic.safetensors").read_bytes()
     assert made["inspect"].summary["source"] == "photos, 12 training images"
-    assert made["evaluate"]["rows"][0]["n"] == 1
+    assert made["evaluate"].rows[0].n == 1
     assert made["train"].test_accuracy is not None
     assert made["pack"][0] == Path("packed")
     assert made["verify"]["measured"]["n"] == 2
@@ -259,8 +259,8 @@ def test_distill_load_and_use(tmp_path: Path) -> None:
 def test_baselines_as_text_or_names(tmp_path: Path) -> None:
     for number, baselines in enumerate(("none", ("none",), "random", ["random", " random "])):
         ncfmkit.distill("digits", out=tmp_path / str(number), baselines=baselines, **TINY)
-        expected = [] if number < 2 else ["random"]
-        assert load_run(tmp_path / str(number))["baselines"] == expected
+        expected = () if number < 2 else ("random",)
+        assert RunDirectory.open(tmp_path / str(number)).info().baselines == expected
 
 
 def test_errors_are_value_errors() -> None:

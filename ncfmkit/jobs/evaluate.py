@@ -17,6 +17,7 @@ from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_class_list, split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.rng import keyed_rng
+from ncfmkit.run_records import Scores
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
@@ -27,7 +28,7 @@ from ncfmkit.sets.synthetic import SyntheticSet
 
 def evaluate(
     path: str | os.PathLike[str], *, data: Any, baselines: str | Sequence[str] = (), **overrides: Any
-) -> dict[str, Any]:
+) -> Scores:
     """Trains fresh students on a set and tests them on the real test split.
 
     Args:
@@ -38,15 +39,16 @@ def evaluate(
             and `data_root`, `download`, `skip_bad` as in :func:`ncfmkit.distill`.
 
     Returns:
-        What `scores.json` holds: `rows` (accuracies in [0, 1], mean and standard deviation over n students, of the last
-        and the best epoch), `device`, `precision`.
+        What `scores.json` holds: `rows`, of the set and each baseline (`last`, `best`: accuracies in [0, 1], mean and
+        standard deviation over `n` students, of the last and the best epoch; `classes`: of each class; `curve`: in the
+        course of training), `device`, `precision`, `versions`; `to_dict()` gives it as JSON has it.
 
     Raises:
         UserError: no set there, or the set and the data have other classes or image shapes.
 
     Example:
         >>> scores = ncfmkit.evaluate("runs/digits-ipc1", data="digits", repeats=3)
-        >>> scores["rows"][0]["last"]["mean"]
+        >>> scores.rows[0].last.mean
         0.951
     """
     result, real, settings, runtime, names = _opened(path, data, baselines, overrides)
@@ -84,7 +86,7 @@ def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
 
 def evaluate_real(
     result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime, *, baselines: Sequence[str] = ()
-) -> dict[str, Any]:
+) -> Scores:
     """As :func:`evaluate`, on a set and real data that are open.
 
     Args:
@@ -170,7 +172,7 @@ class Scoring:
     source: DataArguments
     overrides: dict[str, Any]
 
-    def __call__(self, result: SyntheticSet) -> tuple[dict[str, Any], Settings]:
+    def __call__(self, result: SyntheticSet) -> tuple[Scores, Settings]:
         """What :func:`evaluate` gives, and the settings that it was given."""
         settings = settings_for(result, self.overrides)
         runtime = choose_runtime(settings.runtime)

@@ -9,7 +9,8 @@ from safetensors import SafetensorError, safe_open
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import METADATA_KEY, format_bytes, starts_as_safetensors
-from ncfmkit.run import load_run
+from ncfmkit.run import RunDirectory
+from ncfmkit.run_records import Score
 from ncfmkit.scoring import student_file
 from ncfmkit.sets import set_file
 from ncfmkit.sets.manifest import Manifest, format_score
@@ -24,7 +25,7 @@ class Description:
     title: str
     summary: dict[str, Any]  # for people
     content: dict[str, Any]  # for machines, whole
-    scores: list[dict[str, Any]] | None = None
+    scores: tuple[Score, ...] = ()
     images: SyntheticSet | None = None
 
 
@@ -36,7 +37,7 @@ def inspect(path: str | os.PathLike[str]) -> Description:
 
     Returns:
         `title`; `summary`, facts by name for people; `content`, all of it for machines, such as the manifest; `scores`,
-        the rows of `scores.json` of a run; `images`, the set where there is one.
+        the rows of `scores.json` of a run that is scored; `images`, the set where there is one.
 
     Raises:
         UserError: nothing there, or nothing that ncfmkit wrote.
@@ -72,23 +73,24 @@ def _kind(path: Path) -> str | None:
 
 
 def _describe_run(path: Path) -> Description:
-    run = load_run(path)
+    run = RunDirectory.open(path)
+    info, scores = run.info(), run.scores()
     summary = {
-        "status": run["status"],
-        "data": f"{run['data']['name']}, {run['data']['train']:,} training images",
-        "recipe": run["settings"]["recipe"],
-        "seed": run["seed"],
-        "device": run["device"],
-        "pool": run.get("pool", {}).get("key"),
-        "distilled in": f"{run['timings']['distill_seconds']} s" if "timings" in run else None,
+        "status": info.status,
+        "data": f"{info.data.name}, {info.data.train:,} training images",
+        "recipe": info.settings.get("recipe"),
+        "seed": info.seed,
+        "device": info.device,
+        "pool": info.pool and info.pool.key,
+        "distilled in": info.timings and f"{info.timings.distill_seconds} s",
     }
     done = (path / set_file.FILE_NAME).is_file()
     held = _describe_set(path) if done else None
     return Description(
         title=f"run {path}",
         summary=summary | (held.summary if held else {}),
-        content=run | ({"manifest": held.content} if held else {}),
-        scores=run["scores"]["rows"] if "scores" in run else None,
+        content=run.to_dict() | ({"manifest": held.content} if held else {}),
+        scores=scores.rows if scores else (),
         images=held.images if held else None,
     )
 

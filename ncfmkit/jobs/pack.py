@@ -88,7 +88,7 @@ def pack(
 def scored(result: SyntheticSet, score: Scoring) -> SyntheticSet:
     """The set with a measured score, and with the recipe that reached it where flags changed that."""
     scores, settings = score(result)
-    return with_manifest(result, score=manifest_score(scores["rows"][0]), training=Training.of(to_dict(settings)))
+    return with_manifest(result, score=manifest_score(scores.rows[0]), training=Training.of(to_dict(settings)))
 
 
 def _folder_name(result: SyntheticSet, packing: package.Packing) -> str:

@@ -91,7 +91,7 @@ def _measured(path: Path, result: SyntheticSet, score: Scoring) -> dict[str, Man
             "measures and records a better one"
         )
     scores, _ = score(result)
-    return {"promised": promised, "measured": manifest_score(scores["rows"][0])}
+    return {"promised": promised, "measured": manifest_score(scores.rows[0])}
 
 
 def _score_problems(promised: ManifestScore, measured: ManifestScore) -> list[str]:

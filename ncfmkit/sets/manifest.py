@@ -25,6 +25,7 @@ from ncfmkit.sets.synthetic import SyntheticSet
 
 if TYPE_CHECKING:
     from ncfmkit.real.store import RealData
+    from ncfmkit.run_records import Score
 
 DIGEST_KEY = "manifest_sha256"
 KIND = "synthetic set"
@@ -502,10 +503,10 @@ def to_bytes(images: torch.Tensor) -> torch.Tensor:
     return images.mul(255).round().to(torch.uint8)
 
 
-def manifest_score(row: dict[str, Any]) -> ManifestScore:
+def manifest_score(row: "Score") -> ManifestScore:
     """What a manifest says of a row of `scores.json`."""
-    last, best = (Figure(mean=row[k]["mean"], std=row[k]["std"]) for k in ("last", "best"))
-    return ManifestScore(network=row["network"], epochs=row["epochs"], n=row["n"], last=last, best=best)
+    last, best = (Figure(mean=accuracy.mean, std=accuracy.std) for accuracy in (row.last, row.best))
+    return ManifestScore(network=row.network, epochs=row.epochs, n=row.n, last=last, best=best)
 
 
 def format_score(score: ManifestScore) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from exports import write_any_student
+from recorded import run_info
 from safetensors.torch import save_file
 
 from ncfmkit import networks
@@ -13,6 +14,7 @@ from ncfmkit.jobs import doctor, setup
 from ncfmkit.jobs.distill import to_dict
 from ncfmkit.jobs.inspect import inspect
 from ncfmkit.run import RunDirectory
+from ncfmkit.run_records import PoolInfo, Timings
 from ncfmkit.sets import set_file
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
@@ -61,7 +63,7 @@ def test_a_set(small: Path) -> None:
     assert what.summary["bytes"] == "images 256 B, labels 32 B"
     assert what.summary["bytes per class"] == "144 B"
     assert what.summary["smaller than its pixels"] == "274 times"  # 1234 * 64 / 288
-    assert what.scores is None
+    assert what.scores == ()
     assert what.images is not None
     assert what.images.images.shape == (4, 1, 8, 8)
 
@@ -97,14 +99,7 @@ def test_a_student(tmp_path: Path) -> None:
 
 def test_a_run_that_is_not_finished_and_one_that_is(tmp_path: Path, small: Path) -> None:
     settings = setup.make_settings("digits", None, {})
-    info = dict.fromkeys(("arguments", "baselines", "compile", "precision")) | {
-        "status": "distilling",
-        "data": {"name": "tiny", "train": 1234},
-        "settings": to_dict(settings),
-        "seed": 3,
-        "device": "cpu (none)",
-    }
-    run = RunDirectory.create(tmp_path / "run", info)
+    run = RunDirectory.create(tmp_path / "run", run_info(status="distilling", settings=to_dict(settings)))
     what = inspect(run.path)
     assert what.title == f"run {run.path}"
     assert what.summary["status"] == "distilling"
@@ -113,7 +108,8 @@ def test_a_run_that_is_not_finished_and_one_that_is(tmp_path: Path, small: Path)
     assert what.images is None
     assert "manifest" not in what.content
     (run.path / set_file.FILE_NAME).write_bytes(small.read_bytes())
-    run.update(status="done", timings={"distill_seconds": 1.5, "steps": 3}, pool={"key": "abc"})
+    pool, timings = PoolInfo(key="abc", accuracies=(), seconds=0), Timings(distill_seconds=1.5, steps=3)
+    run.update(status="done", timings=timings, pool=pool)
     what = inspect(run.path)
     assert what.summary["distilled in"] == "1.5 s"
     assert what.summary["pool"] == "abc"

@@ -1,13 +1,14 @@
 """The score table's figures."""
 
 import pytest
+from recorded import score
 from rich.console import Console
-from score_rows import score
 
 from ncfmkit.reports.scores import score_table
+from ncfmkit.run_records import Score
 
 
-def rendered(rows: list[dict], width: int = 140) -> str:
+def rendered(rows: list[Score], width: int = 140) -> str:
     console = Console(width=width)
     with console.capture() as capture:
         console.print(score_table(rows))
@@ -57,10 +58,15 @@ def test_share_compares_only_the_same_network():
 
 
 def test_score_table_shows_labels_with_brackets_as_they_are():
-    assert "[bold]x[/bold]" in rendered([score("distilled", 0.5) | {"label": "[bold]x[/bold]"}])
+    assert "[bold]x[/bold]" in rendered([score("distilled", 0.5).model_copy(update={"label": "[bold]x[/bold]"})])
 
 
-def test_score_table_copes_with_missing_figures():
-    text = rendered([{"set": "distilled"}, {"set": "whole", "last": {"mean": float("nan")}}])
-    assert "distilled" in text
-    assert "nan" not in text
+def test_score_of_an_earlier_version_has_no_steps():
+    text = rendered([score("distilled", 0.5).model_copy(update={"steps": None})])
+    assert "1,200" not in text
+    assert "–" in text
+
+
+def test_share_of_a_whole_set_that_teaches_nothing_is_left_out():
+    text = rendered([score("distilled", 0.5), score("whole", 0.0)])
+    assert "50.0" in text
