@@ -281,7 +281,7 @@ def _image_shape(where: str, images: Port, layout: str) -> tuple[int, int]:
         channels, height, width = (shape[3], *shape[1:3]) if row.channels_last else shape[1:]
         if isinstance(shape[0], int):
             raise UserError(f"{where} takes {shape[0]} images at a time: export it with a dynamic batch")
-        if channels in (1, 3) and isinstance(channels, int) and isinstance(height, int) and height == width > 0:
+        if isinstance(channels, int) and channels in (1, 3) and isinstance(height, int) and height == width and height:
             if channels * height**2 > LARGEST_IMAGE:
                 raise UserError(
                     f"{where} takes images of {channels}x{height}x{height}, expected {LARGEST_IMAGE:,} values at most"

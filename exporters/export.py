@@ -32,6 +32,7 @@ from ncfmkit.exporters.contract import (
     ModelStudent,
 )
 from ncfmkit.exporters.matching_data import open_fitting
+from ncfmkit.exporters.parity import ParityRow, Tolerance
 from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.table import EXPORTERS, Exporter
@@ -60,8 +61,8 @@ class Exported(ModelMetadata):
     file: str
     bytes: int  # of all files
     to: str  # a row of EXPORTERS
-    parity: tuple[parity.ParityRow, ...]  # a row for each kind of images
-    tolerance: parity.Tolerance
+    parity: tuple[ParityRow, ...]  # a row for each kind of images
+    tolerance: Tolerance
     accuracy: ExportAccuracy | None  # None: no data
     failures: tuple[str, ...]  # what is out of tolerance
 

@@ -5,7 +5,7 @@ Shapes: K classes.
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -102,10 +102,9 @@ def speed_plot(section: SpeedSection, *, name: str) -> Plot:
 
     def draw(figure: "Figure", narrow: bool) -> None:
         figure.set_figheight(6 if narrow else 3.4)
-        shape: dict[str, Any] = {"height_ratios": [5, 4]} if narrow else {"width_ratios": [3, 2]}
-        first, second = figure.subplots(*((2, 1) if narrow else (1, 2)), **shape)
-        _draw_throughput(first, rows, colors)
-        _draw_latency(second, rows, colors)
+        axes = figure.subplots(2, 1, height_ratios=[5, 4]) if narrow else figure.subplots(1, 2, width_ratios=[3, 2])
+        _draw_throughput(axes[0], rows, colors)
+        _draw_latency(axes[1], rows, colors)
 
     return plot(
         draw, name=name, label=f"Images per second against the batch, and latency of one image, on {section.device}"

@@ -174,8 +174,8 @@ def validate(
             if not replaces:  # timing takes minutes: what is known is written, and outlives a Ctrl-C
                 _write(config.out, result)
             with interrupts.keeping(lambda: None if replaces else f"interrupted: {config.out} has no speeds yet"):
-                speed = _speed(config, config.timing, models, student, test)
-            result = result.model_copy(update={"speed": speed, "complete": True})
+                sections = _speed(config, config.timing, models, student, test)
+            result = result.model_copy(update={"speed": sections, "complete": True})
         _write(config.out, result)
     return result
 
@@ -398,19 +398,19 @@ def _speed(
             test.images,
             how,
         )
-        common = {"device": device, "batch": how.batches[-1], "threads": torch.get_num_threads()}
+        common = timing.Job(path="", device=device, batch=how.batches[-1], threads=torch.get_num_threads())
         rows: list[SpeedRow] = []
         for row in section.rows:
             model = here.get(row.name)
             if model is not None:
-                job = timing.Job(path=str(config.model), provider=model.provider, declared=config.declared, **common)
+                what = {"path": str(config.model), "provider": model.provider, "declared": config.declared}
             elif student is not None and row.name == timing.EAGER:
-                job = timing.Job(path=str(student.path), layout=contract.layout, output=contract.output, **common)
+                what = {"path": str(student.path), "layout": contract.layout, "output": contract.output}
             else:  # compiled torch
                 rows.append(row)
                 continue
             notice(f"cold start and memory of {row.name}, in a separate process")
-            found = dict(timing.footprint(job))
+            found = dict(timing.footprint(common.model_copy(update=what)))
             if model is not None:
                 found["engine_build_seconds"] = _build_seconds(config.model, model, found["cold_start_seconds"])
             rows.append(row.model_copy(update=found))

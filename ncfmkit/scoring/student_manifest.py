@@ -41,7 +41,7 @@ class StudentManifest(SparseRecord):
     kind: Literal["student"]
     tool: str  # that wrote the file
     network: NetworkRecord
-    channels: Literal[1, 3]
+    channels: int  # 1 or 3
     size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]  # side of the images, in pixels
     mean: Annotated[tuple[float, ...], FailFast()]  # per channel, of images in [0, 1]
     std: Annotated[tuple[Annotated[float, Field(ge=0)], ...], FailFast()]  # likewise
@@ -53,6 +53,8 @@ class StudentManifest(SparseRecord):
 
     @model_validator(mode="after")
     def _fits_the_channels(self) -> Self:
+        if self.channels not in (1, 3):
+            raise ValueError(f"expected 1 or 3 channels, got {self.channels}")
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"expected mean and std of {self.channels} channels")
         return self

@@ -83,8 +83,8 @@ def test_agreement_leaves_near_ties_out() -> None:
     assert found.row.agreement == 0
     assert parity.failures([found], TOLERANCE) == []
     clear = np.tile([1.0, 0.92, 0.0], (40, 1))
-    found = parity.failures(compared(clear, clear[:, [1, 0, 2]]), TOLERANCE)
-    assert found == ["40 random images: top-1 agreement 0.00% of the 40 without a near tie, expected 100.00%"]
+    lines = parity.failures(compared(clear, clear[:, [1, 0, 2]]), TOLERANCE)
+    assert lines == ["40 random images: top-1 agreement 0.00% of the 40 without a near tie, expected 100.00%"]
 
 
 def test_random_images_are_the_same_every_time() -> None:

@@ -235,7 +235,7 @@ def test_no_permission(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             lambda: linear([("MatMul", ["images", "weights"], ["logits"], {})]),
             r"ONNX Runtime: .*tensor\(uint8\)",
         ),
-        (lambda: linear(classes=0), r"float .*\[N, classes\], got .* \[N, 0\]"),
+        (lambda: linear(classes=0), r"float .*\[N, classes\], .*got .* \[N, 0\]"),
         (
             lambda: linear([*LINEAR[:2], ("Reshape", ["x2", "seven"], ["logits"], {}), SEVEN], classes=7),
             r"does not run on CPUExecutionProvider: .*[Rr]eshape",
