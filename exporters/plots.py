@@ -46,7 +46,7 @@ def confusion_plot(confusion: Confusion, classes: Sequence[str], *, name: str) -
 
     def draw(figure: "Figure", narrow: bool) -> None:
         axis = figure.subplots()
-        cell = min(0.27, 2.7 / len(classes)) if narrow else min(0.42, 7.2 / len(classes))  # inches
+        cell = min(0.27, 2.7 / len(classes)) if narrow else min(0.36, 7.2 / len(classes))  # inches
         figure.set_figheight(cell * len(classes) + (1.1 if narrow else 1.5))
         _draw_cells(axis, share_KK)
         axis.set(xlabel="the model's class", ylabel="true class", aspect="equal", anchor="W")
@@ -56,7 +56,8 @@ def confusion_plot(confusion: Confusion, classes: Sequence[str], *, name: str) -
         axis.tick_params(length=0, labelsize=SMALLEST)
         if len(classes) <= NAMED[narrow]:
             names = [shortened_name(name, LONGEST[narrow]) for name in classes]
-            axis.set_xticks(range(len(classes)), names, rotation=90)
+            upright = max(map(len, names)) <= (2 if narrow else 4)
+            axis.set_xticks(range(len(classes)), names, rotation=0 if upright else 90)
             axis.set_yticks(range(len(classes)), names)
         if len(classes) <= FIGURED[narrow]:
             _write_cells(axis, share_KK)
@@ -67,8 +68,8 @@ def confusion_plot(confusion: Confusion, classes: Sequence[str], *, name: str) -
 
 
 def _opacity(share_KK: np.ndarray) -> np.ndarray:
-    """A root scale: a few percent, which is what an off-diagonal cell holds, would hardly show on a plain one."""
-    return np.sqrt(share_KK)
+    """A root scale that begins above 0: a few percent, as off-diagonal cells hold, would hardly show on a plain one."""
+    return np.where(share_KK > 0, 0.15 + 0.85 * np.sqrt(share_KK), 0)
 
 
 def _draw_cells(axis: "Axes", share_KK: np.ndarray) -> None:
@@ -161,5 +162,6 @@ def _draw_latency(axis: "Axes", rows: Sequence[SpeedRow], colors: dict[str, str]
     axis.set_ylim(len(rows) - 0.5, -0.8)
     axis.set_yticks([])
     axis.grid(axis="y", visible=False)
+    axis.spines["left"].set_visible(False)
     axis.set_xlabel("ms: dot median, bars p95 and p99", color=SOFT)
     axis.set_title("latency of one image")

@@ -16,7 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ncfmkit.exporters.contract import LAYOUTS, ModelMetadata
-from ncfmkit.exporters.plots import NAMED, TORCH_COLORS, confusion_plot, milliseconds, shortened_name, speed_plot
+from ncfmkit.exporters.plots import (
+    FIGURED,
+    NAMED,
+    TORCH_COLORS,
+    confusion_plot,
+    milliseconds,
+    shortened_name,
+    speed_plot,
+)
 from ncfmkit.exporters.results import ProviderRun, Validation
 from ncfmkit.exporters.timing import SpeedSection
 from ncfmkit.files import format_bytes
@@ -258,7 +266,8 @@ def write_report(path: Path, result: Validation) -> None:
         classes=classes,
         weakest=[classes.rows[k] for k in weakest] if len(classes.rows) > SHOWN_CLASSES else None,
         drawn=drawn,
-        numbered=len(result.data.classes) > NAMED[False],
+        figured=len(result.data.classes) <= FIGURED[False],
+        numbered=len(result.data.classes) > NAMED[True],
         # what the template asks for, row by row
         percent=_percent,
         format_bytes=format_bytes,
