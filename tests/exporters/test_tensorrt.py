@@ -429,6 +429,7 @@ def test_refuses_a_sidecar_that_is_none(trt: FakeTensorRT, engine_path: Path, co
         lambda sidecar: sidecar.update(format=2),
         lambda sidecar: sidecar.update(batches=[1, 64]),
         lambda sidecar: sidecar.update(batches=[1, 64, "256"]),
+        lambda sidecar: sidecar.update(batches=[64, 1, 256]),
         lambda sidecar: sidecar["versions"].update(tensorrt=None),
         lambda sidecar: sidecar["ncfmkit"]["classes"].pop(),
         lambda sidecar: sidecar["input"].update(shape=3),
