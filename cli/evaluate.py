@@ -7,7 +7,10 @@ import typer
 from ncfmkit.cli import options as o
 
 SetArgument = Annotated[
-    str, typer.Argument(metavar="SET", help="file of a synthetic set, its run directory or a package")
+    str,
+    typer.Argument(
+        metavar="SET", help="file of a synthetic set, its run directory or a package, or hf://OWNER/NAME of a package"
+    ),
 ]
 
 

@@ -10,7 +10,9 @@ from ncfmkit.progress import printable
 
 
 def unpack(
-    path: Annotated[Path, typer.Argument(metavar="PACKAGE", help="folder written by `ncfmkit pack`")],
+    path: Annotated[
+        str, typer.Argument(metavar="PACKAGE", help="folder written by `ncfmkit pack`, or hf://OWNER/NAME")
+    ],
     *,
     out: Annotated[
         Path | None, typer.Option("--out", help="file to write", show_default="name of the set + .safetensors")

@@ -32,7 +32,7 @@ def evaluate(
     """Trains fresh students on a set and tests them on the real test split.
 
     Args:
-        path: a set's file, its run directory or a package.
+        path: a set's file, its run directory or a package, or `hf://OWNER/NAME` of a package on the Hub.
         data: the real data that the set was made from, as in :func:`ncfmkit.distill`.
         baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.
         overrides: settings by name that replace the set's own, such as `repeats=3` or `**{"network.name": "alexnet"}`;

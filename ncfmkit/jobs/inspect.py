@@ -13,6 +13,7 @@ from ncfmkit.run import RunDirectory
 from ncfmkit.run_records import Score
 from ncfmkit.scoring import student_file
 from ncfmkit.sets import set_file
+from ncfmkit.sets.hub import local
 from ncfmkit.sets.manifest import Manifest, format_score
 from ncfmkit.sets.package import is_package, packing_of
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -33,7 +34,7 @@ def inspect(path: str | os.PathLike[str]) -> Description:
     """Describes a run directory, a synthetic set, a package, a student or an exported model.
 
     Args:
-        path: the file or folder.
+        path: the file or folder, or `hf://OWNER/NAME` of a set on the Hub.
 
     Returns:
         `title`; `summary`, facts by name for people; `content`, all of it for machines, such as the manifest; `scores`,
@@ -46,7 +47,7 @@ def inspect(path: str | os.PathLike[str]) -> Description:
         >>> ncfmkit.inspect("runs/digits-ipc1").summary["status"]
         'done'
     """
-    path = Path(path)
+    path = local(path)
     if not path.exists():
         raise UserError(f"no such file or directory: {str(path)!r}")
     if path.is_dir() and is_package(path):

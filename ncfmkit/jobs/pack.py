@@ -37,7 +37,7 @@ def pack(
     """Packs a set to ship it: a folder with its one file, a view for other tools, a dataset card and checksums.
 
     Args:
-        path: a set's file, its run directory or another package.
+        path: a set's file, its run directory or another package, or `hf://OWNER/NAME` of one on the Hub.
         to: the layout: `safetensors`, `webdataset`, `parquet` or `png`.
         out: the folder; None: named after the set and the layout, in the working directory.
         license: of the real images that the set was made from; None: as the set says. Publishing needs one.
@@ -61,7 +61,7 @@ def pack(
     Example:
         >>> folder, packed = ncfmkit.pack("runs/digits-ipc1", to="parquet", license="bsd-3-clause")
     """
-    path, out = Path(path), None if out is None else Path(out)
+    out = None if out is None else Path(out)
     if bits in (None, 8) and (dither or scale != "image"):
         raise UserError("--scale and --dither need --bits below 8")
     packing = package.Packing(

@@ -49,7 +49,7 @@ def train(
     continues from there, and ends with the same bytes as one that was not interrupted.
 
     Args:
-        path: a set's file, its run directory or a package.
+        path: a set's file, its run directory or a package, or `hf://OWNER/NAME` of a package on the Hub.
         out: the file to write.
         data: real data to test the student on, as in :func:`ncfmkit.distill`; None: its accuracy stays unknown.
         force: overwrite an existing file, and pass over the checkpoint of another training.

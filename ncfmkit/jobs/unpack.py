@@ -17,7 +17,7 @@ def unpack(
     """Copies the one file out of a package, once it is checked.
 
     Args:
-        path: a package (or any other form of a set).
+        path: a package (or any other form of a set), or `hf://OWNER/NAME` of one on the Hub.
         out: the file; None: named after the set, in the working directory.
         force: overwrite an existing file.
 
@@ -30,7 +30,7 @@ def unpack(
     Example:
         >>> file, manifest = ncfmkit.unpack("digits-ipc1-parquet", out="digits.safetensors")
     """
-    path, out = Path(path), None if out is None else Path(out)
+    out = None if out is None else Path(out)
     file = set_file.find(path)
     if out is not None:
         check_free(out, force=force)

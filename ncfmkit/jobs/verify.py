@@ -2,7 +2,6 @@
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 from ncfmkit.errors import CheckFailed, UserError
@@ -11,6 +10,7 @@ from ncfmkit.progress import plural
 from ncfmkit.records import Record
 from ncfmkit.sets import package, set_file
 from ncfmkit.sets.compare import view_problems
+from ncfmkit.sets.hub import local
 from ncfmkit.sets.manifest import OPTIONAL, Manifest, ManifestScore, format_score, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -18,9 +18,13 @@ LEVEL = 0.01  # of sets that are as good as they promise, the share that is refu
 
 
 class Verification(Record):
-    """What was checked of a set: `problems` is empty where nothing is wrong; `promised` and `measured` are scores."""
+    """What was checked of a set: `problems` is empty where nothing is wrong; `promised` and `measured` are scores.
+
+    Of a `package`, checksums and view were checked, too.
+    """
 
     path: str
+    package: bool
     problems: tuple[str, ...]
     manifest: Manifest | None
     promised: ManifestScore | None = OPTIONAL
@@ -31,7 +35,7 @@ def verify(path: str | os.PathLike[str], *, score: bool = False, data: Any = Non
     """Checks what can be checked of a set: checksums, shapes, ranges, labels, a package's view, its score.
 
     Args:
-        path: a set's file, its run directory or a package.
+        path: a set's file, its run directory or a package, or `hf://OWNER/NAME` of a package on the Hub.
         score: train students by the set's recipe; the set is refused where they are worse than promised by more than
             chance explains (a one-sided t-test at the 1% level).
         data: with `score`: the real data to test on, as in :func:`ncfmkit.distill`.
@@ -39,7 +43,7 @@ def verify(path: str | os.PathLike[str], *, score: bool = False, data: Any = Non
             in :func:`ncfmkit.distill`.
 
     Returns:
-        `path`, `problems` (empty), `manifest`, and with `score` also `promised` and `measured`.
+        `path`, `package`, `problems` (empty), `manifest`, and with `score` also `promised` and `measured`.
 
     Raises:
         UserError: nothing there, not a set, or no score to check.
@@ -49,8 +53,8 @@ def verify(path: str | os.PathLike[str], *, score: bool = False, data: Any = Non
         >>> ncfmkit.verify("digits-ipc1-parquet").problems
         ()
     """
-    path = Path(path)
     scoring = requested_scoring(score, data, overrides)
+    name, path = os.fspath(path), local(path, whole=True)
     packed = path.is_dir() and package.is_package(path)
     problems = package.sum_problems(path) if packed else []
     result, scores = None, dict[str, ManifestScore]()
@@ -61,11 +65,11 @@ def verify(path: str | os.PathLike[str], *, score: bool = False, data: Any = Non
         problems = _training_problems(manifest)
         problems += view_problems(path, len(manifest.classes) * manifest.ipc.decoded) if packed else []
     if result is not None and scoring is not None and not problems:
-        scores = _measured(path, result, scoring)
+        scores = _measured(name, result, scoring)
         problems = _score_problems(**scores)
-    found = Verification(path=str(path), problems=tuple(problems), manifest=manifest, **scores)
+    found = Verification(path=name, package=packed, problems=tuple(problems), manifest=manifest, **scores)
     if problems:
-        raise CheckFailed(f"{path}: {plural(len(problems), 'problem')}\n{set_file.listed(problems)}", found.to_dict())
+        raise CheckFailed(f"{name}: {plural(len(problems), 'problem')}\n{set_file.listed(problems)}", found.to_dict())
     return found
 
 
@@ -77,11 +81,11 @@ def _training_problems(manifest: Manifest) -> list[str]:
     return []
 
 
-def _promise(path: Path) -> str:
+def _promise(path: str) -> str:
     return f"`ncfmkit pack {path} --to safetensors --score --data DATA --repeats 5 --out NEW`"
 
 
-def _measured(path: Path, result: SyntheticSet, score: Scoring) -> dict[str, ManifestScore]:
+def _measured(path: str, result: SyntheticSet, score: Scoring) -> dict[str, ManifestScore]:
     promised = result.manifest.score
     if promised is None:
         raise UserError(f"{path} promises no score to check: {_promise(path)} measures and records one")

@@ -5,9 +5,11 @@ trusts, so this is done in a child process that may take only so much memory and
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,9 @@ from ncfmkit.sets import set_file
 from ncfmkit.sets.package import packing_of, rows_of, view_of
 
 MEMORY = 2 << 30  # bytes that the child may take beside what it has after its imports and the mapped set
-LEAST_SECONDS, ROWS_PER_SECOND = 120, 20  # of the child
+LEAST_SECONDS, ROWS_PER_SECOND = 60, 50  # of the child's processor time
+WAIT = 20  # times that: the longest wait for it on a busy machine
+SIGXCPU = 24  # the signal of a process that has used up its processor time
 MOST_PROBLEMS = 20  # after which it stops
 OFF_BY = 1  # images were interpolated elsewhere: a level may round the other way
 
@@ -39,17 +43,19 @@ def view_problems(folder: Path, rows: int) -> list[str]:
     # one thread, and the system's allocator: threads and pools reserve memory that nobody uses
     small = {"OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
     paths = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    command = [sys.executable, "-P", "-c", f"from {__name__} import main; main()", str(folder)]
+    command = [sys.executable, "-P", "-c", f"from {__name__} import main; main()", str(folder), str(seconds)]
     try:
         with waiting("comparing the view with the set"):
             done = subprocess.run(
-                command, env=os.environ | small | paths, capture_output=True, text=True, timeout=seconds
+                command, env=os.environ | small | paths, capture_output=True, text=True, timeout=WAIT * seconds
             )
     except subprocess.TimeoutExpired:
-        return [f"its view was not compared within {seconds} s"]
+        return [f"its view was not compared within {WAIT * seconds} s"]
     try:
         problems = json.loads(done.stdout)
     except ValueError:
+        if done.returncode == -SIGXCPU:
+            return [f"comparing its view takes more than {seconds} s of processor time"]
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return [f"its view cannot be decoded: {lines[-1][:500]}"]
     return [str(problem) for problem in problems]
@@ -63,7 +69,7 @@ def main() -> None:
     import PIL.Image  # noqa: F401 (before the limit)
     import pyarrow.parquet  # noqa: F401
 
-    _limit_memory()
+    _limit(int(sys.argv[2]))
     view, found = view_of(result, packing), list[str]()
     try:
         rows = packing.row.read(folder, view)
@@ -94,14 +100,18 @@ def _distance(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.abs(one.astype(np.int16) - other).max())
 
 
-def _limit_memory() -> None:
-    """On Linux; elsewhere the system has no such limit, and the time is the only one."""
+def _limit(seconds: int) -> None:
+    """Memory and processor time, on Linux; elsewhere how long the parent waits is the only limit."""
     try:
         import resource
 
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except (ImportError, OSError):
         return
-    most = pages * resource.getpagesize() + MEMORY
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    limits = {
+        resource.RLIMIT_AS: pages * resource.getpagesize() + MEMORY,
+        resource.RLIMIT_CPU: math.ceil(time.process_time()) + seconds,
+    }
+    for kind, most in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

@@ -208,7 +208,7 @@ def sum_problems(folder: Path) -> list[str]:
         problems += [f"{name} is missing" for name in sorted(listed.keys() - there)]
         problems += [f"{name} is not in {SUMS}" for name in sorted(there - listed.keys())]
         for name in sorted(listed.keys() & there):
-            if not (folder / name).is_file() or (folder / name).is_symlink():
+            if not _is_own_file(folder, name):
                 problems.append(f"{name} is not a file of its own (a link, a device)")
             elif sha256_of(folder / name) != listed[name]:
                 problems.append(f"{name} is damaged: its sha256 is not that in {SUMS}")
@@ -219,7 +219,7 @@ def sum_problems(folder: Path) -> list[str]:
 
 def _read_sums(folder: Path) -> tuple[dict[str, str], list[str]]:
     path = folder / SUMS
-    if not path.is_file() or path.is_symlink() or path.stat().st_size > LARGEST_SUMS:
+    if not _is_own_file(folder, SUMS) or path.stat().st_size > LARGEST_SUMS:
         return {}, [f"{SUMS} is missing, or not such a file"]
     listed: dict[str, str] = {}
     for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), 1):
@@ -229,6 +229,19 @@ def _read_sums(folder: Path) -> tuple[dict[str, str], list[str]]:
             return {}, [f"{SUMS} line {number}: expected a sha256, two spaces and a path inside the folder, each once"]
         listed[name] = found[1]
     return listed, []
+
+
+def _is_own_file(folder: Path, name: str) -> bool:
+    """Whether a file lies there itself, and not behind a link.
+
+    In the cache of huggingface_hub, `snapshots/COMMIT/NAME` is a link to `blobs/DIGEST`.
+    """
+    path, folder = folder / name, Path(os.path.abspath(folder))
+    if path.is_symlink():
+        target = os.path.normpath(path.parent.absolute() / os.readlink(path))
+        if folder.parent.name != "snapshots" or Path(target).parent != folder.parents[1] / "blobs":
+            return False
+    return path.is_file()
 
 
 def _stays_inside(name: str) -> bool:

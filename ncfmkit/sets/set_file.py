@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from ncfmkit.errors import UserError
 from ncfmkit.files import METADATA_KEY, check_free, check_name, check_safetensors, tensor_bytes, write_atomic
 from ncfmkit.records import problems
+from ncfmkit.sets.hub import local
 from ncfmkit.sets.manifest import (
     LARGEST_JSON,
     Manifest,
@@ -105,12 +106,12 @@ def _parts(tensors: dict[str, torch.Tensor], manifest: Manifest) -> Iterator[byt
 
 
 def find(path: str | os.PathLike[str]) -> Path:
-    """The file of a set: `path` itself, or the one in the run directory or package `path`.
+    """The file of a set: `path` itself, or the one in the run directory or package `path`, or at the address `hf://`.
 
     Raises:
         UserError: there is none.
     """
-    path = Path(path)
+    path = local(path)
     check_name(path)
     if path.is_file() and path.suffix != ".safetensors" and (path.parent / FILE_NAME).is_file():
         raise UserError(f"{path} is part of a package: pass the folder {path.parent}")
@@ -128,7 +129,7 @@ def load(path: str | os.PathLike[str], *, mapped: bool = False) -> SyntheticSet:
     """Reads a set from its file, a run directory or a package, and checks it against its manifest and its digests.
 
     Args:
-        path: the file, run directory or package.
+        path: the file, run directory or package, or `hf://OWNER/NAME` (`@REVISION`) of a package on the Hub.
         mapped: leave the images on the disk, for sets larger than memory; whoever changes the file later changes them.
 
     Returns:
