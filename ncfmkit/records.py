@@ -42,6 +42,14 @@ class Record(BaseModel):
         write_json(path, self.to_dict())
 
 
+class SparseRecord(Record):
+    """A record whose keys may be absent: a key that was not given is not written, whatever its default."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON values, by their names in JSON."""
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
+
+
 def problems(error: ValidationError) -> list[str]:
     """One line for each thing that is wrong: where, what was expected, what is there."""
     return [
