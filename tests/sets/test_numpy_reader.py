@@ -1,5 +1,6 @@
 """The reader that needs only numpy: against ncfmkit's own, against loops, against golden files and against damage."""
 
+import dataclasses
 import hashlib
 import json
 import re
