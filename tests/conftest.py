@@ -167,6 +167,8 @@ def build_set(
     distill = DistillSettings(ipc=ipc, factor=factor, decode=kind, decoded_per_class=budget)
     logits = rng.normal(size=(len(classes) * decoded, len(classes))).astype(np.float16) if soft else None
     content: dict[str, Any] = {
+        "kind": "synthetic set",
+        "value_range": [0, 255],
         "tool": "ncfmkit tests",
         "name": f"tiny-ipc{ipc}",
         "classes": list(classes),
