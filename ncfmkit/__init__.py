@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ncfmkit.jobs.evaluate import evaluate
     from ncfmkit.jobs.inspect import inspect
     from ncfmkit.jobs.pack import pack
+    from ncfmkit.jobs.push import push
     from ncfmkit.jobs.train import train
     from ncfmkit.jobs.unpack import unpack
     from ncfmkit.jobs.verify import verify
@@ -43,6 +44,7 @@ _HOMES = {
     "load": "ncfmkit.sets.set_file",
     "pack": "ncfmkit.jobs.pack",
     "predict": "ncfmkit.exporters.predict",
+    "push": "ncfmkit.jobs.push",
     "resume": "ncfmkit.jobs.distill",
     "save": "ncfmkit.sets.set_file",
     "train": "ncfmkit.jobs.train",
@@ -67,6 +69,7 @@ __all__ = [
     "load",
     "pack",
     "predict",
+    "push",
     "resume",
     "save",
     "train",

@@ -143,8 +143,11 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
         "inspect": lambda: ncfmkit.inspect(kind("copy.safetensors")),
         "evaluate": lambda: ncfmkit.evaluate(kind("run"), data=photos),
         "train": lambda: ncfmkit.train(kind("run"), out=kind("student.safetensors"), data=photos),
-        "pack": lambda: ncfmkit.pack(kind("run"), to="png", out=kind("packed"), score=True, data=photos, repeats=2),
+        "pack": lambda: ncfmkit.pack(
+            kind("run"), to="png", out=kind("packed"), license="mit", score=True, data=photos, repeats=2
+        ),
         "verify": lambda: ncfmkit.verify(kind("packed"), score=True, data=photos, data_root=kind("elsewhere")),
+        "push": lambda: ncfmkit.push(kind("packed"), "hf://me/packed", dry_run=True),
         "unpack": lambda: ncfmkit.unpack(kind("packed"), out=kind("unpacked.safetensors")),
         "convert": lambda: ncfmkit.convert(
             kind("images.pt"),
@@ -187,7 +190,8 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
     assert made["evaluate"].rows[0].n == 1
     assert made["train"].test_accuracy is not None
     assert made["pack"][0] == Path("packed")
-    assert made["verify"]["measured"]["n"] == 2
+    assert made["verify"].measured.n == 2
+    assert "train/cat/00000.png" in made["push"].files
     assert made["unpack"][0] == Path("unpacked.safetensors")
     assert made["convert"][1].manifest["source"]["name"] == "photos"
     assert made["export"].file == "student.onnx"
@@ -245,7 +249,7 @@ def test_distill_load_and_use(tmp_path: Path) -> None:
     dataset = small.as_dataset()
     assert len(dataset) == 80
     image, label = dataset[-1]
-    mean, std = small.manifest["mean"][0], small.manifest["std"][0]
+    mean, std = small.manifest.mean[0], small.manifest.std[0]
     torch.testing.assert_close(image, (images[-1] - mean) / std)
     assert int(label) == 9
     x_NCHW, y_N = next(iter(torch.utils.data.DataLoader(dataset, batch_size=16)))

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ncfmkit import networks
-from ncfmkit.config import DistillSettings, NetworkSettings, PoolSettings, StudentSettings
+from ncfmkit.config import DistillSettings, NetworkSettings, PoolSettings, Settings, StudentSettings
 from ncfmkit.distillation import memory
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.memory import Plan, make_plan
@@ -211,8 +211,9 @@ def test_scores_and_herding(make_real: Callable, make_pool: Callable) -> None:
     with fake_cuda.fake_cuda():
         data = herded_subset(real, 3, pool.final[0], network, on("bf16"))
         test = labeled(real, real.test)
-        result = students.score([data] * 2, test, build, settings, seed=0, runtime=on("bf16"), title="")
-    assert result["n"] == 2
+        about = students.row_work("random", real, Settings(network=network, student=settings), stored=3, decoded=3)
+        row = students.score([data] * 2, test, build, settings, seed=0, runtime=on("bf16"), about=about)
+    assert row.n == 2
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 
 from ncfmkit import interrupts
 from ncfmkit._version import __version__
-from ncfmkit.config import Settings, from_dict, to_dict
+from ncfmkit.config import Settings, from_dict, override, to_dict
 from ncfmkit.distillation import loop
 from ncfmkit.distillation.initial import from_images, initialize
 from ncfmkit.distillation.memory import Plan, planned_bytes
@@ -339,8 +339,8 @@ def resume(
     info = run.info()
     settings = from_dict(info.settings)
     # what was chosen then, not what would be chosen now
-    chosen = dataclasses.replace(settings.runtime, precision=info.precision, compile="on" if info.compile else "off")
-    runtime = choose_runtime(chosen)
+    chosen = {"runtime.precision": info.precision, "runtime.compile": "on" if info.compile else "off"}
+    runtime = choose_runtime(override(settings, chosen).runtime)
     if info.status == "done":
         if not (run.path / "report.html").exists():
             write_report(run.path, _images(set_file.load(run.path)))

@@ -54,7 +54,7 @@ def losses(metrics: Sequence[MetricsRow]) -> Draw:
             )
             if values_N.min() > 0 and values_N.max() > 20 * values_N.min():
                 axis.set_yscale("log")
-        _mark_lr(axes, metrics, labeled=not narrow)
+        _mark_lr(list(axes), metrics, labeled=not narrow)
         axes[-1].set_xlabel("step")
 
     return draw
@@ -122,7 +122,9 @@ def accuracies(rows: Sequence[Score], *, chance: float) -> Draw:
         axis.set_xlim(left=0)
         axis.xaxis.set_major_formatter("{x:,.0f}")
         per_epoch = (rows[0].steps or 0) / rows[0].epochs
-        above = axis.secondary_xaxis("top", functions=(lambda x: x / per_epoch, lambda x: x * per_epoch))
+        above = axis.secondary_xaxis(
+            "top", functions=(lambda x: np.divide(x, per_epoch), lambda x: np.multiply(x, per_epoch))
+        )
         above.set_xlabel(f"epochs of {_label(rows[0])}")
         above.xaxis.set_major_formatter("{x:,.0f}")
         above.spines["top"].set_color(LINE)

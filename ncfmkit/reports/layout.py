@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -31,7 +31,7 @@ VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", PAPER: "paper"} | {
 }
 WIDE, NARROW = 9.25, 3.75  # inches: the width of a page's text on a screen and on a phone, at 96 pixels per inch
 PNG_DPI = 160
-STYLE = {  # matplotlib's settings; sizes in points
+STYLE: dict[Any, Any] = {  # matplotlib's settings; sizes in points
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,

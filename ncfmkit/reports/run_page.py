@@ -46,7 +46,6 @@ def write_report(folder: Path, images: SetImages | None = None) -> Path:
         few=info.data.test if distilled and info.data.test < FEW_TEST_IMAGES else None,
         scores=scores and _score_table(scores, info.data),
         training=_training_plot(rows, info.data),
-        training_of=[f"{row.label}: {plural(row.n, 'student')}" for row in rows if row.curve],
         by_class=_by_class(distilled, info.data) if distilled and distilled.classes else None,
         classes=classes,
         more_classes=max(0, len(images.classes) - MAX_CLASSES) if images else 0,
@@ -114,13 +113,11 @@ def _training_plot(rows: Sequence[Score], data: DataInfo) -> Plot | None:
 
 def _by_class(row: Score, data: DataInfo) -> dict[str, object]:
     """Bars of all classes with test images in class order, and the lowest where they are too many to read."""
-    counts = data.counts.get("test", (None,) * len(data.classes))
-    bars = [
-        {"name": name, "share": share, "text": f"{100 * share:.1f}", "images": count}
-        for name, share, count in zip(data.classes, row.classes or (), counts, strict=True)
-        if share is not None
-    ]
-    lowest = sorted(bars, key=lambda bar: (bar["share"], bar["name"]))[: LISTED_CLASSES // 2]
+    known = [(s, name) for name, s in zip(data.classes, row.classes or (), strict=True) if s is not None]
+    bars, lowest = (
+        [{"name": name, "share": share, "text": f"{100 * share:.1f}"} for share, name in shown]
+        for shown in (known, sorted(known)[: LISTED_CLASSES // 2])
+    )
     return {
         "bars": bars,
         "lowest": lowest if len(bars) > LISTED_CLASSES else None,
@@ -202,7 +199,7 @@ def _provenance(info: RunInfo, scores: Scores | None) -> dict[str, object]:
         "Precision": info.precision,
         "Compiled": "yes" if info.compile else "no",
         "Pool": info.pool and info.pool.key,
-        "Pretraining": info.pool and _duration(info.pool.seconds),
+        "Pretraining": info.pool and (_duration(info.pool.seconds) if info.pool.seconds else "taken from the cache"),
         "Distilling": distilling,
         "Scoring": f"{_duration(scoring)} on {scores.device}" if scores else None,
         "Versions": ", ".join(f"{name} {v}" for name, v in ({"ncfmkit": info.ncfmkit} | info.versions).items() if v),

@@ -58,11 +58,13 @@ def score_table(rows: Sequence[Score]) -> Table:
 
 def score_columns(rows: Sequence[Score]) -> tuple[dict[str, str], str]:
     """The columns to show, and what the caption says of a network that all rows share: it needs no column."""
-    networks = {row.network for row in rows}
-    if len(networks) != 1:
-        return SCORE_COLUMNS, ""
-    (network,) = networks
-    return {k: v for k, v in SCORE_COLUMNS.items() if k != "network"}, f", {network}"
+    columns, networks = dict(SCORE_COLUMNS), {row.network for row in rows}
+    if all(share_of_whole(row, rows) is None for row in rows):
+        del columns["share"]
+    if len(networks) > 1:
+        return columns, ""
+    del columns["network"]
+    return columns, f", {rows[0].network}"
 
 
 def score_cells(rows: Sequence[Score]) -> list[dict[str, str]]:

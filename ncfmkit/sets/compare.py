@@ -19,6 +19,7 @@ from ncfmkit.progress import waiting
 from ncfmkit.sets import set_file
 from ncfmkit.sets.package import packing_of, rows_of, view_of
 
+CHILD = f"from {__name__} import main; main()"
 MEMORY = 2 << 30  # bytes that the child may take beside what it has after its imports and the mapped set
 LEAST_SECONDS, ROWS_PER_SECOND = 60, 50  # of the child's processor time
 WAIT = 20  # times that: the longest wait for it on a busy machine
@@ -43,7 +44,7 @@ def view_problems(folder: Path, rows: int) -> list[str]:
     # one thread, and the system's allocator: threads and pools reserve memory that nobody uses
     small = {"OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
     paths = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    command = [sys.executable, "-P", "-c", f"from {__name__} import main; main()", str(folder), str(seconds)]
+    command = [sys.executable, "-P", "-c", CHILD, str(folder), str(seconds)]
     try:
         with waiting("comparing the view with the set"):
             done = subprocess.run(

@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ncfmkit import progress
 from ncfmkit._version import __version__
 from ncfmkit.errors import UserError
 from ncfmkit.extras import import_optional
 from ncfmkit.files import HUB
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 LOGIN = "log in with `hf auth login`, or set the environment variable HF_TOKEN"
 HTTP_LIBRARIES = ("httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3")
@@ -74,19 +77,15 @@ def local(path: str | os.PathLike[str], *, whole: bool = False) -> Path:
     from ncfmkit.sets import set_file  # which imports this module
 
     address = parse_address(text)
+    name, revision = address.repository, address.revision
     with asking(address) as api:
-        where: dict[str, Any] = {
-            "repo_id": address.repository,
-            "repo_type": "dataset",
-            "revision": address.revision,
-        }
         if whole:
-            return Path(api.snapshot_download(**where))
-        return Path(api.hf_hub_download(filename=set_file.FILE_NAME, **where))
+            return Path(api.snapshot_download(name, repo_type="dataset", revision=revision))
+        return Path(api.hf_hub_download(name, set_file.FILE_NAME, repo_type="dataset", revision=revision))
 
 
 @contextmanager
-def asking(address: Address, *, write: bool = False) -> Iterator[Any]:
+def asking(address: Address, *, write: bool = False) -> Iterator["HfApi"]:
     """The client of the Hub, an `HfApi`. What it raises becomes one message, in which the token is not.
 
     Args:
@@ -97,10 +96,12 @@ def asking(address: Address, *, write: bool = False) -> Iterator[Any]:
         UserError: `huggingface_hub` does not import, there is no token, or a request failed.
     """
     import_optional("huggingface_hub", "hub", f"{address} is read and written by the library")
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import HfApi, constants, get_token
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    hide = progress.console.quiet and not are_progress_bars_disabled()
+    # its bars are for people, unless an environment variable decides
+    shown = not progress.console.quiet and (progress.console.is_terminal or progress.console.is_jupyter)
+    hide = not shown and not are_progress_bars_disabled() and constants.HF_HUB_DISABLE_PROGRESS_BARS is None
     token = None
     try:
         token = get_token()
@@ -134,7 +135,7 @@ def _explained(address: Address, error: Exception, *, has_token: bool) -> str:
     said = next((f" ({found})" for e in causes if (found := getattr(e, "server_message", None))), "")
     if isinstance(error, errors.GatedRepoError):
         return f"{address} is gated: ask for access on its page of the Hub, then {LOGIN}"
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not has_token):
         who = "the token may not read it" if has_token else "there is no token"
         return f"{address}: the Hub has no such data set, or it is private and {who}: check the name, or {LOGIN}"
     if isinstance(error, errors.RevisionNotFoundError):
@@ -149,13 +150,17 @@ def _explained(address: Address, error: Exception, *, has_token: bool) -> str:
     if status == 412:
         return f"{address} was changed by somebody else at the same time: push again"
     if any(isinstance(e, errors.OfflineModeIsEnabled) for e in causes):
-        return f"{address} is not in the cache of huggingface_hub, and HF_HUB_OFFLINE forbids to ask the Hub: unset it"
+        return (
+            f"{address}: HF_HUB_OFFLINE is set, so the Hub is not asked, and only the cache of huggingface_hub read: "
+            "unset it"
+        )
     if status is None and any(type(e).__module__.split(".")[0] in HTTP_LIBRARIES for e in causes):
         return (
             f"{address}: the Hub at {constants.ENDPOINT} cannot be reached ({_first_line(causes[-1])}): check the "
             "connection, and the environment variables HF_ENDPOINT and HTTPS_PROXY"
         )
-    return f"{address}: {type(error).__name__}: {_first_line(error)}{said}"
+    lines = dict.fromkeys(f"{type(e).__name__}: {_first_line(e)}" for e in (error, causes[-1]))
+    return f"{address}: {'; '.join(lines)}{said}"
 
 
 def _first_line(error: BaseException) -> str:

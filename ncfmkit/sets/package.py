@@ -18,11 +18,11 @@ from pydantic import Field
 
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_free_folder, replace_folder, sha256_of, write_atomic
+from ncfmkit.files import check_free_folder, replace_folder, sha256_of, write_atomic, write_json
 from ncfmkit.mosaic import decode_factors
 from ncfmkit.progress import track
 from ncfmkit.records import LONGEST_SHOWN, Record
-from ncfmkit.sets import numpy_reader, set_file
+from ncfmkit.sets import croissant, numpy_reader, set_file
 from ncfmkit.sets.manifest import tensors_of, to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.pictures import ENCODINGS, check_size
@@ -150,8 +150,12 @@ def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
     PackageFacts(layout=packing.layout, encoding=packing.pictures).write(folder / FACTS)
     sizes = {name: (folder / name).stat().st_size for name in sorted(files_in(folder))}
     write_atomic(folder / CARD, card(synthetic, view, packing.row, sizes).encode())
-    digests = {name: sha256_of(folder / name) for name in sorted(files_in(folder))}
-    write_atomic(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode())
+    files = {name: ((folder / name).stat().st_size, sha256_of(folder / name)) for name in sorted(files_in(folder))}
+    how = {"layout": packing.layout, "encoding": packing.pictures}
+    write_json(folder / croissant.NAME, croissant.croissant(synthetic.manifest, **how, files=files))
+    digests = {name: digest for name, (_, digest) in files.items()}
+    digests[croissant.NAME] = sha256_of(folder / croissant.NAME)
+    write_atomic(folder / SUMS, "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode())
 
 
 def view_of(synthetic: SyntheticSet, packing: Packing) -> View:

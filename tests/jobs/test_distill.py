@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import shutil
 import signal
@@ -78,18 +79,19 @@ def test_run_json(scored: Path) -> None:
 def test_manifest(scored: Path) -> None:
     small = set_file.load(scored)
     m = small.manifest
-    assert m["kind"] == "synthetic set"
-    assert m["format"] == 1
-    assert m["name"] == "digits-ipc1"
-    assert m["ipc"] == {"stored": 1, "decoded": 4}
-    assert m["decode"] == {"kind": "single", "factor": 2, "budget": None}
-    assert m["value_range"] == [0, 255]
-    assert m["source"]["fingerprint"] == RunDirectory.open(scored).info().data.fingerprint
-    assert m["bytes"] == {"images": 10 * 64, "labels": 10 * 8}
-    assert m["sha256"]["images"] == digest(small.images)
-    assert set(m["settings"]["runtime"]) == {"precision", "compile"}  # the rest is local to a machine
+    assert m.kind == "synthetic set"
+    assert m.format == 1
+    assert m.name == "digits-ipc1"
+    assert (m.ipc.stored, m.ipc.decoded) == (1, 4)
+    assert (m.decode.kind, m.decode.factor, m.decode.budget) == ("single", 2, None)
+    assert m.value_range == (0, 255)
+    assert m.source.fingerprint == RunDirectory.open(scored).info().data.fingerprint
+    assert m.bytes == {"images": 10 * 64, "labels": 10 * 8}
+    assert m.sha256["images"] == digest(small.images)
+    assert set(m.settings["runtime"]) == {"precision", "compile"}  # the rest is local to a machine
     last = scores_of(scored).rows[0].last
-    assert m["score"]["last"] == {"mean": last.mean, "std": last.std}
+    assert m.score is not None
+    assert (m.score.last.mean, m.score.last.std) == (last.mean, last.std)
     assert small.images.shape == (10, 1, 8, 8)
     assert small.labels.tolist() == list(range(10))
 
@@ -118,10 +120,10 @@ def test_the_recipe_of_the_device_is_recorded(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 5})
     run = start(tmp_path / "run", str(folder), distill__steps=1, student__repeats=0)
     assert RunDirectory.open(run).info().settings["recipe"] == "cpu"
-    manifest = set_file.load(run).manifest
-    assert manifest["settings"]["recipe"] == "cpu"
-    assert manifest["settings"]["student"]["epochs"] == 3  # what flags set comes first
-    assert manifest["settings"]["distill"]["lr"] == 5e-3
+    settings = set_file.load(run).manifest.settings
+    assert settings["recipe"] == "cpu"
+    assert settings["student"]["epochs"] == 3  # what flags set comes first
+    assert settings["distill"]["lr"] == 5e-3
 
 
 def test_no_path_of_the_machine_is_in_the_set(tmp_path: Path, scored: Path) -> None:
@@ -145,7 +147,8 @@ def test_same_settings_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None
     one, two, other = (start(tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1)))
     assert set_bytes(one) == set_bytes(two)
     assert (one / "preview.png").read_bytes() == (two / "preview.png").read_bytes()
-    assert set_file.load(other).manifest["sha256"]["images"] != set_file.load(one).manifest["sha256"]["images"]
+    digests = [set_file.load(run).manifest.sha256 for run in (one, other)]
+    assert digests[0] != digests[1]
 
 
 @pytest.mark.parametrize("compile_", ["off", "on"])
@@ -260,7 +263,7 @@ def test_no_steps_keep_the_initialization(tmp_path: Path) -> None:
     real = open_real("digits", setup.make_settings("digits", None, {}).data)
     expected = initialize("mix", real, ipc=1, factor=1, seed=0)
     assert torch.equal(set_file.load(run).images, expected.mul(255).round().to(torch.uint8))
-    assert set_file.load(run).manifest["score"] is None
+    assert set_file.load(run).manifest.score is None
     assert not (run / "scores.json").exists()
     assert RunDirectory.open(run).info().status == "done"
 
@@ -275,7 +278,7 @@ def test_load_starts_from_an_earlier_set(tmp_path: Path, scored: Path, monkeypat
     }
     run = start(tmp_path / "run", distill__steps=0, **more)
     assert torch.equal(set_file.load(run).images, set_file.load(scored).images)
-    assert set_file.load(run).manifest["settings"]["distill"]["load"] == scored.name
+    assert set_file.load(run).manifest.settings["distill"]["load"] == scored.name
     with pytest.raises(UserError, match=r"expected images of shape \(20, 1, 8, 8\), got \(10, 1, 8, 8\)"):
         start(tmp_path / "more", distill__ipc=2, **more)
     assert not (tmp_path / "more").exists()
@@ -321,6 +324,25 @@ def same_as(run: Path, whole: Path) -> None:
     assert losses[0] == losses[1]
     assert RunDirectory.open(run).info().status == "done"
     assert not list(run.rglob("*.tmp"))
+
+
+def test_a_run_of_an_earlier_version_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path]
+) -> None:
+    """Keys that came later are missing."""
+    out = tmp_path / "run"
+    at_step(monkeypatch, 6, terminate)
+    with pytest.raises(Interrupted):
+        start(out, distill__sampler="learned")
+    info = json.loads((out / "run.json").read_text())
+    for key in ("threads", "command", "versions", "replaces", "timings"):
+        del info[key]
+    for key in ("counts", "skipped_images", "changed", "left_out"):
+        del info["data"][key]
+    (out / "run.json").write_text(json.dumps(info))
+    distill_job.resume(out)
+    same_as(out, whole("learned"))
+    assert (out / "report.html").is_file()
 
 
 @pytest.mark.parametrize("sampler", ["gaussian", "learned"])
@@ -428,7 +450,7 @@ def test_interrupted_in_scoring_then_resumed(
         with pytest.raises(Interrupted, match="--resume"):
             start(out)
     assert RunDirectory.open(out).info().status == "scoring"
-    assert set_file.load(out).manifest["score"] is None  # the set is there and whole
+    assert set_file.load(out).manifest.score is None  # the set is there and whole
     monkeypatch.setattr(loop, "distill_step", lambda *a: pytest.fail("steps were done already"))
     distill_job.resume(out)
     same_as(out, whole("learned"))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import build_set
 from exports import write_any_student
 from recorded import run_info
 from safetensors.torch import save_file
@@ -27,27 +28,17 @@ SCORE = {
     "last": {"mean": 0.5, "std": 0.01},
     "best": {"mean": 0.6, "std": 0.0},
 }
-MANIFEST = {
-    "kind": "synthetic set",
-    "tool": "ncfmkit 0",
-    "name": "tiny-ipc2",
-    "classes": ["cat", "dog [bold]"],
-    "ipc": {"stored": 2, "decoded": 8},
-    "decode": {"kind": "single", "factor": 2, "budget": None},
-    "mean": [0.5],
-    "std": [0.25],
-    "value_range": [0, 255],
-    "source": {"name": "tiny", "fingerprint": "0", "train_images": 1234, "license": None},
-    "settings": {},
-    "score": SCORE,
-}
+
+
+def tiny_set(score: dict | None = SCORE) -> SyntheticSet:
+    source = {"name": "tiny", "fingerprint": "0", "train_images": 1234, "license": None}
+    return build_set(classes=("cat", "dog [bold]"), ipc=2, channels=1, score=score, source=source, tool="ncfmkit 0")
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     path = tmp_path / "small.safetensors"
-    set_file.save(SyntheticSet(images=images, labels=torch.tensor([0, 0, 1, 1]), manifest=MANIFEST), path)
+    set_file.save(tiny_set(), path)
     return path
 
 
@@ -69,10 +60,7 @@ def test_a_set(small: Path) -> None:
 
 
 def test_a_set_without_a_score(small: Path) -> None:
-    held = set_file.load(small)
-    set_file.save(
-        SyntheticSet(images=held.images, labels=held.labels, manifest=MANIFEST | {"score": None}), small, force=True
-    )
+    set_file.save(tiny_set(score=None), small, force=True)
     assert inspect(small).summary["last-epoch accuracy"] is None
 
 

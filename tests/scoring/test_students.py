@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build_real
+from conftest import build_real, build_set
 from torch.func import functional_call
 
 from ncfmkit.config import NetworkSettings, PoolSettings, Settings, StudentSettings
@@ -19,7 +19,6 @@ from ncfmkit.real.store import RealData, Split
 from ncfmkit.run_records import Score
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import baselines, students
-from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import StackedModels, Weights
 
 SHORT = StudentSettings(epochs=4, batch=16, evaluations=2, repeats=2)
@@ -167,17 +166,10 @@ def test_no_test_split_is_an_error_that_says_what_to_do(make_real: Callable[...,
 @pytest.mark.parametrize("soft", [False, True])
 def test_a_decoded_set_trains_by_its_soft_labels(real: RealData, soft: bool) -> None:
     """One stored image of each class, cut into four."""
-    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    manifest = {
-        "classes": list(real.classes),
-        "ipc": {"stored": 1, "decoded": 4},
-        "decode": {"kind": "single", "factor": 2, "budget": None},
-        "mean": list(real.mean),
-        "std": list(real.std),
-    }
-    logits = torch.arange(36).view(12, 3).half() if soft else None
-    data = SyntheticSet(images=images, labels=torch.arange(3), manifest=manifest, soft_labels=logits).labeled()
-    assert data.soft_labels is logits
+    result = build_set("single", 2, ipc=1, soft=soft, mean=list(real.mean), std=list(real.std))
+    data = result.labeled()
+    assert (data.soft_labels is not None) == soft
+    assert data.soft_labels is result.soft_labels
     assert (len(data), data.classes, data.mean, data.std) == (12, 3, real.mean, real.std)
     assert data.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
