@@ -22,6 +22,7 @@ NAMED = {False: 60, True: 20}  # classes whose names fit, on a screen and in a n
 FIGURED = {False: 20, True: 10}  # classes whose cells have room for a figure
 LONGEST = {False: 18, True: 10}  # characters of a class name
 SMALLEST = 8  # points: 10 pixels, on a narrow screen too
+CHARACTER = 0.08  # inches: the width of a character of that size, and a little room
 TORCH_COLORS = {EAGER: SERIES[1], COMPILED: SERIES[4]}
 COLORS = (SERIES[0], SERIES[3], SERIES[2], SERIES[5])  # of what is validated
 
@@ -56,7 +57,7 @@ def confusion_plot(confusion: Confusion, classes: Sequence[str], *, name: str) -
         axis.tick_params(length=0, labelsize=SMALLEST)
         if len(classes) <= NAMED[narrow]:
             names = [shortened_name(name, LONGEST[narrow]) for name in classes]
-            upright = max(map(len, names)) <= (2 if narrow else 4)
+            upright = max(map(len, names)) * CHARACTER <= cell
             axis.set_xticks(range(len(classes)), names, rotation=0 if upright else 90)
             axis.set_yticks(range(len(classes)), names)
         if len(classes) <= FIGURED[narrow]:

@@ -180,13 +180,16 @@ class Session:
         self._ort = onnxruntime()
         start = time.perf_counter()
         self._session = _start(self._ort, path, self.row, threads)
-        inputs, outputs = (
-            [Port(name=p.name, type=p.type, shape=tuple(p.shape)) for p in side]
-            for side in (self._session.get_inputs(), self._session.get_outputs())
-        )
-        about = self._session.get_modelmeta()
-        metadata = about.custom_metadata_map
-        if about.producer_name == "ncfmkit" and METADATA_KEY not in metadata:  # the last thing in the file
+        try:
+            inputs, outputs = (
+                [Port(name=p.name, type=p.type, shape=tuple(p.shape)) for p in side]
+                for side in (self._session.get_inputs(), self._session.get_outputs())
+            )
+            about = self._session.get_modelmeta()
+            metadata, producer = about.custom_metadata_map, about.producer_name
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is damaged: a name or its metadata is not valid UTF-8 ({error.reason})") from None
+        if producer == "ncfmkit" and METADATA_KEY not in metadata:  # the last thing in the file
             raise UserError(f"{path} is truncated: the metadata that ncfmkit writes at the end is missing")
         ours = read_metadata(str(path), metadata)
         self.contract: Contract = read_contract(str(path), inputs, outputs, ours, declared=declared or {})

@@ -252,6 +252,16 @@ def test_models_that_do_not_work(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("text", [b"images", b"logits", b"MARK", b"KEY", b"VALUE"])
+def test_names_that_are_no_text(text: bytes, tmp_path: Path) -> None:
+    proto = linear()
+    proto.producer_name = "MARK"
+    helper.set_model_props(proto, {"KEY": "VALUE"})
+    path = tmp_path / "x.onnx"
+    path.write_bytes(proto.SerializeToString().replace(text, b"\xff" + text[1:]))
+    refused(path, "is damaged: a name or its metadata is not valid UTF-8")
+
+
 def claims(
     side: int = SIZE, classes: int = CLASSES, *, channels: int = 3, name: str = "images", metadata: str = ""
 ) -> Any:
