@@ -33,7 +33,7 @@ from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
 from ncfmkit.reports.curves import curves
 from ncfmkit.reports.event_log import EventLog, require_tensorboard
 from ncfmkit.reports.run_page import write_report
-from ncfmkit.reports.strips import DECODED_OF, SetImages
+from ncfmkit.reports.strips import DECODED_OF, MAX_CLASSES, SetImages
 from ncfmkit.run import RunDirectory, next_free
 from ncfmkit.run_records import DataInfo, PoolInfo, RunInfo, Scores
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
@@ -343,7 +343,7 @@ def resume(
     runtime = choose_runtime(override(settings, chosen).runtime)
     if info.status == "done":
         if not (run.path / "report.html").exists():
-            write_report(run.path, _images(set_file.load(run.path)))
+            write_report(run.path, report_images(set_file.load(run.path)))
         run.finish()
         notice(f"{path} is already finished")
         return _result(run.path)
@@ -457,19 +457,18 @@ def _complete(
             result = dataclasses.replace(result, manifest=result.manifest.changed(score=score))
             set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         run.update(status="done")
-        write_report(run.path, _images(result))
+        write_report(run.path, report_images(result))
         run.finish()
 
 
-def _images(result: SyntheticSet) -> SetImages:
+def report_images(result: SyntheticSet) -> SetImages:
     """What the report shows of a set: what the first stored images of each class decode to, if they are mosaics."""
-    how = result.manifest.decode
-    decoded = {}
-    if how.factor > 1:
-        first = np.arange(len(result)).reshape(-1, result.ipc)[:, :DECODED_OF].ravel()
-        cells = decode(result.images[first].float() / 255, decode_factors(how.kind, how.factor))
-        for place, cells_PCHW, mask_P in zip(first.tolist(), cells, result.mask()[first], strict=True):
-            decoded[place] = cells_PCHW[mask_P].mul(255).round().to(torch.uint8).numpy()
+    how, ipc = result.manifest.decode, result.ipc
+    mask, decoded = result.mask(), {}
+    for label in range(min(len(result.classes), MAX_CLASSES) if how.factor > 1 else 0):
+        for place in range(label * ipc, label * ipc + min(ipc, DECODED_OF)):
+            (cells_PCHW,) = decode(result.images[place : place + 1].float() / 255, decode_factors(how.kind, how.factor))
+            decoded[place] = cells_PCHW[mask[place]].mul(255).round().to(torch.uint8).numpy()
     return SetImages(
         stored=result.images.numpy(), labels=result.labels.numpy(), classes=result.classes, decoded=decoded
     )

@@ -2,10 +2,13 @@
 
 import dataclasses
 import errno
+import html
 import json
 import os
+import re
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import build_set
+from pages import Page
 from PIL import Image
 from safetensors import safe_open
 from small_runs import TINY, make_folder, set_bytes, start, steps_logged
@@ -37,7 +42,7 @@ from ncfmkit.run_records import Scores
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import baselines as baselines_module
 from ncfmkit.scoring import students
-from ncfmkit.sets import set_file
+from ncfmkit.sets import numpy_reader, set_file
 
 pytestmark = pytest.mark.usefixtures("one_cache")
 
@@ -114,6 +119,35 @@ def test_score_rows(scored: Path) -> None:
         assert row.curve is not None
         assert row.curve.epochs == tuple(range(1, row.epochs + 1))
         assert (row.curve.mean[-1], row.curve.std[-1]) == (row.last.mean, row.last.std)
+
+
+def test_the_report_shows_the_set_and_how_it_is_loaded(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(scored / "report.html")
+    page.check_safe()
+    assert len(page.pictures()) == 10 + 2 * 10
+    assert "What students train on" in page.text
+    snippets = [html.unescape(code) for code in re.findall(r"<pre>(.*?)</pre>", page.source, re.DOTALL)]
+    monkeypatch.chdir(scored)
+    monkeypatch.setitem(sys.modules, "read_set", numpy_reader)
+    expected, labels = set_file.load(scored).decoded()
+    for code in snippets:
+        found: dict[str, Any] = {}
+        exec(code, found)
+        np.testing.assert_allclose(found["images"], expected, atol=1e-6)
+        np.testing.assert_array_equal(found["labels"], labels)
+        assert len(found.get("dataset", labels)) == 40
+    assert len(snippets) == 2
+
+
+@pytest.mark.parametrize("kind", ["single", "multi", "bound"])
+def test_a_report_decodes_the_first_images_of_each_class(kind: str) -> None:
+    result = build_set(kind, 2, 14 if kind == "bound" else None, ipc=3)
+    images = distill_job.report_images(result)
+    assert list(images.decoded) == [0, 1, 3, 4, 6, 7]
+    for place, (decoded_PCHW, _) in enumerate(result.decoded_parts(chunk=1)):
+        if place in images.decoded:
+            np.testing.assert_array_equal(images.decoded[place], (255 * decoded_PCHW).round().byte().numpy())
+    assert distill_job.report_images(build_set("single", 1)).decoded == {}
 
 
 def test_the_recipe_of_the_device_is_recorded(tmp_path: Path) -> None:
