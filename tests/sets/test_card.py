@@ -46,8 +46,8 @@ def make(source: Any = None, **changes: Any) -> SyntheticSet:
     return build_set(**({"source": SOURCE | (source or {})} | changes))
 
 
-def text_of(result: SyntheticSet, layout: str = "parquet", encoding: str | None = None, **sizes: int) -> str:
-    packing = package.Packing(layout=layout, encoding=encoding)
+def text_of(result: SyntheticSet, layout: str = "parquet", **sizes: int) -> str:
+    packing = package.Packing(layout=layout)
     return card(result, package.view_of(result, packing), packing.row, {"ncfmkit.json": 10} | sizes)
 
 
