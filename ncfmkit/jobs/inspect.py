@@ -1,7 +1,7 @@
 """What `ncfmkit inspect` says of a path: a run directory, a set, a package, a student or an exported model."""
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ncfmkit.run import RunDirectory
 from ncfmkit.run_records import Score
 from ncfmkit.scoring import student_file
 from ncfmkit.sets import set_file
-from ncfmkit.sets.hub import local
+from ncfmkit.sets.hub import is_address, local
 from ncfmkit.sets.manifest import Manifest, format_score
 from ncfmkit.sets.package import is_package, packing_of
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -47,6 +47,8 @@ def inspect(path: str | os.PathLike[str]) -> Description:
         >>> ncfmkit.inspect("runs/digits-ipc1").summary["status"]
         'done'
     """
+    if is_address(path):
+        return replace(_describe_set(local(path)), title=f"synthetic set {os.fspath(path)}")
     path = local(path)
     if not path.exists():
         raise UserError(f"no such file or directory: {str(path)!r}")
