@@ -1,4 +1,4 @@
-"""Valid sets to be spoiled, as the one file and in a package, and what a forger needs."""
+"""Valid sets of every format to be spoiled, and what a forger needs."""
 
 import hashlib
 import json
@@ -9,7 +9,8 @@ from typing import Any
 from conftest import build_set
 from mutations import Link, Tree
 
-from ncfmkit.errors import UserError
+from ncfmkit.errors import CheckFailed, UserError
+from ncfmkit.jobs.verify import verify
 from ncfmkit.sets import package, set_file
 from ncfmkit.sets.package import SUMS, Packing
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -19,7 +20,7 @@ OUTSIDE = "outside.txt"  # beside the set, in no package
 
 @dataclass(frozen=True)
 class Subject:
-    """A valid set of 2 classes with 2 images of 4 x 4 pixels each."""
+    """A valid set of 2 classes with 2 images of 4 x 4 pixels each: the one file, or a package that is all of that."""
 
     packed: bool
     set: dict[str, Any]
@@ -33,7 +34,7 @@ SUBJECTS = {
     "file": Subject(False, {}),
     "file-soft": Subject(False, {"soft": True, "kind": "bound", "budget": 7}),
     "file-bits": Subject(False, {"soft": True, "bits": 3, "channels": 1}),
-    "package": Subject(True, {"soft": True, "channels": 1}),
+    "package": Subject(True, {"soft": True}),
 }
 
 
@@ -47,12 +48,12 @@ def sums(tree: Tree) -> bytes:
     return "".join(lines).encode()
 
 
-def manifest_of(tree: Tree) -> dict[str, Any]:
-    """What the one file says about itself."""
-    content = tree[set_file.FILE_NAME]
+def told_by(content: bytes | Link | None) -> dict[str, Any]:
+    """The manifest in a file."""
     assert isinstance(content, bytes)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return json.loads(header["__metadata__"]["ncfmkit"])
+    told: dict[str, Any] = json.loads(header["__metadata__"]["ncfmkit"])
+    return told
 
 
 def with_metadata(content: bytes | Link | None, text: str) -> bytes:
@@ -65,14 +66,12 @@ def with_metadata(content: bytes | Link | None, text: str) -> bytes:
 
 
 def load(path: Path) -> SyntheticSet:
-    """As `verify` reads a set before it compares the view, which is done in a process of its own."""
-    if path.is_dir() and package.is_package(path):
-        wrong = package.sum_problems(path)
-        if wrong:
-            raise UserError(f"{path} is damaged: {'; '.join(wrong)}")
-        package.packing_of(path)
-    result, wrong = set_file.read(set_file.find(path))
-    assert (result is None) == bool(wrong)  # a set comes without problems, and problems without a set
+    """Checked as by `ncfmkit verify`, then loaded."""
+    if path.is_dir():
+        try:
+            verify(path)
+        except CheckFailed as error:
+            raise UserError(str(error)) from None
     return set_file.load(path)
 
 
@@ -81,7 +80,7 @@ def prepared(parent: Path, subject: Subject) -> tuple[Path, Path, SyntheticSet]:
     root, result = parent / "set", subject.build()
     (parent / OUTSIDE).write_text("not to be read")
     if subject.packed:
-        package.write(result, root, Packing(layout="png"))
+        package.write(result, root, Packing(layout="safetensors"))
     else:
         root.mkdir()
         set_file.save(result, root / set_file.FILE_NAME)

@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from hypothesis import HealthCheck
 from mutations import Link, Tree
 
@@ -23,7 +22,7 @@ MOST_MEMORY = 32 << 20  # bytes that reading a mutated set of a few kilobytes ma
 MOST_GROWTH = 100 << 20  # bytes that the process may grow by, all readings of a test together
 MOST_SECONDS = 5  # of processor time for one file; most take milliseconds
 TRACED = 20  # one case in so many is read under tracemalloc, which is slow
-FEW, MANY = 200, int(os.environ.get("HUNT_CASES", "10000"))  # cases of a hunt, without and with -m slow
+FEW, MANY = 200, 10_000  # cases of a hunt, without and with -m slow
 HUNT: dict[str, Any] = {
     "deadline": None,
     "derandomize": True,
@@ -75,7 +74,6 @@ class Watch:
         self.cases = self.accepted = self.grown = 0
         self.refused: set[str] = set()  # the words of messages, without names, numbers and paths
         self.slowest = self.peak = 0.0
-        self.arrow = pa.default_memory_pool().max_memory()  # of tests before, in this process
 
     def read(self, reader: Callable[[], Any], *, traced: bool = False) -> Any:
         """What the reader gives; the message where it refuses with a UserError."""
@@ -113,7 +111,6 @@ class Watch:
         assert self.slowest < MOST_SECONDS
         assert self.peak < MOST_MEMORY
         assert self.grown < MOST_GROWTH * max(1, self.cases // 10_000)  # Hypothesis keeps what it has tried
-        assert pa.default_memory_pool().max_memory() <= max(MOST_MEMORY, self.arrow)
 
 
 def resident() -> int:

@@ -19,6 +19,7 @@ from ncfmkit.training import Weights
 LARGEST_HEADER = 4 << 20  # bytes, of which the manifest is a part
 MOST_PARAMETERS = 10_000  # tensors in a file
 MOST_SHOWN = 10  # problems in a message
+LONGEST_CAUSE = 300  # characters of another library's message
 
 
 class _Kind(Record, extra="ignore"):
@@ -54,7 +55,8 @@ def load(path: Path) -> tuple[nn.Module, StudentManifest]:
             # copied first and then checked: mapped tensors change with the file
             state = {name: stored.get_tensor(name).clone() for name in names}
     except SafetensorError as error:
-        raise UserError(f"{path} is not a readable safetensors file (damaged or truncated): {error}") from None
+        cause = str(error)[:LONGEST_CAUSE]  # it may quote the header
+        raise UserError(f"{path} is not a readable safetensors file (damaged or truncated): {cause}") from None
     try:
         kind = _Kind.model_validate_json(text).kind
         if kind != "student":

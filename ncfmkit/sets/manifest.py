@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, FailFast, Field, ValidationError, model_validator
 
 from ncfmkit._version import __version__
 from ncfmkit.config import LARGEST_FACTOR, Settings, check, from_dict, known_names, to_dict
@@ -47,6 +47,15 @@ Number = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
 NotNegative = Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
 OPTIONAL = Field(None, exclude_if=lambda value: value is None)  # a key that a set need not have
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+MOST_TENSORS = 16
+
+
+def _few(table: Any) -> Any:
+    """Before its entries are checked: a message for each of a million would take the memory."""
+    if isinstance(table, dict) and len(table) > MOST_TENSORS:
+        raise ValueError(f"expected at most {MOST_TENSORS} tensors, got {len(table):,}")
+    return table
+
 
 # what the score of a student depends on, by sections of the settings
 TRAINED_BY = ("data", "network", "pool", "student", "runtime")
@@ -181,19 +190,19 @@ class Manifest(Record):
     format: Literal[1, 2]
     tool: Text
     name: Text
-    classes: Annotated[tuple[Text, ...], Field(min_length=2)]
+    classes: Annotated[tuple[Text, ...], FailFast(), Field(min_length=2)]
     ipc: Ipc
     decode: Decode
-    mean: Annotated[tuple[Number, ...], Field(min_length=1, max_length=3)]
-    std: Annotated[tuple[NotNegative, ...], Field(min_length=1, max_length=3)]
+    mean: Annotated[tuple[Number, ...], FailFast(), Field(min_length=1, max_length=3)]
+    std: Annotated[tuple[NotNegative, ...], FailFast(), Field(min_length=1, max_length=3)]
     value_range: tuple[Literal[0], Literal[255]]
     source: Source
     training: Training
     settings: dict[str, Any]
     score: ManifestScore | None
     pixels: Pixels | None = OPTIONAL
-    sha256: dict[str, Sha256]
-    bytes: dict[str, CountOrZero]
+    sha256: Annotated[dict[str, Sha256], BeforeValidator(_few)]
+    bytes: Annotated[dict[str, CountOrZero], BeforeValidator(_few)]
     manifest_sha256: Sha256
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ from ncfmkit.sets.views.table import LAYOUTS, Layout
 
 FACTS, SUMS, CARD, READER = "ncfmkit.json", "SHA256SUMS", "README.md", "read_set.py"
 LARGEST_SHARD = 256 << 20  # bytes
+LARGEST_FACTS = 1 << 20  # bytes
 LARGEST_SUMS = 128 << 20  # bytes, of a million files or so
 MOST_DECODED = 1 << 26  # values that stored images are cut into at once: in float32, some 1 GiB while it is done
 
@@ -193,7 +194,10 @@ def packing_of(folder: Path) -> Packing:
     Raises:
         UserError: its `ncfmkit.json` does not say so.
     """
-    facts = PackageFacts.read(folder / FACTS)
+    path = folder / FACTS
+    if path.is_file() and path.stat().st_size > LARGEST_FACTS:
+        raise UserError(f"{path} is damaged: {path.stat().st_size:,} bytes, expected {LARGEST_FACTS:,} at most")
+    facts = PackageFacts.read(path)
     packing = Packing(layout=facts.layout)
     return packing if packing.row.module is None else dataclasses.replace(packing, encoding=facts.encoding)
 

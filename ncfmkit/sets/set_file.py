@@ -33,6 +33,7 @@ FILE_NAME = "synthetic.safetensors"
 DTYPES = {torch.uint8: "U8", torch.int64: "I64", torch.float16: "F16"}
 PART = 1 << 24  # bytes written at once
 MOST_SHOWN = 100  # problems in a message
+LONGEST_CAUSE = 300  # characters of another library's message
 UNREADABLE = "it is not a readable safetensors file (damaged or truncated): {}"
 
 
@@ -178,7 +179,7 @@ def read(file: Path, *, mapped: bool = False) -> tuple[SyntheticSet | None, list
             if not mapped:  # copied before they are checked
                 tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except SafetensorError as error:
-        return None, [UNREADABLE.format(error)]
+        return None, [UNREADABLE.format(str(error)[:LONGEST_CAUSE])]  # it may quote the header
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
     wrong = content_problems(manifest, tensors)

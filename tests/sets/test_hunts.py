@@ -11,7 +11,7 @@ import json
 import pytest
 import torch
 from golden_sets import with_digests
-from hostile_sets import OUTSIDE, SUBJECTS, load, manifest_of, prepared, sums, with_metadata
+from hostile_sets import OUTSIDE, SUBJECTS, load, prepared, sums, told_by, with_metadata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
@@ -19,54 +19,51 @@ from mutations import Tree, mutated, mutated_header, mutated_json, mutated_tree
 from watch import FEW, HUNT, MANY, Watch, tree_of, write
 
 from ncfmkit.sets import set_file
-from ncfmkit.sets.manifest import manifest_digest, tensors_of
+from ncfmkit.sets.manifest import Manifest, manifest_digest, tensors_of
 from ncfmkit.sets.package import FACTS, SUMS
 from ncfmkit.sets.synthetic import SyntheticSet
+
+FILE = set_file.FILE_NAME
 
 
 @st.composite
 def mutated_set(draw: DrawFn, tree: Tree) -> Tree:
     """A package or the one file with one thing changed; in half of the cases the checksums fit, as of a forger."""
-    how = draw(st.sampled_from(("bytes", "inside", "inside", "manifest", "manifest", "tree", "tensors")))
+    how = draw(st.sampled_from(("bytes", "inside", "inside", "manifest", "manifest", "tensors", "tree", "facts")))
+    content = tree[FILE]
+    assert isinstance(content, bytes)
     if how == "tree" and SUMS in tree:
         new = draw(mutated_tree(tree, f"../{OUTSIDE}"))
+    elif how == "facts" and SUMS in tree:
+        told = tree[FACTS]
+        assert isinstance(told, bytes)
+        new = tree | {FACTS: json.dumps(draw(mutated_json(json.loads(told)))).encode()}
     elif how == "manifest":
-        new = draw(with_other_manifest(tree))
+        told = draw(mutated_json(told_by(content)))
+        new = tree | {FILE: with_metadata(content, with_digests(told)["ncfmkit"])}
     elif how == "tensors":
-        new = draw(with_other_tensors(tree))
+        new = tree | {FILE: draw(with_other_tensors(content))}
+    elif how == "inside":
+        new = tree | {FILE: draw(mutated_header(content))}
     else:
-        weights = {set_file.FILE_NAME: 6, SUMS: 3, FACTS: 3}
-        name = draw(st.sampled_from([name for name in sorted(tree) for _ in range(weights.get(name, 1))]))
-        content = tree[name]
-        assert isinstance(content, bytes)
-        inside = mutated_header if how == "inside" and name == set_file.FILE_NAME else mutated
-        new = tree | {name: draw(inside(content))}
+        name = draw(st.sampled_from([FILE, FILE, FILE, *sorted(tree)]))
+        old = tree[name]
+        assert isinstance(old, bytes)
+        new = tree | {name: draw(mutated(old))}
     if SUMS in new and (how in ("manifest", "tensors") or draw(st.booleans())):
-        new[SUMS] = sums(new)
+        new = new | {SUMS: sums(new)}
     return new
 
 
 @st.composite
-def with_other_manifest(draw: DrawFn, tree: Tree) -> Tree:
-    """Changed values in the manifest; its digest is that of what it says now."""
-    told = draw(mutated_json(manifest_of(tree)))
-    if not isinstance(told, dict):
-        return tree
-    return tree | {set_file.FILE_NAME: with_metadata(tree[set_file.FILE_NAME], with_digests(told)["ncfmkit"])}
-
-
-@st.composite
-def with_other_tensors(draw: DrawFn, tree: Tree) -> Tree:
+def with_other_tensors(draw: DrawFn, content: bytes) -> bytes:
     """Other bytes of the tensors, the manifest has their digests."""
-    content, told = tree[set_file.FILE_NAME], manifest_of(tree)
-    assert isinstance(content, bytes)
-    start = 8 + int.from_bytes(content[:8], "little")
+    told, start = told_by(content), 8 + int.from_bytes(content[:8], "little")
     data = draw(mutated(content[start:], most=2))[: len(content) - start].ljust(len(content) - start, b"\0")
     header = json.loads(content[8:start])
     for name in told["sha256"]:
         told["sha256"][name] = hashlib.sha256(data[slice(*header[name]["data_offsets"])]).hexdigest()
-    text = with_digests(told)["ncfmkit"]
-    return tree | {set_file.FILE_NAME: with_metadata(content[:start] + data, text)}
+    return with_metadata(content[:start] + data, with_digests(told)["ncfmkit"])
 
 
 def assert_is_what_it_says(got: SyntheticSet, original: SyntheticSet, tree: Tree) -> None:
@@ -79,13 +76,13 @@ def assert_is_what_it_says(got: SyntheticSet, original: SyntheticSet, tree: Tree
         assert same or got.manifest.sha256 != original.manifest.sha256, name
     assert torch.equal(got.labels, original.labels)
     assert got.soft_labels is None or got.soft_labels.isfinite().all()
-    said, read = manifest_of(tree), got.manifest.to_dict()
-    assert said == {key: value for key, value in read.items() if key in said} | {
-        key: said[key]
-        for key in ("training", "decode")
-        if key in said  # their defaults are added
+    told = told_by(tree[FILE])
+    assert told["manifest_sha256"] == manifest_digest(told)
+    kept = got.manifest.to_dict()
+    assert {key: kept[key] for key in told.keys() - Manifest.model_fields.keys()} == {
+        key: told[key] for key in told.keys() - Manifest.model_fields.keys()
     }
-    assert said["manifest_sha256"] == manifest_digest(said)
+    assert kept["settings"] == told["settings"]
     raws = {name: tensor.numpy().tobytes() for name, tensor in tensors_of(got).items()}
     assert got.manifest.sha256 == {name: hashlib.sha256(raw).hexdigest() for name, raw in raws.items()}
     assert got.manifest.bytes == {name: len(raw) for name, raw in raws.items()}
