@@ -1,7 +1,7 @@
 """Typed records of the JSON that ncfmkit writes and reads back: manifests, run.json, scores.json, validation.json."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,7 +19,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False)
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, by name."""
         return self.model_dump(mode="json")
 
@@ -40,6 +40,14 @@ class Record(BaseModel):
     def write(self, path: Path) -> None:
         """Writes the record as JSON, whole or not at all."""
         write_json(path, self.to_dict())
+
+
+class SparseRecord(Record):
+    """A record whose keys may be absent: a key that was not given is not written, whatever its default."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, by their names in JSON."""
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
 
 def problems(error: ValidationError) -> list[str]:

@@ -33,6 +33,7 @@ from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData, Split
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import student_file
+from ncfmkit.scoring.student_manifest import NetworkRecord, StudentManifest, TrainedOn
 from ncfmkit.scoring.students import train_student
 from ncfmkit.sets import quantize, set_file
 from ncfmkit.sets.manifest import Training, with_digests
@@ -166,6 +167,8 @@ def build_set(
     distill = DistillSettings(ipc=ipc, factor=factor, decode=kind, decoded_per_class=budget)
     logits = rng.normal(size=(len(classes) * decoded, len(classes))).astype(np.float16) if soft else None
     content: dict[str, Any] = {
+        "kind": "synthetic set",
+        "value_range": [0, 255],
         "tool": "ncfmkit tests",
         "name": f"tiny-ipc{ipc}",
         "classes": list(classes),
@@ -207,20 +210,20 @@ def write_student(path: Path, real: RealData, network: NetworkSettings = TINY_NE
         state, _ = train_student(data, build, settings, test=None, seed=0, runtime=runtime)
     else:
         state = fresh_state(build, 0)
-    metadata = {
-        "kind": "student",
-        "tool": "ncfmkit tests",
-        "network": to_dict(network),
-        "channels": real.channels,
-        "size": real.size,
-        "mean": list(real.mean),
-        "std": list(real.std),
-        "classes": list(real.classes),
-        "test_accuracy": 0.75,
-        "trained_on": {"name": "tiny-ipc1", "sha256": {"images": "0" * 64}, "manifest_sha256": "1" * 64},
-        "training": {"seed": 0},
-    }
-    student_file.save(state, metadata, path)
+    manifest = StudentManifest(
+        kind="student",
+        tool="ncfmkit tests",
+        network=NetworkRecord(**to_dict(network)),
+        channels=real.channels,
+        size=real.size,
+        mean=tuple(map(float, real.mean)),
+        std=tuple(map(float, real.std)),
+        classes=tuple(real.classes),
+        test_accuracy=0.75,
+        trained_on=TrainedOn(name="tiny-ipc1", sha256={"images": "0" * 64}, manifest_sha256="1" * 64),
+        training={"seed": 0},
+    )
+    student_file.save(state, manifest, path)
     return path
 
 

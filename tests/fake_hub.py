@@ -161,11 +161,10 @@ class Handler(BaseHTTPRequestHandler):
             about = {"id": f"{owner}/{name}", "sha": commit, "private": repository.private, "siblings": siblings}
             return _json(about)
         if what == "tree":
-            _, files = self._at(repository, after.rstrip("/"))
-            assert query.get("recursive", [""])[0].lower() in ("true", "1")
-            folders = {path.rsplit("/", 1)[0] for path in files if "/" in path}
-            listed: list[dict[str, Any]] = [{"type": "directory", "path": folder, "oid": "0"} for folder in folders]
-            return _json(listed + [_entry(path, content) for path, content in files.items()])
+            revision, _, inside = after.rstrip("/").partition("/")
+            return _json(
+                _listed(self._at(repository, revision)[1], inside, query.get("recursive") in (["True"], ["true"]))
+            )
         if token != WRITES:
             raise Refused(403, message="You don't have the rights to write to this repository")
         if what == "preupload":
@@ -216,6 +215,22 @@ class Handler(BaseHTTPRequestHandler):
 
 def _json(content: Any) -> tuple[int, dict[str, str], bytes]:
     return 200, {"Content-Type": "application/json"}, json.dumps(content).encode()
+
+
+def _listed(files: Files, inside: str, recursive: bool) -> list[dict[str, Any]]:
+    """Files and folders in a folder, or below it."""
+    start, found = f"{inside}/" if inside else "", dict[str, dict[str, Any]]()
+    for path, content in files.items():
+        names = path.removeprefix(start).split("/")
+        if path.startswith(start) and (recursive or len(names) == 1):
+            found[path] = _entry(path, content)
+        for depth in range(1, len(names) if recursive else min(2, len(names))):
+            folder = start + "/".join(names[:depth])
+            if path.startswith(start):
+                found[folder] = {"type": "directory", "path": folder, "oid": "0"}
+    if not found:
+        raise Refused(404, "EntryNotFound", f"{inside} does not exist")
+    return list(found.values())
 
 
 def _mode(repository: Repository, path: str) -> dict[str, Any]:

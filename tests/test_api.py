@@ -188,14 +188,14 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
     assert Path("copy.safetensors").read_bytes() == Path("run/synthetic.safetensors").read_bytes()
     assert made["inspect"].summary["source"] == "photos, 12 training images"
     assert made["evaluate"].rows[0].n == 1
-    assert made["train"]["test_accuracy"] is not None
+    assert made["train"].test_accuracy is not None
     assert made["pack"][0] == Path("packed")
-    assert made["verify"]["measured"]["n"] == 2
+    assert made["verify"].measured.n == 2
     assert "train/cat/00000.png" in made["push"].files
     assert made["unpack"][0] == Path("unpacked.safetensors")
     assert made["convert"][1].manifest["source"]["name"] == "photos"
-    assert made["export"]["file"] == "student.onnx"
-    assert made["validate"]["data"]["name"] == "photos"
+    assert made["export"].file == "student.onnx"
+    assert made["validate"].data.name == "photos"
     assert json.loads(Path("valid/validation.json").read_text(encoding="utf-8"))["failures"] == []
     assert len(made["predict"]) == 18
 
@@ -249,7 +249,7 @@ def test_distill_load_and_use(tmp_path: Path) -> None:
     dataset = small.as_dataset()
     assert len(dataset) == 80
     image, label = dataset[-1]
-    mean, std = small.manifest["mean"][0], small.manifest["std"][0]
+    mean, std = small.manifest.mean[0], small.manifest.std[0]
     torch.testing.assert_close(image, (images[-1] - mean) / std)
     assert int(label) == 9
     x_NCHW, y_N = next(iter(torch.utils.data.DataLoader(dataset, batch_size=16)))

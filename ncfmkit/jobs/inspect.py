@@ -1,7 +1,7 @@
 """What `ncfmkit inspect` says of a path: a run directory, a set, a package, a student or an exported model."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from ncfmkit.run import RunDirectory
 from ncfmkit.run_records import Score
 from ncfmkit.scoring import student_file
 from ncfmkit.sets import set_file
-from ncfmkit.sets.hub import local
-from ncfmkit.sets.manifest import DIGEST_KEY, Manifest, format_score
+from ncfmkit.sets.hub import is_address, local
+from ncfmkit.sets.manifest import Manifest, format_score
 from ncfmkit.sets.package import is_package, packing_of
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -47,6 +47,8 @@ def inspect(path: str | os.PathLike[str]) -> Description:
         >>> ncfmkit.inspect("runs/digits-ipc1").summary["status"]
         'done'
     """
+    if is_address(path):
+        return replace(_describe_set(local(path)), title=f"synthetic set {os.fspath(path)}")
     path = local(path)
     if not path.exists():
         raise UserError(f"no such file or directory: {str(path)!r}")
@@ -139,20 +141,21 @@ def _ratio(result: SyntheticSet) -> float:
 
 
 def _describe_student(path: Path) -> Description:
-    network, metadata = student_file.load(path)
-    accuracy = metadata["test_accuracy"]
+    network, manifest = student_file.load(path)
+    m = manifest.network
+    accuracy = manifest.test_accuracy
     summary = {
-        "network": ", ".join(f"{k} {v}" for k, v in metadata["network"].items() if v is not None),
-        "input": f"{metadata['channels']} x {metadata['size']} x {metadata['size']}",
-        "classes": metadata["classes"],
-        "mean": metadata["mean"],
-        "std": metadata["std"],
+        "network": f"name {m.name}, width {m.width}" + ("" if m.depth is None else f", depth {m.depth}"),
+        "input": f"{manifest.channels} x {manifest.size} x {manifest.size}",
+        "classes": list(manifest.classes),
+        "mean": list(manifest.mean),
+        "std": list(manifest.std),
         "test accuracy": None if accuracy is None else f"{accuracy:.1%}",
-        "trained on": metadata["trained_on"]["name"],
+        "trained on": manifest.trained_on.name,
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
-        "made by": metadata["tool"],
+        "made by": manifest.tool,
     }
-    return Description(title=f"student {path}", summary=summary, content=metadata)
+    return Description(title=f"student {path}", summary=summary, content=manifest.to_dict())
 
 
 def _describe_model(path: Path) -> Description:
@@ -163,24 +166,25 @@ def _describe_model(path: Path) -> Description:
     require_packages()
     facts = graph_facts(path)
     m = contract.metadata
-    student, int8 = m.get("student", {}), m.get("int8", {})
-    accuracy = student.get("test_accuracy")
+    student, int8, trained_on = (m.student, m.int8, m.trained_on) if m else (None, None, None)
+    accuracy = student.test_accuracy if student else None
     summary = {
         "takes": f"{contract.input_name}: {contract.layout}, {contract.channels} x {contract.size} x {contract.size}",
         "gives": f"{contract.output_name}: {contract.output} of {contract.class_count} classes",
         "classes": list(contract.classes) if contract.classes else None,
-        "precision": m.get("precision"),
-        "float layers": int8.get("float_layers") or ("none" if int8 else None),
-        "calibrated with": int8.get("calibration", {}).get("name"),
-        "opset": facts["opset"],
-        "nodes": ", ".join(f"{count} {operator}" for operator, count in facts["nodes"].items()),
-        "size": format_bytes(facts["bytes"]),
-        "student": student.get("network", {}).get("name"),
+        "precision": m.precision if m else None,
+        "float layers": (list(int8.float_layers) or "none") if int8 else None,
+        "calibrated with": int8.calibration.name if int8 and int8.calibration else None,
+        "opset": facts.opset,
+        "nodes": ", ".join(f"{count} {operator}" for operator, count in facts.nodes.items()),
+        "size": format_bytes(facts.bytes),
+        "student": student.network.name if student and student.network else None,
         "student's test accuracy": None if accuracy is None else f"{accuracy:.1%}",
-        "trained on": m.get("trained_on", {}).get("name"),
-        "sha256 of its manifest": m.get("trained_on", {}).get(DIGEST_KEY),
-        "made by": m.get("tool", facts["producer"]),
-        "with": ", ".join(f"{name} {version}" for name, version in m.get("versions", {}).items()) or None,
+        "trained on": trained_on.name if trained_on else None,
+        "sha256 of its manifest": trained_on.manifest_sha256 if trained_on else None,
+        "made by": m.tool if m and m.tool is not None else facts.producer,
+        "with": ", ".join(f"{name} {version}" for name, version in m.versions.items()) or None if m else None,
     }
-    content = {"metadata": m, **facts, "contract": {k: v for k, v in asdict(contract).items() if k != "metadata"}}
+    ports = {field.name: getattr(contract, field.name) for field in fields(contract) if field.name != "metadata"}
+    content = {"metadata": m.to_dict() if m else {}, **facts.to_dict(), "contract": ports}
     return Description(title=f"model {path}", summary=summary, content=content)

@@ -177,7 +177,7 @@ class Pixels(Record):
 class Manifest(Record):
     """What a set says of itself; `sha256` and `bytes` are by the names of its tensors."""
 
-    kind: Literal["synthetic set"] = "synthetic set"
+    kind: Literal["synthetic set"]
     format: Literal[1, 2]
     tool: Text
     name: Text
@@ -186,7 +186,7 @@ class Manifest(Record):
     decode: Decode
     mean: Annotated[tuple[Number, ...], Field(min_length=1, max_length=3)]
     std: Annotated[tuple[NotNegative, ...], Field(min_length=1, max_length=3)]
-    value_range: tuple[Literal[0], Literal[255]] = (0, 255)
+    value_range: tuple[Literal[0], Literal[255]]
     source: Source
     training: Training
     settings: dict[str, Any]
@@ -477,6 +477,7 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
     kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine
     kept["distill"]["load"] = Path(d.load).name if d.load else None
     content = {
+        "kind": KIND,
         "tool": f"ncfmkit {__version__}",
         "name": f"{real.name}-ipc{d.ipc}",
         "classes": list(real.classes),
@@ -484,6 +485,7 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
         "decode": {"kind": d.decode, "factor": d.factor, "budget": d.decoded_per_class},
         "mean": list(real.mean),
         "std": list(real.std),
+        "value_range": [0, 255],
         "source": {
             "name": real.name,
             "fingerprint": real.fingerprint,

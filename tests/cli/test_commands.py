@@ -217,7 +217,7 @@ def test_paths_are_printed_as_they_are(tmp_path: Path, done: Path) -> None:
 
 
 def test_inspect_prints_whole_digests(done: Path) -> None:
-    digest = set_file.load(done).manifest["manifest_sha256"]
+    digest = set_file.load(done).manifest.manifest_sha256
     narrow = CliRunner().invoke(main.app, ["inspect", str(done)], env={"COLUMNS": "80"})
     assert digest in re.sub(r"[\s]", "", narrow.stdout)
 

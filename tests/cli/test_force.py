@@ -172,7 +172,7 @@ def test_a_forced_run_that_fails_leaves_the_earlier_one(made: Path, monkeypatch:
     assert "the earlier run stays in run.old until this one is done" in result.stderr
     assert set_file.load("run.old").manifest == before
     succeeds("distill", "--resume", "run")
-    assert set_file.load("run").manifest["settings"]["seed"] == 3
+    assert set_file.load("run").manifest.training.seed == 3
     assert not Path("run.old").exists()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import build_set
+from exports import write_any_student
 from recorded import run_info
 from safetensors.torch import save_file
 
@@ -15,7 +16,6 @@ from ncfmkit.jobs.distill import to_dict
 from ncfmkit.jobs.inspect import inspect
 from ncfmkit.run import RunDirectory
 from ncfmkit.run_records import PoolInfo, Timings
-from ncfmkit.scoring import student_file
 from ncfmkit.sets import set_file
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
@@ -75,7 +75,7 @@ def test_a_student(tmp_path: Path) -> None:
         "trained_on": {"name": "x", "sha256": {}},
         "tool": "t",
     }
-    student_file.save(state, {"kind": "student", "network": settings, **shape, **more}, tmp_path / "s.safetensors")
+    write_any_student(tmp_path / "s.safetensors", state, {"kind": "student", "network": settings, **shape, **more})
     what = inspect(tmp_path / "s.safetensors")
     assert what.title.startswith("student ")
     assert what.summary["input"] == "3 x 8 x 8"

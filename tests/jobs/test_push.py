@@ -131,6 +131,30 @@ def test_the_command_in_a_process_of_its_own(hub: FakeHub, folder: Path, tmp_pat
     assert f"{TO}: tiny-ipc2 is intact; checked: SHA256SUMS" in checked.stdout
 
 
+READ = """
+import datasets, json, sys
+for name in sys.argv[1:]:
+    (split, rows), = datasets.load_dataset(name).items()
+    label = "label" if "label" in rows.column_names else "cls"
+    print(json.dumps([split, list(rows[label])]))
+"""
+
+
+def test_the_datasets_library_loads_what_is_pushed(hub: FakeHub, ask: Callable[..., FakeHub], tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    ask()
+    layouts = ("parquet", "webdataset", "png")
+    for layout in layouts:
+        small = packed(tmp_path / layout, layout)
+        ncfmkit.push(tmp_path / layout, f"hf://{OWNER}/{layout}")
+    own = fake_hub.environment(hub, tmp_path / "elsewhere", READS)
+    command = [sys.executable, "-c", READ, *(f"{OWNER}/{layout}" for layout in layouts)]
+    done = subprocess.run(command, env=os.environ | own, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = ["train", small.decoded()[1].tolist()]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [expected] * 3
+
+
 def test_people_read_what_happened(ask: Callable[..., FakeHub], folder: Path) -> None:
     hub = ask()
     done = succeeds("push", folder, TO)

@@ -74,7 +74,8 @@ def test_paths_stay_paths(tmp_path: Path) -> None:
     ],
 )
 def test_commands_take_addresses(hub: FakeHub, command: list[str]) -> None:
-    succeeds(*command)
+    shown = succeeds(*command).stdout
+    assert AT in shown or "--out" in command
     succeeds(*[word.replace(AT, f"{AT}@main") for word in command], *(["--force"] if "--out" in command else []))
 
 

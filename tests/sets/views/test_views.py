@@ -111,7 +111,7 @@ def test_writing_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout
     """Rows are on disk before later ones are asked for."""
     monkeypatch.setattr(parquet, "GROUP_ROWS", 2)
     small, on_disk = build_set(size=32), list[int]()
-    packing = Packing(layout=layout, **({"shard_bytes": 1} if LAYOUTS[layout].sharded else {}))
+    packing = Packing(layout=layout, shard_bytes=1 if LAYOUTS[layout].sharded else None)
 
     def rows() -> Iterator[Row]:
         for row in rows_of(small):

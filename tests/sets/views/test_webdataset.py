@@ -68,6 +68,7 @@ def test_plain_webdataset_reads_it(tmp_path: Path, encoding: str) -> None:
         assert sample["json"] == {"class": CLASSES[row.label], "label": row.label, "index": i}
         assert np.array_equal(sample[encoding].transpose(2, 0, 1), row.image)
         assert sample["npy"].dtype == np.float16
+        assert row.soft is not None
         assert np.array_equal(sample["npy"], row.soft)
 
 
