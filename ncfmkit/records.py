@@ -35,7 +35,9 @@ class Record(BaseModel):
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
         except ValidationError as error:
-            raise UserError("\n".join([f"{path} is damaged:", *problems(error)])) from None
+            wrong = problems(error)
+            said = wrong[0] if len(wrong) == 1 else "\n  ".join([f"{len(wrong)} problems", *wrong])
+            raise UserError(f"{path} is damaged: {said}") from None
 
     def write(self, path: Path) -> None:
         """Writes the record as JSON, whole or not at all."""

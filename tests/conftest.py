@@ -181,7 +181,8 @@ def build_set(
         "score": None,
     }
     content |= changes
-    content = {"training": Training.of(content["settings"]).to_dict()} | content
+    if "training" not in content:
+        content["training"] = Training.of(content["settings"]).to_dict()
     labels, images_NCHW = torch.arange(len(classes)).repeat_interleave(ipc), torch.from_numpy(images)
     tensors = {"labels": labels}
     if levels is None:

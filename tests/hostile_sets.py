@@ -69,7 +69,7 @@ def load(path: Path) -> SyntheticSet:
     if path.is_dir() and package.is_package(path):
         wrong = package.sum_problems(path)
         if wrong:
-            raise UserError(f"{path}:\n{set_file.listed(wrong)}")
+            raise UserError(f"{path} is damaged: {'; '.join(wrong)}")
         package.packing_of(path)
     result, wrong = set_file.read(set_file.find(path))
     assert (result is None) == bool(wrong)  # a set comes without problems, and problems without a set

@@ -138,7 +138,7 @@ def broken(*_: Any, **__: Any) -> None:
     ("name", "where"),
     [
         ("train", "ncfmkit.scoring.student_file.write_atomic"),
-        ("unpack", "ncfmkit.sets.set_file.write_atomic"),
+        ("unpack", "ncfmkit.jobs.unpack.write_atomic"),
         ("convert", "ncfmkit.sets.set_file.write_atomic"),
         ("export", "ncfmkit.exporters.onnx.publish"),
         ("pack", "ncfmkit.sets.package.replace_folder"),

@@ -140,6 +140,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_the_datasets_library_loads_what_is_pushed(hub: FakeHub, ask: Callable[..., FakeHub], tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     ask()

@@ -128,7 +128,7 @@ NAMED: dict[str, tuple[str, Change, str]] = {
     "file: value range": (
         "file",
         with_key("value_range", "0 to 1"),
-        r"manifest's value_range: input should be a valid tuple, got '0 to 1'",
+        r"manifest's value_range: input should be a valid array, got '0 to 1'",
     ),
     "file: long kind": ("file", with_key("kind", "x" * 10**6), f"holds a {'x' * 100}, not a synthetic set"),
     "file: long format": (
