@@ -236,7 +236,7 @@ def test_report_of_no_run_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a run directory: no run\.json in it"):
         write_report(tmp_path)
     (tmp_path / "run.json").write_text('{"data": ')
-    with pytest.raises(UserError, match=r"run\.json is damaged:\nall of it: invalid JSON"):
+    with pytest.raises(UserError, match=r"run\.json is damaged: all of it: invalid JSON"):
         write_report(tmp_path)
 
 
