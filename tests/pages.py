@@ -56,6 +56,7 @@ class Page(HTMLParser):
         assert {tag for tag, _ in self.tags}.isdisjoint({"script", "link", "iframe", "object", "embed", "a", "base"})
         assert not [name for _, attrs in self.tags for name in attrs if name.startswith("on")]
         assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", re.sub(r"base64,[^\"]*", "", self.source))
+        assert "\\math" not in self.text  # matplotlib's markup
         ids = self.attributes("id")
         assert len(ids) == len(set(ids))
         inside = [value for key in ("href", "xlink:href") for value in self.attributes(key)]

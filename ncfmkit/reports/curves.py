@@ -54,6 +54,8 @@ def losses(metrics: Sequence[MetricsRow]) -> Draw:
             )
             if values_N.min() > 0 and values_N.max() > 20 * values_N.min():
                 axis.set_yscale("log")
+                axis.yaxis.set_major_formatter("{x:,.10g}")  # matplotlib's own is mathematical text
+                axis.yaxis.set_minor_formatter("")
         _mark_lr(list(axes), metrics, labeled=not narrow)
         axes[-1].set_xlabel("step")
 
@@ -72,7 +74,7 @@ def _running_mean(values_N: np.ndarray) -> np.ndarray:
 def _mark_lr(axes: "Sequence[Axes]", metrics: Sequence[MetricsRow], *, labeled: bool) -> None:
     first, last = metrics[0], metrics[-1]
     changes = [now for before, now in itertools.pairwise(metrics) if now.lr != before.lr]
-    title = f"lr {first.lr:.3g} at first, {last.lr:.3g} at last" if changes else f"lr {first.lr:.3g} throughout"
+    title = f"lr {first.lr:.3g} to {last.lr:.3g}" if changes else f"lr {first.lr:.3g} throughout"
     axes[0].set_title(title)
     if len(changes) > MAX_LR_MARKS:
         return

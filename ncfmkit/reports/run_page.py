@@ -16,7 +16,7 @@ from ncfmkit.run import RunDirectory
 from ncfmkit.run_records import DataInfo, MetricsRow, PoolInfo, RunInfo, Score, Scores
 
 FEW_TEST_IMAGES = 100  # below, the page warns
-LISTED_CLASSES = 20  # classes whose accuracies are not folded away
+LISTED_CLASSES = 20  # classes that are not folded away
 
 
 def write_report(folder: Path, images: SetImages | None = None) -> Path:
@@ -48,6 +48,7 @@ def write_report(folder: Path, images: SetImages | None = None) -> Path:
         training=_training_plot(rows, info.data),
         by_class=_by_class(distilled, info.data) if distilled and distilled.classes else None,
         classes=classes,
+        listed=LISTED_CLASSES,
         more_classes=max(0, len(images.classes) - MAX_CLASSES) if images else 0,
         mosaics=any(row.decoded for row in classes),
         set_file=set_file.name if set_file.is_file() else None,

@@ -367,7 +367,7 @@ def test_another_run_in_out(done: Path) -> None:
 def test_resume_takes_nothing_else(tmp_path: Path, done: Path) -> None:
     refused("distill", "--resume", tmp_path, says=r"is not a run directory: no run\.json in it")
     (tmp_path / "run.json").write_text("{}")
-    refused("distill", "--resume", tmp_path, says=r"run\.json is damaged:\narguments: field required")
+    refused("distill", "--resume", tmp_path, says=r"run\.json is damaged: 9 problems\n  arguments: field required")
     for more in (["--ipc", "3"], ["--out", "x"], ["--recipe", "digits"], ["--baselines", "whole"], ["--skip-bad"]):
         refused("distill", "--resume", done, *more, says="pass nothing else, except --data")
     for more in (["--data-root", "x"], ["--data", "x", "--skip-bad"], ["--data", "x", "--size", "9"]):
