@@ -193,7 +193,7 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
     assert made["verify"].measured.n == 2
     assert "train/cat/00000.png" in made["push"].files
     assert made["unpack"][0] == Path("unpacked.safetensors")
-    assert made["convert"][1].manifest["source"]["name"] == "photos"
+    assert made["convert"][1].manifest.source.name == "photos"
     assert made["export"].file == "student.onnx"
     assert made["validate"].data.name == "photos"
     assert json.loads(Path("valid/validation.json").read_text(encoding="utf-8"))["failures"] == []

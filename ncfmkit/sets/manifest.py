@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, FailFast, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, FailFast, Field, ValidationError, field_validator, model_validator
 
 from ncfmkit._version import __version__
 from ncfmkit.config import LARGEST_FACTOR, Settings, check, from_dict, known_names, to_dict
@@ -195,7 +195,7 @@ class Manifest(Record):
     decode: Decode
     mean: Annotated[tuple[Number, ...], FailFast(), Field(min_length=1, max_length=3)]
     std: Annotated[tuple[NotNegative, ...], FailFast(), Field(min_length=1, max_length=3)]
-    value_range: tuple[Literal[0], Literal[255]]
+    value_range: tuple[Annotated[int, Field(ge=0, le=0)], Annotated[int, Field(ge=255, le=255)]]
     source: Source
     training: Training
     settings: dict[str, Any]
@@ -204,6 +204,13 @@ class Manifest(Record):
     sha256: Annotated[dict[str, Sha256], BeforeValidator(_few)]
     bytes: Annotated[dict[str, CountOrZero], BeforeValidator(_few)]
     manifest_sha256: Sha256
+
+    @field_validator("pixels", mode="before")
+    @classmethod
+    def _there(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("a set whose pixels are not quantized has no such key")
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
