@@ -68,7 +68,7 @@ def load(path: Path) -> tuple[nn.Module, StudentManifest]:
     network = _rebuild(path, state, manifest)
     wrong = [name for name, tensor in state.items() if manifest.sha256.get(name) != digest(tensor)]
     if wrong:
-        raise UserError(f"{path} is damaged: the sha256 of {wrong[0]!r} is not the manifest's")
+        raise UserError(f"{path} is damaged: the sha256 of {wrong[0][:100]!r} is not the manifest's")
     return network.eval(), manifest
 
 
@@ -96,13 +96,15 @@ def _rebuild(path: Path, state: Weights, manifest: StudentManifest) -> nn.Module
                 depth=m.network.depth,
             )
     except UserError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+        raise UserError(f"{path} is damaged: {str(error)[:LONGEST_CAUSE]}") from None
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for name in sorted(expected.keys() | state.keys()):
         got = tuple(state[name].shape) if name in state else "nothing"
         if got != expected.get(name):
             raise UserError(f"{path} is damaged: {name[:100]}: expected {expected.get(name, 'nothing')}, got {got}")
         if state[name].dtype != torch.float32 or not bool(state[name].isfinite().all()):
-            raise UserError(f"{path} is damaged: {name}: expected finite float32 parameters, got {state[name].dtype}")
+            raise UserError(
+                f"{path} is damaged: {name[:100]}: expected finite float32 parameters, got {state[name].dtype}"
+            )
     network.load_state_dict(state, assign=True)
     return network

@@ -130,3 +130,12 @@ def test_what_is_wrong_is_said(
     path = write_any_student(tmp_path / "s.safetensors", state, manifest | change)
     with pytest.raises(UserError, match=rf"(?s)s\.safetensors is damaged: .*{says}"):
         student_file.load(path)
+
+
+def test_a_long_name_makes_no_long_message(
+    state: dict[str, torch.Tensor], manifest: dict[str, Any], tmp_path: Path
+) -> None:
+    content = manifest | {"network": manifest["network"] | {"name": "x" * 200_000}}
+    with pytest.raises(UserError, match="is damaged") as caught:
+        student_file.load(write_any_student(tmp_path / "s.safetensors", state, content))
+    assert len(str(caught.value)) < 1000
