@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, FailFast, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, FailFast, Field, ValidationError, model_validator
 
 from ncfmkit._version import __version__
 from ncfmkit.config import LARGEST_FACTOR, Settings, check, from_dict, known_names, to_dict
@@ -205,13 +205,6 @@ class Manifest(Record):
     bytes: Annotated[dict[str, CountOrZero], BeforeValidator(_few)]
     manifest_sha256: Sha256
 
-    @field_validator("pixels", mode="before")
-    @classmethod
-    def _there(cls, value: Any) -> Any:
-        if value is None:
-            raise ValueError("a set whose pixels are not quantized has no such key")
-        return value
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         how, wrong = self.decode, []
@@ -222,6 +215,8 @@ class Manifest(Record):
             wrong.append(f"{self.ipc.decoded} decoded images per class, its decoding gives {expected}")
         if not len(self.mean) == len(self.std) != 2:
             wrong.append(f"a mean of {len(self.mean)} channels and a std of {len(self.std)}, expected 1 or 3 of both")
+        if self.pixels is None and "pixels" in self.model_fields_set:
+            wrong.append("'pixels' is null: a set whose pixels are not quantized has no such key")
         if how.kind != "bound" and how.budget is not None:
             wrong.append(f"a budget of decoded images, which decoding {how.kind!r} has not")
         if (self.format == 2) != (self.pixels is not None or "soft_labels" in self.sha256):

@@ -157,7 +157,7 @@ NAMED: dict[str, tuple[str, Change, str]] = {
     "package: facts that are nested": (
         "package",
         edited(FACTS, lambda c: b'{"layout":' + b"[" * 10**5),
-        r"ncfmkit\.json is damaged:\nall of it: invalid JSON: recursion",
+        r"ncfmkit\.json is damaged: all of it: invalid JSON: recursion",
     ),
     "package: no facts": ("package", lambda t: {k: c for k, c in t.items() if k != FACTS}, "ncfmkit.json cannot be r"),
     "package: a long layout": (
