@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from ncfmkit.jobs.train import train
     from ncfmkit.jobs.unpack import unpack
     from ncfmkit.jobs.verify import verify
-    from ncfmkit.sets.loading import load
-    from ncfmkit.sets.set_file import save
+    from ncfmkit.sets.set_file import load, save
     from ncfmkit.sets.synthetic import SyntheticSet
 
 _HOMES = {
