@@ -20,7 +20,7 @@ from ncfmkit.exporters.sessions import PROVIDERS, open_session
 from ncfmkit.exporters.student import load_student
 from ncfmkit.exporters.table import EXPORTERS
 from ncfmkit.real.arguments import DataArguments
-from ncfmkit.runtime import device_name, versions
+from ncfmkit.runtime import versions
 
 
 def main() -> None:
@@ -47,25 +47,24 @@ def main() -> None:
     contract = sessions["fp32"].contract
     deployed = student.deployed(layout=contract.layout, output=contract.output)
     reference = accuracy.score(_scores(deployed), test.images, title="torch")
-    accuracies = {"torch": accuracy.tally(reference, test.labels)["accuracy"]}
+    accuracies = {"torch": accuracy.tally(reference, test.labels).accuracy}
     agreements = {}
     for name, session in sessions.items():
         scores = accuracy.score(session, test.images, title=name)
-        accuracies[name] = accuracy.tally(scores, test.labels)["accuracy"]
-        agreements[name] = accuracy.agreement(scores, reference)
+        accuracies[name] = accuracy.tally(scores, test.labels).accuracy
+        agreements[name] = accuracy.agreement(scores, reference).to_dict()
     config = timing.TimingConfig(batches=timing.parse_batches(arguments.batches))
     device = PROVIDERS[arguments.provider].device
     timed = timing.time_device(device, sessions, deployed, test.images, config)
     result = {
-        "device": device_name(torch.device(device)),
+        **timed.to_dict(),
         "provider": arguments.provider,
         "threads": threads,
-        "versions": versions() | contract.metadata["versions"],
-        "student": student.metadata["network"],
+        "versions": versions() | (contract.metadata.versions if contract.metadata else {}),
+        "student": student.manifest.network.to_dict(),
         "bytes": sizes,
         "accuracy": accuracies,
         "agreement": agreements,
-        **timed,
     }
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

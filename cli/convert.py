@@ -140,7 +140,7 @@ def convert(
     )
     size = out.stat().st_size
     if json:
-        o.print_json({"set": str(out), "bytes": size, "manifest": result.manifest})
+        o.print_json({"set": str(out), "bytes": size, "manifest": result.manifest.to_dict()})
         return
     print(
         f"{out}: {len(result.images):,} images of {len(result.classes)} classes, {format_bytes(size)}; its score is "

@@ -11,7 +11,9 @@ from ncfmkit.errors import UserError
 from ncfmkit.progress import plural, printable
 
 if TYPE_CHECKING:
+    from ncfmkit.jobs.distill import Planned
     from ncfmkit.real.arguments import DataArguments
+    from ncfmkit.run import RunDirectory
 
 
 @o.settings_flags(*o.READS["distill"])
@@ -46,7 +48,7 @@ def distill(
     A run directory keeps the set, its preview, scores, losses and checkpoints.
     """
     from ncfmkit.jobs import distill as job
-    from ncfmkit.run import load_run
+    from ncfmkit.run import RunDirectory
     from ncfmkit.scoring.baselines import parse_baselines
 
     names = parse_baselines(baselines)
@@ -68,18 +70,18 @@ def distill(
         raise UserError("say what to distill: `ncfmkit distill digits`, a path, or --resume DIR")
     elif dry_run:
         found = job.dry_run(data, recipe=recipe, out=out, force=force, baselines=names, overrides=overrides)
-        o.print_json(found) if json else _show_plan(found)
+        o.print_json(found.to_dict()) if json else _show_plan(found)
         return
     else:
         folder = job.start(data, recipe=recipe, out=out, force=force, baselines=names, overrides=overrides)
-    run = load_run(folder)
+    run = RunDirectory.open(folder)
     if json:
-        o.print_json({"run": str(folder), **run})
+        o.print_json({"run": str(folder), **run.to_dict()})
     else:
-        _show(folder, run)
+        _show(run)
 
 
-def _show(folder: Path, run: dict[str, Any]) -> None:
+def _show(run: "RunDirectory") -> None:
     """The paths of what was made, and the score table last."""
     from rich.console import Console
     from rich.markup import escape
@@ -89,25 +91,26 @@ def _show(folder: Path, run: dict[str, Any]) -> None:
 
     console = Console(highlight=False)
     for name, what in job.ARTIFACTS.items():
-        if (folder / name).exists():
-            console.print(f"{escape(str(folder / name))}  [dim]{what}[/dim]", soft_wrap=True)
-    if "scores" in run:
-        console.print(score_table(run["scores"]["rows"]))
-        console.print(f"[dim]measured on {run['device']}[/dim]", soft_wrap=True)
+        if (run.path / name).exists():
+            console.print(f"{escape(str(run.path / name))}  [dim]{what}[/dim]", soft_wrap=True)
+    scores = run.scores()
+    if scores is not None:
+        console.print(score_table(scores.rows))
+        console.print(f"[dim]measured on {scores.device}[/dim]", soft_wrap=True)
 
 
-def _show_plan(found: dict[str, Any]) -> None:
+def _show_plan(found: "Planned") -> None:
     """The settings that matter, and what would be written; data, device, memory and estimate were said before."""
     from ncfmkit.estimate import duration
     from ncfmkit.files import format_bytes
     from ncfmkit.scoring.students import describe_network
 
-    s = from_dict(found["settings"])
+    s = from_dict(found.settings)
     d, pool, student = s.distill, s.pool, s.student
-    beside = f", and for each baseline ({', '.join(found['baselines'])})" if found["baselines"] else ""
+    beside = f", and for each baseline ({', '.join(found.baselines)})" if found.baselines else ""
     students = f"{student.repeats} of {student.epochs:,} epochs for the set{beside}"
     rows = {
-        "data": f"{found['data']['train']:,} images to train on, {found['data']['test']:,} to test on",
+        "data": f"{found.data.train:,} images to train on, {found.data.test:,} to test on",
         "recipe": f"{s.recipe}, seed {s.seed}",
         "network": describe_network(s.network),
         "pool": f"{plural(pool.members, 'extractor')} of {plural(pool.epochs, 'epoch')}",
@@ -115,9 +118,9 @@ def _show_plan(found: dict[str, Any]) -> None:
         "matching": f"{d.steps:,} steps of lr {d.lr:g}, {d.metric}, {d.frequencies} frequencies ({d.sampler}), "
         f"{d.real_batch} real images per class",
         "students": students if student.repeats else "none",
-        "memory": f"{format_bytes(found['memory'])} for a step on {found['device'].split()[0]}, {found['precision']}",
-        "time": f"about {duration(found['seconds'])}",
-        "writes": ", ".join(found["writes"]),
+        "memory": f"{format_bytes(found.memory)} for a step on {found.device.split()[0]}, {found.precision}",
+        "time": f"about {duration(found.seconds)}",
+        "writes": ", ".join(found.writes),
     }
     for name, text in rows.items():
         print(f"{name:9} {printable(text)}")

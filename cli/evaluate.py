@@ -7,7 +7,10 @@ import typer
 from ncfmkit.cli import options as o
 
 SetArgument = Annotated[
-    str, typer.Argument(metavar="SET", help="file of a synthetic set, its run directory or a package")
+    str,
+    typer.Argument(
+        metavar="SET", help="file of a synthetic set, its run directory or a package, or hf://OWNER/NAME of a package"
+    ),
 ]
 
 
@@ -33,8 +36,8 @@ def evaluate(
         return
     scores = job.evaluate(path, data=data, baselines=baselines, **overrides)
     if json:
-        o.print_json(scores)
+        o.print_json(scores.to_dict())
         return
     console = Console(highlight=False)
-    console.print(score_table(scores["rows"]))
-    console.print(f"[dim]measured on {scores['device']}, {scores['precision']}[/dim]", soft_wrap=True)
+    console.print(score_table(scores.rows))
+    console.print(f"[dim]measured on {scores.device}, {scores.precision}[/dim]", soft_wrap=True)

@@ -19,6 +19,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "ncfmkit pack runs/digits-ipc1 --to parquet --license bsd-3-clause",
     ),
     "verify": ("ncfmkit verify digits-ipc1-webdataset", "ncfmkit verify runs/digits-ipc1 --score --data digits"),
+    "push": (
+        "ncfmkit push digits-ipc1-parquet hf://me/digits-ipc1 --dry-run",
+        "ncfmkit push digits-ipc1-parquet hf://me/digits-ipc1",
+    ),
     "unpack": ("ncfmkit unpack digits-ipc1-webdataset --out digits.safetensors",),
     "convert": ("ncfmkit convert released.pt --data cifar10 --values normalized --out released.safetensors",),
     "export": (

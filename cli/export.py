@@ -9,6 +9,7 @@ from ncfmkit.cli import options as o
 from ncfmkit.exporters.table import EXPORTERS
 
 if TYPE_CHECKING:
+    from ncfmkit.exporters.export import Exported
     from ncfmkit.real.arguments import DataArguments
 
 
@@ -119,9 +120,9 @@ def export(
     _show(result, json)
 
 
-def _show(result: dict[str, Any], json: bool) -> None:
+def _show(result: "Exported", json: bool) -> None:
     if json:
-        o.print_json(result)
+        o.print_json(result.to_dict())
         return
     from rich import box
     from rich.console import Console
@@ -129,28 +130,28 @@ def _show(result: dict[str, Any], json: bool) -> None:
 
     from ncfmkit.files import format_bytes
 
-    tolerance = result["tolerance"]
+    tolerance = result.tolerance
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("compared on")
     for header in ("largest difference", "allowed", "top-1 agreement"):
         table.add_column(header, justify="right")
-    for row in result["parity"]:
-        worst = max(row["batches"], key=lambda batch: batch["max_abs"])
+    for row in result.parity:
+        worst = max(row.batches, key=lambda batch: batch.max_abs)
         table.add_row(
-            f"{row['count']} {row['images']} images",
-            f"{worst['max_abs']:.2g}",
-            f"{tolerance['absolute'] + tolerance['relative'] * worst['scale']:.2g}",
-            f"{row['agreement']:.2%}",
+            f"{row.count} {row.images} images",
+            f"{worst.max_abs:.2g}",
+            f"{tolerance.absolute + tolerance.relative * worst.scale:.2g}",
+            f"{row.agreement:.2%}",
         )
     table.caption, table.caption_justify = "difference of logits from the student in float32 torch", "left"
     console = Console(highlight=False)
     console.print(table)
-    accuracy = result["accuracy"]
+    accuracy = result.accuracy
     if accuracy:
         print(
-            f"accuracy on {accuracy['images']:,} test images of {accuracy['data']}: "
-            f"{accuracy['exported']:.2%}, the student's {accuracy['student']:.2%}"
+            f"accuracy on {accuracy.images:,} test images of {accuracy.data}: "
+            f"{accuracy.exported:.2%}, the student's {accuracy.student:.2%}"
         )
-    kept = result.get("int8", {}).get("float_layers")
+    kept = result.int8.float_layers if result.int8 else ()
     left = f", float layers: {', '.join(kept)}" if kept else ""
-    print(f"{result['file']}: {result['precision']}{left}, opset {result['opset']}, {format_bytes(result['bytes'])}")
+    print(f"{result.file}: {result.precision}{left}, opset {result.opset}, {format_bytes(result.bytes)}")

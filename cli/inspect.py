@@ -1,6 +1,5 @@
 """`ncfmkit inspect`."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +10,10 @@ from ncfmkit.progress import printable
 
 def inspect(
     path: Annotated[
-        Path,
-        typer.Argument(metavar="PATH", help="run directory, synthetic set, package, student or exported model"),
+        str,
+        typer.Argument(
+            metavar="PATH", help="run directory, synthetic set (or hf://OWNER/NAME), package, student or exported model"
+        ),
     ],
     *,
     json: o.Json = False,

@@ -22,6 +22,7 @@ from ncfmkit.cli.inspect import inspect
 from ncfmkit.cli.pack import pack
 from ncfmkit.cli.predict import predict
 from ncfmkit.cli.pretrain import pretrain
+from ncfmkit.cli.push import push
 from ncfmkit.cli.recipes import recipes
 from ncfmkit.cli.train import train
 from ncfmkit.cli.unpack import unpack
@@ -99,7 +100,7 @@ def _fail(message: str, code: int) -> None:
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # as --help shows them
     "Make a set": (distill, pretrain, recipes),
     "Use a set": (inspect, evaluate, train),
-    "Ship a set": (pack, verify, unpack, convert),
+    "Ship a set": (pack, verify, push, unpack, convert),
     "Deploy a student": (export, validate, predict),
     "Machine": (doctor, cache),
 }

@@ -24,13 +24,8 @@ def pack(
     ] = None,
     license: Annotated[
         str | None,
-        typer.Option(
-            "--license", help="license of the real images, such as mit; adds the dataset card, which parquet requires"
-        ),
+        typer.Option("--license", help="license of the real images, such as mit, for the dataset card"),
     ] = None,
-    decoded: Annotated[
-        bool, typer.Option("--decoded", help="store decoded images instead of mosaics, for tools that cannot decode")
-    ] = False,
     encoding: Annotated[
         str | None,
         typer.Option(
@@ -68,9 +63,10 @@ def pack(
     data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
-    """Packs a set as a folder that other tools read.
+    """Packs a set as a folder to ship, which other tools read.
 
-    The folder holds the set, its manifest, checksums and, with --license, a dataset card.
+    The folder holds the set's one file, its images to train on in the layout of --to, a reader in Python, a dataset
+    card and checksums.
     """
     from ncfmkit.files import format_bytes
     from ncfmkit.jobs import pack as job
@@ -82,7 +78,6 @@ def pack(
         to=to,
         out=out,
         license=license,
-        decoded=decoded,
         encoding=encoding,
         shard_size=shard_size,
         bits=bits,
@@ -97,9 +92,11 @@ def pack(
     size = sum(p.stat().st_size for p in files)
     if json:
         listed = {p.relative_to(folder).as_posix(): p.stat().st_size for p in files}
-        o.print_json({"folder": str(folder), "bytes": size, "files": listed, "manifest": result.manifest})
+        o.print_json({"folder": str(folder), "bytes": size, "files": listed, "manifest": result.manifest.to_dict()})
         return
     print(f"{folder}: {to}, {len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}")
-    if result.manifest["score"] is None and bits is not None and bits < 8:
+    if result.manifest.score is None and bits is not None and bits < 8:
         print("its score is unknown because its pixels changed: pack it with --score --data DATA to measure it")
+    if result.manifest.source.license is None:
+        print("the license of the real images is not stated: pack it with --license before you publish it")
     print(f"check it with `ncfmkit verify {shlex.quote(str(folder))}`, or with `sha256sum -c {SUMS}` inside")

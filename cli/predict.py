@@ -49,6 +49,6 @@ def predict(
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such a picture's own line says as much
         for answer in answers:
             with interrupts.held():
-                out.write(json_line(answer, out) + "\n")
+                out.write(json_line(answer.to_dict(), out) + "\n")
                 out.flush()
                 printed += 1

@@ -45,9 +45,9 @@ def train(
     if dry_run:
         o.show_estimate(job.dry_run(path, out=out, data=data, force=force, **overrides), json)
         return
-    metadata = job.train(path, out=out, data=data, force=force, **overrides)
+    manifest = job.train(path, out=out, data=data, force=force, **overrides)
     if json:
-        o.print_json({"student": str(out), **metadata})
+        o.print_json({"student": str(out), **manifest.to_dict()})
         return
-    accuracy = metadata["test_accuracy"]
-    print(f"{out}: {metadata['network']['name']}" + ("" if accuracy is None else f", test accuracy {accuracy:.1%}"))
+    accuracy = manifest.test_accuracy
+    print(f"{out}: {manifest.network.name}" + ("" if accuracy is None else f", test accuracy {accuracy:.1%}"))

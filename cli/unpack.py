@@ -10,7 +10,9 @@ from ncfmkit.progress import printable
 
 
 def unpack(
-    path: Annotated[Path, typer.Argument(metavar="PACKAGE", help="folder written by `ncfmkit pack`")],
+    path: Annotated[
+        str, typer.Argument(metavar="PACKAGE", help="folder written by `ncfmkit pack`, or hf://OWNER/NAME")
+    ],
     *,
     out: Annotated[
         Path | None, typer.Option("--out", help="file to write", show_default="name of the set + .safetensors")
@@ -18,17 +20,14 @@ def unpack(
     force: o.Force = False,
     json: o.Json = False,
 ) -> None:
-    """Writes the set in a package as one file.
-
-    The file equals the one that was packed.
-    """
+    """Copies the set's one file out of a package, once it is checked."""
     from ncfmkit.files import format_bytes
     from ncfmkit.jobs import unpack as job
 
     file, manifest = job.unpack(path, out=out, force=force)
     if json:
-        o.print_json({"set": str(file), "manifest": manifest})
+        o.print_json({"set": str(file), "manifest": manifest.to_dict()})
         return
-    name, size = printable(manifest["name"]), format_bytes(file.stat().st_size)
-    count = len(manifest["classes"]) * manifest["ipc"]["stored"]
+    name, size = printable(manifest.name), format_bytes(file.stat().st_size)
+    count = len(manifest.classes) * manifest.ipc.stored
     print(f"{file}: {name}, {count:,} images, {size}")

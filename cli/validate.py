@@ -8,6 +8,7 @@ import typer
 from ncfmkit.cli import options as o
 
 if TYPE_CHECKING:
+    from ncfmkit.exporters.results import Validation
     from ncfmkit.real.arguments import DataArguments
 
 SPEED = "Speed"
@@ -94,14 +95,14 @@ def validate(
         **overrides,
     )
     if json:
-        o.print_json(result)
+        o.print_json(result.to_dict())
     else:
         _show(result, out)
-    if result["failures"]:
-        raise CheckFailed("\n".join(result["failures"]))
+    if result.failures:
+        raise CheckFailed("\n".join(result.failures))
 
 
-def _show(result: dict[str, Any], out: Path) -> None:
+def _show(result: "Validation", out: Path) -> None:
     from rich.console import Console
 
     from ncfmkit.exporters.report import tables

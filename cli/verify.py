@@ -1,6 +1,5 @@
 """`ncfmkit verify`."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,10 @@ from ncfmkit.progress import printable
 @o.settings_flags(*o.READS["verify"], of_set=True)
 def verify(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="file of a synthetic set, its run directory or a package")
+        str,
+        typer.Argument(
+            metavar="PATH", help="file of a synthetic set, its run directory or a package, or hf://OWNER/NAME"
+        ),
     ],
     *,
     score: Annotated[
@@ -28,12 +30,13 @@ def verify(
 ) -> None:
     """Checks that a set is intact and, with --score, its accuracy.
 
-    Checks checksums, shapes, values, labels and the recipe. Lists every problem and exits with code 1 if there are any.
+    Checks checksums, shapes, values, labels, the recipe and a package's view. Lists every problem and exits with code 1
+    if there are any.
     """
     from ncfmkit.errors import CheckFailed
     from ncfmkit.jobs import verify as job
     from ncfmkit.sets.manifest import format_score
-    from ncfmkit.sets.package import SUMS, is_package
+    from ncfmkit.sets.package import SUMS
 
     o.check_scoring(score, data_flags)
     try:
@@ -43,11 +46,12 @@ def verify(
             o.print_json(error.result)
         raise
     if json:
-        o.print_json(found)
+        o.print_json(found.to_dict())
         return
-    manifest = found["manifest"]
-    sums = [SUMS] if is_package(path) else []
-    checked = ", ".join([*sums, "manifest", *sorted(manifest["sha256"]), "recipe"])
-    print(f"{path}: {printable(manifest['name'])} is intact; checked: {checked}")
-    if "measured" in found:
-        print(f"promised {format_score(found['promised'])}, reached {format_score(found['measured'])}")
+    manifest = found.manifest
+    assert manifest is not None
+    checked = ["manifest", *sorted(manifest.sha256), "recipe"]
+    checked = [SUMS, *checked, "view"] if found.package else checked
+    print(f"{path}: {printable(manifest.name)} is intact; checked: {', '.join(checked)}")
+    if found.promised is not None and found.measured is not None:
+        print(f"promised {format_score(found.promised)}, reached {format_score(found.measured)}")

@@ -2,20 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
-from ncfmkit.exporters.contract import Contract, format_shape
+from ncfmkit.exporters.contract import CalibrationOrigin, Contract, format_shape
 from ncfmkit.exporters.matching_data import open_images
 from ncfmkit.exporters.student import Student
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.sets import set_file
-from ncfmkit.sets.loading import load
-from ncfmkit.sets.manifest import DIGEST_KEY, to_bytes
+from ncfmkit.sets.manifest import to_bytes
 from ncfmkit.sets.package import is_package
 
 MOST_REAL = 1000  # images of real data; of a distilled set all are taken
@@ -25,7 +23,7 @@ FEWEST = 10
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     images: np.ndarray  # uint8 [N, C, H, W]
-    origin: dict[str, Any]  # name, images, and the digest or fingerprint
+    origin: CalibrationOrigin
     distilled: bool
 
 
@@ -54,19 +52,21 @@ def calibration_images(
         images = spread(real.train.images, MOST_REAL)
         found = Calibration(
             images=images,
-            origin={"name": real.name, "fingerprint": real.fingerprint, "images": len(images)},
+            origin=CalibrationOrigin(name=real.name, fingerprint=real.fingerprint, images=len(images)),
             distilled=False,
         )
     else:
         path = Path(data.data) if data else _set_beside(student)
-        small = load(path)
+        small = set_file.load(path)
         images = to_bytes(small.decoded()[0]).numpy()
         if images.shape[1:] != contract.image_shape:
             raise UserError(
                 f"--calibration: {student.path} takes {format_shape(contract.image_shape)} images, "
-                f"{small.manifest['name']} has {format_shape(images.shape[1:])}: pass another set"
+                f"{small.manifest.name} has {format_shape(images.shape[1:])}: pass another set"
             )
-        origin = {k: small.manifest[k] for k in ("name", DIGEST_KEY)} | {"images": len(images)}
+        origin = CalibrationOrigin(
+            name=small.manifest.name, manifest_sha256=small.manifest.manifest_sha256, images=len(images)
+        )
         found = Calibration(images=images, origin=origin, distilled=True)
     if len(found.images) < FEWEST:
         raise UserError(
@@ -77,14 +77,14 @@ def calibration_images(
 
 
 def _set_beside(student: Student) -> Path:
-    trained_on = student.metadata["trained_on"]
+    trained_on = student.manifest.trained_on
     for path in sorted(student.path.parent.glob("*.safetensors")):
-        if path != student.path and set_file.digests(path) == trained_on["sha256"]:
+        if path != student.path and set_file.digests(path) == trained_on.sha256:
             notice(f"int8 is calibrated with {path}, the set that the student was trained on")
             return path
     raise UserError(
         "--precision int8 needs images to calibrate with: pass --calibration with the distilled set "
-        f"{trained_on['name']} (its file or run directory), or real data"
+        f"{trained_on.name} (its file or run directory), or real data"
     )
 
 

@@ -3,18 +3,24 @@
 Shapes: N images, C channels, H = W side, K classes.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from pydantic import AfterValidator, Field, ValidationError
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import METADATA_KEY
+from ncfmkit.records import Record, SparseRecord, problems, shortened
+from ncfmkit.scoring.student_manifest import Fraction, Names, NetworkRecord
 
 INPUT_NAME = "images"
 OUTPUTS = ("logits", "probabilities")
+LARGEST_METADATA = 4 << 20  # characters of JSON: the names of some 100,000 classes
+LARGEST_IMAGE = 1 << 24  # values of one image that a model takes: 2364x2364 RGB
+MOST_CLASSES = 1 << 20
+MOST_SHOWN = 10  # problems in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +57,90 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Port:
-    """An input or output as the graph declares it; a symbolic length is its name or None."""
+class Port(SparseRecord):
+    """An input or output as the graph declares it."""
 
     name: str
     type: str  # such as tensor(uint8)
-    shape: list[Any]
+    shape: tuple[int | str | None, ...]  # a symbolic length is its name, or None
+
+
+def _one_of(known: Container[str]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"expected one of {known}")
+        return value
+
+    return AfterValidator(check)
+
+
+class ModelInput(SparseRecord):
+    """What a model takes."""
+
+    layout: Annotated[str, _one_of(tuple(LAYOUTS))]
+    name: str | None = None
+    channels: int | None = None
+    size: int | None = None
+
+
+class ModelOutput(SparseRecord):
+    """What a model gives."""
+
+    kind: Annotated[str, _one_of(OUTPUTS)]
+    name: str | None = None
+
+
+class ModelStudent(SparseRecord):
+    """The student that a model was exported from."""
+
+    sha256: str | None = None  # of its file
+    network: NetworkRecord | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    test_accuracy: Fraction | None = None
+
+
+class ModelSet(SparseRecord):
+    """The set that a model's student was trained on."""
+
+    name: str | None = None
+    manifest_sha256: str | None = None
+
+
+class CalibrationOrigin(SparseRecord):
+    """The images that int8 ranges were taken from: of a set, or of real data."""
+
+    name: str | None = None
+    manifest_sha256: str | None = None
+    fingerprint: str | None = None
+    images: int | None = None
+
+
+class Int8(SparseRecord):
+    """How an int8 model was made."""
+
+    float_layers: Names = ()
+    calibration: CalibrationOrigin | None = None
+
+
+class ModelMetadata(SparseRecord):
+    """What ncfmkit writes into a model, or beside it: what the graph does not say (docs/formats.md)."""
+
+    input: ModelInput
+    output: ModelOutput
+    classes: Names  # in the order of the output
+    kind: str = ""
+    tool: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    precision: str | None = None
+    opset: int | None = None
+    student: ModelStudent = ModelStudent()
+    trained_on: ModelSet = ModelSet()
+    int8: Int8 | None = None
+
+
+class NoMetadata(Record, extra="forbid"):
+    """In the place of :class:`ModelMetadata`, for a model of other origin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +155,7 @@ class Contract:
     output: str  # logits or probabilities
     classes: tuple[str, ...] | None  # None: the file does not say
     class_count: int
-    metadata: dict[str, Any]  # what ncfmkit wrote into the file; empty for a model of other origin
+    metadata: ModelMetadata | None  # None: a model of other origin
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -106,8 +189,33 @@ def format_shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
+def read_metadata(where: str, metadata: dict[str, str]) -> ModelMetadata | None:
+    """What ncfmkit wrote into a model's metadata, checked; None: nothing.
+
+    Raises:
+        UserError: it is damaged, or larger than `LARGEST_METADATA`.
+    """
+    text = metadata.get(METADATA_KEY, "{}")
+    if len(text) > LARGEST_METADATA:
+        raise UserError(
+            f"{where}: expected {METADATA_KEY!r} metadata of at most {LARGEST_METADATA:,} characters, got {len(text):,}"
+        )
+    try:
+        return None if text == "{}" else ModelMetadata.model_validate_json(text)
+    except ValidationError as error:
+        lines = "; ".join(problems(error)[:MOST_SHOWN])
+        raise UserError(
+            f"{where} is damaged or was written by a newer ncfmkit: its {METADATA_KEY!r} metadata: {lines}"
+        ) from None
+
+
 def read_contract(
-    where: str, inputs: Sequence[Port], outputs: Sequence[Port], metadata: dict[str, str], *, declared: dict[str, str]
+    where: str,
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    metadata: ModelMetadata | None,
+    *,
+    declared: dict[str, str],
 ) -> Contract:
     """The contract of a graph with those ports and that metadata.
 
@@ -117,11 +225,10 @@ def read_contract(
     Raises:
         UserError: the graph is not an image classifier that this toolkit can feed, or `declared` contradicts the file.
     """
-    ours = _our_metadata(where, metadata)
     if len(inputs) != 1 or len(outputs) != 1:
         raise UserError(f"{where}: expected one input and one output, got {len(inputs)} and {len(outputs)}")
     (images,), (scores,) = inputs, outputs
-    said = {"layout": ours["input"]["layout"], "output": ours["output"]["kind"]} if ours else {}
+    said = {"layout": metadata.input.layout, "output": metadata.output.kind} if metadata else {}
     for key, value in declared.items():
         if said.get(key, value) != value:
             raise UserError(
@@ -131,9 +238,16 @@ def read_contract(
     layout = known.get("layout") or _layout_of(where, images)
     channels, size = _image_shape(where, images, layout)
     count = scores.shape[-1] if len(scores.shape) == 2 else None
-    if not isinstance(count, int) or count < 1 or scores.type not in ("tensor(float)", "tensor(float16)"):
-        raise UserError(f"{where}: expected an output of float scores [N, classes], got {_port_text(scores)}")
-    classes = tuple(ours["classes"]) if ours else None
+    if (
+        not isinstance(count, int)
+        or not 1 <= count <= MOST_CLASSES
+        or scores.type not in ("tensor(float)", "tensor(float16)")
+    ):
+        raise UserError(
+            f"{where}: expected an output of float scores [N, classes], {MOST_CLASSES:,} at most, "
+            f"got {_port_text(scores)}"
+        )
+    classes = metadata.classes if metadata else None
     if classes is not None and len(classes) != count:
         raise UserError(f"{where} is damaged: its metadata names {len(classes)} classes, its output has {count}")
     return Contract(
@@ -145,53 +259,8 @@ def read_contract(
         output=known.get("output", "logits"),
         classes=classes,
         class_count=count,
-        metadata=ours,
+        metadata=metadata,
     )
-
-
-def _our_metadata(where: str, metadata: dict[str, str]) -> dict[str, Any]:
-    try:
-        ours = json.loads(metadata.get(METADATA_KEY, "{}"))
-        if ours != {}:
-            layout, output, classes = ours["input"]["layout"], ours["output"]["kind"], ours["classes"]
-            if layout not in LAYOUTS or output not in OUTPUTS:
-                raise ValueError(f"layout {layout!r}, output {output!r}")
-            if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
-                raise ValueError("classes are not a list of names")
-            _check_optional(ours)
-            json.dumps(ours, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError, for half a character
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{where} is damaged or was written by a newer ncfmkit: its {METADATA_KEY!r} metadata: {repr(error)[:200]}"
-        ) from None
-    return ours
-
-
-OPTIONAL: tuple[tuple[str, type | tuple[type, ...]], ...] = (  # entries that need not be there, and what they are
-    ("tool", str),
-    ("precision", str),
-    ("versions", dict),
-    ("student", dict),
-    ("student.network", dict),
-    ("student.test_accuracy", (int, float, type(None))),
-    ("trained_on", dict),
-    ("int8", dict),
-    ("int8.calibration", dict),
-    ("int8.float_layers", list),
-)
-
-
-def _check_optional(ours: dict[str, Any]) -> None:
-    for path, kind in OPTIONAL:
-        *parents, last = path.split(".")
-        holder: dict[str, Any] = ours
-        for parent in parents:
-            holder = holder.get(parent, {})
-        if last in holder and not isinstance(holder[last], kind):
-            raise TypeError(f"{path} {holder[last]!r}")
-    accuracy = ours.get("student", {}).get("test_accuracy")
-    if accuracy is not None and not 0 <= accuracy <= 1:
-        raise ValueError(f"student.test_accuracy {accuracy!r}")
 
 
 def _layout_of(where: str, images: Port) -> str:
@@ -212,7 +281,11 @@ def _image_shape(where: str, images: Port, layout: str) -> tuple[int, int]:
         channels, height, width = (shape[3], *shape[1:3]) if row.channels_last else shape[1:]
         if isinstance(shape[0], int):
             raise UserError(f"{where} takes {shape[0]} images at a time: export it with a dynamic batch")
-        if channels in (1, 3) and isinstance(height, int) and height == width > 0:
+        if isinstance(channels, int) and channels in (1, 3) and isinstance(height, int) and height == width and height:
+            if channels * height**2 > LARGEST_IMAGE:
+                raise UserError(
+                    f"{where} takes images of {channels}x{height}x{height}, expected {LARGEST_IMAGE:,} values at most"
+                )
             return channels, height
     raise UserError(
         f"{where}: expected square images of 1 or 3 channels, {row.summary}, with fixed sides; got {_port_text(images)}"
@@ -220,4 +293,5 @@ def _image_shape(where: str, images: Port, layout: str) -> tuple[int, int]:
 
 
 def _port_text(port: Port) -> str:
-    return f"{port.name!r} {port.type} [{', '.join(map(str, port.shape))}]"
+    """A port in a message, which its names do not make long."""
+    return f"{shortened(port.name)} {port.type} [{', '.join(str(length)[:20] for length in port.shape[:8])}]"

@@ -1,6 +1,5 @@
 """`export`: converts a student to another format and keeps the file if its outputs match the student's."""
 
-import dataclasses
 import errno
 import importlib
 import os
@@ -18,10 +17,22 @@ from ncfmkit._version import __version__
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.exporters import onnx as onnx_export
 from ncfmkit.exporters import parity, quantize
-from ncfmkit.exporters.accuracy import score, tally
+from ncfmkit.exporters.accuracy import Share, score, tally
 from ncfmkit.exporters.calibration import Calibration, calibration_images, is_set, spread
-from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, Layout
+from ncfmkit.exporters.contract import (
+    LAYOUTS,
+    OUTPUTS,
+    Contract,
+    Int8,
+    Layout,
+    ModelInput,
+    ModelMetadata,
+    ModelOutput,
+    ModelSet,
+    ModelStudent,
+)
 from ncfmkit.exporters.matching_data import open_fitting
+from ncfmkit.exporters.parity import ParityRow, Tolerance
 from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.table import EXPORTERS, Exporter
@@ -30,9 +41,30 @@ from ncfmkit.images import channel_tensors, normalize
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_settings, split_arguments, split_optional
 from ncfmkit.real.store import RealData, Split
-from ncfmkit.sets.manifest import DIGEST_KEY
+from ncfmkit.records import SparseRecord
 
 REAL_IMAGES = 512  # at most, for parity
+
+
+class ExportAccuracy(SparseRecord):
+    """Accuracies on the test split of `--data`."""
+
+    data: str
+    images: int
+    student: Share
+    exported: Share
+
+
+class Exported(ModelMetadata):
+    """What was written, what it says of itself, and how it compares with the student."""
+
+    file: str
+    bytes: int  # of all files
+    to: str  # a row of EXPORTERS
+    parity: tuple[ParityRow, ...]  # a row for each kind of images
+    tolerance: Tolerance
+    accuracy: ExportAccuracy | None  # None: no data
+    failures: tuple[str, ...]  # what is out of tolerance
 
 
 def export(
@@ -50,7 +82,7 @@ def export(
     max_accuracy_drop: float | None = None,
     force: bool = False,
     **overrides: Any,
-) -> dict[str, Any]:
+) -> Exported:
     """Exports a student with its preprocessing inside, and compares what was written with the student.
 
     Args:
@@ -72,14 +104,15 @@ def export(
             :func:`ncfmkit.distill`.
 
     Returns:
-        What was written and how it compares, ready for JSON: `file`, `bytes`, `parity`, `accuracy`, ...
+        What was written and how it compares, as a record: `file`, `bytes`, `parity`, `accuracy`, ...; `to_dict()` gives
+        plain JSON values.
 
     Raises:
         UserError: anything that the user can mend; nothing is written.
         CheckFailed: out of tolerance; the file is there under a name that ends in `.failed-parity` and its suffix.
 
     Example:
-        >>> ncfmkit.export("student.safetensors", precision="fp16", data="digits")["file"]
+        >>> ncfmkit.export("student.safetensors", precision="fp16", data="digits").file
         'student-fp16.onnx'
     """
     student = Path(student)
@@ -103,41 +136,41 @@ def export(
     real = open_fitting(str(student), contract, data_source, settings) if data_source else None
     calibrate = calibration_images(source, contract, images_source, settings) if precision == "int8" else None
     images = _parity_images(contract, real, calibrate)
-    reference, name = _reference(source, output), source.metadata["network"]["name"]
+    reference, name = _reference(source, output), source.manifest.network.name
     notice(f"exporting {student}: {name}, {precision}, opset {opset}, {LAYOUTS[layout].summary}")
     with _work_folder(out) as folder:
         model = onnx_export.to_onnx(source, layout=layout, output=output, half=precision == "fp16", opset=opset)
         onnx_file, about = folder / "model.onnx", _about(source, contract, precision, opset)
-        onnx_export.save(model, about, onnx_file)  # float32 where int8 is still to come
+        onnx_export.save(model, about.to_dict(), onnx_file)  # float32 where int8 is still to come
         failed = []
         if calibrate is not None:
-            rows = parity.compare(reference, open_session(onnx_file), images, output=output)
-            failed += [f"before int8, {line}" for line in parity.failures(rows, parity.TOLERANCES["fp32"])]
-            int8 = _Int8(onnx_file, calibrate.images, LAYOUTS[layout])
+            found = parity.compare(reference, open_session(onnx_file), images, output=output)
+            failed += [f"before int8, {line}" for line in parity.failures(found, parity.TOLERANCES["fp32"])]
+            int8 = _Quantized(onnx_file, calibrate.images, LAYOUTS[layout])
             kept = int8.layers_to_keep(int8_skip, real, max_accuracy_drop)
-            about["int8"] = {"float_layers": kept, "calibration": calibrate.origin}
+            about = about.model_copy(update={"int8": Int8(float_layers=tuple(kept), calibration=calibrate.origin)})
             onnx_file = int8.write(kept, about)
         written = folder / f"written{row.suffix}"
         row.function("convert")(onnx_file, written)
         runner = row.function("open")(written)
-        rows = parity.compare(reference, runner, images, output=output)
-        failed += parity.failures(rows, parity.TOLERANCES[precision])
+        found = parity.compare(reference, runner, images, output=output)
+        failed += parity.failures(found, parity.TOLERANCES[precision])
         measured = _accuracies(reference, runner, real) if real else None
         target = _failed_name(out) if failed else out
         with interrupts.held():
             files = row.function("publish")(written, target)
             for file in files:
                 note_written(file)
-    result = {
-        "file": str(target),
-        "bytes": sum(path.stat().st_size for path in files),
-        "to": to,
-        **about,
-        "parity": parity.plain(rows),
-        "tolerance": dataclasses.asdict(parity.TOLERANCES[precision]),
-        "accuracy": measured,
-        "failures": failed,
-    }
+    result = Exported(
+        file=str(target),
+        bytes=sum(path.stat().st_size for path in files),
+        to=to,
+        parity=tuple(compared.row for compared in found),
+        tolerance=parity.TOLERANCES[precision],
+        accuracy=measured,
+        failures=tuple(failed),
+        **{key: getattr(about, key) for key in about.model_fields_set},
+    )
     if failed:
         listed = "".join(f"\n  {line}" for line in failed)
         says = f"the exported model does not answer as the student does; it was kept as {target}:{listed}"
@@ -214,27 +247,23 @@ def _work_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {out}: {error.strerror or error}{full}") from None
 
 
-def _about(source: Student, contract: Contract, precision: str, opset: int) -> dict[str, Any]:
+def _about(source: Student, contract: Contract, precision: str, opset: int) -> ModelMetadata:
     """What the model says of itself, the same from one export to the next."""
-    m, c = source.metadata, contract
-    return {
-        "kind": "exported student",
-        "tool": f"ncfmkit {__version__}",
-        "versions": {name: importlib.import_module(name).__version__ for name in ("torch", *onnx_export.NEEDED)},
-        "classes": m["classes"],
-        "input": {"name": c.input_name, "layout": c.layout, "channels": c.channels, "size": c.size},
-        "output": {"name": c.output_name, "kind": c.output},
-        "precision": precision,
-        "opset": opset,
-        "student": {
-            "sha256": source.sha256(),
-            "network": m["network"],
-            "mean": m["mean"],
-            "std": m["std"],
-            "test_accuracy": m["test_accuracy"],
-        },
-        "trained_on": {k: m["trained_on"].get(k) for k in ("name", DIGEST_KEY)},
-    }
+    m, c = source.manifest, contract
+    return ModelMetadata(
+        kind="exported student",
+        tool=f"ncfmkit {__version__}",
+        versions={name: importlib.import_module(name).__version__ for name in ("torch", *onnx_export.NEEDED)},
+        classes=m.classes,
+        input=ModelInput(name=c.input_name, layout=c.layout, channels=c.channels, size=c.size),
+        output=ModelOutput(name=c.output_name, kind=c.output),
+        precision=precision,
+        opset=opset,
+        student=ModelStudent(
+            sha256=source.sha256(), network=m.network, mean=m.mean, std=m.std, test_accuracy=m.test_accuracy
+        ),
+        trained_on=ModelSet(name=m.trained_on.name, manifest_sha256=m.trained_on.manifest_sha256),
+    )
 
 
 def _parity_images(contract: Contract, real: RealData | None, calibrate: Calibration | None) -> dict[str, np.ndarray]:
@@ -248,7 +277,7 @@ def _parity_images(contract: Contract, real: RealData | None, calibrate: Calibra
     return images
 
 
-class _Int8:
+class _Quantized:
     """The int8 version of a float32 file, and the choice of the layers that stay float32."""
 
     def __init__(self, float_file: Path, images_NCHW: np.ndarray, layout: Layout):
@@ -274,16 +303,16 @@ class _Int8:
 
         return quantize.search(self.quantized, self.layers, skipped, probe, self.float_file, measured, drop / 100)
 
-    def write(self, keep: Sequence[str], about: dict[str, Any]) -> Path:
+    def write(self, keep: Sequence[str], about: ModelMetadata) -> Path:
         """The int8 file with its metadata."""
         path = self.quantized(keep)
-        onnx_export.save(onnx_export.load(path), about, path)
+        onnx_export.save(onnx_export.load(path), about.to_dict(), path)
         return path
 
 
 def _reference(source: Student, output: str) -> parity.Scores:
     """The student in float32 torch on the CPU, fed as in training: nothing here is shared with what is exported."""
-    mean, std = channel_tensors(source.metadata["mean"], source.metadata["std"], torch.device("cpu"))
+    mean, std = channel_tensors(source.manifest.mean, source.manifest.std, torch.device("cpu"))
 
     @torch.inference_mode()
     def scores(images_NCHW: np.ndarray) -> np.ndarray:
@@ -293,15 +322,15 @@ def _reference(source: Student, output: str) -> parity.Scores:
     return scores
 
 
-def _accuracies(reference: parity.Scores, runner: parity.Scores, real: RealData) -> dict[str, Any]:
+def _accuracies(reference: parity.Scores, runner: parity.Scores, real: RealData) -> ExportAccuracy:
     test = real.test_split()
-    return {
-        "data": real.name,
-        "images": len(test.images),
-        "student": _accuracy(reference, test, "accuracy of the student"),
-        "exported": _accuracy(runner, test, "accuracy of the export"),
-    }
+    return ExportAccuracy(
+        data=real.name,
+        images=len(test.images),
+        student=_accuracy(reference, test, "accuracy of the student"),
+        exported=_accuracy(runner, test, "accuracy of the export"),
+    )
 
 
 def _accuracy(scores: parity.Scores, test: Split, title: str) -> float:
-    return tally(score(scores, test.images, title=title), test.labels)["accuracy"]
+    return tally(score(scores, test.images, title=title), test.labels).accuracy

@@ -7,7 +7,7 @@ import os
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +18,11 @@ import torch
 
 from ncfmkit._version import __version__
 from ncfmkit.errors import UserError
-from ncfmkit.exporters.contract import METADATA_KEY
 from ncfmkit.exporters.sessions import onnxruntime, probe_model
 from ncfmkit.exporters.student import Student
 from ncfmkit.extras import install
+from ncfmkit.files import METADATA_KEY
+from ncfmkit.records import Record, shortened
 
 OPSET = 20  # ONNX Runtime's CUDA provider has no InstanceNormalization of opset 22, and would run it on the CPU
 OLDEST_OPSET = 18  # what torch's exporter writes; older ones it would have to convert down to
@@ -139,7 +140,7 @@ def _forget_machine(model: Any) -> None:
             part.ClearField(field)
 
 
-def save(model: Any, metadata: dict[str, Any], path: Path) -> None:
+def save(model: Any, metadata: Mapping[str, object], path: Path) -> None:
     """Writes a model with our metadata in it; from `LARGEST_EMBEDDED` on, its weights go to `path` + `.data`."""
     import onnx
 
@@ -156,19 +157,40 @@ def load(path: Path) -> Any:
     return onnx.load_model(path)
 
 
-def graph_facts(path: Path) -> dict[str, Any]:
-    """Opset, nodes by operator, producer and bytes (with weights that lie beside it) of an ONNX file."""
+class GraphFacts(Record):
+    """What the file of a model says of itself."""
+
+    opset: int | None
+    nodes: dict[str, int]  # by operator
+    producer: str
+    bytes: int  # with the weights that lie beside it
+
+
+def graph_facts(path: Path) -> GraphFacts:
+    """Reads an ONNX file without its weights.
+
+    Raises:
+        UserError: it names files for its weights that are not in its folder.
+    """
     import onnx
 
     model = onnx.load_model(path, load_external_data=False)
     entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
-    beside = {path.parent / entry.value for entry in entries if entry.key == "location"}
-    return {
-        "opset": next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None),
-        "nodes": dict(Counter(node.op_type for node in model.graph.node)),
-        "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "bytes": sum(part.stat().st_size for part in (path, *beside)),
-    }
+    names = {entry.value for entry in entries if entry.key == "location"}
+    return GraphFacts(
+        opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None),
+        nodes=dict(Counter(node.op_type for node in model.graph.node)),
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        bytes=path.stat().st_size + sum(_size_beside(path, name) for name in names),
+    )
+
+
+def _size_beside(path: Path, name: str) -> int:
+    """Bytes of a file with weights; its name, which the model says, must not lead out of the model's folder."""
+    beside = path.parent / name
+    if "\0" in name or not beside.resolve().is_relative_to(path.parent.resolve()) or not beside.is_file():
+        raise UserError(f"{path} stores weights in {shortened(name)}, which is not a file in its folder")
+    return beside.stat().st_size
 
 
 def publish(written: Path, target: Path) -> list[Path]:

@@ -5,11 +5,13 @@ Shapes: N images, C channels, H = W side, K classes.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from ncfmkit.progress import Tracker, track
+from ncfmkit.records import SparseRecord
 from ncfmkit.rng import keyed_rng
 
 BATCHES = (1, 2, 7, 128)  # one, two, odd, large
@@ -41,43 +43,68 @@ TOLERANCES: dict[str, Tolerance] = {
 }
 
 
+Measured = Annotated[float, Field(allow_inf_nan=True)]  # not finite where a model's outputs are not
+
+
+class ParityBatch(SparseRecord):
+    """The largest differences of logits in a batch."""
+
+    size: int  # images
+    max_abs: Measured
+    max_rel: Measured  # of `scale`
+    scale: Measured  # the student's largest absolute logit
+
+
+class ParityRow(SparseRecord):
+    """Differences between student and exported model for one kind of images, in logits."""
+
+    images: str  # their kind, such as random and real
+    count: int
+    batches: tuple[ParityBatch, ...]
+    max_abs: Measured
+    max_rel: Measured  # of the largest absolute logit of a batch
+    rms: Measured  # relative to `spread`
+    spread: Measured  # root mean square of the student's logits about each image's mean
+    agreement: Annotated[float, Field(ge=0, le=1)]  # top-1, all images
+    finite: bool  # both sides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A row, and what is known of each image."""
+
+    row: ParityRow
+    margins: np.ndarray  # [N]: the student's lead of the best class, relative to the scale
+    differ: np.ndarray  # bool [N]: whether another class won
+
+
 def random_images(count: int, channels: int, size: int) -> np.ndarray:
     """Pixels drawn evenly from 0 to 255, the same ones every time; uint8 `[count, channels, size, size]`."""
     return keyed_rng(0, "parity").integers(0, 256, (count, channels, size, size), dtype=np.uint8)
 
 
-def compare(student: Scores, exported: Scores, images: dict[str, np.ndarray], *, output: str) -> list[dict[str, Any]]:
-    """Differences between student and exported model, one row per kind of images, in logits.
-
-    Every kind is run in batches of 1, 2, 7 and then 128 images.
+def compare(student: Scores, exported: Scores, images: dict[str, np.ndarray], *, output: str) -> list[Comparison]:
+    """Compares student and exported model on every kind of images, in batches of 1, 2, 7 and then 128 images.
 
     Args:
         student, exported: uint8 images to what `output` says.
         images: uint8 `[N, C, H, W]` by kind, such as random and real.
         output: logits, or probabilities, which are compared by their logarithms.
-
-    Returns:
-        Per kind: `images`, `count`, `batches` (each with `size`, `max_abs`, `max_rel`, `scale`), `max_abs`, `max_rel`
-        (of the largest absolute logit of a batch), `rms` (relative to `spread`, the root mean square of the student's
-        logits about each image's mean), `agreement` (top-1, all images), `finite` (both sides); and `margins`,
-        `differ`: the student's lead of the best class relative to the scale, and whether the other won.
     """
     with track("comparing with the student", sum(map(len, images.values()))) as bar:
-        return [
-            {"images": kind, **_compare_kind(student, exported, array, output, bar)} for kind, array in images.items()
-        ]
+        return [_compare_kind(kind, student, exported, array, output, bar) for kind, array in images.items()]
 
 
 def _compare_kind(
-    student: Scores, exported: Scores, images_NCHW: np.ndarray, output: str, bar: Tracker
-) -> dict[str, Any]:
+    kind: str, student: Scores, exported: Scores, images_NCHW: np.ndarray, output: str, bar: Tracker
+) -> Comparison:
     batches, expected, got, margins = [], [], [], []
     for batch_NCHW in _batches(images_NCHW):
         a_NK, b_NK = (_logits(scores(batch_NCHW), output) for scores in (student, exported))
         scale = float(np.abs(a_NK).max())
         largest = float(np.abs(a_NK - b_NK).max())
         batches.append(
-            {"size": len(batch_NCHW), "max_abs": largest, "max_rel": largest / max(scale, 1e-12), "scale": scale}
+            ParityBatch(size=len(batch_NCHW), max_abs=largest, max_rel=largest / max(scale, 1e-12), scale=scale)
         )
         best = np.sort(a_NK, axis=1)
         margins.append((best[:, -1] - best[:, -2]) / max(scale, 1e-12))
@@ -87,18 +114,18 @@ def _compare_kind(
     a_NK, b_NK = np.concatenate(expected), np.concatenate(got)
     centered = a_NK - a_NK.mean(axis=1, keepdims=True)
     differ = a_NK.argmax(1) != b_NK.argmax(1)
-    return {
-        "count": len(a_NK),
-        "batches": batches,
-        "max_abs": max(b["max_abs"] for b in batches),
-        "max_rel": max(b["max_rel"] for b in batches),
-        "rms": float(np.sqrt(np.mean((a_NK - b_NK) ** 2) / max(np.mean(centered**2), 1e-24))),
-        "spread": float(np.sqrt(np.mean(centered**2))),
-        "agreement": float(1 - differ.mean()),
-        "finite": bool(np.isfinite(a_NK).all() and np.isfinite(b_NK).all()),
-        "margins": np.concatenate(margins),
-        "differ": differ,
-    }
+    row = ParityRow(
+        images=kind,
+        count=len(a_NK),
+        batches=tuple(batches),
+        max_abs=max(b.max_abs for b in batches),
+        max_rel=max(b.max_rel for b in batches),
+        rms=float(np.sqrt(np.mean((a_NK - b_NK) ** 2) / max(np.mean(centered**2), 1e-24))),
+        spread=float(np.sqrt(np.mean(centered**2))),
+        agreement=float(1 - differ.mean()),
+        finite=bool(np.isfinite(a_NK).all() and np.isfinite(b_NK).all()),
+    )
+    return Comparison(row=row, margins=np.concatenate(margins), differ=differ)
 
 
 def _batches(images_NCHW: np.ndarray) -> Iterator[np.ndarray]:
@@ -120,35 +147,31 @@ def _logits(scores_NK: np.ndarray, output: str) -> np.ndarray:
     return logs_NK - logs_NK.mean(axis=1, keepdims=True)
 
 
-def failures(rows: list[dict[str, Any]], tolerance: Tolerance) -> list[str]:
+def failures(found: list[Comparison], tolerance: Tolerance) -> list[str]:
     """All that is out of tolerance, each in one line."""
-    found = []
-    for row in rows:
-        kind = f"{row['count']} {row['images']} images"
-        if not row["finite"]:
-            found.append(f"{kind}: not all outputs of student and export are finite")
+    lines = []
+    for compared in found:
+        row = compared.row
+        kind = f"{row.count} {row.images} images"
+        if not row.finite:
+            lines.append(f"{kind}: not all outputs of student and export are finite")
             continue
-        for batch in row["batches"]:
-            allowed = tolerance.absolute + tolerance.relative * batch["scale"]
-            if batch["max_abs"] > allowed:
-                found.append(
-                    f"{row['images']} images, batch of {batch['size']}: logits differ by up to {batch['max_abs']:.3g}, "
+        for batch in row.batches:
+            allowed = tolerance.absolute + tolerance.relative * batch.scale
+            if batch.max_abs > allowed:
+                lines.append(
+                    f"{row.images} images, batch of {batch.size}: logits differ by up to {batch.max_abs:.3g}, "
                     f"allowed {allowed:.3g}"
                 )
-        constant = row["spread"] <= tolerance.absolute  # such answers have no spread to compare with
-        if row["rms"] > tolerance.rms and not constant:
-            found.append(
-                f"{kind}: root mean square difference {row['rms']:.2%} of the logits', allowed {tolerance.rms:.2%}"
+        constant = row.spread <= tolerance.absolute  # such answers have no spread to compare with
+        if row.rms > tolerance.rms and not constant:
+            lines.append(
+                f"{kind}: root mean square difference {row.rms:.2%} of the logits', allowed {tolerance.rms:.2%}"
             )
-        clear = row["margins"] > tolerance.tie
-        if clear.any() and (agree := 1 - row["differ"][clear].mean()) < tolerance.agreement:
-            found.append(
+        clear = compared.margins > tolerance.tie
+        if clear.any() and (agree := 1 - compared.differ[clear].mean()) < tolerance.agreement:
+            lines.append(
                 f"{kind}: top-1 agreement {agree:.2%} of the {clear.sum()} without a near tie, "
                 f"expected {tolerance.agreement:.2%}"
             )
-    return found
-
-
-def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows without their arrays, for JSON."""
-    return [{k: v for k, v in row.items() if not isinstance(v, np.ndarray)} for row in rows]
+    return lines

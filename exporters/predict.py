@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.exporters.contract import LAYOUTS, Contract
@@ -30,6 +31,7 @@ from ncfmkit.real.decode import (
     readable_formats,
 )
 from ncfmkit.real.folders import left_out_text, walk
+from ncfmkit.records import SparseRecord
 
 TOPK = 5  # where the user leaves it open and the model has that many classes
 THREADS = min(4, os.cpu_count() or 1)  # that decode
@@ -45,6 +47,28 @@ class Picture:
     look: Look | None = None  # what it was
 
 
+class Guess(SparseRecord):
+    """A class, and how likely it is."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    class_name: Annotated[str | None, Field(alias="class")]  # None: the model has no names
+    label: int
+    probability: float
+
+
+class Answer(SparseRecord):
+    """What is on a picture: the likeliest class, and the likeliest ones."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    file: str
+    class_name: Annotated[str | None, Field(alias="class")]
+    label: int
+    probability: float
+    topk: tuple[Guess, ...]
+
+
 def predict(
     model: str | os.PathLike[str],
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -53,7 +77,7 @@ def predict(
     topk: int | None = None,
     batch: int = 64,
     live: bool = True,
-) -> Generator[dict[str, Any]]:
+) -> Generator[Answer]:
     """Says what is on pictures: answers in their order, as they come; no more than a few batches are in memory.
 
     Pictures of another size or color are brought to the model's, as `--resize crop` does for a store. Notices say what
@@ -68,8 +92,9 @@ def predict(
         live: a bar may be drawn; not where the answers go to the same terminal.
 
     Returns:
-        An iterator of one dictionary per readable picture: `file`; `class` (None in a model without names), `label` and
-        `probability` of the likeliest class; `topk`, the same three of the likeliest classes.
+        An iterator of one record per readable picture: `file`; `class_name` (None in a model without names), `label`
+        and `probability` of the likeliest class; `topk`, the same three of the likeliest classes. In JSON, which
+        `to_dict()` gives, the name stands under `class`.
 
     Raises:
         UserError: at once: a wrong path, model, provider or number.
@@ -77,7 +102,7 @@ def predict(
 
     Example:
         >>> for answer in ncfmkit.predict("student.onnx", "photos/", topk=3):
-        ...     print(answer["file"], answer["class"], answer["probability"])
+        ...     print(answer.file, answer.class_name, answer.probability)
     """
     if batch < 1:
         raise UserError(f"--batch: expected 1 or more pictures, got {batch}")
@@ -93,7 +118,7 @@ def predict(
     return _predict(session, files, count, batch, live)
 
 
-def _predict(session: Session, files: list[str], topk: int, batch: int, live: bool) -> Generator[dict[str, Any]]:
+def _predict(session: Session, files: list[str], topk: int, batch: int, live: bool) -> Generator[Answer]:
     contract = session.contract
     looks: Counter[Look] = Counter()
     with track("predicting", len(files)) if live else nullcontext(Tracker("predicting", len(files), None)) as bar:
@@ -188,7 +213,7 @@ def _read(file: str, frame: Frame) -> Picture:
     return Picture(file=file, image_CHW=image, look=look)
 
 
-def _answers(session: Session, pictures: Sequence[Picture], topk: int) -> list[dict[str, Any]]:
+def _answers(session: Session, pictures: Sequence[Picture], topk: int) -> list[Answer]:
     if not pictures:
         return []
     scores_NK = session(np.stack([p.image_CHW for p in pictures if p.image_CHW is not None]))
@@ -200,9 +225,9 @@ def _answers(session: Session, pictures: Sequence[Picture], topk: int) -> list[d
     names = session.contract.classes
     answers = []
     for picture, probabilities, order in zip(pictures, probabilities_NK, order_NK.tolist(), strict=True):
-        top = [
-            {"class": names[k] if names else None, "label": k, "probability": round(float(probabilities[k]), 6)}
+        top = tuple(
+            Guess(class_name=names[k] if names else None, label=k, probability=round(float(probabilities[k]), 6))
             for k in order
-        ]
-        answers.append({"file": picture.file, **top[0], "topk": top})
+        )
+        answers.append(Answer(file=picture.file, topk=top, **dict(top[0])))
     return answers

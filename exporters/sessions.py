@@ -17,17 +17,20 @@ from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.exporters.contract import METADATA_KEY, Contract, Port, read_contract
+from ncfmkit.exporters.contract import Contract, Port, read_contract, read_metadata
 from ncfmkit.extras import install
+from ncfmkit.files import METADATA_KEY
 from ncfmkit.progress import notice
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")  # both own the import name onnxruntime: only one can be installed
+Device = Literal["cpu", "cuda"]
+LONGEST_REASON = 1000  # characters of ONNX Runtime's message that are shown: it may quote the model
 WORK = ("Conv", "Gemm", "MatMul", "InstanceNormalization", "GroupNormalization")  # parts of the names of such nodes
 
 
@@ -38,9 +41,9 @@ class Provider:
     name: str  # ONNX Runtime's
     library: str | None  # the file beside ONNX Runtime's that holds it; None: built in
     extra: str  # of ncfmkit, which brings it
-    device: str  # where its inputs and outputs live, ONNX Runtime's and torch's name
+    device: Device  # where its inputs and outputs live, ONNX Runtime's and torch's name
     caches: bool = False  # builds an engine, kept in a folder beside the model
-    options: dict[str, Any] = field(default_factory=dict)  # ONNX Runtime's own
+    options: dict[str, bool | int | str] = field(default_factory=dict)  # ONNX Runtime's own
 
 
 PROVIDERS: dict[str, Provider] = {
@@ -177,15 +180,19 @@ class Session:
         self._ort = onnxruntime()
         start = time.perf_counter()
         self._session = _start(self._ort, path, self.row, threads)
-        inputs, outputs = (
-            [Port(name=p.name, type=p.type, shape=list(p.shape)) for p in side]
-            for side in (self._session.get_inputs(), self._session.get_outputs())
-        )
-        about = self._session.get_modelmeta()
-        metadata = about.custom_metadata_map
-        if about.producer_name == "ncfmkit" and METADATA_KEY not in metadata:  # the last thing in the file
+        try:
+            inputs, outputs = (
+                [Port(name=p.name, type=p.type, shape=tuple(p.shape)) for p in side]
+                for side in (self._session.get_inputs(), self._session.get_outputs())
+            )
+            about = self._session.get_modelmeta()
+            metadata, producer = about.custom_metadata_map, about.producer_name
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is damaged: a name or its metadata is not valid UTF-8 ({error.reason})") from None
+        if producer == "ncfmkit" and METADATA_KEY not in metadata:  # the last thing in the file
             raise UserError(f"{path} is truncated: the metadata that ncfmkit writes at the end is missing")
-        self.contract: Contract = read_contract(str(path), inputs, outputs, metadata, declared=declared or {})
+        ours = read_metadata(str(path), metadata)
+        self.contract: Contract = read_contract(str(path), inputs, outputs, ours, declared=declared or {})
         self(self._blank())
         self.seconds = time.perf_counter() - start
         self.placement = self._place(threads)
@@ -224,7 +231,7 @@ class Session:
 
         return call
 
-    def _place(self, threads: int | None) -> dict[str, Counter]:
+    def _place(self, threads: int | None) -> dict[str, Counter[str]]:
         """Which provider runs which operators, from ONNX Runtime's own profile of one run.
 
         Raises:
@@ -240,9 +247,9 @@ class Session:
         return placement
 
 
-def placed(profile: list[dict[str, Any]]) -> dict[str, Counter]:
+def placed(profile: list[dict[str, Any]]) -> dict[str, Counter[str]]:
     """Operators by provider in a profile of ONNX Runtime."""
-    found: dict[str, Counter] = {}
+    found: dict[str, Counter[str]] = {}
     for event in profile:
         details = event.get("args", {})
         if event.get("cat") == "Node" and "provider" in details:
@@ -250,7 +257,7 @@ def placed(profile: list[dict[str, Any]]) -> dict[str, Counter]:
     return found
 
 
-def check_placement(where: str, placement: dict[str, Counter], wanted: str) -> None:
+def check_placement(where: str, placement: dict[str, Counter[str]], wanted: str) -> None:
     """Raises UserError if a node that does the work ran on another provider than the one wanted."""
     strays = {
         f"{count} {operator} on {provider}"
@@ -295,7 +302,7 @@ def engine_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.tensorrt") / content.hexdigest()[:16]
 
 
-def _engine_cache(path: Path) -> dict[str, Any]:
+def _engine_cache(path: Path) -> dict[str, bool | int | str]:
     folder = engine_folder(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)  # ONNX Runtime makes only the last one
@@ -332,7 +339,8 @@ def _reason(error: Exception) -> str:
     """ONNX Runtime's message without its codes, source lines and signatures, in one line."""
     codes, source = r"\[ONNXRuntimeError\] : \d+ : \w+ : ", r"/onnxruntime_src/\S+ .*?\)( \[with .*?\])? (?=\w)"
     text = re.sub(f"{codes}|Load model from .*? failed:|{source}", "", str(error))
-    return " ".join(text.split(" ; GPU=")[0].split())
+    line = " ".join(text.split(" ; GPU=")[0].split())
+    return line if len(line) <= LONGEST_REASON else line[:LONGEST_REASON] + "..."
 
 
 def open_session(

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -10,13 +9,14 @@ from ncfmkit.exporters.contract import INPUT_NAME, Contract
 from ncfmkit.exporters.preprocessing import Deployed
 from ncfmkit.files import sha256_of
 from ncfmkit.scoring import student_file
+from ncfmkit.scoring.student_manifest import StudentManifest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
     path: Path
     network: nn.Module  # on normalized float32 images [N, C, H, W]; in eval mode, on the CPU
-    metadata: dict[str, Any]  # as `student_file.load` checked it
+    manifest: StudentManifest
 
     def sha256(self) -> str:
         """Of the file."""
@@ -24,25 +24,25 @@ class Student:
 
     def contract(self, *, layout: str, output: str) -> Contract:
         """What this student takes and gives as a model with that layout (a row of `LAYOUTS`) and output."""
-        classes = tuple(self.metadata["classes"])
+        classes = self.manifest.classes
         return Contract(
             input_name=INPUT_NAME,
             layout=layout,
-            channels=self.metadata["channels"],
-            size=self.metadata["size"],
+            channels=self.manifest.channels,
+            size=self.manifest.size,
             output_name=output,
             output=output,
             classes=classes,
             class_count=len(classes),
-            metadata={},
+            metadata=None,
         )
 
     def deployed(self, *, layout: str, output: str, half: bool = False, lower_norms: bool = False) -> Deployed:
         """The network with its preprocessing inside; arguments as :class:`Deployed` has them."""
         return Deployed(
             self.network,
-            mean=self.metadata["mean"],
-            std=self.metadata["std"],
+            mean=self.manifest.mean,
+            std=self.manifest.std,
             layout=layout,
             output=output,
             half=half,
@@ -56,5 +56,5 @@ def load_student(path: Path) -> Student:
     Raises:
         UserError: no such file, not a student, or damaged.
     """
-    network, metadata = student_file.load(path)
-    return Student(path=path, network=network, metadata=metadata)
+    network, manifest = student_file.load(path)
+    return Student(path=path, network=network, manifest=manifest)

@@ -11,42 +11,84 @@ Shapes: N images, C channels, H = W side, K classes.
 
 import functools
 import hashlib
-import json
 import os
 import re
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import Field, ValidationError, model_validator
 
 from ncfmkit.errors import UserError
-from ncfmkit.exporters.contract import LAYOUTS, METADATA_KEY, Contract, Port, read_contract
+from ncfmkit.exporters.contract import (
+    LAYOUTS,
+    Contract,
+    ModelMetadata,
+    NoMetadata,
+    Port,
+    read_contract,
+    read_metadata,
+)
 from ncfmkit.extras import install
-from ncfmkit.files import cache_dir, writable, write_atomic, write_json
+from ncfmkit.files import cache_dir, writable, write_atomic
 from ncfmkit.progress import notice
+from ncfmkit.records import SparseRecord, problems
 from ncfmkit.runtime import versions
 
-FORMAT = 1  # of the sidecar
 OLDEST = 10  # major version of TensorRT
 BATCHES = (1, 64, 256)  # images at once: fewest, those that the engine is tuned for, most
 DEVICE = "cuda"
-COMPARED = (  # entries of the sidecar that have to fit what is there
-    ("engine", "sha256"),
-    ("versions", "tensorrt"),
-    ("device", "name"),
-    ("device", "compute_capability"),
-)
+MOST_SHOWN = 10  # problems of a sidecar in a message
 TYPES: dict[str, tuple[str, torch.dtype]] = {  # of inputs and outputs: TensorRT's name and torch's
     "tensor(uint8)": ("UINT8", torch.uint8),
     "tensor(float)": ("FLOAT", torch.float32),
     "tensor(float16)": ("HALF", torch.float16),
 }
+
+
+class Gpu(SparseRecord):
+    name: str
+    compute_capability: str
+
+
+class EngineFile(SparseRecord):
+    sha256: str
+    bytes: int
+
+
+class SourceFile(SparseRecord):
+    sha256: str
+
+
+class SidecarVersions(SparseRecord):
+    """Of the libraries; others than TensorRT's are kept by their names."""
+
+    tensorrt: str
+
+
+class Sidecar(SparseRecord):
+    """What an engine's sidecar holds."""
+
+    format: Literal[1]
+    ncfmkit: ModelMetadata | NoMetadata
+    input: Port
+    output: Port
+    batches: tuple[Annotated[int, Field(ge=1)], int, int]  # see BATCHES
+    versions: SidecarVersions
+    device: Gpu  # that it was built for
+    engine: EngineFile
+    onnx: SourceFile | None = None  # that it was built from
+    seconds: float | None = None  # that building it took
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        _check_batches(self.batches)
+        return self
 
 
 def tensorrt() -> Any:
@@ -100,14 +142,14 @@ def _start(trt: Any, kind: Callable[[Any], Any]) -> Any:
         return kind(log)
     except TypeError:  # pybind11's way to say that the library returned nothing
         raise UserError(
-            f"TensorRT {trt.__version__} does not start on {_device()['name']}: {log.take()}; often the driver "
+            f"TensorRT {trt.__version__} does not start on {_device().name}: {log.take()}; often the driver "
             f"({_driver()}) is too old for it, or TensorRT no longer supports the GPU"
         ) from None
 
 
-def _device() -> dict[str, str]:
+def _device() -> Gpu:
     major, minor = torch.cuda.get_device_capability()
-    return {"name": torch.cuda.get_device_name(), "compute_capability": f"{major}.{minor}"}
+    return Gpu(name=torch.cuda.get_device_name(), compute_capability=f"{major}.{minor}")
 
 
 def _driver() -> str:
@@ -120,7 +162,7 @@ def _driver() -> str:
     return answer[0] if answer else "unknown"
 
 
-def build_engine(onnx_path: Path, engine_path: Path, *, batches: tuple[int, int, int] = BATCHES) -> dict[str, Any]:
+def build_engine(onnx_path: Path, engine_path: Path, *, batches: tuple[int, int, int] = BATCHES) -> Sidecar:
     """Builds an engine of an ONNX classifier for this machine's GPU; tensors have the types of the ONNX graph.
 
     float32 means float32: TF32, which TensorRT allows itself otherwise, is off. Timings are kept in the cache.
@@ -140,26 +182,28 @@ def build_engine(onnx_path: Path, engine_path: Path, *, batches: tuple[int, int,
     trt = tensorrt()
     onnx_bytes = onnx_path.read_bytes()
     inputs, outputs, metadata = _read_onnx(onnx_bytes)
-    contract = read_contract(str(onnx_path), inputs, outputs, metadata, declared={})
+    ours = read_metadata(str(onnx_path), metadata)
+    contract = read_contract(str(onnx_path), inputs, outputs, ours, declared={})
     device = _device()
-    notice(f"building a TensorRT {trt.__version__} engine for {device['name']}, which takes minutes the first time")
+    notice(f"building a TensorRT {trt.__version__} engine for {device.name}, which takes minutes the first time")
     start = time.perf_counter()
     engine = _build(trt, onnx_path, onnx_bytes, contract, batches)
     seconds = time.perf_counter() - start
-    sidecar = {
-        "format": FORMAT,
-        METADATA_KEY: contract.metadata,
-        "input": asdict(inputs[0]),
-        "output": asdict(outputs[0]),
-        "batches": list(batches),
-        "versions": versions() | {"tensorrt": trt.__version__, "cuda": torch.version.cuda, "driver": _driver()},
-        "device": device,
-        "engine": {"sha256": _sha256(engine), "bytes": len(engine)},
-        "onnx": {"sha256": _sha256(onnx_bytes)},
-        "seconds": round(seconds, 1),
-    }
+    found = versions() | {"tensorrt": trt.__version__, "cuda": torch.version.cuda, "driver": _driver()}
+    sidecar = Sidecar(
+        format=1,
+        ncfmkit=ours or NoMetadata(),
+        input=inputs[0],
+        output=outputs[0],
+        batches=batches,
+        versions=SidecarVersions.model_validate(found),
+        device=device,
+        engine=EngineFile(sha256=_sha256(engine), bytes=len(engine)),
+        onnx=SourceFile(sha256=_sha256(onnx_bytes)),
+        seconds=round(seconds, 1),
+    )
     write_atomic(engine_path, engine)
-    write_json(sidecar_path(engine_path), sidecar)
+    sidecar.write(sidecar_path(engine_path))
     notice(f"built in {seconds:.0f} s, for {batches[0]} to {batches[2]} images at once")
     return sidecar
 
@@ -202,7 +246,7 @@ def _port(value: Any) -> Port:
     tensor = value.type.tensor_type
     lengths = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
     kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    return Port(name=value.name, type=f"tensor({kind})", shape=lengths)
+    return Port(name=value.name, type=f"tensor({kind})", shape=tuple(lengths))
 
 
 def _build(trt: Any, onnx_path: Path, onnx_bytes: bytes, contract: Contract, batches: tuple[int, int, int]) -> bytes:
@@ -240,7 +284,7 @@ def _add_profile(builder: Any, config: Any, contract: Contract, batches: tuple[i
 
 def _timing_cache_path(trt: Any) -> Path:
     device = _device()
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{device['name']}-{device['compute_capability']}-{trt.__version__}")
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{device.name}-{device.compute_capability}-{trt.__version__}")
     return writable(cache_dir() / "tensorrt") / f"{name}.timing"
 
 
@@ -266,13 +310,13 @@ def open_engine(path: Path) -> "EngineSession":
     trt = tensorrt()
     sidecar, contract = _read_sidecar(path)
     engine = path.read_bytes()
-    if _sha256(engine) != sidecar["engine"]["sha256"]:
+    if _sha256(engine) != sidecar.engine.sha256:
         raise _unusable(path, f"it is not the engine that {sidecar_path(path).name} describes: its sha256 differs")
-    built = sidecar["versions"]["tensorrt"]
+    built = sidecar.versions.tensorrt
     if built != trt.__version__:
         raise _unusable(path, f"it was built with TensorRT {built}, here is {trt.__version__}")
-    if sidecar["device"] != _device():
-        raise _unusable(path, f"it was built for {_spoken(sidecar['device'])}, here is {_spoken(_device())}")
+    if sidecar.device != _device():
+        raise _unusable(path, f"it was built for {_spoken(sidecar.device)}, here is {_spoken(_device())}")
     return EngineSession(path, trt, engine, sidecar, contract)
 
 
@@ -283,27 +327,23 @@ def _unusable(path: Path, why: str) -> UserError:
     )
 
 
-def _spoken(device: dict[str, str]) -> str:
-    return f"{device['name']} (compute capability {device['compute_capability']})"
+def _spoken(device: Gpu) -> str:
+    return f"{device.name} (compute capability {device.compute_capability})"
 
 
-def _read_sidecar(path: Path) -> tuple[dict[str, Any], Contract]:
+def _read_sidecar(path: Path) -> tuple[Sidecar, Contract]:
     """What an engine's sidecar says, checked, and the contract in it."""
     where = sidecar_path(path)
     if not where.is_file():
         raise _unusable(path, f"its sidecar {where.name} is missing")
     try:
-        sidecar = json.loads(where.read_bytes())
-        if sidecar["format"] != FORMAT:
-            raise ValueError(f"format {sidecar['format']!r}, expected {FORMAT}")
-        _check_batches(sidecar["batches"])
-        ports = [Port(**sidecar[end]) for end in ("input", "output")]
-        metadata = {METADATA_KEY: json.dumps(sidecar[METADATA_KEY])}
-        contract = read_contract(str(path), ports[:1], ports[1:], metadata, declared={})
-        if not all(isinstance(sidecar[group][key], str) for group, key in COMPARED):
-            raise TypeError(f"expected text in {COMPARED}")
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise _unusable(path, f"its sidecar {where.name} is damaged, or of a newer ncfmkit ({error!r})") from None
+        sidecar = Sidecar.model_validate_json(where.read_bytes())
+        ours = sidecar.ncfmkit if isinstance(sidecar.ncfmkit, ModelMetadata) else None
+        contract = read_contract(str(path), [sidecar.input], [sidecar.output], ours, declared={})
+    except (ValidationError, UserError) as error:
+        lines = problems(error)[:MOST_SHOWN] if isinstance(error, ValidationError) else [str(error)]
+        why = f"its sidecar {where.name} is damaged, or of a newer ncfmkit ({'; '.join(lines)})"
+        raise _unusable(path, why) from None
     return sidecar, contract
 
 
@@ -323,11 +363,11 @@ class EngineSession:
 
     provider = "tensorrt"
 
-    def __init__(self, path: Path, trt: Any, engine: bytes, sidecar: dict[str, Any], contract: Contract):
+    def __init__(self, path: Path, trt: Any, engine: bytes, sidecar: Sidecar, contract: Contract):
         self.path, self.contract = path, contract
-        self.placement: dict[str, Counter] = {}
-        self._batches = sidecar["batches"]
-        self._scores_dtype = TYPES[sidecar["output"]["type"]][1]
+        self.placement: dict[str, Counter[str]] = {}
+        self._batches = sidecar.batches
+        self._scores_dtype = TYPES[sidecar.output.type][1]
         self._log = _log(trt)
         start = time.perf_counter()
         self._stream = torch.cuda.Stream()  # on torch's default stream TensorRT would synchronize the whole device
@@ -340,11 +380,11 @@ class EngineSession:
         self(np.zeros((self._batches[0], *contract.image_shape), np.uint8))
         self.seconds = time.perf_counter() - start
 
-    def _check_ports(self, trt: Any, sidecar: dict[str, Any]) -> None:
+    def _check_ports(self, trt: Any, sidecar: Sidecar) -> None:
         """Raises UserError if the engine's own tensors are others than the sidecar's, for which memory is taken."""
         expected = {
-            sidecar[end]["name"]: (mode, getattr(trt.DataType, TYPES[sidecar[end]["type"]][0]))
-            for end, mode in (("input", trt.TensorIOMode.INPUT), ("output", trt.TensorIOMode.OUTPUT))
+            port.name: (mode, getattr(trt.DataType, TYPES[port.type][0]))
+            for port, mode in ((sidecar.input, trt.TensorIOMode.INPUT), (sidecar.output, trt.TensorIOMode.OUTPUT))
         }
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         found = {n: (self._engine.get_tensor_mode(n), self._engine.get_tensor_dtype(n)) for n in names}

@@ -5,31 +5,37 @@ Nothing here imports torch before it is needed, so that the memory of models tha
 Shapes: N images, C channels, H = W side, K classes.
 """
 
-import json
 import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import Contract
-from ncfmkit.exporters.sessions import open_session
+from ncfmkit.exporters.sessions import Device, open_session
 from ncfmkit.exporters.table import EXPORTERS
 from ncfmkit.exporters.turns import take_turns
 from ncfmkit.progress import track
+from ncfmkit.records import Record, SparseRecord
 
 ENGINE_SUFFIX = EXPORTERS["tensorrt"].suffix
 EAGER, COMPILED = "torch eager", "torch.compile"
 LARGEST_BATCH = 65_536  # images per timed call
 FOOTPRINT_SECONDS = 900  # for a process that opens the model and runs it twice
+MEMORY_IS: dict[Device, str] = {
+    "cpu": "peak resident memory of a separate process, minus its memory before opening the model",
+    "cuda": "device memory in use after a separate process ran it, minus that before it opened the model",
+}
 Call = Callable[[], Any]  # returns when the scores are there
 Bind = Callable[[np.ndarray], Call]  # of uint8 images [N, C, H, W]
 
@@ -39,7 +45,7 @@ class Runner(Protocol):
 
     contract: Contract
     seconds: float
-    placement: dict[str, Any]
+    placement: dict[str, Counter[str]]
 
     def __call__(self, images_NCHW: np.ndarray) -> np.ndarray: ...
 
@@ -81,6 +87,54 @@ class TimingConfig:
     def __post_init__(self) -> None:
         if self.batches[:1] != (1,) or list(self.batches) != sorted(set(self.batches)):
             raise ValueError(f"batches: expected rising numbers from 1 on, got {self.batches}")
+
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Timing(SparseRecord):
+    """Calls of one contender with one batch size. Percentiles are linear between calls."""
+
+    batch: Annotated[int, Field(ge=1)]  # images
+    calls: Annotated[int, Field(ge=1)]
+    p50_ms: Positive
+    p95_ms: Positive
+    p99_ms: Positive
+    images_per_second: Positive  # by the median
+    times: dict[str, Positive]  # images per second as multiples of torch's, by the name of torch's row
+
+
+class Footprint(SparseRecord):
+    """What a fresh process needed to open a model, or a student with torch, and to run it."""
+
+    cold_start_seconds: NotNegative | None  # opening and the first answer, with the libraries imported before
+    memory_bytes: Annotated[int, Field(ge=0)] | None  # see MEMORY_IS; None: the system does not tell
+    failed: str  # why neither is known, or ""
+
+
+class SpeedRow(SparseRecord):
+    """One contender: the model on a provider, or the student by torch."""
+
+    name: str
+    absent: str = ""  # why it was not timed, or ""
+    failed: str = ""  # why its start and memory are not known, or ""
+    batches: tuple[Timing, ...] = ()
+    cold_start_seconds: NotNegative | None = None
+    engine_build_seconds: NotNegative | None = None
+    compile_seconds: NotNegative | None = None
+    memory_bytes: Annotated[int, Field(ge=0)] | None = None
+
+
+class SpeedSection(SparseRecord):
+    """All contenders on one device."""
+
+    device: str
+    memory_is: str  # a value of MEMORY_IS
+    largest_batch: Annotated[int, Field(ge=1)]  # that memory was measured with
+    rows: tuple[SpeedRow, ...]
+    stopped: str  # at which batch something failed, memory perhaps, and how; or ""
+    others_cpu: Annotated[float, Field(ge=0, le=1)] | None  # share of the CPUs that other processes used; None: unknown
 
 
 def parse_batches(batches: str | Sequence[int]) -> tuple[int, ...]:
@@ -141,23 +195,33 @@ def _timed(call: Call, clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def summary(seconds: np.ndarray, batch: int) -> dict[str, Any]:
-    """Percentiles in milliseconds (linear between calls), and images per second by the median."""
+def summary(seconds: np.ndarray, batch: int, times: Mapping[str, float]) -> Timing:
+    """Percentiles and rate of the calls that took these seconds."""
     p50, p95, p99 = (1000 * np.percentile(seconds, (50, 95, 99))).tolist()
-    return {
-        "batch": batch,
-        "calls": len(seconds),
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
-        "images_per_second": 1000 * batch / p50,
-    }
+    return Timing(
+        batch=batch,
+        calls=len(seconds),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        images_per_second=1000 * batch / p50,
+        times=dict(times),
+    )
+
+
+@dataclass
+class _Contender:
+    """What becomes a `SpeedRow`."""
+
+    absent: str = ""
+    compile_seconds: float | None = None
+    batches: list[Timing] = field(default_factory=list)
 
 
 def time_device(
-    device: str, runners: Mapping[str, Runner], student: Any, images_NCHW: np.ndarray, config: TimingConfig
-) -> dict[str, Any]:
-    """Rows of timings: the runners, and the student by torch, eager and compiled, on the same device by turns.
+    device: Device, runners: Mapping[str, Runner], student: Any, images_NCHW: np.ndarray, config: TimingConfig
+) -> SpeedSection:
+    """Times the runners, and the student by torch, eager and compiled, on the same device by turns.
 
     Args:
         device: cpu or cuda.
@@ -166,21 +230,22 @@ def time_device(
         images_NCHW: uint8, repeated where a batch is larger.
 
     Returns:
-        `rows`, each with `name`, `absent` (why it was not timed, or ""), `compile_seconds`, room for what
-        :func:`footprint` finds, and `batches`: as :func:`summary` says, with `times` by the name of torch's rows: how
-        many times as many images per second. `stopped`: at which batch something failed, memory perhaps, and how; or
-        "". `others_cpu`: the fraction of the machine's CPUs that other processes used meanwhile; None: not known.
+        A section whose rows lack what :func:`footprint` finds.
     """
-    rows = {name: _row(name) for name in runners}
+    import torch
+
+    from ncfmkit.runtime import device_name
+
+    contenders = {name: _Contender() for name in runners}
     binds: dict[str, Bind] = {name: runner.bound for name, runner in runners.items()}
     stopped = ""
     with exact_float32(device):
         if student is not None:
             feed = next(iter(runners.values())).contract.feed
-            rows |= {EAGER: _row(EAGER), COMPILED: _row(COMPILED)}
+            contenders |= {EAGER: _Contender(), COMPILED: _Contender()}
             network = student.to(device)
             binds[EAGER] = _bind_torch(network, device, feed)
-            compiled = _compile(network, device, feed, images_NCHW, config.batches, rows[COMPILED])
+            compiled = _compile(network, device, feed, images_NCHW, config.batches, contenders[COMPILED])
             binds |= {COMPILED: compiled} if compiled else {}
         before = _cpu_seconds()
         with track(f"timing on {device}", len(config.batches)) as bar:
@@ -191,10 +256,37 @@ def time_device(
                 except Exception as error:  # out of memory has many names; what was timed before is kept
                     stopped = f"batch {batch}: {_first_line(error)}"
                     break
-                _enter(rows, seconds, batch)
+                for name, values in seconds.items():
+                    contenders[name].batches.append(summary(values, batch, _times(name, seconds)))
                 bar.advance(note=f"batch {batch}")
         others = _others_share(before, _cpu_seconds())
-    return {"rows": list(rows.values()), "stopped": stopped, "others_cpu": others}
+    rows = (
+        SpeedRow(
+            name=name,
+            absent=found.absent,
+            failed="",
+            batches=tuple(found.batches),
+            cold_start_seconds=None,
+            engine_build_seconds=None,
+            compile_seconds=found.compile_seconds,
+            memory_bytes=None,
+        )
+        for name, found in contenders.items()
+    )
+    return SpeedSection(
+        device=device_name(torch.device(device)),
+        memory_is=MEMORY_IS[device],
+        largest_batch=config.batches[-1],
+        rows=tuple(rows),
+        stopped=stopped,
+        others_cpu=others,
+    )
+
+
+def _times(name: str, seconds: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """How many times as fast a contender is as each of torch's, by the medians; nothing for torch's own."""
+    others = [other for other in (EAGER, COMPILED) if other in seconds and name not in (EAGER, COMPILED)]
+    return {other: float(np.median(seconds[other]) / np.median(seconds[name])) for other in others}
 
 
 def _cpu_seconds() -> tuple[float, float, float] | None:
@@ -220,18 +312,6 @@ def _others_share(before: tuple[float, ...] | None, after: tuple[float, ...] | N
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-
-
-def _row(name: str) -> dict[str, Any]:
-    unknown = ("cold_start_seconds", "engine_build_seconds", "compile_seconds", "memory_bytes")
-    return {"name": name, "absent": "", "failed": "", "batches": [], **dict.fromkeys(unknown)}
-
-
-def _enter(rows: dict[str, dict[str, Any]], seconds: dict[str, np.ndarray], batch: int) -> None:
-    for name, values in seconds.items():
-        others = [other for other in (EAGER, COMPILED) if other in seconds and name not in (EAGER, COMPILED)]
-        times = {other: float(np.median(seconds[other]) / np.median(values)) for other in others}
-        rows[name]["batches"].append(summary(values, batch) | {"times": times})
 
 
 def _batch(images_NCHW: np.ndarray, count: int) -> np.ndarray:
@@ -261,15 +341,15 @@ def _compile(
     feed: Callable[[np.ndarray], np.ndarray],
     images_NCHW: np.ndarray,
     batches: Sequence[int],
-    row: dict[str, Any],
+    found: _Contender,
 ) -> Bind | None:
-    """The compiled network's bind, with the seconds of its first calls in `row`; or None, and why."""
+    """The compiled network's bind, with the seconds of its first calls in `found`; or None, and why."""
     import torch
 
     from ncfmkit.runtime import Runtime, compiler_missing
 
-    row["absent"] = compiler_missing(torch.device(device))
-    if row["absent"]:
+    found.absent = compiler_missing(torch.device(device))
+    if found.absent:
         return None
     runtime = Runtime(device=torch.device(device), precision="fp32", compile=True, why="timing")
     bind = _bind_torch(runtime.compiled(network), device, feed)
@@ -280,9 +360,9 @@ def _compile(
                 seconds += _timed(bind(_batch(images_NCHW, batch)), time.perf_counter)
                 bar.advance()
         except Exception as error:  # whatever a compiler on the user's machine raises: eager is still to be timed
-            row["absent"] = f"torch.compile failed: {_first_line(error)}"
+            found.absent = f"torch.compile failed: {_first_line(error)}"
             return None
-    row["compile_seconds"] = seconds
+    found.compile_seconds = seconds
     return bind
 
 
@@ -303,83 +383,82 @@ def exact_float32(device: str) -> Iterator[None]:
         convolutions.allow_tf32, products.allow_tf32 = before
 
 
-MEMORY_IS = {
-    "cpu": "peak resident memory of a separate process, minus its memory before opening the model",
-    "cuda": "device memory in use after a separate process ran it, minus that before it opened the model",
-}
+class Job(Record):
+    """What :func:`footprint` has a process of its own do: with a provider a model, else a student by torch."""
+
+    path: str
+    device: Device
+    batch: int  # images, after the first answer
+    threads: int
+    provider: str | None = None  # and of a model
+    declared: dict[str, str] = Field(default_factory=dict)  # as :func:`open_model` has it
+    layout: str = ""  # of a student
+    output: str = ""
 
 
-def footprint(job: dict[str, Any]) -> dict[str, Any]:
-    """What a fresh process needs to open a model, or a student with torch, and to run it.
-
-    Args:
-        job: `path`, `device` (cpu or cuda), `batch`, `threads`; and for a model `provider` and `declared` as
-            :func:`open_model` has them, for a student `layout` and `output`.
-
-    Returns:
-        `cold_start_seconds`: opening and the first answer, with the libraries imported before; `memory_bytes`: what
-        opening and running 1 and `batch` images added, see `MEMORY_IS`, None where the system does not tell; `failed`:
-        why neither is known, or "".
-    """
+def footprint(job: Job) -> Footprint:
+    """What a fresh process needs to open a model, or a student with torch, and to run 1 and then `batch` images."""
     code = "import sys; from ncfmkit.exporters import timing; timing.print_footprint(sys.argv[1])"
-    command = [sys.executable, "-c", code, json.dumps(job)]
+    command = [sys.executable, "-c", code, job.model_dump_json()]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
-    failed = {"cold_start_seconds": None, "memory_bytes": None}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=FOOTPRINT_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return failed | {"failed": str(error)}
+        return _unknown(str(error))
     if done.returncode:
-        return failed | {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
-    return json.loads(done.stdout.splitlines()[-1])
+        return _unknown((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+    return Footprint.model_validate_json(done.stdout.splitlines()[-1])
+
+
+def _unknown(why: str) -> Footprint:
+    return Footprint(cold_start_seconds=None, memory_bytes=None, failed=why)
 
 
 def print_footprint(text: str) -> None:
     """What the process of its own does: prints its figures as JSON."""
-    job = json.loads(text)
-    opening = _prepare_model(job) if "provider" in job else _prepare_student(job)
+    job = Job.model_validate_json(text)
+    opening = _prepare_student(job) if job.provider is None else _prepare_model(job, job.provider)
     _forget_peak()
-    before = _memory(job["device"])
+    before = _memory(job.device)
     start = time.perf_counter()
     answer, shape = opening()
     answer(np.zeros((1, *shape), np.uint8))
     seconds = time.perf_counter() - start
-    answer(np.zeros((job["batch"], *shape), np.uint8))
-    after = _memory(job["device"])
+    answer(np.zeros((job.batch, *shape), np.uint8))
+    after = _memory(job.device)
     seconds = getattr(answer, "seconds", seconds)  # a session's own leaves out the check of its placement
     grown = None if before is None or after is None else max(0, after - before)
-    print(json.dumps({"cold_start_seconds": seconds, "memory_bytes": grown, "failed": ""}))
+    print(Footprint(cold_start_seconds=seconds, memory_bytes=grown, failed="").model_dump_json())
 
 
 Opening = Callable[[], tuple[Callable[[np.ndarray], Any], Sequence[int]]]  # what answers, shape of one image
 
 
-def _prepare_model(job: dict[str, Any]) -> Opening:
-    if not job["path"].endswith(ENGINE_SUFFIX):
+def _prepare_model(job: Job, provider: str) -> Opening:
+    if not job.path.endswith(ENGINE_SUFFIX):
         from ncfmkit.exporters.sessions import missing
 
-        missing(job["provider"])  # loads the libraries
+        missing(provider)  # loads the libraries
 
     def opening() -> tuple[Callable[[np.ndarray], Any], Sequence[int]]:
-        runner = open_model(Path(job["path"]), job["provider"], threads=job["threads"], declared=job["declared"])
+        runner = open_model(Path(job.path), provider, threads=job.threads, declared=job.declared)
         return runner, runner.contract.image_shape
 
     return opening
 
 
-def _prepare_student(job: dict[str, Any]) -> Opening:
+def _prepare_student(job: Job) -> Opening:
     import torch
 
     from ncfmkit.exporters.student import load_student
 
-    if job["threads"]:
-        torch.set_num_threads(job["threads"])
+    torch.set_num_threads(job.threads)
 
     def opening() -> tuple[Callable[[np.ndarray], Any], Sequence[int]]:
-        student = load_student(Path(job["path"]))
-        contract = student.contract(layout=job["layout"], output=job["output"])
-        deployed = student.deployed(layout=job["layout"], output=job["output"]).to(job["device"])
-        bind = _bind_torch(deployed, job["device"], contract.feed)
+        student = load_student(Path(job.path))
+        contract = student.contract(layout=job.layout, output=job.output)
+        deployed = student.deployed(layout=job.layout, output=job.output).to(job.device)
+        bind = _bind_torch(deployed, job.device, contract.feed)
         return lambda images_NCHW: bind(images_NCHW)(), contract.image_shape
 
     return opening

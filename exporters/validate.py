@@ -4,7 +4,6 @@ Shapes: N images, C channels, H = W side, K classes.
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,18 +15,27 @@ import numpy as np
 import torch
 
 from ncfmkit import interrupts
-from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import timing
 from ncfmkit.exporters.accuracy import BATCH, agreement, by_class, score, tally
-from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, format_shape
+from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, NoMetadata, format_shape
 from ncfmkit.exporters.matching_data import check_classes, open_fitting
 from ncfmkit.exporters.onnx import graph_facts
 from ncfmkit.exporters.report import write_report
-from ncfmkit.exporters.sessions import PROVIDERS, engine_folder, missing, onnxruntime
+from ncfmkit.exporters.results import (
+    Conditions,
+    DataFacts,
+    ModelFacts,
+    ProviderRun,
+    Reference,
+    Run,
+    StudentRun,
+    Validation,
+)
+from ncfmkit.exporters.sessions import PROVIDERS, Device, engine_folder, missing, onnxruntime
 from ncfmkit.exporters.student import Student, load_student
-from ncfmkit.exporters.timing import ENGINE_SUFFIX, Runner, TimingConfig, open_model
-from ncfmkit.files import check_free_folder, sha256_of, write_json
+from ncfmkit.exporters.timing import ENGINE_SUFFIX, Runner, SpeedRow, SpeedSection, TimingConfig, open_model
+from ncfmkit.files import check_free_folder, sha256_of
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import read_settings, split_arguments
 from ncfmkit.real.store import RealData, Split
@@ -63,7 +71,7 @@ class Opened:
     built: bool | None  # whether opening it built its engine; None: this provider builds none
 
     @property
-    def device(self) -> str:
+    def device(self) -> Device:
         return PROVIDERS[self.provider].device
 
 
@@ -82,7 +90,7 @@ def validate(
     threads: int | None = None,
     force: bool = False,
     **overrides: Any,
-) -> dict[str, Any]:
+) -> Validation:
     """Runs a model on the whole test split and times it; writes the results and a report to a folder.
 
     Args:
@@ -103,16 +111,16 @@ def validate(
             :func:`ncfmkit.distill`.
 
     Returns:
-        What `validation.json` holds: `providers` (a row each with `accuracy` in [0, 1]), `speed`, `failures` (empty if
-        all holds), ...
+        What `validation.json` holds, as a record: `providers` (a row each with `accuracy` in [0, 1]), `speed`,
+        `failures` (empty if all holds), ...; `to_dict()` gives plain JSON values.
 
     Raises:
         UserError: anything that the user can mend; nothing is left behind.
 
     Example:
         >>> result = ncfmkit.validate("student.onnx", data="digits", against="student.safetensors", speed=False)
-        >>> result["providers"][0]["accuracy"], result["failures"]
-        (0.951, [])
+        >>> result.providers[0].accuracy, result.failures
+        (0.951, ())
     """
     model = Path(model)
     source, changes = split_arguments(data, overrides)
@@ -140,38 +148,42 @@ def validate(
         replaces = config.out.exists()
         real = open_fitting(str(config.model), contract, source, settings)
         test = real.test_split()
-        reference = None
+        ran = None
         if student is not None:
-            check_classes(f"--against {student.path}", student.metadata["classes"], real.name, real.classes)
-            reference = _run_student(student, test, models)
-            known = {"accuracy": reference["accuracy"], "what": "the student's in this run"}
-        rows = [_run_model(config.model, model, test, reference, known, real.classes) for model in models]
-        result: dict[str, Any] = {
-            "model": _about_model(config.model, contract),
-            "data": _about_data(real, test),
-            "student": reference and {k: v for k, v in reference.items() if k != "scores"},
-            "reference": known,
-            "providers": rows,
-            "left_out": left_out,
-            "max_accuracy_drop": config.max_accuracy_drop,
-            "conditions": _conditions(),
-            "speed": None,
-            "complete": config.timing is None,
-        }
-        result["failures"] = accuracy_failures(result)
+            check_classes(f"--against {student.path}", student.manifest.classes, real.name, real.classes)
+            ran = _run_student(student, test, models)
+            known = Reference(accuracy=ran.run.accuracy, what="the student's in this run")
+        rows = tuple(
+            _run_model(config.model, model, test, ran.scores_NK if ran else None, known, real.classes)
+            for model in models
+        )
+        result = Validation(
+            model=_about_model(config.model, contract),
+            data=_about_data(real, test),
+            student=ran.run if ran else None,
+            reference=known,
+            providers=rows,
+            left_out=left_out,
+            max_accuracy_drop=config.max_accuracy_drop,
+            conditions=_conditions(),
+            speed=None,
+            complete=config.timing is None,
+            failures=tuple(accuracy_failures(ran.run if ran else None, rows, known, config.max_accuracy_drop)),
+        )
         if config.timing is not None:
             if not replaces:  # timing takes minutes: what is known is written, and outlives a Ctrl-C
                 _write(config.out, result)
             with interrupts.keeping(lambda: None if replaces else f"interrupted: {config.out} has no speeds yet"):
-                result |= {"speed": _speed(config, config.timing, models, student, test), "complete": True}
+                sections = _speed(config, config.timing, models, student, test)
+            result = result.model_copy(update={"speed": sections, "complete": True})
         _write(config.out, result)
     return result
 
 
-def _write(folder: Path, result: dict[str, Any]) -> None:
+def _write(folder: Path, result: Validation) -> None:
     with interrupts.held():
         folder.mkdir(exist_ok=True)
-        write_json(folder / RESULT_FILE, result)
+        result.write(folder / RESULT_FILE)
         write_report(folder / REPORT_FILE, result)
 
 
@@ -270,14 +282,22 @@ def load_own_student(path: Path, contract: Contract) -> Student:
             f"--against {path}: the student takes {student_takes}, the model {model_takes}: pass the student that the "
             "model was exported from"
         )
-    made_from = (contract.metadata.get("student") or {}).get("sha256")
+    made_from = contract.metadata.student.sha256 if contract.metadata else None
     if made_from is not None and made_from != student.sha256():
         notice(f"{path} is not the student that the model was exported from: its sha256 differs from the recorded one")
     return student
 
 
-def _run_student(student: Student, test: Split, models: Sequence[Opened]) -> dict[str, Any]:
-    """The student's results in float32 (no TensorFloat-32), with its scores, on a GPU if the model is run on one."""
+@dataclass(frozen=True, kw_only=True)
+class StudentScores:
+    """What became of the student on the test images, and its scores."""
+
+    run: StudentRun
+    scores_NK: np.ndarray
+
+
+def _run_student(student: Student, test: Split, models: Sequence[Opened]) -> StudentScores:
+    """The student in float32 (no TensorFloat-32), on a GPU if the model is run on one."""
     device = torch.device("cuda" if any(m.device == "cuda" for m in models) else "cpu")
     contract = models[0].runner.contract
     deployed = student.deployed(layout=contract.layout, output=contract.output).to(device)
@@ -288,50 +308,50 @@ def _run_student(student: Student, test: Split, models: Sequence[Opened]) -> dic
 
     with timing.exact_float32(device.type):
         scores_NK = score(answer, test.images, title=f"student on {device.type}")
-    return {
-        "name": "torch student, float32",
-        "path": str(student.path),
-        "device": device_name(device),
-        "network": describe_network(NetworkSettings(**student.metadata["network"])),
-        "recorded_accuracy": student.metadata.get("test_accuracy"),
-        **tally(scores_NK, test.labels),
-        "scores": scores_NK,
-    }
+    run = StudentRun(
+        name="torch student, float32",
+        path=str(student.path),
+        device=device_name(device),
+        network=describe_network(student.manifest.network.settings()),
+        recorded_accuracy=student.manifest.test_accuracy,
+        **dict(tally(scores_NK, test.labels)),
+    )
+    return StudentScores(run=run, scores_NK=scores_NK)
 
 
 def _run_model(
     path: Path,
     model: Opened,
     test: Split,
-    reference: dict[str, Any] | None,
-    known: dict[str, Any] | None,
+    student_NK: np.ndarray | None,
+    known: Reference | None,
     classes: Sequence[str],
-) -> dict[str, Any]:
+) -> ProviderRun:
     scores_NK = score(model.runner, test.images, title=f"accuracy on {model.provider}")
     counted = tally(scores_NK, test.labels)
-    row = {
-        "name": timing.runner_name(path, model.provider),
-        "provider": model.provider,
-        "device": device_name(torch.device(model.device)),
-        "placement": {where: dict(operators) for where, operators in model.runner.placement.items()},
-        **counted,
-        "classes": by_class(counted["confusion"], test.counts().tolist(), classes),
-        "accuracy_drop": None if known is None else 100 * (known["accuracy"] - counted["accuracy"]),
-    }
-    return row | (agreement(scores_NK, reference["scores"]) if reference else {})
+    return ProviderRun(
+        name=timing.runner_name(path, model.provider),
+        provider=model.provider,
+        device=device_name(torch.device(model.device)),
+        placement={where: dict(operators) for where, operators in model.runner.placement.items()},
+        classes=by_class(counted.confusion, test.counts().tolist(), classes),
+        accuracy_drop=None if known is None else 100 * (known.accuracy - counted.accuracy),
+        **dict(counted),
+        **({} if student_NK is None else dict(agreement(scores_NK, student_NK))),
+    )
 
 
-def _recorded_accuracy(config: ValidationConfig, contract: Contract) -> dict[str, Any] | None:
-    """What the accuracy is compared with where no student is given: `accuracy` and, in words, `what`; None: nothing.
+def _recorded_accuracy(config: ValidationConfig, contract: Contract) -> Reference | None:
+    """What the accuracy is compared with where no student is given.
 
     Raises:
         UserError: a gate is asked for and nothing is recorded.
     """
-    recorded = (contract.metadata.get("student") or {}).get("test_accuracy")
+    recorded = contract.metadata.student.test_accuracy if contract.metadata else None
     if recorded is not None:
         what = "the student's as recorded in the model, which does not say on which images"
         notice(f"without --against, accuracy is compared with {recorded:.2%}: {what}")
-        return {"accuracy": recorded, "what": what}
+        return Reference(accuracy=recorded, what=what)
     if config.max_accuracy_drop is not None:
         raise UserError(
             f"--max-accuracy-drop: {config.model} does not record its student's accuracy: pass --against STUDENT"
@@ -339,108 +359,110 @@ def _recorded_accuracy(config: ValidationConfig, contract: Contract) -> dict[str
     return None
 
 
-def accuracy_failures(result: dict[str, Any]) -> list[str]:
-    """What did not hold, one line each: scores that are not finite, and accuracy that dropped by more than allowed."""
+def accuracy_failures(
+    student: StudentRun | None, rows: Sequence[ProviderRun], reference: Reference | None, limit: float | None
+) -> list[str]:
+    """What did not hold, one line each: scores that are not finite, and accuracy that dropped by more than `limit`."""
     failures = []
-    student, limit = result["student"], result["max_accuracy_drop"]
-    if student is not None and student["non_finite"]:
+    if student is not None and student.non_finite:
         failures.append(_not_finite("the student", student))
-    for row in result["providers"]:
-        if row["non_finite"]:
-            failures.append(_not_finite(row["provider"], row))
-        if limit is not None and not row["accuracy_drop"] <= limit + 1e-9:
+    for row in rows:
+        if row.non_finite:
+            failures.append(_not_finite(row.provider, row))
+        if limit is None or reference is None or row.accuracy_drop is None:
+            continue
+        if row.accuracy_drop > limit + 1e-9:
             failures.append(
-                f"{row['provider']}: accuracy {row['accuracy']:.2%} is {row['accuracy_drop']:.2f} points below "
-                f"{result['reference']['accuracy']:.2%}, {result['reference']['what']}: allowed are {limit:g}"
+                f"{row.provider}: accuracy {row.accuracy:.2%} is {row.accuracy_drop:.2f} points below "
+                f"{reference.accuracy:.2%}, {reference.what}: allowed are {limit:g}"
             )
     return failures
 
 
-def _not_finite(who: str, row: dict[str, Any]) -> str:
-    return f"{who}: the scores of {row['non_finite']:,} of {row['images']:,} images are not finite"
+def _not_finite(who: str, run: Run) -> str:
+    return f"{who}: the scores of {run.non_finite:,} of {run.images:,} images are not finite"
 
 
 def _speed(
     config: ValidationConfig, how: TimingConfig, models: list[Opened], student: Student | None, test: Split
-) -> list[dict[str, Any]]:
+) -> tuple[SpeedSection, ...]:
     """Timings, cold starts and memory, per device."""
     contract = models[0].runner.contract
     sections = []
     for device in dict.fromkeys(m.device for m in models):
         here = {timing.runner_name(config.model, m.provider): m for m in models if m.device == device}
-        timed = timing.time_device(
+        section = timing.time_device(
             device,
             {name: m.runner for name, m in here.items()},
             student.deployed(layout=contract.layout, output=contract.output) if student else None,
             test.images,
             how,
         )
-        common = {"device": device, "batch": how.batches[-1], "threads": torch.get_num_threads()}
-        for row in timed["rows"]:
-            if (model := here.get(row["name"])) is not None:
-                job = {"path": str(config.model), "provider": model.provider, "declared": config.declared}
-            elif student is not None and row["name"] == timing.EAGER:
-                job = {"path": str(student.path), "layout": contract.layout, "output": contract.output}
-            else:
-                continue  # compiled torch
-            notice(f"cold start and memory of {row['name']}, in a separate process")
-            row |= timing.footprint(common | job)
+        common = timing.Job(path="", device=device, batch=how.batches[-1], threads=torch.get_num_threads())
+        rows: list[SpeedRow] = []
+        for row in section.rows:
+            model = here.get(row.name)
             if model is not None:
-                row["engine_build_seconds"] = _build_seconds(config.model, model, row["cold_start_seconds"])
-        conditions = {"memory_is": timing.MEMORY_IS[device], "largest_batch": how.batches[-1]}
-        sections.append({"device": device_name(torch.device(device))} | conditions | timed)
-    return sections
+                what = {"path": str(config.model), "provider": model.provider, "declared": config.declared}
+            elif student is not None and row.name == timing.EAGER:
+                what = {"path": str(student.path), "layout": contract.layout, "output": contract.output}
+            else:  # compiled torch
+                rows.append(row)
+                continue
+            notice(f"cold start and memory of {row.name}, in a separate process")
+            found = dict(timing.footprint(common.model_copy(update=what)))
+            if model is not None:
+                found["engine_build_seconds"] = _build_seconds(config.model, model, found["cold_start_seconds"])
+            rows.append(row.model_copy(update=found))
+        sections.append(section.model_copy(update={"rows": tuple(rows)}))
+    return tuple(sections)
 
 
 def _build_seconds(path: Path, model: Opened, cold_start: float | None) -> float | None:
     """Of an engine, as recorded when it was built; of ONNX Runtime's TensorRT, the first opening, which built the
     engine, less a later one that found it in the cache; None: nothing was built now."""
     if path.suffix == ENGINE_SUFFIX:
-        from ncfmkit.exporters.tensorrt import sidecar_path
+        from ncfmkit.exporters.tensorrt import Sidecar, sidecar_path
 
-        return json.loads(sidecar_path(path).read_bytes()).get("seconds")
+        return Sidecar.read(sidecar_path(path)).seconds
     if not model.built or cold_start is None:
         return None
     return max(0.0, model.runner.seconds - cold_start)
 
 
-def _about_model(path: Path, contract: Contract) -> dict[str, Any]:
-    facts = _graph_facts(path)
-    return {
-        "path": str(path),
-        "bytes": facts["bytes"],
-        "sha256": sha256_of(path),
-        "opset": facts["opset"],
-        "layout": contract.layout,
-        "channels": contract.channels,
-        "size": contract.size,
-        "output": contract.output,
-        "classes": contract.class_count,
-        "metadata": contract.metadata,
-    }
+def _about_model(path: Path, contract: Contract) -> ModelFacts:
+    opset, size = None, path.stat().st_size
+    if path.suffix != ENGINE_SUFFIX and find_spec("onnx") is not None:
+        facts = graph_facts(path)
+        opset, size = facts.opset, facts.bytes
+    return ModelFacts(
+        path=str(path),
+        bytes=size,
+        sha256=sha256_of(path),
+        opset=opset,
+        layout=contract.layout,
+        channels=contract.channels,
+        size=contract.size,
+        output=contract.output,
+        classes=contract.class_count,
+        metadata=contract.metadata or NoMetadata(),
+    )
 
 
-def _graph_facts(path: Path) -> dict[str, Any]:
-    """Opset and bytes; an engine has no opset, and without the onnx package there is nothing to tell it."""
-    if path.suffix == ENGINE_SUFFIX or find_spec("onnx") is None:
-        return {"opset": None, "bytes": path.stat().st_size}
-    return graph_facts(path)
+def _about_data(real: RealData, test: Split) -> DataFacts:
+    return DataFacts(
+        name=real.name,
+        fingerprint=real.fingerprint,
+        images=len(test.images),
+        classes=tuple(real.classes),
+        size=real.size,
+        channels=real.channels,
+        skipped=real.skipped,
+    )
 
 
-def _about_data(real: RealData, test: Split) -> dict[str, Any]:
-    return {
-        "name": real.name,
-        "fingerprint": real.fingerprint,
-        "images": len(test.images),
-        "classes": list(real.classes),
-        "size": real.size,
-        "channels": real.channels,
-        "skipped": real.skipped,
-    }
-
-
-def _conditions() -> dict[str, Any]:
+def _conditions() -> Conditions:
     found = versions()
     with contextlib.suppress(UserError):
         found["onnxruntime"] = onnxruntime().__version__
-    return {"threads": torch.get_num_threads(), "versions": found, "batch": BATCH}
+    return Conditions(threads=torch.get_num_threads(), versions=found, batch=BATCH)

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from ncfmkit.jobs.evaluate import evaluate
     from ncfmkit.jobs.inspect import inspect
     from ncfmkit.jobs.pack import pack
+    from ncfmkit.jobs.push import push
     from ncfmkit.jobs.train import train
     from ncfmkit.jobs.unpack import unpack
     from ncfmkit.jobs.verify import verify
-    from ncfmkit.sets.loading import load
-    from ncfmkit.sets.set_file import save
+    from ncfmkit.sets.set_file import load, save
     from ncfmkit.sets.synthetic import SyntheticSet
 
 _HOMES = {
@@ -40,9 +40,10 @@ _HOMES = {
     "evaluate": "ncfmkit.jobs.evaluate",
     "export": "ncfmkit.exporters.export",
     "inspect": "ncfmkit.jobs.inspect",
-    "load": "ncfmkit.sets.loading",
+    "load": "ncfmkit.sets.set_file",
     "pack": "ncfmkit.jobs.pack",
     "predict": "ncfmkit.exporters.predict",
+    "push": "ncfmkit.jobs.push",
     "resume": "ncfmkit.jobs.distill",
     "save": "ncfmkit.sets.set_file",
     "train": "ncfmkit.jobs.train",
@@ -67,6 +68,7 @@ __all__ = [
     "load",
     "pack",
     "predict",
+    "push",
     "resume",
     "save",
     "train",

@@ -601,6 +601,17 @@ def current_names(table: Mapping[str, Any]) -> dict[str, Any]:
     return table
 
 
+def known_names(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table that another version's :func:`to_dict` wrote, without what is no setting here."""
+    table = current_names(table)
+    known = {
+        name: {key: value for key, value in table[name].items() if f"{name}.{key}" in SETTINGS}
+        for name in SECTIONS
+        if isinstance(table.get(name), Mapping)
+    }
+    return {key: table[key] for key in ("recipe", "seed") if key in table} | known
+
+
 def from_dict(table: Mapping[str, Any]) -> Settings:
     """The settings that :func:`to_dict` wrote, now or in an earlier version."""
     table = current_names(table)

@@ -11,7 +11,7 @@ class CheckFailed(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, result: dict[str, Any] | None = None):
+    def __init__(self, message: str, result: Any = None):
         super().__init__(message)
         self.result = result
 

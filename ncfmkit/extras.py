@@ -1,4 +1,9 @@
-"""How messages name the command that installs an optional part of ncfmkit."""
+"""Optional parts of ncfmkit: their import, and how messages name the command that installs them."""
+
+import importlib
+from types import ModuleType
+
+from ncfmkit.errors import UserError
 
 _ONNX = ("onnx>=1.18", "onnxscript>=0.5")
 EXTRAS: dict[str, tuple[str, ...]] = {  # as pyproject.toml has them for Linux x86-64
@@ -17,3 +22,15 @@ def install(extra: str) -> str:
     """
     packages = " ".join(f'"{package}"' for package in EXTRAS[extra])
     return f"pip install {packages} (the extra {extra!r})"
+
+
+def import_optional(module: str, extra: str, use: str) -> ModuleType:
+    """A library of an extra; `use` begins the message: "hf://me/birds is read by the library".
+
+    Raises:
+        UserError: it does not import.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{use} {module}, which does not import here ({error}): {install(extra)}") from None

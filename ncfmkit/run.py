@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_free_folder, write_atomic, write_json
+from ncfmkit.files import check_free_folder, write_atomic
 from ncfmkit.progress import notice
+from ncfmkit.records import problems
+from ncfmkit.run_records import MetricsRow, RunInfo, Scores
 
 KEPT_CHECKPOINTS = 2
 # what `ncfmkit distill` writes into a run directory: --force replaces no folder that holds anything else
@@ -26,7 +29,6 @@ ENTRIES = {
     *("run.json", "metrics.jsonl", "checkpoint", "lock", "scores.json", "synthetic.safetensors"),
     *("preview.png", "curves.png", "report.html"),
 }
-REQUIRED_INFO = {"arguments", "baselines", "compile", "data", "device", "precision", "seed", "settings", "status"}
 DIGEST_BYTES = 32  # sha256 of the rest, at the end of a checkpoint
 
 
@@ -37,6 +39,7 @@ class RunDirectory:
         self.path = path
         self.info_file = path / "run.json"
         self.metrics_file = path / "metrics.jsonl"
+        self.scores_file = path / "scores.json"
         self.checkpoints = path / "checkpoint"
 
     @staticmethod
@@ -61,7 +64,7 @@ class RunDirectory:
                 pass
 
     @classmethod
-    def create(cls, path: Path, info: dict[str, Any], *, force: bool = False) -> "RunDirectory":
+    def create(cls, path: Path, info: RunInfo, *, force: bool = False) -> "RunDirectory":
         """A new run directory with its `run.json`.
 
         With `force`, a run that is there stays beside it as `NAME.old` until :meth:`finish`.
@@ -74,9 +77,9 @@ class RunDirectory:
                     older = [path.name for path in run.replaced()]
                     earlier = next_free(path.parent, f"{path.name}.old")
                     os.rename(path, earlier)
-                    info = info | {"replaces": [earlier.name, *older]}
+                    info = info.model_copy(update={"replaces": (earlier.name, *older)})
                 path.mkdir(parents=True, exist_ok=True)
-                write_json(run.info_file, info)
+                info.write(run.info_file)
         except OSError as error:
             raise UserError(f"cannot make the run directory {path}: {error.strerror}") from None
         return run
@@ -84,12 +87,12 @@ class RunDirectory:
     def replaced(self) -> list[Path]:
         """The runs that were here before, and are kept until this one is done."""
         try:
-            names = self.info()["replaces"]
-        except (UserError, KeyError, OSError):
+            names = self.info().replaces
+        except UserError:
             return []
         pattern = rf"{re.escape(self.path.name)}\.old(-\d+)?"  # a file of others is no reason to delete other folders
-        names = [n for n in names if isinstance(n, str) and re.fullmatch(pattern, n)] if isinstance(names, list) else []
-        return [p for p in map(self.path.with_name, names) if p.is_dir() and not _foreign_entries(p)]
+        paths = [self.path.with_name(name) for name in names if re.fullmatch(pattern, name)]
+        return [path for path in paths if path.is_dir() and not _foreign_entries(path)]
 
     def finish(self) -> None:
         """The run is done: those that it replaces are deleted."""
@@ -131,34 +134,61 @@ class RunDirectory:
         with lock:
             yield
 
-    def info(self) -> dict[str, Any]:
-        try:
-            info = json.loads(self.info_file.read_bytes())
-        except ValueError as error:
-            raise UserError(f"{self.info_file} is damaged: {error}") from None
-        if not isinstance(info, dict) or not info.keys() >= REQUIRED_INFO:
-            raise UserError(f"{self.info_file} is not what `ncfmkit distill` writes: expected {sorted(REQUIRED_INFO)}")
-        return info
+    def info(self) -> RunInfo:
+        """What `run.json` holds.
 
-    def update(self, **changes: Any) -> None:
-        """Sets keys of `run.json`."""
-        write_json(self.info_file, self.info() | changes)
+        Raises:
+            UserError: it is damaged.
+        """
+        return RunInfo.read(self.info_file)
 
-    def append_metrics(self, row: dict[str, Any]) -> None:
+    def scores(self) -> Scores | None:
+        """What `scores.json` holds; None: the run is not scored.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        return Scores.read(self.scores_file) if self.scores_file.exists() else None
+
+    def to_dict(self) -> dict[str, object]:
+        """`run.json`, and below `scores` what `scores.json` holds, where there is one."""
+        scores = self.scores()
+        return self.info().to_dict() | ({"scores": scores.to_dict()} if scores else {})
+
+    def update(self, **changes: object) -> None:
+        """Sets fields of `run.json`."""
+        self.info().model_copy(update=changes).write(self.info_file)
+
+    def append_metrics(self, row: MetricsRow) -> None:
         """Adds one line to `metrics.jsonl`."""
         try:
             with open(self.metrics_file, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(_line(row))
         except OSError as error:
             raise UserError(f"cannot write {self.metrics_file}: {error.strerror}") from None
 
-    def metrics(self) -> list[dict[str, Any]]:
-        return read_metrics(self.metrics_file) if self.metrics_file.exists() else []
+    def metrics(self) -> list[MetricsRow]:
+        """The rows of `metrics.jsonl`; a last line cut short by a crash is passed over, no file means no rows.
 
-    def cut_metrics(self, steps: int) -> list[dict[str, Any]]:
+        Raises:
+            UserError: a line before the last is damaged.
+        """
+        lines = self.metrics_file.read_bytes().splitlines() if self.metrics_file.is_file() else []
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                rows.append(MetricsRow.model_validate_json(line))
+            except ValidationError as error:
+                if number == len(lines):
+                    break
+                wrong = "; ".join(problems(error))
+                raise UserError(f"{self.metrics_file} line {number}: {wrong}: mend or delete the line") from None
+        return rows
+
+    def cut_metrics(self, steps: int) -> list[MetricsRow]:
         """Drops what was logged after `steps` steps, as on resuming; returns what is left."""
-        rows = [row for row in self.metrics() if row["step"] <= steps]
-        write_atomic(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        rows = [row for row in self.metrics() if row.step <= steps]
+        write_atomic(self.metrics_file, "".join(map(_line, rows)).encode())
         return rows
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
@@ -198,6 +228,10 @@ def _foreign_entries(path: Path) -> list[str]:
     names = sorted(entry.name for entry in path.iterdir())
     others = re.compile(r"\..*\.tmp|events\.out\.tfevents\..*")  # of a process that was killed; of TensorBoard
     return [name for name in names if "run.json" not in names or not (name in ENTRIES or others.fullmatch(name))]
+
+
+def _line(row: MetricsRow) -> str:
+    return json.dumps(row.to_dict()) + "\n"
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -269,35 +303,3 @@ def deferred_interrupts(unit: str = "step") -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
     if stop_requested:
         raise KeyboardInterrupt
-
-
-def load_run(path: Path) -> dict[str, Any]:
-    """`run.json` and, where there is one, `scores.json` of a run directory."""
-    run = RunDirectory.open(path)
-    scores = path / "scores.json"
-    return run.info() | ({"scores": json.loads(scores.read_text(encoding="utf-8"))} if scores.exists() else {})
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; a last line cut short by a crash is passed over, no file means no rows.
-
-    Raises:
-        UserError: a line before the last is not a JSON object.
-    """
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().splitlines()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("not an object")
-        except ValueError:
-            if number == len(lines):
-                break
-            raise UserError(
-                f"{path} line {number}: expected a JSON object, got {line[:60]!r}: mend or delete it"
-            ) from None
-        rows.append(row)
-    return rows

@@ -233,11 +233,16 @@ def accuracy_seconds(models: StackedModels, data: LabeledImages, *, batch: int =
     return one * math.ceil(len(data) / size)
 
 
-@torch.no_grad()
 def accuracy(models: StackedModels, data: LabeledImages, *, batch: int = 256) -> list[float]:
     """Top-1 accuracy of each network of the stack on `data`, fractions in [0, 1]."""
+    return (class_hits(models, data, batch=batch).sum(1) / len(data)).tolist()
+
+
+@torch.no_grad()
+def class_hits(models: StackedModels, data: LabeledImages, *, batch: int = 256) -> np.ndarray:
+    """How many images of each class each network of the stack gets right, int64 `[R, K]`."""
     device = models.runtime.device
-    correct_R = torch.zeros(models.size, dtype=torch.int64, device=device)
+    hits_RK = torch.zeros(models.size, data.classes, dtype=torch.int64, device=device)
     size = min(batch, len(data))
     for start in range(0, len(data), size):
         index = np.minimum(np.arange(start, start + size), len(data) - 1)
@@ -245,5 +250,5 @@ def accuracy(models: StackedModels, data: LabeledImages, *, batch: int = 256) ->
         guess_RB = models.logits(x_BCHW.expand(models.size, *x_BCHW.shape)).argmax(-1)
         real = min(size, len(data) - start)  # the last batch is padded with its last image, which does not count
         label_B = data.labels[torch.from_numpy(index[:real])].to(device)
-        correct_R += (guess_RB[:, :real] == label_B).sum(1)
-    return (correct_R.double() / len(data)).tolist()
+        hits_RK.index_add_(1, label_B, (guess_RB[:, :real] == label_B).long())
+    return hits_RK.cpu().numpy()

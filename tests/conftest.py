@@ -33,8 +33,10 @@ from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData, Split
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import student_file
+from ncfmkit.scoring.student_manifest import NetworkRecord, StudentManifest, TrainedOn
 from ncfmkit.scoring.students import train_student
 from ncfmkit.sets import quantize, set_file
+from ncfmkit.sets.manifest import Training, with_digests
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
 
@@ -150,7 +152,10 @@ def build_set(
     seed: int = 0,
     **changes: Any,
 ) -> SyntheticSet:
-    """Random stored images of `build_real`'s classes with a whole manifest, which `changes` changes."""
+    """Random stored images of `build_real`'s classes; `changes` are keys of its manifest, as plain JSON values.
+
+    The training record is that of the settings, unless it is given.
+    """
     rng, count = np.random.default_rng(seed), len(classes) * ipc
     decoded = int(decode_mask(kind, factor, ipc, budget).sum())
     images = rng.integers(0, 256, (count, channels, size, size), dtype=np.uint8)
@@ -161,9 +166,9 @@ def build_set(
         changes = {"pixels": how} | changes
     distill = DistillSettings(ipc=ipc, factor=factor, decode=kind, decoded_per_class=budget)
     logits = rng.normal(size=(len(classes) * decoded, len(classes))).astype(np.float16) if soft else None
-    manifest = {
+    content: dict[str, Any] = {
         "kind": "synthetic set",
-        "format": 1 if bits is None and not soft else 2,
+        "value_range": [0, 255],
         "tool": "ncfmkit tests",
         "name": f"tiny-ipc{ipc}",
         "classes": list(classes),
@@ -171,17 +176,28 @@ def build_set(
         "decode": {"kind": kind, "factor": factor, "budget": budget},
         "mean": [0.5, 0.4, 0.3][:channels],
         "std": [0.2, 0.25, 0.3][:channels],
-        "value_range": [0, 255],
         "source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": None},
         "settings": to_dict(Settings(network=TINY_NETWORK, distill=distill)),
         "score": None,
     }
+    content |= changes
+    if "training" not in content:
+        content["training"] = Training.of(content["settings"]).to_dict()
+    labels, images_NCHW = torch.arange(len(classes)).repeat_interleave(ipc), torch.from_numpy(images)
+    tensors = {"labels": labels}
+    if levels is None:
+        tensors["images"] = images_NCHW
+    else:
+        tensors |= {"pixels": torch.from_numpy(quantize.packed(images, levels, bits or 8))}
+        tensors |= {"levels": torch.from_numpy(levels)}
+    if logits is not None:
+        tensors["soft_labels"] = torch.from_numpy(logits)
     return SyntheticSet(
-        images=torch.from_numpy(images),
-        labels=torch.arange(len(classes)).repeat_interleave(ipc),
-        manifest=manifest | changes,
-        soft_labels=None if logits is None else torch.from_numpy(logits),
-        levels=None if levels is None else torch.from_numpy(levels),
+        images=images_NCHW,
+        labels=labels,
+        manifest=with_digests(content, tensors),
+        soft_labels=tensors.get("soft_labels"),
+        levels=tensors.get("levels"),
     )
 
 
@@ -195,20 +211,20 @@ def write_student(path: Path, real: RealData, network: NetworkSettings = TINY_NE
         state, _ = train_student(data, build, settings, test=None, seed=0, runtime=runtime)
     else:
         state = fresh_state(build, 0)
-    metadata = {
-        "kind": "student",
-        "tool": "ncfmkit tests",
-        "network": to_dict(network),
-        "channels": real.channels,
-        "size": real.size,
-        "mean": list(real.mean),
-        "std": list(real.std),
-        "classes": list(real.classes),
-        "test_accuracy": 0.75,
-        "trained_on": {"name": "tiny-ipc1", "sha256": {"images": "0" * 64}, "manifest_sha256": "1" * 64},
-        "training": {"seed": 0},
-    }
-    student_file.save(state, metadata, path)
+    manifest = StudentManifest(
+        kind="student",
+        tool="ncfmkit tests",
+        network=NetworkRecord(**to_dict(network)),
+        channels=real.channels,
+        size=real.size,
+        mean=tuple(map(float, real.mean)),
+        std=tuple(map(float, real.std)),
+        classes=tuple(real.classes),
+        test_accuracy=0.75,
+        trained_on=TrainedOn(name="tiny-ipc1", sha256={"images": "0" * 64}, manifest_sha256="1" * 64),
+        training={"seed": 0},
+    )
+    student_file.save(state, manifest, path)
     return path
 
 

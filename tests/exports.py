@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from ncfmkit.config import Settings
+from ncfmkit.exporters import timing
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.exporters.student import Student
+from ncfmkit.files import METADATA_KEY, digest
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
 from ncfmkit.scoring import student_file
@@ -29,10 +32,27 @@ def images_of(count: int, channels: int = 3, size: int = SIDE, seed: int = 3) ->
 
 def logits_in_float64(path: Path, images: np.ndarray) -> np.ndarray:
     """The student's own logits of pixels, all in float64, without any code of the exporters."""
-    network, metadata = student_file.load(path)
-    mean, std = (np.array(metadata[k])[:, None, None] for k in ("mean", "std"))
+    network, manifest = student_file.load(path)
+    mean, std = (np.array(values)[:, None, None] for values in (manifest.mean, manifest.std))
     with torch.no_grad():
         return network.double()(torch.from_numpy((images / 255 - mean) / std)).numpy()
+
+
+@contextmanager
+def little_memory(most: int) -> Iterator[None]:
+    """Fails if this process's resident memory grows by more bytes meanwhile, where the system tells it."""
+    timing._forget_peak()
+    before = timing._memory("cpu")
+    yield
+    after = timing._memory("cpu")
+    assert before is None or after is None or after - before < most, f"{(after - before) >> 20} MiB"
+
+
+def write_any_student(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, Any]) -> Path:
+    """A student's file with any metadata, the digests those of the parameters."""
+    whole = {"sha256": {name: digest(tensor) for name, tensor in state.items()}} | metadata
+    path.write_bytes(safetensors.torch.save(state, metadata={METADATA_KEY: json.dumps(whole)}))
+    return path
 
 
 _TRACES: dict[str, bytes] = {}
@@ -48,7 +68,8 @@ def traced_once() -> Iterator[None]:
     def to_onnx(student: Student, **how: Any) -> Any:
         import onnx
 
-        parts = [student.metadata[key] for key in ("sha256", "network", "size", "mean", "std")]
+        manifest = student.manifest.to_dict()
+        parts = [manifest[key] for key in ("sha256", "network", "size", "mean", "std")]
         key = json.dumps([parts, how], sort_keys=True)
         if key not in _TRACES:
             _TRACES[key] = trace(student, **how).SerializeToString()

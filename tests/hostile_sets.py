@@ -9,21 +9,21 @@ from typing import Any
 from conftest import build_set
 from mutations import Link, Tree
 
-from ncfmkit.sets import loading, package, set_file
-from ncfmkit.sets.package import MANIFEST, SUMS, Packing
+from ncfmkit.errors import CheckFailed, UserError
+from ncfmkit.jobs.verify import verify
+from ncfmkit.sets import package, set_file
+from ncfmkit.sets.package import SUMS, Packing
 from ncfmkit.sets.synthetic import SyntheticSet
 
-LICENSED: dict[str, Any] = {"source": {"name": "tiny", "fingerprint": "tiny-0", "train_images": 21, "license": "mit"}}
 OUTSIDE = "outside.txt"  # beside the set, in no package
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A valid set of 2 classes with 2 images of 4 x 4 pixels each."""
+    """A valid set of 2 classes with 2 images of 4 x 4 pixels each: the one file, or a package that is all of that."""
 
-    layout: str | None  # none: the one file
+    packed: bool
     set: dict[str, Any]
-    packing: dict[str, Any]
 
     def build(self) -> SyntheticSet:
         few = {"recipe": None, "seed": 0, "distill": {"steps": 1}}  # so that other keys are changed as often
@@ -31,14 +31,10 @@ class Subject:
 
 
 SUBJECTS = {
-    "file": Subject(None, {}, {}),
-    "file-soft": Subject(None, {"soft": True, "kind": "bound", "budget": 7}, {}),
-    "file-bits": Subject(None, {"soft": True, "bits": 3, "channels": 1}, {}),
-    "safetensors": Subject("safetensors", {"soft": True}, {}),
-    "webdataset": Subject("webdataset", {"soft": True}, {}),
-    "webdataset-decoded": Subject("webdataset", {"bits": 5}, {"images": "decoded", "encoding": "webp"}),
-    "parquet": Subject("parquet", {"soft": True, **LICENSED}, {}),
-    "png": Subject("png", {"soft": True, "channels": 1}, {}),
+    "file": Subject(False, {}),
+    "file-soft": Subject(False, {"soft": True, "kind": "bound", "budget": 7}),
+    "file-bits": Subject(False, {"soft": True, "bits": 3, "channels": 1}),
+    "package": Subject(True, {"soft": True}),
 }
 
 
@@ -52,14 +48,12 @@ def sums(tree: Tree) -> bytes:
     return "".join(lines).encode()
 
 
-def manifest_of(tree: Tree) -> dict[str, Any]:
-    """What a package or a file says about itself."""
-    if isinstance(told := tree.get(MANIFEST), bytes):
-        return json.loads(told)
-    content = tree[set_file.FILE_NAME]  # a folder with this file alone is as good as the file
+def told_by(content: bytes | Link | None) -> dict[str, Any]:
+    """The manifest in a file."""
     assert isinstance(content, bytes)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return json.loads(header["__metadata__"]["ncfmkit"])
+    told: dict[str, Any] = json.loads(header["__metadata__"]["ncfmkit"])
+    return told
 
 
 def with_metadata(content: bytes | Link | None, text: str) -> bytes:
@@ -72,20 +66,23 @@ def with_metadata(content: bytes | Link | None, text: str) -> bytes:
 
 
 def load(path: Path) -> SyntheticSet:
-    """As `loading.load`, with the rule that a set comes without problems and problems without a set."""
-    result, problems = loading.read(path)
-    assert (result is None) == bool(problems)
-    return set_file.require_intact(path, result, problems)
+    """Checked as by `ncfmkit verify`, then loaded."""
+    if path.is_dir():
+        try:
+            verify(path)
+        except CheckFailed as error:
+            raise UserError(str(error)) from None
+    return set_file.load(path)
 
 
 def prepared(parent: Path, subject: Subject) -> tuple[Path, Path, SyntheticSet]:
     """The folder of a set, what is read in it, and what that gives; all libraries are loaded then."""
     root, result = parent / "set", subject.build()
     (parent / OUTSIDE).write_text("not to be read")
-    if subject.layout is None:
+    if subject.packed:
+        package.write(result, root, Packing(layout="safetensors"))
+    else:
         root.mkdir()
         set_file.save(result, root / set_file.FILE_NAME)
-    else:
-        package.write(result, root, Packing(layout=subject.layout, **subject.packing))
-    path = root / set_file.FILE_NAME if subject.layout is None else root
+    path = root if subject.packed else root / set_file.FILE_NAME
     return root, path, load(path)

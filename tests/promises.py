@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from conftest import build_set
+from recorded import score
 
 from ncfmkit.config import Settings
 from ncfmkit.jobs import evaluate
 from ncfmkit.jobs.evaluate import settings_for
+from ncfmkit.run_records import Accuracy, Scores
 from ncfmkit.sets import set_file
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -35,7 +37,10 @@ class Scored:
         self.seen: list[SyntheticSet] = []
         monkeypatch.setattr(evaluate, "Scoring", lambda **_: self)
 
-    def __call__(self, result: SyntheticSet) -> tuple[dict[str, Any], Settings]:
+    def __call__(self, result: SyntheticSet) -> tuple[Scores, Settings]:
         self.seen.append(result)
-        row = PROMISED | {"last": {"mean": self.mean, "std": 0.01, "values": []}}
-        return {"rows": [row]}, settings_for(result, self.overrides)
+        row = score("distilled", 0.7, n=3, network="convnet-2 width 8").model_copy(
+            update={"epochs": 2, "last": Accuracy(mean=self.mean, std=0.01, values=())}
+        )
+        scores = Scores(device="cpu", precision="fp32", versions={}, rows=(row,))
+        return scores, settings_for(result, self.overrides)

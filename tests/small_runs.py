@@ -12,6 +12,7 @@ from ncfmkit.jobs import distill as distill_job
 from ncfmkit.jobs.evaluate import evaluate_real, settings_for
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.store import RealData
+from ncfmkit.run_records import Scores
 from ncfmkit.runtime import choose_runtime
 from ncfmkit.sets import set_file
 
@@ -58,7 +59,7 @@ def opened(settings: Settings, data: str = "digits") -> RealData:
     return DataArguments(data=data).open(settings)
 
 
-def evaluate_on(data: str, result: Any, settings: Settings, **how: Any) -> dict[str, Any]:
+def evaluate_on(data: str, result: Any, settings: Settings, **how: Any) -> Scores:
     return evaluate_real(result, opened(settings, data), settings, choose_runtime(settings.runtime), **how)
 
 

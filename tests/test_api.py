@@ -18,7 +18,7 @@ from small_runs import make_folder
 import ncfmkit
 from ncfmkit.errors import UserError
 from ncfmkit.real.arguments import DataArguments
-from ncfmkit.run import load_run
+from ncfmkit.run import RunDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY: dict[str, Any] = {
@@ -143,8 +143,11 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
         "inspect": lambda: ncfmkit.inspect(kind("copy.safetensors")),
         "evaluate": lambda: ncfmkit.evaluate(kind("run"), data=photos),
         "train": lambda: ncfmkit.train(kind("run"), out=kind("student.safetensors"), data=photos),
-        "pack": lambda: ncfmkit.pack(kind("run"), to="png", out=kind("packed"), score=True, data=photos, repeats=2),
+        "pack": lambda: ncfmkit.pack(
+            kind("run"), to="png", out=kind("packed"), license="mit", score=True, data=photos, repeats=2
+        ),
         "verify": lambda: ncfmkit.verify(kind("packed"), score=True, data=photos, data_root=kind("elsewhere")),
+        "push": lambda: ncfmkit.push(kind("packed"), "hf://me/packed", dry_run=True),
         "unpack": lambda: ncfmkit.unpack(kind("packed"), out=kind("unpacked.safetensors")),
         "convert": lambda: ncfmkit.convert(
             kind("images.pt"),
@@ -176,22 +179,23 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
     with traced_once():
         for name, call in calls.items():
             made[name] = call()
-    run = load_run(Path("run"))
-    assert (run["data"]["name"], run["data"]["train"], run["data"]["classes"]) == ("photos", 12, ["cat", "dog"])
-    assert run["arguments"]["data"] == str(Path("photos").absolute())
-    assert run["arguments"]["data_root"] == str(Path("elsewhere").absolute())
+    run = RunDirectory.open(Path("run")).info()
+    assert (run.data.name, run.data.train, run.data.classes) == ("photos", 12, ("cat", "dog"))
+    assert run.arguments["data"] == str(Path("photos").absolute())
+    assert run.arguments["data_root"] == str(Path("elsewhere").absolute())
     assert made["distill"].run_dir == made["resume"].run_dir == Path("run")
-    assert made["distill"].scores["rows"][0]["n"] == 1
+    assert made["distill"].scores.rows[0].n == 1
     assert Path("copy.safetensors").read_bytes() == Path("run/synthetic.safetensors").read_bytes()
     assert made["inspect"].summary["source"] == "photos, 12 training images"
-    assert made["evaluate"]["rows"][0]["n"] == 1
-    assert made["train"]["test_accuracy"] is not None
+    assert made["evaluate"].rows[0].n == 1
+    assert made["train"].test_accuracy is not None
     assert made["pack"][0] == Path("packed")
-    assert made["verify"]["measured"]["n"] == 2
+    assert made["verify"].measured.n == 2
+    assert "train/cat/00000.png" in made["push"].files
     assert made["unpack"][0] == Path("unpacked.safetensors")
-    assert made["convert"][1].manifest["source"]["name"] == "photos"
-    assert made["export"]["file"] == "student.onnx"
-    assert made["validate"]["data"]["name"] == "photos"
+    assert made["convert"][1].manifest.source.name == "photos"
+    assert made["export"].file == "student.onnx"
+    assert made["validate"].data.name == "photos"
     assert json.loads(Path("valid/validation.json").read_text(encoding="utf-8"))["failures"] == []
     assert len(made["predict"]) == 18
 
@@ -245,7 +249,7 @@ def test_distill_load_and_use(tmp_path: Path) -> None:
     dataset = small.as_dataset()
     assert len(dataset) == 80
     image, label = dataset[-1]
-    mean, std = small.manifest["mean"][0], small.manifest["std"][0]
+    mean, std = small.manifest.mean[0], small.manifest.std[0]
     torch.testing.assert_close(image, (images[-1] - mean) / std)
     assert int(label) == 9
     x_NCHW, y_N = next(iter(torch.utils.data.DataLoader(dataset, batch_size=16)))
@@ -259,8 +263,8 @@ def test_distill_load_and_use(tmp_path: Path) -> None:
 def test_baselines_as_text_or_names(tmp_path: Path) -> None:
     for number, baselines in enumerate(("none", ("none",), "random", ["random", " random "])):
         ncfmkit.distill("digits", out=tmp_path / str(number), baselines=baselines, **TINY)
-        expected = [] if number < 2 else ["random"]
-        assert load_run(tmp_path / str(number))["baselines"] == expected
+        expected = () if number < 2 else ("random",)
+        assert RunDirectory.open(tmp_path / str(number)).info().baselines == expected
 
 
 def test_errors_are_value_errors() -> None:

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ncfmkit import networks
-from ncfmkit.config import DistillSettings, NetworkSettings, PoolSettings, StudentSettings
+from ncfmkit.config import DistillSettings, NetworkSettings, PoolSettings, Settings, StudentSettings
 from ncfmkit.distillation import memory
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.memory import Plan, make_plan
@@ -22,7 +22,7 @@ from ncfmkit.distillation.step import distill_step
 from ncfmkit.images import labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import track
-from ncfmkit.run import REQUIRED_INFO, RunDirectory
+from ncfmkit.run import read_checkpoint, write_checkpoint
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import herded_subset
@@ -164,14 +164,13 @@ def devices(state: State) -> list[torch.device]:
 
 def test_a_resumed_state_is_where_it_was(prepare: Prepare, tmp_path: Path) -> None:
     """What a checkpoint brings from the CPU ends where the step that was saved had it, and costs no more waits."""
-    run = RunDirectory.create(tmp_path / "run", dict.fromkeys(REQUIRED_INFO))
     with fake_cuda.fake_cuda():
         problem, state, plan = prepare("bf16", sampler="learned")
         distill_step(problem, state, plan)
         before = devices(state)
         content = tree_map(lambda v: v.cpu() if isinstance(v, torch.Tensor) else v, state.state_dict())
-    run.save_checkpoint(content)
-    stored = run.load_checkpoint()
+    write_checkpoint(tmp_path / "step.pt", content)
+    stored = read_checkpoint(tmp_path / "step.pt")
     assert stored is not None
     with fake_cuda.fake_cuda() as recorder:
         problem, state, plan = prepare("bf16", sampler="learned")
@@ -212,8 +211,9 @@ def test_scores_and_herding(make_real: Callable, make_pool: Callable) -> None:
     with fake_cuda.fake_cuda():
         data = herded_subset(real, 3, pool.final[0], network, on("bf16"))
         test = labeled(real, real.test)
-        result = students.score([data] * 2, test, build, settings, seed=0, runtime=on("bf16"), title="")
-    assert result["n"] == 2
+        about = students.row_work("random", real, Settings(network=network, student=settings), stored=3, decoded=3)
+        row = students.score([data] * 2, test, build, settings, seed=0, runtime=on("bf16"), about=about)
+    assert row.n == 2
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,7 @@ def test_validate_on_cuda(student_path: Path, onnx_path: Path, tmp_path: Path, m
     result = validate.validate(
         onnx_path, data="tiny", out=tmp_path / "v", provider="cuda", against=student_path, batches=(1, 64)
     )
-    assert result["failures"] == []
-    assert result["providers"][0]["agreement"] == 1.0
-    assert [row["name"] for row in result["speed"][0]["rows"]][:2] == ["ONNX Runtime cuda", "torch eager"]
+    assert result.failures == ()
+    assert result.providers[0].agreement == 1.0
+    assert result.speed is not None
+    assert [row.name for row in result.speed[0].rows][:2] == ["ONNX Runtime cuda", "torch eager"]

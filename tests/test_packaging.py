@@ -58,13 +58,15 @@ def test_package_dir_maps_the_folders_that_exist(setuptools_table: dict) -> None
 def test_every_other_file_is_package_data(setuptools_table: dict) -> None:
     """What is no module, such as recipes, is installed as well."""
     data = setuptools_table["package-data"]
+    packages = {folder: name for name, folder in package_folders().items()}
     found = {
-        (name, file.name)
-        for name, folder in package_folders().items()
-        for file in folder.iterdir()
+        (packages[package], file.relative_to(package).as_posix())
+        for folder in HOMES
+        for file in (ROOT / folder).rglob("*")
         if file.is_file() and file.suffix not in (".py", ".pyc")
+        for package in [next(parent for parent in file.parents if parent in packages)]
     }
-    assert ("ncfmkit.recipes", "digits.toml") in found
+    assert found >= {("ncfmkit.recipes", "digits.toml"), ("ncfmkit.reports", "templates/layout.html")}
     missing = [(name, file) for name, file in found if not any(fnmatch(file, p) for p in data.get(name, []))]
     assert not missing
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from recorded import metrics, run_info, score
 
-from ncfmkit import run as runs
 from ncfmkit.errors import UserError
-from ncfmkit.run import RunDirectory, deferred_interrupts, next_free, read_metrics
+from ncfmkit.run import RunDirectory, deferred_interrupts, next_free
+from ncfmkit.run_records import PoolInfo
 
-INFO = dict.fromkeys(runs.REQUIRED_INFO)
+INFO = run_info()
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -118,7 +119,7 @@ def test_other_files_beside_checkpoints_stay(run: RunDirectory) -> None:
 
 
 def test_cut_metrics(run: RunDirectory) -> None:
-    rows = [{"step": step, "matching": 1.0 / step} for step in range(1, 8)]
+    rows = metrics(7)
     for row in rows:
         run.append_metrics(row)
     assert run.metrics() == rows
@@ -129,18 +130,19 @@ def test_cut_metrics(run: RunDirectory) -> None:
 
 
 def test_cut_metrics_drops_a_line_that_a_crash_cut_short(run: RunDirectory) -> None:
-    run.append_metrics({"step": 1})
+    first, second = metrics(2)
+    run.append_metrics(first)
     with open(run.metrics_file, "a", encoding="utf-8") as file:
         file.write('{"step": 2, "match')
-    assert run.cut_metrics(9) == [{"step": 1}]
-    run.append_metrics({"step": 2})
-    assert run.metrics() == [{"step": 1}, {"step": 2}]
+    assert run.cut_metrics(9) == [first]
+    run.append_metrics(second)
+    assert run.metrics() == [first, second]
 
 
 def test_metrics_that_cannot_be_written(run: RunDirectory) -> None:
     run.metrics_file.mkdir()
     with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl"):
-        run.append_metrics({"step": 1})
+        run.append_metrics(metrics(1)[0])
 
 
 def test_free(tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_another_run_is_refused(run: RunDirectory) -> None:
     with pytest.raises(UserError, match=r"already exists and holds a run: .*--resume"):
         RunDirectory.free(run.path)
     with pytest.raises(UserError, match="already exists and holds a run"):
-        RunDirectory.create(run.path, {"mine": 1})
+        RunDirectory.create(run.path, run_info(seed=5))
     assert run.info() == INFO
 
 
@@ -162,10 +164,10 @@ def content(folder: Path) -> set[str]:
 
 def test_force_keeps_the_earlier_run_until_the_new_one_is_done(run: RunDirectory) -> None:
     run.update(status="done")
-    new = RunDirectory.create(run.path, INFO | {"status": "new"}, force=True)
+    new = RunDirectory.create(run.path, run_info(status="new"), force=True)
     old = run.path.with_name("run.old")
-    assert RunDirectory.open(old).info()["status"] == "done"
-    assert new.info()["status"] == "new"
+    assert RunDirectory.open(old).info().status == "done"
+    assert new.info().status == "new"
     assert new.kept().endswith(f"continue with --resume {run.path}; until it is done, the earlier run stays in {old}")
     third = RunDirectory.create(run.path, INFO, force=True)  # the second was interrupted
     assert content(run.path.parent) == {
@@ -191,7 +193,7 @@ def test_force_replaces_nothing_but_a_run(run: RunDirectory) -> None:
     assert not run.path.with_name("run.old").exists()
 
 
-@pytest.mark.parametrize("said", [b"{", b"[]", b'{"replaces": 5}', json.dumps(INFO | {"replaces": [5]}).encode()])
+@pytest.mark.parametrize("said", [b"{", b"[]", b'{"replaces": 5}', b'{"replaces": [5]}'])
 def test_force_replaces_a_damaged_run(run: RunDirectory, said: bytes) -> None:
     run.info_file.write_bytes(said)
     RunDirectory.create(run.path, INFO, force=True).finish()
@@ -209,7 +211,7 @@ def test_a_run_says_in_vain_that_it_replaces_other_folders(run: RunDirectory, na
     victim = run.path.parent / name.removeprefix("../").removeprefix("run.old/../")
     RunDirectory.create(victim, INFO)
     (run.path.parent / "run.old").mkdir()
-    run.update(replaces=[name, "run.old"])
+    run.update(replaces=(name, "run.old"))
     run.finish()
     assert (victim / "run.json").exists()
 
@@ -261,7 +263,7 @@ def test_open_needs_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[]", b"{}"])
 def test_damaged_info(run: RunDirectory, content: bytes) -> None:
     run.info_file.write_bytes(content)
-    with pytest.raises(UserError, match=r"run\.json is (damaged|not what)"):
+    with pytest.raises(UserError, match=r"run\.json is damaged: "):
         RunDirectory.open(run.path).info()
 
 
@@ -301,8 +303,56 @@ def test_a_run_directory_that_is_not_writable(run: RunDirectory, monkeypatch: py
 
 
 def test_update_keeps_the_rest(run: RunDirectory) -> None:
-    run.update(status="done", pool={"key": "abc"})
-    assert run.info() == INFO | {"status": "done", "pool": {"key": "abc"}}
+    run.info_file.write_text(json.dumps(INFO.to_dict() | {"later": 1}))
+    pool = PoolInfo(key="abc", accuracies=(0.5, None), seconds=2.0)
+    run.update(status="done", pool=pool)
+    assert run.info().to_dict() == INFO.to_dict() | {"later": 1, "status": "done", "pool": pool.to_dict()}
+
+
+def test_all_that_is_wrong_with_a_damaged_info_is_said(run: RunDirectory) -> None:
+    wrong: dict[str, Any] = INFO.to_dict() | {"seed": "0", "status": 3}
+    wrong["data"]["counts"] = {"train": [1, -1]}
+    run.info_file.write_text(json.dumps(wrong))
+    with pytest.raises(UserError) as caught:
+        run.info()
+    said = str(caught.value)
+    for part in ("run.json is damaged:", "seed: input should be a valid integer, got '0'", "status: ", "train.1: "):
+        assert part in said
+
+
+OLDEST = {  # what the first version wrote
+    "ncfmkit": "0.1.0",
+    "arguments": {"data": "digits", "data_root": None, "download": False, "skip_bad": False},
+    "baselines": ["random"],
+    "data": {
+        "name": "digits",
+        "classes": ["0", "1"],
+        "train": 8,
+        "test": 4,
+        "size": 8,
+        "channels": 1,
+        "fingerprint": "abc",
+        "skipped": 0,
+    },
+    "settings": {"recipe": "digits"},
+    "seed": 0,
+    "device": "cpu",
+    "precision": "fp32",
+    "compile": False,
+    "versions": {"torch": "2.9.0"},
+    "status": "distilling",
+}
+
+
+def test_what_an_earlier_version_wrote_opens_and_is_kept(run: RunDirectory) -> None:
+    run.info_file.write_text(json.dumps(OLDEST))
+    info = run.info()
+    assert (info.threads, info.pool, info.timings, info.data.counts) == (None, None, None, {})
+    run.update(status="done")
+    assert (
+        json.loads(run.info_file.read_text()).items()
+        >= (OLDEST | {"status": "done", "data": info.data.to_dict()}).items()
+    )
 
 
 def test_next_free(tmp_path: Path) -> None:
@@ -371,23 +421,40 @@ def test_other_threads_leave_signals_alone() -> None:
     assert seen == [False, before]
 
 
-def metrics(steps: int) -> list[dict]:
-    return [{"step": i, "matching": 300.0 / (i + 1), "calibration": 2.0, "lr": 1e-3} for i in range(steps)]
-
-
-def test_read_metrics_passes_over_a_last_line_cut_short(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    assert read_metrics(path) == []
-    whole = "".join(json.dumps(row) + "\n" for row in metrics(3))
-    path.write_text(whole)
-    assert read_metrics(path) == metrics(3)
+def test_metrics_pass_over_a_last_line_cut_short(run: RunDirectory) -> None:
+    assert run.metrics() == []
+    for row in metrics(3):
+        run.append_metrics(row)
+    whole = run.metrics_file.read_text()
+    assert run.metrics() == metrics(3)
     for cut in range(1, 60):
-        path.write_text(whole[:-cut])
-        assert read_metrics(path) == metrics(3 if cut == 1 else 2), f"cut by {cut}"
+        run.metrics_file.write_text(whole[:-cut])
+        assert run.metrics() == metrics(3 if cut == 1 else 2), f"cut by {cut}"
 
 
-def test_read_metrics_refuses_damage_before_the_last_line(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0}\n{"st\n{"step": 2}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl line 2: expected a JSON object"):
-        read_metrics(path)
+@pytest.mark.parametrize("damage", ['{"st', '{"step": 1}', "[]", '{"step": 1, "matching": NaN}'])
+def test_damage_of_metrics_before_the_last_line_is_said(run: RunDirectory, damage: str) -> None:
+    for row in metrics(3):
+        run.append_metrics(row)
+    first, _, last = run.metrics_file.read_text().splitlines()
+    run.metrics_file.write_text("\n".join([first, damage, last]))
+    with pytest.raises(UserError, match=r"metrics\.jsonl line 2: .*: mend or delete the line"):
+        run.metrics()
+
+
+def test_scores(run: RunDirectory) -> None:
+    assert run.scores() is None
+    assert "scores" not in run.to_dict()
+    rows = [score("distilled", 0.5).to_dict(), score("random", 0.3).to_dict()]
+    for later in ("steps", "classes", "curve"):
+        del rows[1][later]
+    content = {"device": "cpu", "precision": "fp32", "versions": {}, "rows": rows}
+    run.scores_file.write_text(json.dumps(content))
+    scores = run.scores()
+    assert scores is not None
+    assert scores.rows[0] == score("distilled", 0.5)
+    assert (scores.rows[1].steps, scores.rows[1].classes, scores.rows[1].curve) == (None, None, None)
+    assert run.to_dict()["scores"] == scores.to_dict()
+    run.scores_file.write_text(json.dumps(content | {"rows": [rows[0] | {"n": 0}]}))
+    with pytest.raises(UserError, match=r"scores\.json is damaged: rows\.0\.n: .*greater than or equal to 1, got 0"):
+        run.scores()

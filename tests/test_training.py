@@ -19,7 +19,7 @@ from ncfmkit.errors import NonFiniteLossError
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import Tracker
-from ncfmkit.training import StackedModels, accuracy, batch_plan, fresh_state, train
+from ncfmkit.training import StackedModels, accuracy, batch_plan, class_hits, fresh_state, train
 
 PLAIN: dict[str, Any] = {"epochs": 3, "batch": 8, "augment": "none", "cutmix": 0.0, "milestones": ()}
 
@@ -182,15 +182,16 @@ def test_accuracy_equals_a_naive_count(real, runtime, batch: int) -> None:
     network = builder(real)()
     for state in states:
         network.load_state_dict(state)
-        correct = 0
+        correct = [0, 0, 0]
         for image, label in zip(real.test.images, [0] * 4 + [1] * 3 + [2] * 5, strict=True):
             x = (torch.from_numpy(image) / 255 - torch.tensor(real.mean).view(3, 1, 1)) / torch.tensor(real.std).view(
                 3, 1, 1
             )
-            correct += int(network(x[None])[0].argmax()) == label
-        expected.append(correct / 12)
-    assert accuracy(models, data, batch=batch) == pytest.approx(expected)
-    assert 0 < sum(expected) < 2
+            correct[label] += int(network(x[None])[0].argmax()) == label
+        expected.append(correct)
+    assert class_hits(models, data, batch=batch).tolist() == expected
+    assert accuracy(models, data, batch=batch) == [sum(correct) / 12 for correct in expected]
+    assert 0 < sum(map(sum, expected)) < 24
 
 
 def test_accuracy_counts_no_padding(runtime, real) -> None:

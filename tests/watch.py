@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from hypothesis import HealthCheck
 from mutations import Link, Tree
 
@@ -75,7 +74,6 @@ class Watch:
         self.cases = self.accepted = self.grown = 0
         self.refused: set[str] = set()  # the words of messages, without names, numbers and paths
         self.slowest = self.peak = 0.0
-        self.arrow = pa.default_memory_pool().max_memory()  # of tests before, in this process
 
     def read(self, reader: Callable[[], Any], *, traced: bool = False) -> Any:
         """What the reader gives; the message where it refuses with a UserError."""
@@ -113,7 +111,6 @@ class Watch:
         assert self.slowest < MOST_SECONDS
         assert self.peak < MOST_MEMORY
         assert self.grown < MOST_GROWTH * max(1, self.cases // 10_000)  # Hypothesis keeps what it has tried
-        assert pa.default_memory_pool().max_memory() <= max(MOST_MEMORY, self.arrow)
 
 
 def resident() -> int:

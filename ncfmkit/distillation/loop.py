@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,19 +27,19 @@ from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice, track
 from ncfmkit.real.store import RealData
 from ncfmkit.run import RunDirectory, deferred_interrupts
+from ncfmkit.run_records import MetricsRow, Timings
 from ncfmkit.runtime import Runtime
 
 TITLE = "distilling"
 LOGGED_STEPS = 1000  # lines of metrics.jsonl, at most about
 
-Row = dict[str, Any]  # of metrics.jsonl
-Callback = Callable[[Row], object]
+Callback = Callable[[MetricsRow], object]
 
 
 class Board(Protocol):
     """Where a run is shown beside metrics.jsonl, such as :class:`ncfmkit.reports.event_log.EventLog`."""
 
-    def add_row(self, row: Row) -> None: ...
+    def add_row(self, row: MetricsRow) -> None: ...
     def add_images(self, images_NCHW: np.ndarray, step: int) -> None: ...
     def close(self) -> None: ...
 
@@ -100,8 +100,7 @@ def distill(
         images_NCHW: initial images, float32 in [0, 1] `[C*M, ch, H, W]`, sorted by class.
         open_board: given the steps that are done, what else shows the rows of metrics.jsonl, and the images at
             checkpoints.
-        callback: called with each row of metrics.jsonl: `step`, `matching`, `calibration` (None without it), `lr`,
-            `seconds`. What it raises ends the run, once the state is saved.
+        callback: called with each row of metrics.jsonl. What it raises ends the run, once the state is saved.
 
     Returns:
         The images after the last step, float32 in [0, 1] on the runtime's device, same shape.
@@ -120,7 +119,7 @@ def distill(
         del stored
         notice(f"resuming after step {state.step} of {steps}")
     logged = run.cut_metrics(state.step)
-    spent = logged[-1]["seconds"] if logged else 0.0
+    spent = logged[-1].seconds if logged else 0.0
     if state.step < steps:
         budget = _budget(settings)
         notice(f"memory: {f'budget {format_bytes(budget)}' if budget else 'default budget'}; {plan.describe()}")
@@ -139,7 +138,7 @@ def distill(
             spent = time.monotonic() - start
             last, stop = state.step == steps, interrupted()
 
-            row = {"step": state.step, **dataclasses.asdict(losses), "seconds": spent}
+            row = MetricsRow(step=state.step, **dataclasses.asdict(losses), seconds=spent)
             logs = state.step % log_every == 0 or last
             if logs:
                 run.append_metrics(row)
@@ -164,7 +163,7 @@ def distill(
             if stop:
                 raise Interrupted(f"saved after step {state.step} of {steps}: continue with --resume {run.path}")
 
-    run.update(timings={"distill_seconds": round(spent, 2), "steps": steps})
+    run.update(timings=Timings(distill_seconds=round(spent, 2), steps=steps))
     return state.images.detach()
 
 

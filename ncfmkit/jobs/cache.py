@@ -1,6 +1,5 @@
 """`ncfmkit cache`: what the cache folder holds, and removing of it what nobody uses."""
 
-import json
 import math
 import re
 import shutil
@@ -8,13 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from ncfmkit import in_use
 from ncfmkit.config import DataSettings, NetworkSettings, PoolSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import cache_dir
 from ncfmkit.progress import shortened_list
+from ncfmkit.records import Record
 
 UNFINISHED = ".tmp-"  # begins the name of a store that is being written
 HOURS = {"h": 1, "d": 24, "w": 24 * 7}
@@ -30,6 +32,27 @@ class Entry:
     bytes: int
     last_use: float  # seconds since 1970
     used_as: Path  # what processes that use it hold, see in_use.py
+
+
+class StoreFacts(Record):
+    """What `store.json` says that people want to know."""
+
+    source: str
+    classes: tuple[str, ...]
+    offsets: dict[str, Annotated[tuple[int, ...], Field(min_length=1)]]  # of the classes, the last is the count
+    size: int
+    channels: int
+    settings: dict[str, object] = Field(default_factory=dict)
+
+
+class PoolFacts(Record):
+    """The same of `pool.json`."""
+
+    data_name: str
+    network: dict[str, object]
+    pool: dict[str, object]
+    seed: int
+    runtime: tuple[str, str, bool]  # device, precision, compiled
 
 
 @dataclass(frozen=True)
@@ -136,38 +159,39 @@ def _stores(cache: Path) -> Iterator[tuple[Path, str]]:
         if path.name.startswith(UNFINISHED):
             yield path, "a store that was not finished"
         elif path.name != "index":
-            yield path, _store(_facts(path / "store.json"))
+            yield path, _store(path / "store.json")
 
 
-def _store(facts: dict[str, Any]) -> str:
+def _store(file: Path) -> str:
     try:
-        images = sum(offsets[-1] for offsets in facts["offsets"].values())
-        color = "gray" if facts["channels"] == 1 else "rgb"
-        size, count = facts["size"], len(facts["classes"])
-        text = f"{facts['source']}: {images:,} images of {count} classes, {size}x{size} {color}"
-        return ", ".join([text, *_changed(facts.get("settings", {}), DataSettings())])
-    except (KeyError, TypeError, IndexError):
+        facts = StoreFacts.read(file)
+    except UserError:
         return "a damaged store"
+    images = sum(offsets[-1] for offsets in facts.offsets.values())
+    color = "gray" if facts.channels == 1 else "rgb"
+    text = f"{facts.source}: {images:,} images of {len(facts.classes)} classes, {facts.size}x{facts.size} {color}"
+    return ", ".join([text, *_changed(facts.settings, DataSettings())])
 
 
 def _pools(cache: Path) -> Iterator[tuple[Path, str]]:
     for path in (cache / "pools").glob("*/"):
         members = f"{len(list(path.glob('member-*.safetensors')))} members"
-        yield path, f"{_pool(_facts(path / 'pool.json'))}, {members}"
+        yield path, f"{_pool(path / 'pool.json')}, {members}"
 
 
-def _pool(facts: dict[str, Any]) -> str:
+def _pool(file: Path) -> str:
     try:
-        device, precision, _ = facts["runtime"]
-        network = facts["network"] | {"name": None}
-        text = f"{facts['data_name']}: {facts['network']['name']}"
-        changed = [*_changed(network, NetworkSettings()), *_changed(facts["pool"], PoolSettings())]
-        return ", ".join([text, *changed, f"seed {facts['seed']}", device, precision])
-    except (KeyError, TypeError, ValueError):
+        facts = PoolFacts.read(file)
+    except UserError:
         return "made by an earlier version"
+    device, precision, _ = facts.runtime
+    network = facts.network | {"name": None}
+    changed = [*_changed(network, NetworkSettings()), *_changed(facts.pool, PoolSettings())]
+    name = facts.network.get("name")
+    return ", ".join([f"{facts.data_name}: {name}", *changed, f"seed {facts.seed}", device, precision])
 
 
-def _changed(settings: dict[str, Any], default: Any) -> list[str]:
+def _changed(settings: dict[str, object], default: object) -> list[str]:
     """Settings that are not the defaults, as `size 64`."""
     defaults = to_dict(default)
     return [
@@ -175,14 +199,6 @@ def _changed(settings: dict[str, Any], default: Any) -> list[str]:
         for key, value in settings.items()
         if value is not None and value != defaults.get(key)
     ]
-
-
-def _facts(file: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def _compiled(cache: Path) -> Iterator[tuple[Path, str]]:

@@ -24,7 +24,7 @@ from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.sets import set_file
-from ncfmkit.sets.manifest import finished_set
+from ncfmkit.sets.manifest import Clipped, Converted, finished_set
 from ncfmkit.sets.released.pixel_values import Normalization, Values, to_bytes
 from ncfmkit.sets.released.read import Released, check_exists, read
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -129,7 +129,7 @@ def write_released(
 ) -> tuple[Path, SyntheticSet]:
     """As :func:`convert`, with real data that are open."""
     result = read_released(path, real, settings, reading)
-    out = out or Path(safe_name(result.manifest["name"]) + ".safetensors")
+    out = out or Path(safe_name(result.manifest.name) + ".safetensors")
     check_free(out, force=force)
     return out, dataclasses.replace(result, manifest=set_file.save(result, out, force=force))
 
@@ -155,11 +155,15 @@ def read_released(path: Path, real: RealData, settings: Settings, reading: Readi
     images_NCHW, clipped = to_bytes(released.images, order_N, values, real, normalization)
     _say(path, released, values, settings, clipped)
     result = finished_set(settings, real, torch.from_numpy(images_NCHW))
-    converted = _origin(path, released) | {"kind": released.kind, "values": values, "clipped": clipped}
-    if released.kind == "experiments":
-        converted["experiment"] = reading.experiment or 0
-    source = result.manifest["source"] | {"converted": converted}
-    result = dataclasses.replace(result, manifest=result.manifest | {"source": source})
+    converted = Converted(
+        **_origin(path, released),
+        kind=released.kind,
+        values=values,
+        clipped=Clipped(**clipped),
+        experiment=(reading.experiment or 0) if released.kind == "experiments" else None,
+    )
+    source = result.manifest.source.model_copy(update={"converted": converted})
+    result = dataclasses.replace(result, manifest=result.manifest.changed(source=source))
     return _with_soft_labels(path, result, released.soft_logits, order_N)
 
 
@@ -284,7 +288,7 @@ def _say(path: Path, released: Released, values: str, settings: Settings, clippe
         )
 
 
-def _origin(path: Path, released: Released) -> dict[str, Any]:
+def _origin(path: Path, released: Released) -> dict[str, str]:
     """Name and sha256 of the file; of several files: of their lines as sha256sum writes them, sorted by name."""
     digests = {name: sha256_of(file) for name, file in sorted(released.files.items())}
     lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())

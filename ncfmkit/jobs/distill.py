@@ -14,30 +14,32 @@ import torch
 
 from ncfmkit import interrupts
 from ncfmkit._version import __version__
-from ncfmkit.config import Settings, from_dict, to_dict
+from ncfmkit.config import Settings, from_dict, override, to_dict
 from ncfmkit.distillation import loop
 from ncfmkit.distillation.initial import from_images, initialize
-from ncfmkit.distillation.memory import planned_bytes
+from ncfmkit.distillation.memory import Plan, planned_bytes
 from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce, total_seconds
-from ncfmkit.files import format_bytes, write_atomic, write_json
+from ncfmkit.files import format_bytes, write_atomic
 from ncfmkit.jobs.evaluate import real_mosaics
 from ncfmkit.jobs.setup import make_settings, resolve
-from ncfmkit.mosaic import decoded_count
+from ncfmkit.mosaic import decode, decode_factors, decoded_count
 from ncfmkit.progress import command_line, notice, shortened_list
 from ncfmkit.real.arguments import DataArguments, split_arguments
 from ncfmkit.real.store import RealData
+from ncfmkit.records import Record
 from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
 from ncfmkit.reports.curves import curves
 from ncfmkit.reports.event_log import EventLog, require_tensorboard
-from ncfmkit.reports.page import write_report
-from ncfmkit.run import RunDirectory, load_run, next_free
+from ncfmkit.reports.run_page import write_report
+from ncfmkit.reports.strips import DECODED_OF, MAX_CLASSES, SetImages
+from ncfmkit.run import RunDirectory, next_free
+from ncfmkit.run_records import DataInfo, PoolInfo, RunInfo, Scores
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
 from ncfmkit.sets import set_file
-from ncfmkit.sets.loading import load
 from ncfmkit.sets.manifest import finished_set, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -48,6 +50,31 @@ ARTIFACTS = {
     "scores.json": "the scores",
     "report.html": "all of it on one page",
 }
+
+
+class Planned(Record):
+    """What a run would do, as :func:`dry_run` finds it.
+
+    Attributes:
+        run, writes: its directory and files.
+        plan: how a step is cut up.
+        memory: bytes that a step takes on the device.
+        estimate: of each stage.
+        seconds: their sum.
+    """
+
+    run: str
+    writes: tuple[str, ...]
+    data: DataInfo
+    settings: dict[str, object]
+    device: str
+    precision: str
+    compile: bool
+    baselines: tuple[str, ...]
+    plan: Plan
+    memory: int
+    estimate: tuple[Stage, ...]
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +88,7 @@ class Result:
     """
 
     set: SyntheticSet
-    scores: dict[str, Any] | None
+    scores: Scores | None
     run_dir: Path
 
     def __repr__(self) -> str:
@@ -92,9 +119,9 @@ def distill(
         out: the run directory; None: a fresh one under `runs/`.
         force: replace an existing run; it stays beside the new one, as `NAME.old`, until that is done.
         baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.
-        callback: called with each row of metrics.jsonl, at most a thousand times or so: a dict of `step`, `matching`
-            and `calibration` (losses, float; the latter None where it is left out), `lr` and `seconds` since the first
-            step. What it raises stops the run with the state saved; :func:`resume` continues it.
+        callback: called with each row of metrics.jsonl, at most a thousand times or so: its attributes are `step`,
+            `matching` and `calibration` (losses, float; the latter None where it is left out), `lr` and `seconds` since
+            the first step. What it raises stops the run with the state saved; :func:`resume` continues it.
         overrides: settings by name (docs/settings.md), such as `ipc=1` or `**{"distill.lr": 3e-3}`. And how the data
             are found and read: `data_root`, the folder of torchvision's data sets; `download=True`, let torchvision
             download; `skip_bad=True`, pass over images that cannot be read, and count them.
@@ -112,7 +139,7 @@ def distill(
         >>> result.set
         SyntheticSet(10 classes x 1 image of 1x8x8, score 95.1 ± 0.4)
         >>> dataset = result.set.as_dataset()
-        >>> ncfmkit.distill("digits", callback=lambda row: print(row["step"], row["matching"]))
+        >>> ncfmkit.distill("digits", callback=lambda row: print(row.step, row.matching))
     """
     source, settings = split_arguments(data, overrides)
     run_dir = start(
@@ -122,7 +149,7 @@ def distill(
 
 
 def _result(folder: Path) -> Result:
-    return Result(set=load(folder), scores=load_run(folder).get("scores"), run_dir=folder)
+    return Result(set=set_file.load(folder), scores=RunDirectory.open(folder).scores(), run_dir=folder)
 
 
 def start(
@@ -149,15 +176,10 @@ def dry_run(
     force: bool = False,
     baselines: str | Sequence[str],
     overrides: dict[str, Any],
-) -> dict[str, Any]:
+) -> Planned:
     """What :func:`start` would do: every check that it makes, its plan, and a measured estimate. Writes no run.
 
     The store of the real data and compiled code go to the cache, where the run finds them.
-
-    Returns:
-        `run` (the directory), `writes` (its files), `data`, `settings`, `device`, `precision`, `compile`, `plan`
-        (`chunk`, `kept_graphs`, `classes_per_batch`), `memory` (bytes that a step takes on the device),
-        `estimate` (rows of `name`, `work`, `seconds`) and `seconds`, their sum.
     """
     real, settings, runtime, folder, names = _opened(source, recipe, out, force, baselines, overrides)
     settings, images = _checked(real, settings, names)
@@ -168,15 +190,20 @@ def dry_run(
     notice(f"memory of a step: {format_bytes(memory)}; {plan.describe()}")
     stages = announce(_estimate(real, settings, runtime, images, names, steps_done=0))
     info = _run_info(real, settings, runtime, source, names)
-    return {
-        "run": str(folder),
-        "writes": [str(folder / name) for name in ARTIFACTS if settings.student.repeats or name != "scores.json"],
-        **{key: info[key] for key in ("data", "settings", "device", "precision", "compile", "baselines")},
-        "plan": dataclasses.asdict(plan),
-        "memory": memory,
-        "estimate": [dataclasses.asdict(stage) for stage in stages],
-        "seconds": total_seconds(stages),
-    }
+    return Planned(
+        run=str(folder),
+        writes=tuple(str(folder / name) for name in ARTIFACTS if settings.student.repeats or name != "scores.json"),
+        data=info.data,
+        settings=info.settings,
+        device=info.device,
+        precision=info.precision,
+        compile=info.compile,
+        baselines=info.baselines,
+        plan=plan,
+        memory=memory,
+        estimate=tuple(stages),
+        seconds=total_seconds(stages),
+    )
 
 
 def _opened(
@@ -310,21 +337,19 @@ def resume(
     """
     run = RunDirectory.open(Path(path))
     info = run.info()
-    settings = from_dict(info["settings"])
+    settings = from_dict(info.settings)
     # what was chosen then, not what would be chosen now
-    chosen = dataclasses.replace(
-        settings.runtime, precision=info["precision"], compile="on" if info["compile"] else "off"
-    )
-    runtime = choose_runtime(chosen)
-    if info["status"] == "done":
+    chosen = {"runtime.precision": info.precision, "runtime.compile": "on" if info.compile else "off"}
+    runtime = choose_runtime(override(settings, chosen).runtime)
+    if info.status == "done":
         if not (run.path / "report.html").exists():
-            write_report(run.path)
+            write_report(run.path, report_images(set_file.load(run.path)))
         run.finish()
         notice(f"{path} is already finished")
         return _result(run.path)
     if settings.runtime.log == "tensorboard":
         require_tensorboard()
-    arguments = info["arguments"]
+    arguments: dict[str, Any] = dict(info.arguments)
     arguments |= {} if data is None else {"data": data}
     arguments |= {} if data_root is None else {"data_root": data_root}
     arguments |= {"download": True} if download else {}
@@ -339,29 +364,29 @@ def resume(
             if source.memory is not None:
                 raise
             raise UserError(f"{error}\nif the data of {path} have moved, say where they are with --data") from error
-        if real.fingerprint != info["data"]["fingerprint"]:
-            raise UserError(_changed(run.path, source, info["data"], _data_info(real)))
+        if real.fingerprint != info.data.fingerprint:
+            raise UserError(_changed(run.path, source, info.data, _data_info(real)))
         run.update(arguments=source.recorded())
-        with cpu_threads(info["threads"]):  # sums in another order would end with other bytes
-            _complete(run, real, settings, runtime, _initial_images(settings, real), info["baselines"], callback)
+        # sums in another order would end with other bytes
+        with cpu_threads(info.threads or torch.get_num_threads()):
+            _complete(run, real, settings, runtime, _initial_images(settings, real), info.baselines, callback)
     return _result(run.path)
 
 
-def _changed(path: Path, source: DataArguments, then: dict[str, Any], now: dict[str, Any]) -> str:
+def _changed(path: Path, source: DataArguments, then: DataInfo, now: DataInfo) -> str:
     """The message about data that are not those that a run was started with: what changed, and what to do."""
     lines = []
-    gone = [name for name in then["classes"] if name not in now["classes"]]
-    new = [name for name in now["classes"] if name not in then["classes"]]
+    gone = [name for name in then.classes if name not in now.classes]
+    new = [name for name in now.classes if name not in then.classes]
     lines += [f"  classes that are gone: {shortened_list(gone)}"] if gone else []
     lines += [f"  classes that are new: {shortened_list(new)}"] if new else []
-    if (then["size"], then["channels"]) != (now["size"], now["channels"]):
-        shapes = [f"{info['channels']}x{info['size']}x{info['size']}" for info in (then, now)]
+    if (then.size, then.channels) != (now.size, now.channels):
+        shapes = [f"{info.channels}x{info.size}x{info.size}" for info in (then, now)]
         lines.append(f"  images: {shapes[0]} then, {shapes[1]} now")
-    for split in ("train", "test"):
-        if then[split] != now[split]:
-            lines.append(f"  {split} images: {then[split]:,} then, {now[split]:,} now")
-        # runs of earlier versions have no counts
-        before, after = (dict(zip(i["classes"], i.get("counts", {}).get(split, []), strict=False)) for i in (then, now))
+    for split, images_then, images_now in (("train", then.train, now.train), ("test", then.test, now.test)):
+        if images_then != images_now:
+            lines.append(f"  {split} images: {images_then:,} then, {images_now:,} now")
+        before, after = (dict(zip(i.classes, i.counts.get(split, ()), strict=False)) for i in (then, now))
         other = [name for name in before if name in after and before[name] != after[name]]
         lines += [f"    of class {name!r}: {before[name]:,} then, {after[name]:,} now" for name in other[:4]]
         lines += [f"    and of {len(other) - 4:,} more classes"] if len(other) > 4 else []
@@ -399,7 +424,8 @@ def _complete(
         # The method: a pool of extractors, then the loop.
         pool = open_pool(real, settings.network, settings.pool, seed=settings.seed, runtime=runtime)
         notice(pool.describe())
-        run.update(pool={"key": pool.key, "accuracies": pool.accuracies, "seconds": round(pool.seconds, 1)})
+        about_pool = PoolInfo(key=pool.key, accuracies=tuple(pool.accuracies), seconds=round(pool.seconds, 1))
+        run.update(pool=about_pool)
         open_board = None
         if settings.runtime.log == "tensorboard":
             labels_N = np.repeat(np.arange(len(real.classes)), d.ipc)
@@ -426,56 +452,69 @@ def _complete(
                 herding=lambda count: herded_subset(real, count, pool.final[0], settings.network, runtime),
                 runtime=runtime,
             )
-            write_json(run.path / "scores.json", scores)
-            score = manifest_score(scores["rows"][0])
-            result = dataclasses.replace(result, manifest=result.manifest | {"score": score})
+            scores.write(run.scores_file)
+            score = manifest_score(scores.rows[0])
+            result = dataclasses.replace(result, manifest=result.manifest.changed(score=score))
             set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         run.update(status="done")
-        write_report(run.path)
+        write_report(run.path, report_images(result))
         run.finish()
+
+
+def report_images(result: SyntheticSet) -> SetImages:
+    """What the report shows of a set: what the first stored images of each class decode to, if they are mosaics."""
+    how, ipc = result.manifest.decode, result.ipc
+    mask, decoded = result.mask(), {}
+    for label in range(min(len(result.classes), MAX_CLASSES) if how.factor > 1 else 0):
+        for place in range(label * ipc, label * ipc + min(ipc, DECODED_OF)):
+            (cells_PCHW,) = decode(result.images[place : place + 1].float() / 255, decode_factors(how.kind, how.factor))
+            decoded[place] = cells_PCHW[mask[place]].mul(255).round().to(torch.uint8).numpy()
+    return SetImages(
+        stored=result.images.numpy(), labels=result.labels.numpy(), classes=result.classes, decoded=decoded
+    )
 
 
 def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
     d = settings.distill
     if d.init == "load":
-        earlier = load(str(d.load))
+        earlier = set_file.load(str(d.load))
         return from_images(earlier.images, earlier.classes, real, ipc=d.ipc)
     return initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
 
 
-def _data_info(real: RealData) -> dict[str, Any]:
+def _data_info(real: RealData) -> DataInfo:
     splits = {"train": real.train} | ({"test": real.test} if real.test else {})
-    return {
-        "name": real.name,
-        "classes": list(real.classes),
-        "train": len(real.train.images),
-        "test": len(real.test.images) if real.test else 0,
-        "counts": {name: split.counts().tolist() for name, split in splits.items()},  # per class
-        "size": real.size,
-        "channels": real.channels,
-        "fingerprint": real.fingerprint,
-        "skipped": real.skipped,
-        "skipped_images": list(real.skipped_images),
-        "changed": real.changed,
-        "left_out": real.left_out,
-    }
+    return DataInfo(
+        name=real.name,
+        classes=real.classes,
+        train=len(real.train.images),
+        test=len(real.test.images) if real.test else 0,
+        counts={name: tuple(split.counts().tolist()) for name, split in splits.items()},
+        size=real.size,
+        channels=real.channels,
+        fingerprint=real.fingerprint,
+        skipped=real.skipped,
+        skipped_images=real.skipped_images,
+        changed=real.changed,
+        left_out=real.left_out,
+    )
 
 
 def _run_info(
     real: RealData, settings: Settings, runtime: Runtime, source: DataArguments, baselines: Sequence[str]
-) -> dict[str, Any]:
-    return {
-        "ncfmkit": __version__,
-        "command": command_line(),
-        "arguments": source.recorded(),
-        "baselines": list(baselines),
-        "data": _data_info(real),
-        "settings": to_dict(settings),
-        "seed": settings.seed,
-        "device": runtime.describe(),
-        "precision": runtime.precision,
-        "compile": runtime.compile,
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "status": "started",
-    }
+) -> RunInfo:
+    return RunInfo(
+        ncfmkit=__version__,
+        command=command_line(),
+        arguments=source.recorded(),
+        baselines=tuple(baselines),
+        data=_data_info(real),
+        settings=to_dict(settings),
+        seed=settings.seed,
+        device=runtime.describe(),
+        precision=runtime.precision,
+        compile=runtime.compile,
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        status="started",
+    )

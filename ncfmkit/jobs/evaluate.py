@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, from_dict, override
+from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, override
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.pool import estimate_pool, open_pool
 from ncfmkit.errors import UserError
@@ -17,36 +17,38 @@ from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_class_list, split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.rng import keyed_rng
+from ncfmkit.run_records import Scores
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
-from ncfmkit.sets.loading import load
 from ncfmkit.sets.manifest import to_bytes
+from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 
 
 def evaluate(
     path: str | os.PathLike[str], *, data: Any, baselines: str | Sequence[str] = (), **overrides: Any
-) -> dict[str, Any]:
+) -> Scores:
     """Trains fresh students on a set and tests them on the real test split.
 
     Args:
-        path: a set's file, its run directory or a package.
+        path: a set's file, its run directory or a package, or `hf://OWNER/NAME` of a package on the Hub.
         data: the real data that the set was made from, as in :func:`ncfmkit.distill`.
         baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.
         overrides: settings by name that replace the set's own, such as `repeats=3` or `**{"network.name": "alexnet"}`;
             and `data_root`, `download`, `skip_bad` as in :func:`ncfmkit.distill`.
 
     Returns:
-        What `scores.json` holds: `rows` (accuracies in [0, 1], mean and standard deviation over n students, of the last
-        and the best epoch), `device`, `precision`.
+        What `scores.json` holds: `rows`, of the set and each baseline (`last`, `best`: accuracies in [0, 1], mean and
+        standard deviation over `n` students, of the last and the best epoch; `classes`: of each class; `curve`: in the
+        course of training), `device`, `precision`, `versions`; `to_dict()` gives it as JSON has it.
 
     Raises:
         UserError: no set there, or the set and the data have other classes or image shapes.
 
     Example:
         >>> scores = ncfmkit.evaluate("runs/digits-ipc1", data="digits", repeats=3)
-        >>> scores["rows"][0]["last"]["mean"]
+        >>> scores.rows[0].last.mean
         0.951
     """
     result, real, settings, runtime, names = _opened(path, data, baselines, overrides)
@@ -75,8 +77,8 @@ def _opened(
 
 
 def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
-    """The settings in a set's manifest (data, training recipe, ...), overridden; another network has its own width."""
-    settings = from_dict(result.manifest["settings"])
+    """The training record of a set as settings, overridden; another network has its own width."""
+    settings = result.manifest.training.settings()
     if "network.name" in overrides:
         settings = dataclasses.replace(settings, network=NetworkSettings())
     return check(override(settings, read_class_list(overrides)))
@@ -84,7 +86,7 @@ def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
 
 def evaluate_real(
     result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime, *, baselines: Sequence[str] = ()
-) -> dict[str, Any]:
+) -> Scores:
     """As :func:`evaluate`, on a set and real data that are open.
 
     Args:
@@ -96,7 +98,7 @@ def evaluate_real(
             split, or a class has too few images for a baseline.
     """
     settings = _checked(result, real, settings, baselines)
-    if real.fingerprint != result.manifest["source"]["fingerprint"]:
+    if real.fingerprint != result.manifest.source.fingerprint:
         notice(f"{real.name} differs from the data that the set was made from: other data, or read in another way")
     notice(f"device: {runtime.describe()}")
     announce(estimate(result, real, settings, runtime, baselines=baselines))
@@ -123,7 +125,7 @@ def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -
     Drawn by `(seed, repeat, class)`; as many images are stored as the set has, and they are decoded as its own are.
     """
     drawn = int(keyed_rng(seed, "mosaic baseline", repeat).integers(2**62))
-    factor = result.manifest["decode"]["factor"]
+    factor = result.manifest.decode.factor
     images = initialize("mix", real, ipc=result.ipc, factor=factor, seed=drawn)
     return dataclasses.replace(result, images=to_bytes(images), soft_labels=None, levels=None).labeled()
 
@@ -156,7 +158,7 @@ def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines
 
 def _decoded(result: SyntheticSet) -> int:
     """Images per class that the set decodes to."""
-    return int(result.manifest["ipc"]["decoded"])
+    return result.manifest.ipc.decoded
 
 
 def _one_member(settings: Settings) -> PoolSettings:
@@ -170,7 +172,7 @@ class Scoring:
     source: DataArguments
     overrides: dict[str, Any]
 
-    def __call__(self, result: SyntheticSet) -> tuple[dict[str, Any], Settings]:
+    def __call__(self, result: SyntheticSet) -> tuple[Scores, Settings]:
         """What :func:`evaluate` gives, and the settings that it was given."""
         settings = settings_for(result, self.overrides)
         runtime = choose_runtime(settings.runtime)

@@ -1,7 +1,7 @@
 """What `ncfmkit inspect` says of a path: a run directory, a set, a package, a student or an exported model."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,13 @@ from safetensors import SafetensorError, safe_open
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import METADATA_KEY, format_bytes, starts_as_safetensors
-from ncfmkit.run import load_run
+from ncfmkit.run import RunDirectory
+from ncfmkit.run_records import Score
 from ncfmkit.scoring import student_file
 from ncfmkit.sets import set_file
-from ncfmkit.sets.loading import load, packing_of
-from ncfmkit.sets.manifest import DIGEST_KEY, format_score
-from ncfmkit.sets.package import is_package
+from ncfmkit.sets.hub import is_address, local
+from ncfmkit.sets.manifest import Manifest, format_score
+from ncfmkit.sets.package import is_package, packing_of
 from ncfmkit.sets.synthetic import SyntheticSet
 
 
@@ -25,7 +26,7 @@ class Description:
     title: str
     summary: dict[str, Any]  # for people
     content: dict[str, Any]  # for machines, whole
-    scores: list[dict[str, Any]] | None = None
+    scores: tuple[Score, ...] = ()
     images: SyntheticSet | None = None
 
 
@@ -33,11 +34,11 @@ def inspect(path: str | os.PathLike[str]) -> Description:
     """Describes a run directory, a synthetic set, a package, a student or an exported model.
 
     Args:
-        path: the file or folder.
+        path: the file or folder, or `hf://OWNER/NAME` of a set on the Hub.
 
     Returns:
         `title`; `summary`, facts by name for people; `content`, all of it for machines, such as the manifest; `scores`,
-        the rows of `scores.json` of a run; `images`, the set where there is one.
+        the rows of `scores.json` of a run that is scored; `images`, the set where there is one.
 
     Raises:
         UserError: nothing there, or nothing that ncfmkit wrote.
@@ -46,7 +47,9 @@ def inspect(path: str | os.PathLike[str]) -> Description:
         >>> ncfmkit.inspect("runs/digits-ipc1").summary["status"]
         'done'
     """
-    path = Path(path)
+    if is_address(path):
+        return replace(_describe_set(local(path)), title=f"synthetic set {os.fspath(path)}")
+    path = local(path)
     if not path.exists():
         raise UserError(f"no such file or directory: {str(path)!r}")
     if path.is_dir() and is_package(path):
@@ -73,84 +76,86 @@ def _kind(path: Path) -> str | None:
 
 
 def _describe_run(path: Path) -> Description:
-    run = load_run(path)
+    run = RunDirectory.open(path)
+    info, scores = run.info(), run.scores()
     summary = {
-        "status": run["status"],
-        "data": f"{run['data']['name']}, {run['data']['train']:,} training images",
-        "recipe": run["settings"]["recipe"],
-        "seed": run["seed"],
-        "device": run["device"],
-        "pool": run.get("pool", {}).get("key"),
-        "distilled in": f"{run['timings']['distill_seconds']} s" if "timings" in run else None,
+        "status": info.status,
+        "data": f"{info.data.name}, {info.data.train:,} training images",
+        "recipe": info.settings.get("recipe"),
+        "seed": info.seed,
+        "device": info.device,
+        "pool": info.pool and info.pool.key,
+        "distilled in": info.timings and f"{info.timings.distill_seconds} s",
     }
     done = (path / set_file.FILE_NAME).is_file()
     held = _describe_set(path) if done else None
     return Description(
         title=f"run {path}",
         summary=summary | (held.summary if held else {}),
-        content=run | ({"manifest": held.content} if held else {}),
-        scores=run["scores"]["rows"] if "scores" in run else None,
+        content=run.to_dict() | ({"manifest": held.content} if held else {}),
+        scores=scores.rows if scores else (),
         images=held.images if held else None,
     )
 
 
 def _describe_set(path: Path) -> Description:
-    result = load(path)
+    result = set_file.load(path)
     m = result.manifest
-    score = m["score"] and format_score(m["score"])
+    score = m.score and f"{format_score(m.score)} with {m.score.network}, {m.score.epochs} epochs"
     summary = {
-        "set": m["name"],
+        "set": m.name,
         "classes": list(result.classes),
-        "images per class": f"{m['ipc']['stored']} stored, {m['ipc']['decoded']} decoded",
-        "decoding": f"{m['decode']['kind']}, factor {m['decode']['factor']}",
+        "images per class": f"{m.ipc.stored} stored, {m.ipc.decoded} decoded",
+        "decoding": f"{m.decode.kind}, factor {m.decode.factor}",
         "images": f"uint8 {list(result.images.shape)}" + _quantizing(m),
-        "bytes": ", ".join(f"{name} {format_bytes(count)}" for name, count in sorted(m["bytes"].items())),
-        "bytes per class": format_bytes(sum(m["bytes"].values()) / len(result.classes)),
-        "source": f"{m['source']['name']}, {m['source']['train_images']:,} training images",
-        "license of the source": m["source"]["license"],
+        "bytes": ", ".join(f"{name} {format_bytes(count)}" for name, count in sorted(m.bytes.items())),
+        "bytes per class": format_bytes(sum(m.bytes.values()) / len(result.classes)),
+        "source": f"{m.source.name}, {m.source.train_images:,} training images",
+        "license of the source": m.source.license,
         "smaller than its pixels": f"{_ratio(result):,.0f} times",
-        "last-epoch accuracy": score and f"{score} with {m['score']['network']}, {m['score']['epochs']} epochs",
-        "made by": m["tool"],
-        "sha256 of its manifest": m[DIGEST_KEY],
+        "last-epoch accuracy": score,
+        "made by": m.tool,
+        "sha256 of its manifest": m.manifest_sha256,
     }
-    if "converted" in m["source"]:
-        summary["converted from"] = m["source"]["converted"].get("file")
+    if m.source.converted is not None:
+        summary["converted from"] = m.source.converted.file
     if not is_package(path):
-        return Description(title=f"synthetic set {path}", summary=summary, content=m, images=result)
+        return Description(title=f"synthetic set {path}", summary=summary, content=m.to_dict(), images=result)
     packing = packing_of(path)
-    kept = f"{packing.layout}, {packing.images} images" + (f" as {packing.encoding}" if packing.encoding else "")
-    content = m | {"package": {k: getattr(packing, k) for k in ("layout", "images", "encoding")}}
+    kept = packing.layout + (f", images as {packing.encoding}" if packing.encoding else "")
+    content = m.to_dict() | {"package": {k: getattr(packing, k) for k in ("layout", "encoding")}}
     return Description(title=f"package {path}", summary={"package": kept} | summary, content=content, images=result)
 
 
-def _quantizing(manifest: dict[str, Any]) -> str:
-    how = manifest.get("pixels")
+def _quantizing(manifest: Manifest) -> str:
+    how = manifest.pixels
     if how is None:
         return ""
-    return f", kept in {how['bits']} bits, a range per {how['scale']}{', dithered' if how['dither'] else ''}"
+    return f", kept in {how.bits} bits, a range per {how.scale}{', dithered' if how.dither else ''}"
 
 
 def _ratio(result: SyntheticSet) -> float:
     """Bytes of the source's training images, a byte per value and at the set's size, over all bytes of the set."""
-    source = result.manifest["source"]["train_images"] * result.images[0].numel()
-    return source / sum(result.manifest["bytes"].values())
+    source = result.manifest.source.train_images * result.images[0].numel()
+    return source / sum(result.manifest.bytes.values())
 
 
 def _describe_student(path: Path) -> Description:
-    network, metadata = student_file.load(path)
-    accuracy = metadata["test_accuracy"]
+    network, manifest = student_file.load(path)
+    m = manifest.network
+    accuracy = manifest.test_accuracy
     summary = {
-        "network": ", ".join(f"{k} {v}" for k, v in metadata["network"].items() if v is not None),
-        "input": f"{metadata['channels']} x {metadata['size']} x {metadata['size']}",
-        "classes": metadata["classes"],
-        "mean": metadata["mean"],
-        "std": metadata["std"],
+        "network": f"name {m.name}, width {m.width}" + ("" if m.depth is None else f", depth {m.depth}"),
+        "input": f"{manifest.channels} x {manifest.size} x {manifest.size}",
+        "classes": list(manifest.classes),
+        "mean": list(manifest.mean),
+        "std": list(manifest.std),
         "test accuracy": None if accuracy is None else f"{accuracy:.1%}",
-        "trained on": metadata["trained_on"]["name"],
+        "trained on": manifest.trained_on.name,
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
-        "made by": metadata["tool"],
+        "made by": manifest.tool,
     }
-    return Description(title=f"student {path}", summary=summary, content=metadata)
+    return Description(title=f"student {path}", summary=summary, content=manifest.to_dict())
 
 
 def _describe_model(path: Path) -> Description:
@@ -161,24 +166,25 @@ def _describe_model(path: Path) -> Description:
     require_packages()
     facts = graph_facts(path)
     m = contract.metadata
-    student, int8 = m.get("student", {}), m.get("int8", {})
-    accuracy = student.get("test_accuracy")
+    student, int8, trained_on = (m.student, m.int8, m.trained_on) if m else (None, None, None)
+    accuracy = student.test_accuracy if student else None
     summary = {
         "takes": f"{contract.input_name}: {contract.layout}, {contract.channels} x {contract.size} x {contract.size}",
         "gives": f"{contract.output_name}: {contract.output} of {contract.class_count} classes",
         "classes": list(contract.classes) if contract.classes else None,
-        "precision": m.get("precision"),
-        "float layers": int8.get("float_layers") or ("none" if int8 else None),
-        "calibrated with": int8.get("calibration", {}).get("name"),
-        "opset": facts["opset"],
-        "nodes": ", ".join(f"{count} {operator}" for operator, count in facts["nodes"].items()),
-        "size": format_bytes(facts["bytes"]),
-        "student": student.get("network", {}).get("name"),
+        "precision": m.precision if m else None,
+        "float layers": (list(int8.float_layers) or "none") if int8 else None,
+        "calibrated with": int8.calibration.name if int8 and int8.calibration else None,
+        "opset": facts.opset,
+        "nodes": ", ".join(f"{count} {operator}" for operator, count in facts.nodes.items()),
+        "size": format_bytes(facts.bytes),
+        "student": student.network.name if student and student.network else None,
         "student's test accuracy": None if accuracy is None else f"{accuracy:.1%}",
-        "trained on": m.get("trained_on", {}).get("name"),
-        "sha256 of its manifest": m.get("trained_on", {}).get(DIGEST_KEY),
-        "made by": m.get("tool", facts["producer"]),
-        "with": ", ".join(f"{name} {version}" for name, version in m.get("versions", {}).items()) or None,
+        "trained on": trained_on.name if trained_on else None,
+        "sha256 of its manifest": trained_on.manifest_sha256 if trained_on else None,
+        "made by": m.tool if m and m.tool is not None else facts.producer,
+        "with": ", ".join(f"{name} {version}" for name, version in m.versions.items()) or None if m else None,
     }
-    content = {"metadata": m, **facts, "contract": {k: v for k, v in asdict(contract).items() if k != "metadata"}}
+    ports = {field.name: getattr(contract, field.name) for field in fields(contract) if field.name != "metadata"}
+    content = {"metadata": m.to_dict() if m else {}, **facts.to_dict(), "contract": ports}
     return Description(title=f"model {path}", summary=summary, content=content)

@@ -11,8 +11,8 @@ from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free_folder, parse_bytes, safe_name
 from ncfmkit.jobs.evaluate import Scoring, requested_scoring
-from ncfmkit.sets import loading, package, quantize
-from ncfmkit.sets.manifest import DIGEST_KEY, manifest_score
+from ncfmkit.sets import package, quantize, set_file
+from ncfmkit.sets.manifest import Original, Pixels, Training, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
 
 LONGEST_LICENSE = 200  # characters
@@ -24,7 +24,6 @@ def pack(
     to: str,
     out: str | os.PathLike[str] | None = None,
     license: str | None = None,
-    decoded: bool = False,
     encoding: str | None = None,
     shard_size: str | None = None,
     bits: int | None = None,
@@ -35,14 +34,13 @@ def pack(
     force: bool = False,
     **overrides: Any,
 ) -> tuple[Path, SyntheticSet]:
-    """Packs a set for other people's tools, in a folder with its manifest, checksums and a dataset card.
+    """Packs a set to ship it: a folder with its one file, a view for other tools, a dataset card and checksums.
 
     Args:
-        path: a set's file, its run directory or another package.
+        path: a set's file, its run directory or another package, or `hf://OWNER/NAME` of one on the Hub.
         to: the layout: `safetensors`, `webdataset`, `parquet` or `png`.
         out: the folder; None: named after the set and the layout, in the working directory.
-        license: of the real images that the set was made from; None: as the set says.
-        decoded: write the images to train on, for tools that cannot decode; the stored ones are added in one file.
+        license: of the real images that the set was made from; None: as the set says. Publishing needs one.
         encoding: of pictures, `png` or lossless `webp`; None: png.
         shard_size: the largest size of a shard, such as `"256MiB"` (webdataset, parquet).
         bits: store each pixel in 6, 5, 4, 3 or 2 bits; the recorded score is then dropped. None or 8: as it is.
@@ -58,55 +56,50 @@ def pack(
         The folder, and the set in it.
 
     Raises:
-        UserError: no set there, `out` exists or cannot be written, or the layout needs a license.
+        UserError: no set there, or `out` exists or cannot be written.
 
     Example:
         >>> folder, packed = ncfmkit.pack("runs/digits-ipc1", to="parquet", license="bsd-3-clause")
     """
-    path, out = Path(path), None if out is None else Path(out)
+    out = None if out is None else Path(out)
     if bits in (None, 8) and (dither or scale != "image"):
         raise UserError("--scale and --dither need --bits below 8")
     packing = package.Packing(
         layout=to,
-        images="decoded" if decoded else "stored",
         encoding=encoding,
         shard_bytes=None if shard_size is None else parse_bytes(shard_size, "--shard-size"),
     )
     scoring = requested_scoring(score, data, overrides)
-    loading.check_exists(path)
+    file = set_file.find(path)
     if out is not None:
         check_free_folder(out, force=force, foreign=package.foreign_files, made_by="pack")
-    with loading.opened(path, beside=Path() if out is None else out.parent) as result:
-        if license is not None:
-            result = licensed(result, license)
-        if bits is not None:
-            result = quantized(result, bits, scale, dither)  # type: ignore[arg-type]
-        out = out or Path(_folder_name(result, packing))
-        package.check_writable(result, out, packing, force=force)  # before the students are trained
-        if scoring is not None:
-            result = scored(result, scoring)
-        return out, package.write(result, out, packing, force=force)
+    result = set_file.load(file, mapped=True)
+    if license is not None:
+        result = licensed(result, license)
+    if bits is not None:
+        result = quantized(result, bits, scale, dither)  # type: ignore[arg-type]
+    out = out or Path(_folder_name(result, packing))
+    package.check_writable(result, out, packing, force=force)  # before the students are trained
+    if scoring is not None:
+        result = scored(result, scoring)
+    return out, package.write(result, out, packing, force=force)
 
 
 def scored(result: SyntheticSet, score: Scoring) -> SyntheticSet:
     """The set with a measured score, and with the recipe that reached it where flags changed that."""
     scores, settings = score(result)
-    used = to_dict(settings)
-    recipe = {key: used[key] for key in ("student", "network", "seed")}
-    promised = manifest_score(scores["rows"][0])
-    return with_manifest(result, score=promised, settings=result.manifest["settings"] | recipe)
+    return with_manifest(result, score=manifest_score(scores.rows[0]), training=Training.of(to_dict(settings)))
 
 
 def _folder_name(result: SyntheticSet, packing: package.Packing) -> str:
-    how = result.manifest.get("pixels")
-    parts = [result.manifest["name"], f"{how['bits']}bit" if how else "", packing.layout]
-    parts.append("decoded" if packing.images == "decoded" else "")
+    how = result.manifest.pixels
+    parts = [result.manifest.name, f"{how.bits}bit" if how else "", packing.layout]
     return "-".join(safe_name(part) for part in parts if part)
 
 
 def with_manifest(result: SyntheticSet, **changes: Any) -> SyntheticSet:
     """The set with keys of its manifest changed."""
-    return dataclasses.replace(result, manifest=result.manifest | changes)
+    return dataclasses.replace(result, manifest=result.manifest.changed(**changes))
 
 
 def licensed(result: SyntheticSet, license: str) -> SyntheticSet:
@@ -120,7 +113,7 @@ def licensed(result: SyntheticSet, license: str) -> SyntheticSet:
         raise UserError(
             f"--license {license!r}: expected one line of at most {LONGEST_LICENSE} characters, such as mit"
         )
-    return with_manifest(result, source=result.manifest["source"] | {"license": license})
+    return with_manifest(result, source=result.manifest.source.model_copy(update={"license": license}))
 
 
 def quantized(result: SyntheticSet, bits: int, scale: quantize.Scale, dither: bool) -> SyntheticSet:
@@ -134,13 +127,11 @@ def quantized(result: SyntheticSet, bits: int, scale: quantize.Scale, dither: bo
     if bits == 8 and result.levels is None:
         return result
     if result.levels is not None:
-        now = result.manifest["pixels"]["bits"]
+        assert result.manifest.pixels is not None
+        now = result.manifest.pixels.bits
         raise UserError(f"--bits {bits}: the set already has {now} bits per value: start from the original set")
-    how: dict[str, Any] = {"bits": bits, "scale": scale, "dither": dither}
-    images, levels = quantize.quantize(result.images.numpy(), **how)
-    original = {DIGEST_KEY: result.manifest[DIGEST_KEY], "score": result.manifest["score"]}
-    described = how | {"shape": list(images.shape[1:]), "original": original}
-    manifest = result.manifest | {"pixels": described, "score": None}
-    return dataclasses.replace(
-        result, images=torch.from_numpy(images), levels=torch.from_numpy(levels), manifest=manifest
-    )
+    images, levels = quantize.quantize(result.images.numpy(), bits=bits, scale=scale, dither=dither)
+    original = Original(manifest_sha256=result.manifest.manifest_sha256, score=result.manifest.score)
+    described = Pixels(bits=bits, scale=scale, dither=dither, shape=images.shape[1:], original=original)
+    result = dataclasses.replace(result, images=torch.from_numpy(images), levels=torch.from_numpy(levels))
+    return with_manifest(result, pixels=described, score=None)

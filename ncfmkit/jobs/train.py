@@ -28,8 +28,8 @@ from ncfmkit.real.store import RealData
 from ncfmkit.run import deferred_interrupts, read_checkpoint, write_checkpoint
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads
 from ncfmkit.scoring import student_file, students
-from ncfmkit.sets.loading import load
-from ncfmkit.sets.manifest import DIGEST_KEY
+from ncfmkit.scoring.student_manifest import NetworkRecord, StudentManifest, TrainedOn
+from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 
 CHECKPOINT_SECONDS = 30.0
@@ -42,14 +42,14 @@ def train(
     data: Any = None,
     force: bool = False,
     **overrides: Any,
-) -> dict[str, Any]:
-    """Trains one student on a set and keeps it as safetensors, with what is needed to use it in its metadata.
+) -> StudentManifest:
+    """Trains one student on a set and keeps it as safetensors, with what is needed to use it in its manifest.
 
     Until the file is written, the state is kept beside it as `NAME.checkpoint`: after an interruption the same call
     continues from there, and ends with the same bytes as one that was not interrupted.
 
     Args:
-        path: a set's file, its run directory or a package.
+        path: a set's file, its run directory or a package, or `hf://OWNER/NAME` of a package on the Hub.
         out: the file to write.
         data: real data to test the student on, as in :func:`ncfmkit.distill`; None: its accuracy stays unknown.
         force: overwrite an existing file, and pass over the checkpoint of another training.
@@ -57,7 +57,8 @@ def train(
             `data_root`, `download`, `skip_bad` as in :func:`ncfmkit.distill`.
 
     Returns:
-        The metadata: `network`, `channels`, `size`, `mean`, `std`, `classes`, `test_accuracy` in [0, 1] or None, ...
+        The student's manifest, a record: `network`, `channels`, `size`, `mean`, `std`, `classes`, `test_accuracy` in
+        [0, 1] or None, ...; `to_dict()` gives plain JSON values.
 
     Raises:
         UserError: no set there, the data do not fit it, `out` exists or cannot be written, or another training was
@@ -65,7 +66,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; the state is saved first.
 
     Example:
-        >>> ncfmkit.train("runs/digits-ipc1", data="digits", out="student.safetensors")["test_accuracy"]
+        >>> ncfmkit.train("runs/digits-ipc1", data="digits", out="student.safetensors").test_accuracy
         0.951
     """
     result, real, settings, runtime = _opened(path, out, data, force, overrides)
@@ -103,7 +104,7 @@ def _opened(
 
 def train_real(
     result: SyntheticSet, real: RealData | None, settings: Settings, runtime: Runtime, *, out: Path, force: bool = False
-) -> dict[str, Any]:
+) -> StudentManifest:
     """As :func:`train`, on a set and real data that are open.
 
     Raises:
@@ -125,11 +126,11 @@ def train_real(
             runtime=runtime,
             checkpoint=checkpoint,
         )
-        metadata = _metadata(result, settings, network, accuracy)
+        manifest = _manifest(result, settings, network, accuracy)
         with interrupts.held():
-            student_file.save(state, metadata, out)
+            student_file.save(state, manifest, out)
             checkpoint.path.unlink(missing_ok=True)
-    return metadata
+    return manifest
 
 
 def estimate(
@@ -161,7 +162,7 @@ def _checkpoint(
     result: SyntheticSet, real: RealData | None, settings: Settings, runtime: Runtime, out: Path, force: bool
 ) -> "Checkpoint":
     decisive = {
-        "set": result.manifest[DIGEST_KEY],
+        "set": result.manifest.manifest_sha256,
         "network": to_dict(_checked(result, real, settings)[0]),
         "student": to_dict(settings.student),
         "seed": settings.seed,
@@ -170,22 +171,23 @@ def _checkpoint(
     return Checkpoint(out.with_name(f"{out.name}.checkpoint"), decisive, settings.student.epochs, force=force)
 
 
-def _metadata(
+def _manifest(
     result: SyntheticSet, settings: Settings, network: NetworkSettings, accuracy: float | None
-) -> dict[str, Any]:
-    return {
-        "kind": "student",
-        "tool": f"ncfmkit {__version__}",
-        "network": to_dict(network),
-        "channels": result.images.shape[1],
-        "size": result.images.shape[-1],
-        "mean": result.manifest["mean"],
-        "std": result.manifest["std"],
-        "classes": list(result.classes),
-        "test_accuracy": accuracy,
-        "trained_on": {k: result.manifest[k] for k in ("name", "sha256", DIGEST_KEY)},
-        "training": {"seed": settings.seed, **to_dict(settings.student)},
-    }
+) -> StudentManifest:
+    m = result.manifest
+    return StudentManifest(
+        kind="student",
+        tool=f"ncfmkit {__version__}",
+        network=NetworkRecord(**to_dict(network)),
+        channels=result.images.shape[1],
+        size=result.images.shape[-1],
+        mean=m.mean,
+        std=m.std,
+        classes=tuple(result.classes),
+        test_accuracy=accuracy,
+        trained_on=TrainedOn(name=m.name, sha256=m.sha256, manifest_sha256=m.manifest_sha256),
+        training={"seed": settings.seed, **to_dict(settings.student)},
+    )
 
 
 class Checkpoint:

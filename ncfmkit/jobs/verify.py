@@ -2,24 +2,40 @@
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
-from ncfmkit.config import check, from_dict
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.jobs.evaluate import Scoring, requested_scoring
-from ncfmkit.sets import loading, set_file
-from ncfmkit.sets.manifest import format_score, manifest_score
+from ncfmkit.progress import plural
+from ncfmkit.records import Record
+from ncfmkit.sets import package, set_file
+from ncfmkit.sets.compare import view_problems
+from ncfmkit.sets.hub import local
+from ncfmkit.sets.manifest import OPTIONAL, Manifest, ManifestScore, format_score, manifest_score
 from ncfmkit.sets.synthetic import SyntheticSet
 
 LEVEL = 0.01  # of sets that are as good as they promise, the share that is refused by chance
 
 
-def verify(path: str | os.PathLike[str], *, score: bool = False, data: Any = None, **overrides: Any) -> dict[str, Any]:
-    """Checks what can be checked of a set: checksums, shapes, ranges, labels, its recipe, its score.
+class Verification(Record):
+    """What was checked of a set: `problems` is empty where nothing is wrong; `promised` and `measured` are scores.
+
+    Of a `package`, checksums and view were checked, too.
+    """
+
+    path: str
+    package: bool
+    problems: tuple[str, ...]
+    manifest: Manifest | None
+    promised: ManifestScore | None = OPTIONAL
+    measured: ManifestScore | None = OPTIONAL
+
+
+def verify(path: str | os.PathLike[str], *, score: bool = False, data: Any = None, **overrides: Any) -> Verification:
+    """Checks what can be checked of a set: checksums, shapes, ranges, labels, a package's view, its score.
 
     Args:
-        path: a set's file, its run directory or a package.
+        path: a set's file, its run directory or a package, or `hf://OWNER/NAME` of a package on the Hub.
         score: train students by the set's recipe; the set is refused where they are worse than promised by more than
             chance explains (a one-sided t-test at the 1% level).
         data: with `score`: the real data to test on, as in :func:`ncfmkit.distill`.
@@ -27,63 +43,64 @@ def verify(path: str | os.PathLike[str], *, score: bool = False, data: Any = Non
             in :func:`ncfmkit.distill`.
 
     Returns:
-        `path`, `problems` (empty), `manifest`, and with `score` also `promised` and `measured`.
+        `path`, `package`, `problems` (empty), `manifest`, and with `score` also `promised` and `measured`.
 
     Raises:
         UserError: nothing there, not a set, or no score to check.
-        CheckFailed: something is wrong; all of it is in the message, and `problems` in its `result`.
+        CheckFailed: something is wrong; all of it is in the message, and in its `result`.
 
     Example:
-        >>> ncfmkit.verify("digits-ipc1-parquet")["problems"]
-        []
+        >>> ncfmkit.verify("digits-ipc1-parquet").problems
+        ()
     """
-    path = Path(path)
     scoring = requested_scoring(score, data, overrides)
-    result, problems = loading.read(path)
-    found: dict[str, Any] = {"path": str(path), "problems": problems, "manifest": result and result.manifest}
-    if result is not None:
-        problems += _recipe_problems(result)
+    name, path = os.fspath(path), local(path, whole=True)
+    packed = path.is_dir() and package.is_package(path)
+    problems = package.sum_problems(path) if packed else []
+    result, scores = None, dict[str, ManifestScore]()
+    if not problems:
+        result, problems = set_file.read(set_file.find(path), mapped=True)
+    manifest = None if result is None else result.manifest
+    if manifest is not None:
+        problems = _training_problems(manifest)
+        problems += view_problems(path, len(manifest.classes) * manifest.ipc.decoded) if packed else []
     if result is not None and scoring is not None and not problems:
-        found |= _measured(path, result, scoring)
-        problems += _score_problems(found["promised"], found["measured"])
+        scores = _measured(name, result, scoring)
+        problems = _score_problems(**scores)
+    found = Verification(path=name, package=packed, problems=tuple(problems), manifest=manifest, **scores)
     if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise CheckFailed(f"{path}: {count}\n{set_file.listed(problems)}", found)
+        raise CheckFailed(f"{name}: {plural(len(problems), 'problem')}\n{set_file.listed(problems)}", found.to_dict())
     return found
 
 
-def _recipe_problems(result: SyntheticSet) -> list[str]:
+def _training_problems(manifest: Manifest) -> list[str]:
     try:
-        distill = check(from_dict(result.manifest["settings"])).distill
+        manifest.training.settings()
     except UserError as error:
-        return [f"its settings are not a recipe that this ncfmkit can run: {error}"]
-    how, stored = result.manifest["decode"], result.ipc
-    said = (distill.ipc, distill.factor, distill.decode, distill.decoded_per_class)
-    if said != (stored, how["factor"], how["kind"], how["budget"]):
-        return ["its settings speak of another number of images, or another decoding, than its manifest"]
+        return [f"its training record is not one that this ncfmkit can follow: {error}"]
     return []
 
 
-def _promise(path: Path) -> str:
+def _promise(path: str) -> str:
     return f"`ncfmkit pack {path} --to safetensors --score --data DATA --repeats 5 --out NEW`"
 
 
-def _measured(path: Path, result: SyntheticSet, score: Scoring) -> dict[str, Any]:
-    promised = result.manifest["score"]
+def _measured(path: str, result: SyntheticSet, score: Scoring) -> dict[str, ManifestScore]:
+    promised = result.manifest.score
     if promised is None:
         raise UserError(f"{path} promises no score to check: {_promise(path)} measures and records one")
-    if promised["n"] < 2:
+    if promised.n < 2:
         raise UserError(
             f"the score of {path} is of one student, which has no standard deviation to compare with: {_promise(path)} "
             "measures and records a better one"
         )
     scores, _ = score(result)
-    return {"promised": promised, "measured": manifest_score(scores["rows"][0])}
+    return {"promised": promised, "measured": manifest_score(scores.rows[0])}
 
 
-def _score_problems(promised: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+def _score_problems(promised: ManifestScore, measured: ManifestScore) -> list[str]:
     error, allowed = least_difference(promised, measured)
-    below = promised["last"]["mean"] - measured["last"]["mean"]
+    below = promised.last.mean - measured.last.mean
     if below <= allowed:
         return []
     return [
@@ -93,7 +110,7 @@ def _score_problems(promised: dict[str, Any], measured: dict[str, Any]) -> list[
     ]
 
 
-def least_difference(promised: dict[str, Any], measured: dict[str, Any]) -> tuple[float, float]:
+def least_difference(promised: ManifestScore, measured: ManifestScore) -> tuple[float, float]:
     """How far below the promised mean the measured one may be, by a one-sided t-test at `LEVEL`.
 
     Both are accuracies of students that were trained in the same way, so one variance is estimated from both (Student's
@@ -105,7 +122,7 @@ def least_difference(promised: dict[str, Any], measured: dict[str, Any]) -> tupl
     """
     from scipy.special import stdtrit  # here, because verifying files alone does not need it
 
-    n, m = promised["n"], measured["n"]
-    squares = (n - 1) * promised["last"]["std"] ** 2 + (m - 1) * measured["last"]["std"] ** 2
+    n, m = promised.n, measured.n
+    squares = (n - 1) * promised.last.std**2 + (m - 1) * measured.last.std**2
     error = math.sqrt(squares / (n + m - 2) * (1 / n + 1 / m))
     return error, error * float(stdtrit(n + m - 2, 1 - LEVEL))

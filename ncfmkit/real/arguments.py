@@ -8,7 +8,7 @@ from typing import Any
 
 from ncfmkit.config import Settings, check, full_key, load_recipe, override
 from ncfmkit.errors import UserError
-from ncfmkit.real.hub import PREFIX
+from ncfmkit.files import HUB
 from ncfmkit.real.memory import memory_name
 from ncfmkit.real.opening import find_real, open_real
 from ncfmkit.real.sources import NAMED, as_text
@@ -63,13 +63,13 @@ class DataArguments:
 
         Data in memory and from the Hub are not checked, because finding them reads all of them.
         """
-        if self.memory is None and not self.data.startswith(PREFIX):
+        if self.memory is None and not self.data.startswith(HUB):
             root = Path(self.data_root) if self.data_root else None
             find_real(self.data, settings.data, data_root=root, download=self.download)
 
     def recorded(self) -> dict[str, Any]:
         """As `run.json` keeps them, valid in any working directory; `data` is None for data in memory."""
-        place = self.data if self.data in NAMED or self.data.startswith(PREFIX) else os.path.abspath(self.data)
+        place = self.data if self.data in NAMED or self.data.startswith(HUB) else os.path.abspath(self.data)
         return {
             "data": place if self.memory is None else None,
             "data_root": self.data_root and os.path.abspath(self.data_root),

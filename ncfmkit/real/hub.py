@@ -1,17 +1,15 @@
 """Data sets by name through the `datasets` library: `hf://OWNER/NAME`, or `hf://OWNER/NAME:CONFIGURATION`."""
 
 import dataclasses
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ncfmkit.errors import UserError
-from ncfmkit.extras import install
+from ncfmkit.extras import import_optional
+from ncfmkit.files import HUB
 from ncfmkit.real.listing import Request, Source
 from ncfmkit.real.memory import open_memory
-
-PREFIX = "hf://"
 
 
 def open_hub(request: Request) -> Source:
@@ -20,15 +18,10 @@ def open_hub(request: Request) -> Source:
     Raises:
         UserError: no name, the library is missing, the set is not in its cache, or fetching failed.
     """
-    name, _, configuration = request.data.removeprefix(PREFIX).removeprefix("datasets/").partition(":")
+    name, _, configuration = request.data.removeprefix(HUB).removeprefix("datasets/").partition(":")
     if not name:
         raise UserError(f"{request.data}: expected hf://OWNER/NAME or hf://OWNER/NAME:CONFIGURATION")
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError as error:
-        raise UserError(
-            f"{request.data} is read by the datasets library, which does not import here ({error}): {install('hub')}"
-        ) from None
+    datasets = import_optional("datasets", "hub", f"{request.data} is read by the library")
     try:
         with _offline(datasets, not request.download):
             found = datasets.load_dataset(name, configuration or None)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_name
+from ncfmkit.files import HUB, check_name
 from ncfmkit.real.arrays import READERS, open_digits, open_torchvision
 from ncfmkit.real.folders import open_folder
-from ncfmkit.real.hub import PREFIX, open_hub
+from ncfmkit.real.hub import open_hub
 from ncfmkit.real.listing import Request, Source
 from ncfmkit.real.memory import open_memory
 from ncfmkit.real.parquet import open_parquet
@@ -46,7 +46,7 @@ SOURCES = (
         "hub",
         "a data set of the Hugging Face Hub, read by the datasets library: hf://OWNER/NAME",
         open_hub,
-        lambda data: data.startswith(PREFIX),
+        lambda data: data.startswith(HUB),
     ),
     SourceKind(
         "parquet",

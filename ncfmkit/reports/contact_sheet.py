@@ -16,6 +16,7 @@ MAX_CLASS_ROWS = 100  # rows of a contact sheet
 MIN_SHOWN = 64  # pixels: smaller images are enlarged by the least whole factor that reaches this
 MAX_SHOWN = 192  # pixels: larger images are averaged down by a whole factor to below this
 MAX_NAME = 180  # pixels of a class name in a contact sheet, longer ones end in an ellipsis
+MAX_WIDTH = 900  # pixels up to which rows stand side by side, where one below the other they were a strip
 GAP = 4  # pixels between the images of a contact sheet
 INK = "#444444"
 FONT_SIZE = 13  # pixels
@@ -26,6 +27,7 @@ def contact_sheet(
 ) -> Image.Image:
     """One row per class, its name at the left, its first `per_class` images in the order given.
 
+    Rows that make a strip taller than wide stand side by side.
     Small images are enlarged by a whole factor, pixel by pixel; those of `MAX_SHOWN` pixels or more are averaged down.
     Classes after the first `MAX_CLASS_ROWS` are counted in a line below. A name that no installed font can draw is
     `class 3`, as :func:`ncfmkit.reports.labels.labels` says in a notice.
@@ -51,19 +53,22 @@ def contact_sheet(
     if len(classes) > len(shown):
         notes.append(f"{len(classes) - len(shown):,} more classes are not shown")
 
+    beside, row_w, row_h = 1, left + columns * (cell_w + GAP), cell_h + GAP
+    while beside * row_w < math.ceil(len(shown) / beside) * row_h and (beside + 1) * row_w <= MAX_WIDTH:
+        beside += 1
     note = "; ".join(notes)
-    width = max(left + columns * (cell_w + GAP), GAP * 2 + math.ceil(_width(note, named)))
-    height = GAP + len(shown) * (cell_h + GAP) + (24 if note else 0)
+    width = max(beside * row_w, GAP * 2 + math.ceil(_width(note, named)))
+    height = GAP + math.ceil(len(shown) / beside) * row_h + (24 if note else 0)
     gray = images_NCHW.shape[1] == 1
     sheet = Image.new("L" if gray else "RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for r, (name, row) in enumerate(zip(names, shown, strict=True)):
-        top = GAP + r * (cell_h + GAP)
-        _write(draw, top + cell_h / 2, name, named)
+        top, begin = GAP + r // beside * row_h, r % beside * row_w
+        _write(draw, begin, top + cell_h / 2, name, named)
         for c, index in enumerate(row):
-            sheet.paste(_cell(images_NCHW[index]), (left + c * (cell_w + GAP), top))
+            sheet.paste(_cell(images_NCHW[index]), (begin + left + c * (cell_w + GAP), top))
     if note:
-        _write(draw, height - 12, note, named)
+        _write(draw, 0, height - 12, note, named)
     return sheet
 
 
@@ -119,10 +124,10 @@ def _width(text: str, named: Labels) -> float:
     return sum(font.getlength(run) for run, font in _pieces(text, named))
 
 
-def _write(draw: ImageDraw.ImageDraw, middle: float, text: str, named: Labels) -> None:
-    """Writes `text` at the left; `middle` is halfway between the first font's ascender and descender."""
+def _write(draw: ImageDraw.ImageDraw, begin: float, middle: float, text: str, named: Labels) -> None:
+    """Writes `text` to the right of `begin`; `middle` is halfway between the first font's ascender and descender."""
     ascent, descent = _font(named.fonts[0], ImageFont.Layout.BASIC).getmetrics()
-    x, baseline = float(GAP), middle + (ascent - descent) / 2
+    x, baseline = begin + GAP, middle + (ascent - descent) / 2
     for run, font in _pieces(text, named):
         draw.text((x, baseline), run, fill=INK, font=font, anchor="ls")
         x += font.getlength(run)

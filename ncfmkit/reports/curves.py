@@ -1,65 +1,69 @@
-"""Plots of a run's losses."""
+"""Plots of a run: its losses, and the accuracy of its students while they train."""
 
-import io
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ncfmkit.files import write_atomic
+from ncfmkit.reports.layout import LINE, PAPER, SERIES, SOFT, Draw, plot_png
+from ncfmkit.run_records import MetricsRow, Score
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LONGEST_LABEL = 40  # characters of a row's label
 MAX_LR_MARKS = 40  # an lr that changes more often is a schedule, not a series of events
 
 
-def curves(metrics: list[dict[str, Any]], path: Path) -> None:
-    """Draws the losses of `metrics` against the step: thin the values, thick their running mean, dotted a change of lr.
+def curves(metrics: Sequence[MetricsRow], path: Path) -> None:
+    """Writes the plot of :func:`losses` as a PNG file."""
+    write_atomic(path, plot_png(losses(metrics)))
+
+
+def losses(metrics: Sequence[MetricsRow]) -> Draw:
+    """The losses against the step: thin the values, thick their running mean, dotted a change of lr.
 
     The calibration panel is left out where no row has a calibration loss; no rows give a picture that says so.
     """
-    # matplotlib takes a third of a second to import, and commands that only print a table need none of it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    panels = [("matching", "matching loss"), ("calibration", "calibration loss")]
-    panels = [p for p in panels if any(row.get(p[0]) is not None for row in metrics)]
-    figure = Figure(figsize=(8, 0.7 + 2.3 * max(len(panels), 1)), dpi=160, layout="constrained", facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    if panels:
+    def draw(figure: "Figure", narrow: bool) -> None:
+        steps_N = np.array([row.step for row in metrics])
+        panels = {
+            "matching loss": np.array([row.matching for row in metrics]),
+            "calibration loss": np.array([row.calibration for row in metrics if row.calibration is not None]),
+        }
+        panels = {name: values_N for name, values_N in panels.items() if len(values_N)}
+        figure.set_figheight(0.6 + 2.1 * max(len(panels), 1))
+        if not panels:
+            figure.text(0.5, 0.5, "no steps were run", ha="center", va="center")
+            return
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axis, (key, label) in zip(axes, panels, strict=True):
-            _draw_loss(axis, metrics, key, label)
-        _mark_lr(axes, metrics)
-        axes[-1].set_xlabel("step", fontsize=9, color="#444444")
-    else:
-        figure.text(0.5, 0.5, "no steps were run", ha="center", va="center", fontsize=12, color="#444444")
-    png = io.BytesIO()
-    canvas.print_png(png)
-    write_atomic(path, png.getvalue())
+        for axis, (name, values_N) in zip(axes, panels.items(), strict=True):
+            axis.set_ylabel(name)
+            axis.plot(steps_N[: len(values_N)], values_N, color=SERIES[0], alpha=0.4, linewidth=0.6)
+            axis.plot(
+                steps_N[: len(values_N)],
+                _running_mean(values_N),
+                color=SERIES[0],
+                marker="o" if len(values_N) == 1 else None,
+            )
+            if values_N.min() > 0 and values_N.max() > 20 * values_N.min():
+                axis.set_yscale("log")
+                axis.yaxis.set_major_formatter("{x:,.10g}")  # matplotlib's own is mathematical text
+                axis.yaxis.set_minor_formatter("")
+        _mark_lr(list(axes), metrics, labeled=not narrow)
+        axes[-1].set_xlabel("step")
+
+    return draw
 
 
-def _draw_loss(axis: Any, metrics: list[dict[str, Any]], key: str, label: str) -> None:
-    points = [(row["step"], row[key]) for row in metrics if row.get(key) is not None and math.isfinite(row[key])]
-    axis.set_ylabel(label, fontsize=9, color="#444444")
-    axis.tick_params(which="both", labelsize=8, color="#999999", labelcolor="#444444")
-    axis.grid(color="#e6e6e6", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#999999")
-    if not points:
-        axis.text(0.5, 0.5, "no finite value", ha="center", va="center", transform=axis.transAxes, fontsize=9)
-        return
-    steps, values = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
-    single = {"marker": "o", "markersize": 4} if len(values) == 1 else {}
-    axis.plot(steps, values, color="#8fb3d9", linewidth=0.6)
-    axis.plot(steps, _smooth(values), color="#1f5a99", linewidth=1.6, **single)
-    if values.min() > 0 and values.max() > 20 * values.min():
-        axis.set_yscale("log")
-
-
-def _smooth(values_N: np.ndarray) -> np.ndarray:
-    """Centered running mean over a twentieth of the run; the window is cut off at the ends, not padded."""
+def _running_mean(values_N: np.ndarray) -> np.ndarray:
+    """Centered, over a twentieth of the run; the window is cut off at the ends, not padded."""
     half = len(values_N) // 40
     sums = np.concatenate([[0.0], np.cumsum(values_N)])
     low = np.maximum(np.arange(len(values_N)) - half, 0)
@@ -67,27 +71,22 @@ def _smooth(values_N: np.ndarray) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def _mark_lr(axes: Any, metrics: list[dict[str, Any]]) -> None:
-    rates = [(row["step"], row["lr"]) for row in metrics if row.get("lr") is not None]
-    if not rates:
-        return
-    first, last = rates[0], rates[-1]
-    changes = [now for before, now in itertools.pairwise(rates) if now[1] != before[1]]
-    title = f"lr {first[1]:.3g} throughout"
-    if changes:
-        title = f"lr {first[1]:.3g} at first, {last[1]:.3g} at last"
-    axes[0].set_title(title, fontsize=8, color="#666666", loc="left")
+def _mark_lr(axes: "Sequence[Axes]", metrics: Sequence[MetricsRow], *, labeled: bool) -> None:
+    first, last = metrics[0], metrics[-1]
+    changes = [now for before, now in itertools.pairwise(metrics) if now.lr != before.lr]
+    title = f"lr {first.lr:.3g} to {last.lr:.3g}" if changes else f"lr {first.lr:.3g} throughout"
+    axes[0].set_title(title)
     if len(changes) > MAX_LR_MARKS:
         return
-    labeled = -math.inf
-    for step, rate in changes:
+    written = -math.inf
+    for row in changes:
         for axis in axes:
-            axis.axvline(step, color="#888888", linewidth=0.8, linestyle=":")
-        if step - labeled > 0.025 * (last[0] - first[0]):
-            labeled = step
+            axis.axvline(row.step, color=SOFT, linewidth=0.8, linestyle=":")
+        if labeled and row.step - written > 0.025 * (last.step - first.step):
+            written = row.step
             axes[0].annotate(
-                f"lr {rate:.3g}",
-                (step, 1),
+                f"lr {row.lr:.3g}",
+                (row.step, 1),
                 (2, -2),
                 xycoords=("data", "axes fraction"),
                 textcoords="offset points",
@@ -95,6 +94,46 @@ def _mark_lr(axes: Any, metrics: list[dict[str, Any]]) -> None:
                 ha="left",
                 va="top",
                 fontsize=7,
-                color="#666666",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+                color=SOFT,
+                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
             )
+
+
+def accuracies(rows: Sequence[Score], *, chance: float) -> Draw:
+    """Test accuracy of the students of each row against their gradient steps: mean, and one standard deviation beside.
+
+    Args:
+        rows: such as have a curve and a number of steps; above the plot are the epochs of the first.
+        chance: accuracy of guessing, in [0, 1].
+    """
+
+    def draw(figure: "Figure", narrow: bool) -> None:
+        figure.set_figheight(3.2 + (0.2 * len(rows) if narrow else 0))
+        axis = figure.subplots()
+        for color, row in zip(itertools.cycle(SERIES), rows, strict=False):
+            assert row.curve is not None
+            assert row.steps is not None
+            steps_E = np.array(row.curve.epochs) * row.steps / row.epochs
+            mean_E, std_E = 100 * np.array(row.curve.mean), 100 * np.array(row.curve.std)
+            axis.plot(steps_E, mean_E, color=color, marker="o", markersize=3, label=_label(row))
+            if row.n > 1:
+                axis.fill_between(steps_E, mean_E - std_E, mean_E + std_E, color=color, alpha=0.2, linewidth=0)
+        axis.axhline(100 * chance, color=SOFT, linewidth=0.8, linestyle="--", label="chance")
+        axis.set_xlabel("gradient steps")
+        axis.set_ylabel("test accuracy %")
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        per_epoch = (rows[0].steps or 0) / rows[0].epochs
+        above = axis.secondary_xaxis(
+            "top", functions=(lambda x: np.divide(x, per_epoch), lambda x: np.multiply(x, per_epoch))
+        )
+        above.set_xlabel(f"epochs of {_label(rows[0])}")
+        above.xaxis.set_major_formatter("{x:,.0f}")
+        above.spines["top"].set_color(LINE)
+        figure.legend(loc="outside lower left" if narrow else "outside right upper", ncols=1)
+
+    return draw
+
+
+def _label(row: Score) -> str:
+    return row.label if len(row.label) <= LONGEST_LABEL else row.label[: LONGEST_LABEL - 1] + "…"

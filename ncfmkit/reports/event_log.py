@@ -3,13 +3,13 @@
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ncfmkit.errors import UserError
 from ncfmkit.extras import install
 from ncfmkit.reports.contact_sheet import contact_sheet
+from ncfmkit.run_records import MetricsRow
 
 
 def require_tensorboard() -> None:
@@ -35,11 +35,12 @@ class EventLog:
         self.labels, self.classes = labels_N, classes
         self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
-    def add_row(self, row: dict[str, Any]) -> None:
+    def add_row(self, row: MetricsRow) -> None:
         """Logs the losses and the learning rate of a row of metrics.jsonl."""
-        for key, tag in (("matching", "loss/matching"), ("calibration", "loss/calibration"), ("lr", "lr")):
-            if row[key] is not None:
-                self.writer.add_scalar(tag, row[key], row["step"])
+        logged = {"loss/matching": row.matching, "loss/calibration": row.calibration, "lr": row.lr}
+        for tag, value in logged.items():
+            if value is not None:
+                self.writer.add_scalar(tag, value, row.step)
 
     def add_images(self, images_NCHW: np.ndarray, step: int) -> None:
         """Logs a contact sheet of uint8 images, and writes what is logged to disk."""

@@ -67,15 +67,6 @@ def labels(names: Sequence[str], *, shaping: bool) -> Labels:
     return Labels(tuple(shown), fonts)
 
 
-def families(named: Labels) -> list[str]:
-    """The fonts as matplotlib's `fontfamily`; those installed since it cached its list are added to that."""
-    from matplotlib.font_manager import fontManager
-
-    for path in {str(font) for font in named.fonts} - {entry.fname for entry in fontManager.ttflist}:
-        fontManager.addfont(path)
-    return [face.family_name for face in map(_face, named.fonts) if face is not None]
-
-
 def needs_shaping(text: str) -> bool:
     """Whether characters, drawn one after the other from left to right, would not be the text."""
     return any(unicodedata.bidirectional(c) in ("R", "AL") or unicodedata.category(c)[0] == "M" for c in text)

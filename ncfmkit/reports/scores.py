@@ -1,13 +1,13 @@
-"""Tables of scores for the terminal."""
+"""Tables of scores: what they say, and how a terminal shows it."""
 
-import math
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
+
+from ncfmkit.run_records import Accuracy, Score
 
 ABSENT = "–"
 SCORE_COLUMNS = {
@@ -32,7 +32,7 @@ SHORT_COLUMNS = {  # for a terminal of 80 columns; the caption says what they ar
 TEXT_COLUMNS = ("set", "network")
 
 
-def score_table(rows: Sequence[dict[str, Any]]) -> Table:
+def score_table(rows: Sequence[Score]) -> Table:
     """The rows of `scores.json` for a terminal. Accuracies are percent, mean ± standard deviation of n students."""
     columns, networks = score_columns(rows)
     caption = (
@@ -52,57 +52,52 @@ def score_table(rows: Sequence[dict[str, Any]]) -> Table:
             width = max(map(len, [*header.split(), *(cells[key] for cells in all_cells)]))
             table.add_column(textwrap.fill(header, width), justify="right", no_wrap=True)
     for row, cells in zip(rows, all_cells, strict=True):
-        table.add_row(*(Text(cells[key]) for key in shown), style="bold" if row.get("set") == "distilled" else "")
+        table.add_row(*(Text(cells[key]) for key in shown), style="bold" if row.set == "distilled" else "")
     return table
 
 
-def score_columns(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, str], str]:
+def score_columns(rows: Sequence[Score]) -> tuple[dict[str, str], str]:
     """The columns to show, and what the caption says of a network that all rows share: it needs no column."""
-    networks = {row.get("network") for row in rows}
-    if len(networks) != 1:
-        return SCORE_COLUMNS, ""
-    (network,) = networks
-    return {k: v for k, v in SCORE_COLUMNS.items() if k != "network"}, f", {network}" if network else ""
+    columns, networks = dict(SCORE_COLUMNS), {row.network for row in rows}
+    if all(share_of_whole(row, rows) is None for row in rows):
+        del columns["share"]
+    if len(networks) > 1:
+        return columns, ""
+    del columns["network"]
+    return columns, f", {rows[0].network}"
 
 
-def score_cells(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+def score_cells(rows: Sequence[Score]) -> list[dict[str, str]]:
     return [
         {
-            "set": str(row.get("label") or row.get("set") or ABSENT),
-            "network": str(row.get("network") or ABSENT),
-            "steps": counted(row.get("steps")),
-            "images": counted(row.get("images")),
-            "decoded": counted(row.get("decoded")),
-            "last": percent(row, "last"),
+            "set": row.label,
+            "network": row.network,
+            "steps": ABSENT if row.steps is None else f"{row.steps:,}",
+            "images": f"{row.images:,}",
+            "decoded": f"{row.decoded:,}",
+            "last": percent(row.last, row.n),
             "share": "" if (share := share_of_whole(row, rows)) is None else f"{100 * share:.1f}",
-            "n": counted(row.get("n")),
-            "best": percent(row, "best"),
+            "n": f"{row.n:,}",
+            "best": percent(row.best, row.n),
         }
         for row in rows
     ]
 
 
-def share_of_whole(row: dict[str, Any], rows: Iterable[dict[str, Any]]) -> float | None:
+def whole_row(row: Score, rows: Iterable[Score]) -> Score | None:
+    """The row of the same network trained on the whole set."""
+    return next((r for r in rows if r.set == "whole" and r.network == row.network), None)
+
+
+def share_of_whole(row: Score, rows: Iterable[Score]) -> float | None:
     """Accuracy relative to that of the same network trained on the whole set; None if there is no such row."""
-    whole = [r for r in rows if r.get("set") == "whole" and r.get("network") == row.get("network")]
-    part, of = mean_accuracy(row, "last"), mean_accuracy(whole[0], "last") if whole else None
-    return part / of if row.get("set") != "whole" and part is not None and of else None
+    whole = whole_row(row, rows)
+    if row.set == "whole" or whole is None or not whole.last.mean:
+        return None
+    return row.last.mean / whole.last.mean
 
 
-def mean_accuracy(row: dict[str, Any], epoch: str) -> float | None:
-    mean = (row.get(epoch) or {}).get("mean")
-    return mean if mean is not None and math.isfinite(mean) else None
-
-
-def percent(row: dict[str, Any], epoch: str) -> str:
+def percent(accuracy: Accuracy, n: int) -> str:
     """`89.3 ± 0.4`, never broken across lines; a single student has no deviation."""
-    mean, std, n = mean_accuracy(row, epoch), (row.get(epoch) or {}).get("std"), row.get("n")
-    if mean is None:
-        return ABSENT
-    if n == 1 or std is None or not math.isfinite(std):
-        return f"{100 * mean:.1f}"
-    return f"{100 * mean:.1f}\u00a0±\u00a0{100 * std:.1f}"
-
-
-def counted(value: Any) -> str:
-    return ABSENT if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    deviation = f"\u00a0±\u00a0{100 * accuracy.std:.1f}" if n > 1 else ""
+    return f"{100 * accuracy.mean:.1f}{deviation}"

@@ -1,11 +1,10 @@
 """A student as one safetensors file: its parameters, and a JSON manifest with all that is needed to use it."""
 
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
@@ -13,19 +12,30 @@ from torch import nn
 from ncfmkit import networks
 from ncfmkit.errors import UserError
 from ncfmkit.files import METADATA_KEY, check_safetensors, digest, write_atomic
+from ncfmkit.records import Record, problems
+from ncfmkit.scoring.student_manifest import StudentManifest
 from ncfmkit.training import Weights
 
-LARGEST_SIDE = 16384  # pixels; a larger one is damage
+LARGEST_HEADER = 4 << 20  # bytes, of which the manifest is a part
+MOST_PARAMETERS = 10_000  # tensors in a file
+MOST_SHOWN = 10  # problems in a message
+LONGEST_CAUSE = 300  # characters of another library's message
 
 
-def save(state: Weights, metadata: dict[str, Any], path: Path) -> None:
-    """Writes a student's parameters and metadata, and the digest of each parameter."""
-    metadata = {**metadata, "sha256": {name: digest(tensor) for name, tensor in state.items()}}
-    write_atomic(path, to_bytes(state, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
+class _Kind(Record, extra="ignore"):
+    kind: str = "file of an unknown kind"
 
 
-def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network with its parameters, in eval mode on the CPU, and its metadata.
+def save(state: Weights, manifest: StudentManifest, path: Path) -> None:
+    """Writes a student's parameters and manifest, and the digest of each parameter."""
+    whole = manifest.model_copy(update={"sha256": {name: digest(tensor) for name, tensor in state.items()}})
+    write_atomic(path, to_bytes(state, metadata={METADATA_KEY: json.dumps(whole.to_dict(), sort_keys=True)}))
+
+
+def load(path: Path) -> tuple[nn.Module, StudentManifest]:
+    """The network with its parameters, in eval mode on the CPU, and its manifest.
+
+    The memory that this takes is bounded by the size of the file, whatever the manifest says.
 
     Raises:
         UserError: no such file, not a student, or damaged.
@@ -33,53 +43,68 @@ def load(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"no student at {path}")
     check_safetensors(path, "a student")
+    _check_header(path)
     try:
         with safe_open(path, framework="pt") as stored:
             text = (stored.metadata() or {}).get(METADATA_KEY, "{}")
-            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+            names = stored.keys()
+            if len(names) > MOST_PARAMETERS:
+                raise UserError(
+                    f"{path} is not a student: {len(names):,} tensors, expected {MOST_PARAMETERS:,} at most"
+                )
+            # copied first and then checked: mapped tensors change with the file
+            state = {name: stored.get_tensor(name).clone() for name in names}
     except SafetensorError as error:
-        raise UserError(f"{path} is not a readable safetensors file (damaged or truncated): {error}") from None
+        cause = str(error)[:LONGEST_CAUSE]  # it may quote the header
+        raise UserError(f"{path} is not a readable safetensors file (damaged or truncated): {cause}") from None
     try:
-        metadata = json.loads(text)
-        if metadata.get("kind") != "student":
-            raise UserError(f"{path} is not a student: it holds a {metadata.get('kind', 'file of an unknown kind')}")
-        _check(state, metadata)
-        network, digests = _rebuild(state, metadata), dict(metadata["sha256"])
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is damaged: its metadata or parameters are not a student's ({error!r})") from None
-    wrong = [name for name, tensor in state.items() if digests.get(name) != digest(tensor)]
+        kind = _Kind.model_validate_json(text).kind
+        if kind != "student":
+            raise UserError(f"{path} is not a student: it holds a {kind[:100]}")
+        manifest = StudentManifest.model_validate_json(text)
+    except ValidationError as error:
+        lines = problems(error)[:MOST_SHOWN]
+        raise UserError("\n".join([f"{path} is damaged: its manifest is not a student's:", *lines])) from None
+    network = _rebuild(path, state, manifest)
+    wrong = [name for name, tensor in state.items() if manifest.sha256.get(name) != digest(tensor)]
     if wrong:
-        raise UserError(f"{path} is damaged: the sha256 of {wrong[0]!r} is not the metadata's")
-    return network.eval(), metadata
+        raise UserError(f"{path} is damaged: the sha256 of {wrong[0][:100]!r} is not the manifest's")
+    return network.eval(), manifest
 
 
-def _check(state: Weights, metadata: dict[str, Any]) -> None:
-    """Raises ValueError, KeyError or TypeError if something is missing or not of its kind."""
-    channels, size, classes = (metadata[k] for k in ("channels", "size", "classes"))
-    if channels not in (1, 3) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIDE:
-        raise ValueError(f"channels {channels!r}, size {size!r}")
-    for key, least in (("mean", -math.inf), ("std", 0.0)):
-        if len(metadata[key]) != channels or not all(math.isfinite(v) and v >= least for v in metadata[key]):
-            raise ValueError(f"{key} {metadata[key]!r}: expected {channels} finite numbers")
-    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
-        raise ValueError("classes: expected two or more names")
-    accuracy = metadata["test_accuracy"]
-    if accuracy is not None and not 0 <= accuracy <= 1:
-        raise ValueError(f"test_accuracy {accuracy!r}")
-    if not isinstance(metadata["trained_on"]["name"], str) or not isinstance(metadata["trained_on"]["sha256"], dict):
-        raise TypeError("trained_on: expected a name and digests")
-    if not isinstance(metadata["tool"], str):
-        raise TypeError("tool: expected a text")
-    for name, tensor in state.items():
-        if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
-            raise ValueError(f"{name}: expected finite float32 parameters, got {tensor.dtype}")
+def _check_header(path: Path) -> None:
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > LARGEST_HEADER:
+        raise UserError(
+            f"{path} is not a readable safetensors file: its header of {length:,} bytes is larger than "
+            f"{LARGEST_HEADER:,}"
+        )
 
 
-def _rebuild(state: Weights, metadata: dict[str, Any]) -> nn.Module:
-    shape = {k: metadata[k] for k in ("channels", "size")}
-    row = {k: metadata["network"][k] for k in ("width", "depth")}
-    network = networks.build(metadata["network"]["name"], classes=len(metadata["classes"]), **shape, **row)
-    network.load_state_dict(state)
+def _rebuild(path: Path, state: Weights, manifest: StudentManifest) -> nn.Module:
+    """The network of the manifest with the file's parameters, which are all the memory that it gets."""
+    m = manifest
+    try:
+        with torch.device("meta"):
+            network = networks.build(
+                m.network.name,
+                classes=len(m.classes),
+                channels=m.channels,
+                size=m.size,
+                width=m.network.width,
+                depth=m.network.depth,
+            )
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {str(error)[:LONGEST_CAUSE]}") from None
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for name in sorted(expected.keys() | state.keys()):
+        got = tuple(state[name].shape) if name in state else "nothing"
+        if got != expected.get(name):
+            raise UserError(f"{path} is damaged: {name[:100]}: expected {expected.get(name, 'nothing')}, got {got}")
+        if state[name].dtype != torch.float32 or not bool(state[name].isfinite().all()):
+            raise UserError(
+                f"{path} is damaged: {name[:100]}: expected finite float32 parameters, got {state[name].dtype}"
+            )
+    network.load_state_dict(state, assign=True)
     return network

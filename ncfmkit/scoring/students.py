@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -21,6 +20,7 @@ from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import Tracker, plural, track
 from ncfmkit.real.store import RealData
+from ncfmkit.run_records import Accuracy, Curve, Score, Scores
 from ncfmkit.runtime import Runtime, device_name, versions
 from ncfmkit.scoring.baselines import BASELINES, herding_seconds
 from ncfmkit.training import (
@@ -30,6 +30,7 @@ from ncfmkit.training import (
     accuracy,
     accuracy_seconds,
     batch_plan,
+    class_hits,
     fresh_state,
     train,
     training_seconds,
@@ -57,40 +58,58 @@ def score(
     *,
     seed: int,
     runtime: Runtime,
-    title: str,
-) -> dict[str, Any]:
+    about: "RowWork",
+) -> Score:
     """Trains one fresh student per set and tests it; repeats are given as equal sets, or as several random ones.
 
-    Returns:
-        `last` and `best`: mean, std (of the sample, 0 for one student) and values of the test accuracy, fractions;
-        `n`, `epochs`, `steps` (gradient steps of each student), `evaluations`, `decoded` (images trained on),
-        `seconds`.
+    Args:
+        sets: what the students are trained on, one each, equally many images.
+        settings: how; their `epochs` are those of `about`.
+        about: the row that the students are of.
     """
     start = time.monotonic()
+    settings = dataclasses.replace(settings, epochs=about.epochs)
     together = side_by_side(len(sets), test.images.shape[-1], runtime)
-    last: list[float] = []
-    best: list[float] = []
+    when = evaluated_epochs(settings)
+    hits_NEK = np.empty((0, len(when), test.classes), np.int64)
     models: StackedModels | None = None
-    with track(title, len(sets) * settings.epochs) as bar:
+    with track(f"students: {about.label}", len(sets) * settings.epochs) as bar:
         for first in range(0, len(sets), together):
             keys = range(first, min(first + together, len(sets)))
             if models is None or models.size != len(keys):  # one stack for all, because each is compiled anew
                 models = StackedModels(build, len(keys), runtime)
             models.load([fresh_state(build, seed, "student", k) for k in keys])
-            history = _train_and_test(models, [sets[k] for k in keys], test, settings, seed, list(keys), bar)
-            last += history[-1]
-            best += [max(values) for values in zip(*history, strict=True)]
-            bar.advance(0, note=f"last epoch {np.mean(last):.1%}")
-    return {
-        "decoded": len(sets[0]),
-        "epochs": settings.epochs,
-        "steps": settings.epochs * batch_plan(len(sets[0]), settings.batch)[0],
-        "evaluations": settings.evaluations,
-        "n": len(sets),
-        "last": _summary(last),
-        "best": _summary(best),
-        "seconds": time.monotonic() - start,
-    }
+            tested_REK = _train_and_test(models, [sets[k] for k in keys], test, settings, seed, list(keys), bar)
+            hits_NEK = np.concatenate([hits_NEK, tested_REK])
+            bar.advance(0, note=f"last epoch {hits_NEK[:, -1].sum() / (len(hits_NEK) * len(test)):.1%}")
+    accuracy_NE = hits_NEK.sum(2) / len(test)
+    count_K = np.bincount(test.labels.numpy(), minlength=test.classes)
+    tested = [_summary(values) for values in accuracy_NE.T]
+    return Score(
+        set=about.name,
+        label=about.label,
+        images=about.stored,
+        network=about.network,
+        decoded=len(sets[0]),
+        epochs=settings.epochs,
+        steps=settings.epochs * batch_plan(len(sets[0]), settings.batch)[0],
+        evaluations=settings.evaluations,
+        n=len(sets),
+        last=tested[-1],
+        best=_summary(accuracy_NE.max(1)),
+        classes=tuple(
+            float(np.mean(hits_N / count)) if count else None
+            for hits_N, count in zip(hits_NEK[:, -1].T, count_K, strict=True)
+        ),
+        curve=Curve(epochs=when, mean=tuple(t.mean for t in tested), std=tuple(t.std for t in tested)),
+        seconds=time.monotonic() - start,
+    )
+
+
+def evaluated_epochs(settings: StudentSettings) -> tuple[int, ...]:
+    """The epochs after which students are tested: evenly spaced, the last one among them."""
+    count = min(settings.evaluations, settings.epochs)
+    return tuple(round(settings.epochs * (i + 1) / count) for i in range(count))
 
 
 def _train_and_test(
@@ -101,23 +120,22 @@ def _train_and_test(
     seed: int,
     keys: list[int],
     bar: Tracker,
-) -> list[list[float]]:
-    """Test accuracies of the stack at each evaluation, the last epoch's at the end."""
-    count = min(settings.evaluations, settings.epochs)
-    when = {round(settings.epochs * (i + 1) / count) for i in range(count)}
-    history: list[list[float]] = []
+) -> np.ndarray:
+    """What the stack gets right of each class at each evaluation, the last epoch's at the end, int64 `[R, E, K]`."""
+    when = set(evaluated_epochs(settings))
+    tested: list[np.ndarray] = []
 
     def evaluate(epoch: int) -> None:
         if epoch in when:
-            history.append(accuracy(models, test))
+            tested.append(class_hits(models, test))
 
     train(models, sets, settings, seed=seed, keys=keys, bar=bar, after_epoch=evaluate)
-    return history
+    return np.stack(tested, axis=1)
 
 
-def _summary(values: list[float]) -> dict[str, Any]:
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "std": std, "values": values}
+def _summary(values_N: np.ndarray) -> Accuracy:
+    std = float(np.std(values_N, ddof=1)) if len(values_N) > 1 else 0.0
+    return Accuracy(mean=float(np.mean(values_N)), std=std, values=tuple(values_N.tolist()))
 
 
 def describe_network(network: NetworkSettings) -> str:
@@ -127,9 +145,11 @@ def describe_network(network: NetworkSettings) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class RowWork:
-    """What the students of a row are trained on, and how long."""
+    """A row of scores: what its students are trained on, and how long."""
 
+    name: str  # `distilled`, or of a row of `BASELINES`
     label: str
+    network: str
     per_class: int  # images per class, as they are stored; 0 for the whole split
     stored: int  # images, as they are stored
     images: int  # that each student is trained on, decoded
@@ -152,7 +172,10 @@ def row_work(name: str, real: RealData, settings: Settings, *, stored: int, deco
     steps = students.epochs * batch_plan(decoded * classes, students.batch)[0]
     least = (students.whole_epochs or settings.pool.epochs) if size == "whole" else 1
     epochs = max(least, math.ceil(steps / batch_plan(images, students.batch)[0]))
-    return RowWork(label=label, per_class=per_class, stored=held, images=images, epochs=epochs)
+    network = describe_network(settings.network)
+    return RowWork(
+        name=name, label=label, network=network, per_class=per_class, stored=held, images=images, epochs=epochs
+    )
 
 
 def estimate_scores(
@@ -195,8 +218,8 @@ def score_set(
     mosaic: Callable[[int], LabeledImages],
     herding: Callable[[int], LabeledImages],
     runtime: Runtime,
-) -> dict[str, Any]:
-    """Scores of a set and of each baseline, as `scores.json` holds them.
+) -> Scores:
+    """Scores of a set and of each baseline.
 
     Students of a baseline take as many gradient steps as those of the set: a set of a quarter of the images is trained
     for four times the epochs. Students of the whole training split take more where its own epochs amount to more.
@@ -227,18 +250,9 @@ def score_set(
             sets = [herding(work.per_class)] * repeats
         else:
             sets = [draw(real, work.per_class, settings.seed, repeat) for repeat in range(repeats)]
-        result = score(
-            sets,
-            test,
-            build,
-            dataclasses.replace(students, epochs=work.epochs),
-            seed=settings.seed,
-            runtime=runtime,
-            title=f"students: {work.label}",
-        )
-        about = {"set": name, "label": work.label, "images": work.stored, "network": describe_network(settings.network)}
-        rows.append(about | result)
-    return {"device": device_name(runtime.device), "precision": runtime.precision, "versions": versions(), "rows": rows}
+        rows.append(score(sets, test, build, students, seed=settings.seed, runtime=runtime, about=work))
+    device = device_name(runtime.device)
+    return Scores(device=device, precision=runtime.precision, versions=versions(), rows=tuple(rows))
 
 
 def estimate_student(

@@ -4,7 +4,6 @@ Names in a manifest are untrusted text and are escaped, so that they are display
 conversion records may have any type: values that should be numbers and are not are shown as text.
 """
 
-import dataclasses
 import html
 import math
 import re
@@ -13,14 +12,15 @@ from typing import Any
 
 import yaml
 
-from ncfmkit.config import SECTIONS, DistillSettings, Settings, StudentSettings, current_names
-from ncfmkit.errors import UserError
+from ncfmkit.config import SECTIONS, DistillSettings, Settings, StudentSettings, known_names
 from ncfmkit.files import format_bytes
-from ncfmkit.progress import printable
-from ncfmkit.sets.manifest import DIGEST_KEY
+from ncfmkit.mosaic import decode_factors
+from ncfmkit.progress import plural, printable
+from ncfmkit.sets.manifest import Converted, Figure, Manifest, ManifestScore
 from ncfmkit.sets.set_file import FILE_NAME
-from ncfmkit.sets.snippets import facts_of, snippets
 from ncfmkit.sets.synthetic import SyntheticSet
+from ncfmkit.sets.views.records import View
+from ncfmkit.sets.views.table import Layout
 
 PREVIEW = "preview.png"
 PAPER = "[Wang et al., CVPR 2025](https://arxiv.org/abs/2502.20653)"
@@ -62,60 +62,90 @@ KNOWN_LICENSES = {
     *("cdla-permissive-2.0", "odc-by", "odbl", "pddl", "etalab-2.0", "c-uda", "unknown", "other"),
 }
 PARTS = {"pixels": "pixels, packed", "levels": "levels of the pixels", "soft_labels": "soft labels"}
-LIBRARIES = {
-    "numpy": "numpy alone",
-    "torch": "torch and safetensors, normalized, as a DataLoader",
-    "ncfmkit": "ncfmkit",
-    "datasets": "datasets",
-    "webdataset": "webdataset",
-    "torchvision": "torchvision",
-}
 STARTS = {
     "mix": "mosaics of real images",
     "random": "real images",
     "noise": "noise",
     "load": "an earlier distilled set",
 }
-LAYOUT_FILES = {"parquet": "`data/train-*.parquet`", "webdataset": "`*.tar`", "png": "a folder for each class"}
+LAYOUT_FILES = {"parquet": "`data/train-*.parquet`", "webdataset": "`*.tar`", "png": "`train/`"}
 FILES = {
-    "ncfmkit.json": "the manifest: all facts of this page, for machines",
-    "SHA256SUMS": "checksums of all files",
+    FILE_NAME: "the set, in one file",
+    "read_set.py": "reads that file with numpy alone",
     "README.md": "this page",
-    PREVIEW: "the first images of every class",
-    FILE_NAME: "the set in one file",
+    PREVIEW: "the first stored images of every class",
+    "ncfmkit.json": "the layout of this folder",
+    "croissant.json": "this page for machines, in the Croissant format",
+    "SHA256SUMS": "checksums of all files",
     "classes.txt": "class names, in label order",
-    "soft_labels.npy": "logits of every image to train on",
+}
+LOAD_FILE = f"""from read_set import decoded, read
+
+stored = read("{FILE_NAME}")  # checks every digest
+images, labels = decoded(stored)
+"""
+LOAD_TORCH = f"""import torch
+from read_set import normalized, read
+from torch.utils.data import DataLoader, TensorDataset
+
+stored = read("{FILE_NAME}")
+images, labels = map(torch.from_numpy, normalized(stored))
+loader = DataLoader(TensorDataset(images, labels), batch_size=128, shuffle=True)
+"""
+LOAD_VIEW = {  # by the library that a layout is for
+    "datasets": """from pathlib import Path
+
+from datasets import load_dataset
+
+# of a repository on the Hub: its name instead of the path
+rows = load_dataset(str(Path.cwd()), split="train").with_format("torch")[:]
+images, labels = rows["image"]{one_channel}.float() / 255, rows["label"]
+""",
+    "webdataset": """import glob
+
+import torch
+import webdataset as wds
+
+shards = wds.WebDataset(sorted(glob.glob("*.tar")), shardshuffle=False)
+rows = list(shards.decode("torchrgb8").to_tuple("{encoding}", "cls"))
+images = torch.stack([row[0] for row in rows]){one_channel}.float() / 255
+labels = torch.tensor([row[1] for row in rows])
+""",
+    "torchvision": """import torch
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import pil_to_tensor
+
+rows = ImageFolder("train", transform=pil_to_tensor)
+images = torch.stack([image for image, _ in rows]){one_channel}.float() / 255
+labels = torch.tensor(rows.targets)
+""",
+}
+SOFT_LABELS = {
+    "read_set": "`stored.soft_labels`",
+    "datasets": '`rows["soft_labels"]`',
+    "webdataset": "the `npy` of each sample",
+    "torchvision": "the column `soft_labels` of `train/metadata.parquet`",
 }
 
 
-def card(result: SyntheticSet, *, layout: str, images: str, encoding: str, file_sizes: Mapping[str, int]) -> str:
+def card(result: SyntheticSet, view: View, layout: Layout, file_sizes: Mapping[str, int]) -> str:
     """README.md of a package: YAML for the Hub and for `datasets`, then Markdown.
 
     Args:
         result: with the manifest of its file, in which sizes and digests are.
-        layout: a name of `LAYOUTS`.
-        images: `stored` or `decoded`, what the layout's files hold.
-        encoding: `png` or `webp`, of its pictures.
+        view: the view of it in the package.
+        layout: of the package.
         file_sizes: bytes of the package's files, by name.
-
-    Raises:
-        UserError: the manifest states no license.
     """
-    if result.manifest["source"]["license"] is None:
-        raise UserError(
-            f"a dataset card states a license, and {result.manifest['name']!r} has none: pass --license with that of "
-            f"its source, {result.manifest['source']['name']!r}, such as --license mit"
-        )
-    settings = _known(result.manifest["settings"])
     sections = [
-        _front_matter(result, layout, images),
-        *_what(result, images),
+        _front_matter(result, view, layout),
+        *_what(result),
         *_score(result.manifest),
-        *_loading(result, layout, images),
-        *_making(result, settings),
+        *_loading(result, view, layout),
+        *_making(result, _known(result.manifest)),
         *_provenance(result.manifest),
         *_sizes(result),
-        *_files(layout, images, encoding, file_sizes),
+        *_files(layout, view.encoding, file_sizes),
         *_limits(result.manifest),
         *_license(result.manifest),
     ]
@@ -136,10 +166,10 @@ def _number(value: Any, spec: str = "") -> str:
     return format(value, spec) if is_number else _text(value)
 
 
-def _percent(score: Mapping[str, Any], epoch: str) -> str:
+def _percent(score: ManifestScore, figure: Figure) -> str:
     """`61.9% ± 0.7`; one student has no deviation."""
-    deviation = f" ± {score[epoch]['std'] * 100:.1f}" if score["n"] > 1 else ""
-    return f"{score[epoch]['mean']:.1%}{deviation}"
+    deviation = f" ± {figure.std * 100:.1f}" if score.n > 1 else ""
+    return f"{figure.mean:.1%}{deviation}"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -151,52 +181,55 @@ def _list(items: Iterable[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
-def _front_matter(result: SyntheticSet, layout: str, images: str) -> str:
+def _front_matter(result: SyntheticSet, view: View, layout: Layout) -> str:
     m = result.manifest
-    rows = len(result.images) if images == "stored" else len(result.classes) * m["ipc"]["decoded"]
-    slug = re.sub(r"[^a-z0-9.]+", "-", m["source"]["license"].lower()).strip("-")
-    facts: dict[str, Any] = {"pretty_name": printable(m["name"])}
-    facts |= {"license": slug} if slug in KNOWN_LICENSES else {"license": "other", "license_name": slug or "other"}
+    rows = len(result) if layout.module is None else len(view)
+    facts: dict[str, Any] = {"pretty_name": printable(m.name)}
+    if m.source.license is None:
+        facts["license"] = "unknown"
+    else:
+        slug = re.sub(r"[^a-z0-9.]+", "-", m.source.license.lower()).strip("-")
+        facts |= {"license": slug} if slug in KNOWN_LICENSES else {"license": "other", "license_name": slug or "other"}
     facts |= {
         "task_categories": ["image-classification"],
         "size_categories": [next((name for most, name in SIZES if rows < most), "n>10M")],
         "tags": ["dataset-distillation", "synthetic", "ncfmkit"],
     }
-    if layout == "parquet":
-        files = [{"split": "train", "path": "data/train-*.parquet"}]
-        facts |= {"configs": [{"config_name": "default", "data_files": files}]}
+    if layout.module is not None:  # only the view is data, not the preview nor any JSON
+        files = [{"split": "train", "path": layout.data_files()}]
+        facts["configs"] = [{"config_name": "default", "data_files": files}]
+        columns = layout.features(view)
+        facts |= {} if columns is None else {"dataset_info": {"config_name": "default", "features": columns}}
     return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
 
 
-def _what(result: SyntheticSet, images: str) -> Iterator[str]:
-    m, source = result.manifest, result.manifest["source"]
+def _what(result: SyntheticSet) -> Iterator[str]:
+    m = result.manifest
     count, channels, height, width = result.images.shape
-    mosaics = facts_of(result).mosaics
-    yield f"# {_text(m['name'])}"
+    yield f"# {_text(m.name)}"
     yield (
-        f"{count:,} synthetic images of {len(result.classes)} classes, {height} x {width} pixels, "
-        f"{'gray' if channels == 1 else 'color'}, which stand for the {source['train_images']:,} training images of "
-        f"{_text(source['name'])}. They were made by dataset distillation, so that a classifier trained only on them "
+        f"{count:,} synthetic images of {len(m.classes)} classes, {height} x {width} pixels, "
+        f"{'gray' if channels == 1 else 'color'}, which stand for the {m.source.train_images:,} training images of "
+        f"{_text(m.source.name)}. They were made by dataset distillation, so that a classifier trained only on them "
         "comes as close as possible to the accuracy of one trained on the real images. They are for training, not "
         "for viewing."
-        + (f" {_mosaic_text(result, images)}" if mosaics else "")
+        + (f" {_mosaic_text(m)}" if _are_mosaics(m) else "")
         + (" Every training image has logits to train on instead of its label." if _is_soft(result) else "")
     )
     yield f"![preview]({PREVIEW})"
-    yield f"Classes, in label order: {_class_list(result.classes)}."
+    yield f"Classes, in label order: {_class_list(m.classes)}."
 
 
-def _mosaic_text(result: SyntheticSet, images: str) -> str:
-    ipc, factors = result.manifest["ipc"], facts_of(result).kept
-    cuts = " and ".join(f"{f} x {f}" for f in factors)
+def _are_mosaics(m: Manifest) -> bool:
+    """Whether stored images are anything else than the images to train on."""
+    return m.ipc.decoded != m.ipc.stored or m.decode.factor > 1
+
+
+def _mosaic_text(m: Manifest) -> str:
+    cuts = " and ".join(f"{f} x {f}" for f in decode_factors(m.decode.kind, m.decode.factor))
     return (
-        f"The stored images are mosaics: {ipc['stored']:,} per class are cut {cuts} and enlarged to "
-        f"{ipc['decoded']:,} per class to train on. "
-        + (
-            "Do not train on the mosaics themselves."
-            if images == "stored"
-            else f"The pictures in this folder are those images; the mosaics are in `{FILE_NAME}`."
-        )
+        f"The stored images, in `{FILE_NAME}`, are mosaics: {m.ipc.stored:,} per class are cut {cuts} and enlarged to "
+        f"{m.ipc.decoded:,} per class to train on. All other files and the code below hold or give those."
     )
 
 
@@ -207,16 +240,16 @@ def _is_soft(result: SyntheticSet) -> bool:
 def _class_list(classes: tuple[str, ...]) -> str:
     shown = ", ".join(_text(name) for name in classes[:MOST_CLASSES])
     left = len(classes) - MOST_CLASSES
-    return f"{shown} and {left:,} more (in `ncfmkit.json`)" if left > 0 else shown
+    return f"{shown} and {left:,} more (in the manifest)" if left > 0 else shown
 
 
-def _score(m: Mapping[str, Any]) -> Iterator[str]:
+def _score(m: Manifest) -> Iterator[str]:
     yield "## How good it is"
-    score = m["score"]
+    score = m.score
     if score is None:
-        original = m.get("pixels", {}).get("original", {}).get("score")
+        original = m.pixels and m.pixels.original and m.pixels.original.score
         if original:
-            reached = _percent(original, "last")
+            reached = _percent(original, original.last)
             yield f"Not scored with this number of bits. The 8-bit set that it was made from reached {reached}."
         else:
             yield "Not scored."
@@ -226,10 +259,10 @@ def _score(m: Mapping[str, Any]) -> Iterator[str]:
         )
         return
     head = ("test accuracy, last epoch", "best epoch", "students", "network", "epochs")
-    row = (_percent(score, "last"), _percent(score, "best"), str(score["n"]), _text(score["network"]))
-    yield _table(head, [(*row, f"{score['epochs']:,}")])
+    row = (_percent(score, score.last), _percent(score, score.best), str(score.n), _text(score.network))
+    yield _table(head, [(*row, f"{score.epochs:,}")])
     yield (
-        f"{_students(score['n'])}, trained only on this set, tested on real images. The last epoch is the score. The "
+        f"{_students(score.n)}, trained only on this set, tested on real images. The last epoch is the score. The "
         "best epoch is selected on the test set; it is listed because published tables often have it."
     )
 
@@ -238,19 +271,29 @@ def _students(n: int) -> str:
     return f"Mean ± standard deviation over {n} students" if n > 1 else "One student"
 
 
-def _loading(result: SyntheticSet, layout: str, images: str) -> Iterator[str]:
+def _loading(result: SyntheticSet, view: View, layout: Layout) -> Iterator[str]:
+    m = result.manifest
     yield "## Loading it"
-    soft = ", and `soft_labels`, the logits of each" if _is_soft(result) else ""
     yield (
-        "Run inside this folder. Each snippet defines the training images, `images` in [0, 1], and their `labels`"
-        f"{soft}. Networks expect images normalized with mean {_numbers(result.manifest['mean'])} and standard "
-        f"deviation {_numbers(result.manifest['std'])}."
+        "Run inside this folder. Each snippet gives the training images, `images` in [0, 1], and their `labels`. "
+        f"Networks expect images normalized with mean {_numbers(m.mean)} and standard deviation {_numbers(m.std)}."
     )
-    for library, code in snippets(result, layout, images).items():
-        yield f"With {LIBRARIES[library]}:"
+    sources = {"read_set": "with numpy"}
+    if layout.module is not None:
+        sources[layout.library] = f"with {layout.library}"
+    yield "With numpy alone:"
+    yield f"```python\n{LOAD_FILE}```"
+    yield "With torch, normalized, as a `DataLoader`:"
+    yield f"```python\n{LOAD_TORCH}```"
+    if layout.module is not None:
+        one_channel = "[:, :1]" if view.shape[0] == 1 else ""  # WebP and some readers make three of it
+        code = LOAD_VIEW[layout.library].replace("{one_channel}", one_channel).replace("{encoding}", view.encoding)
+        yield f"With {layout.library}:"
         yield f"```python\n{code}```"
-    if layout != "safetensors":
-        yield '`ncfmkit.load(".").decoded()` does the same and checks every digest.'
+    if _is_soft(result):
+        places = "; ".join(f"{how}, {SOFT_LABELS[library]}" for library, how in sources.items())
+        yield f"Soft labels, the logits of every training image: {places}."
+    yield '`ncfmkit.load(".").decoded()` gives the same, and checks every digest.'
 
 
 def _numbers(values: Iterable[float]) -> str:
@@ -258,32 +301,31 @@ def _numbers(values: Iterable[float]) -> str:
 
 
 def _making(result: SyntheticSet, settings: Settings) -> Iterator[str]:
-    converted = result.manifest["source"].get("converted")
+    converted = result.manifest.source.converted
     yield "## How it was made"
-    how = _conversion(converted) if isinstance(converted, Mapping) else _distillation(settings)
-    recipe = "ncfmkit's training recipe for it" if isinstance(converted, Mapping) else "Its training recipe"
-    yield _list([*how, *_pixels(result.manifest), _decoding(result), f"{recipe}: {_student(settings.student)}"])
+    how = _distillation(settings) if converted is None else _conversion(converted)
+    recipe = "Its training recipe" if converted is None else "ncfmkit's training recipe for it"
+    yield _list(
+        [*how, *_pixels(result.manifest), _decoding(result.manifest), f"{recipe}: {_student(settings.student)}"]
+    )
 
 
-def _known(table: Mapping[str, Any]) -> Settings:
-    """The settings of a manifest that this version knows, of whatever types; those that are missing are the default."""
-    sections, table = {}, current_names(table)
+def _known(m: Manifest) -> Settings:
+    """The settings of a manifest that are known here, of whatever types; those that are missing are the default."""
+    sections, table = {}, known_names(m.settings | m.training.to_dict())
     for section, kind in SECTIONS.items():
-        values, names = table.get(section), {field.name for field in dataclasses.fields(kind)}
-        if isinstance(values, Mapping):
-            sections[section] = kind(**{name: value for name, value in values.items() if name in names})
+        sections[section] = kind(**table.get(section, {}))
     return Settings(**{key: table[key] for key in ("recipe", "seed") if key in table}, **sections)
 
 
-def _conversion(converted: Mapping[str, Any]) -> Iterator[str]:
+def _conversion(converted: Converted) -> Iterator[str]:
     yield (
-        f"Released by another project as {_text(converted.get('file'))} (sha256 {_text(converted.get('sha256'))}) and "
-        f"converted by ncfmkit ({_text(converted.get('kind'))}, values: {_text(converted.get('values'))}). How it was "
+        f"Released by another project as {_text(converted.file)} (sha256 {_text(converted.sha256)}) and "
+        f"converted by ncfmkit ({_text(converted.kind)}, values: {_text(converted.values)}). How it was "
         "distilled is not recorded here."
     )
-    clipped = converted.get("clipped")
-    if isinstance(clipped, Mapping) and clipped.get("share"):
-        yield f"Values outside [0, 1] were clipped: {_number(clipped['share'], '.2%')} of them."
+    if converted.clipped.share:
+        yield f"Values outside [0, 1] were clipped: {_number(converted.clipped.share, '.2%')} of them."
 
 
 def _distillation(settings: Settings) -> Iterator[str]:
@@ -325,21 +367,19 @@ def _network(settings: Settings) -> str:
     return f"{_text(n.name)}{depth} width {_number(n.width)}"
 
 
-def _pixels(m: Mapping[str, Any]) -> Iterator[str]:
-    if "pixels" in m:
-        how = m["pixels"]
-        per = "each image and channel" if how["scale"] == "image" else "each channel"
-        dithered = ", dithered" if how["dither"] else ""
-        yield f"Pixels are stored in {how['bits']} bits instead of 8, between the levels of {per}{dithered}."
+def _pixels(m: Manifest) -> Iterator[str]:
+    if m.pixels is not None:
+        per = "each image and channel" if m.pixels.scale == "image" else "each channel"
+        dithered = ", dithered" if m.pixels.dither else ""
+        yield f"Pixels are stored in {m.pixels.bits} bits instead of 8, between the levels of {per}{dithered}."
 
 
-def _decoding(result: SyntheticSet) -> str:
-    m = result.manifest
-    if not facts_of(result).mosaics:
-        return f"{m['ipc']['stored']:,} images per class, used for training without decoding."
+def _decoding(m: Manifest) -> str:
+    if not _are_mosaics(m):
+        return f"{m.ipc.stored:,} images per class, used for training without decoding."
     return (
-        f"{m['ipc']['stored']:,} stored images per class are decoded to {m['ipc']['decoded']:,}: kind "
-        f"{m['decode']['kind']}, factor {m['decode']['factor']}, bilinear."
+        f"{m.ipc.stored:,} stored images per class are decoded to {m.ipc.decoded:,}: kind {m.decode.kind}, factor "
+        f"{m.decode.factor}, bilinear."
     )
 
 
@@ -355,40 +395,39 @@ def _student(s: StudentSettings) -> str:
     )
 
 
-def _provenance(m: Mapping[str, Any]) -> Iterator[str]:
-    source = m["source"]
+def _provenance(m: Manifest) -> Iterator[str]:
     yield "## Where it comes from"
     rows = [
-        ("source", _text(source["name"])),
-        ("training images", f"{source['train_images']:,}"),
-        ("fingerprint of the source", _text(source["fingerprint"])),
-        ("converted by" if "converted" in source else "made by", _text(m["tool"])),
-        ("sha256 of the manifest", _text(m[DIGEST_KEY])),
+        ("source", _text(m.source.name)),
+        ("training images", f"{m.source.train_images:,}"),
+        ("fingerprint of the source", _text(m.source.fingerprint)),
+        ("made by" if m.source.converted is None else "converted by", _text(m.tool)),
+        ("sha256 of the manifest", m.manifest_sha256),
     ]
     yield _table(("", ""), rows)
 
 
 def _sizes(result: SyntheticSet) -> Iterator[str]:
     m = result.manifest
-    total = sum(m["bytes"].values())
-    raw = m["source"]["train_images"] * math.prod(result.images.shape[1:])
+    total = sum(m.bytes.values())
+    raw = m.source.train_images * math.prod(result.images.shape[1:])
     yield "## How large it is"
-    rows = [(PARTS.get(name, _text(name)), f"{size:,}") for name, size in sorted(m["bytes"].items())]
-    yield _table(("part", "bytes"), [*rows, ("together", f"{total:,}")])
+    rows = [(PARTS.get(name, _text(name)), f"{size:,}") for name, size in sorted(m.bytes.items())]
+    yield _table((f"part of `{FILE_NAME}`", "bytes"), [*rows, ("together", f"{total:,}")])
     if raw:
         times = f"{raw / total:,.0f}" if raw >= 10 * total else f"{raw / total:.1f}"
         yield f"The source's training images are {format_bytes(raw)} as raw pixels of the same size, {times}x as much."
 
 
-def _files(layout: str, images: str, encoding: str, file_sizes: Mapping[str, int]) -> Iterator[str]:
+def _files(layout: Layout, encoding: str, file_sizes: Mapping[str, int]) -> Iterator[str]:
     yield "## What is in this folder"
-    later = ("README.md", "SHA256SUMS")  # this page, and what is written after it
+    later = ("README.md", "croissant.json", "SHA256SUMS")  # this page, and what is written after it
     there = [name for name in FILES if name in file_sizes or name in later]
     rows = [(f"`{name}`", FILES[name], format_bytes(file_sizes[name]) if name in file_sizes else "") for name in there]
     others = [size for name, size in file_sizes.items() if name not in FILES]
     if others:
-        what = f"{'images to train on' if images == 'decoded' else 'stored images'} as {encoding}"
-        rows.append((LAYOUT_FILES[layout], what, f"{format_bytes(sum(others))}, {len(others):,} in all"))
+        what = f"images to train on as {encoding}"
+        rows.append((LAYOUT_FILES[layout.name], what, f"{format_bytes(sum(others))}, {plural(len(others), 'file')}"))
     yield _table(("files", "what", "size"), rows)
     yield (
         "`sha256sum -c SHA256SUMS` checks every file; `ncfmkit verify .` also checks their content. No file is a "
@@ -396,16 +435,16 @@ def _files(layout: str, images: str, encoding: str, file_sizes: Mapping[str, int
     )
 
 
-def _limits(m: Mapping[str, Any]) -> Iterator[str]:
+def _limits(m: Manifest) -> Iterator[str]:
     yield "## What to keep in mind"
     figure = (
-        [f"The score is for one network ({_text(m['score']['network'])}) on one test set. Others may be less accurate."]
-        if m["score"]
-        else ["The accuracy of networks trained on this set has not been measured."]
+        f"The score is for one network ({_text(m.score.network)}) on one test set. Others may be less accurate."
+        if m.score
+        else "The accuracy of networks trained on this set has not been measured."
     )
     yield _list(
         [
-            *figure,
+            figure,
             "A classifier trained on it is usually less accurate than one trained on the real images.",
             "Bias, label errors and gaps of the source are in this set too, and can be stronger.",
             "It was made from real images and does not anonymize them: parts may be recognizable. Do not use it to "
@@ -414,9 +453,15 @@ def _limits(m: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _license(m: Mapping[str, Any]) -> Iterator[str]:
+def _license(m: Manifest) -> Iterator[str]:
     yield "## License"
+    if m.source.license is None:
+        yield (
+            f"Not stated. The set is derived from the images of {_text(m.source.name)}, whose license applies: find it "
+            "out before you use or share this set."
+        )
+        return
     yield (
-        f"{_text(m['source']['license'])}: the license of the source, {_text(m['source']['name'])}, as stated when "
+        f"{_text(m.source.license)}: the license of the source, {_text(m.source.name)}, as stated when "
         "this set was packed. The set is derived from its images."
     )

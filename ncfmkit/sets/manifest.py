@@ -1,64 +1,258 @@
-"""The manifest of a set: its required content, and the tensors that it implies (docs/formats.md)."""
+"""The manifest of a set: typed records of its content, and the tensors that it implies (docs/formats.md).
+
+The manifest is a contract of its own. `decode` and `training` are what loading a set and training on it rely on, and
+have version numbers; `settings` are those of the run that made the set, kept as they were, and nothing depends on them.
+"""
 
 import hashlib
 import json
 import math
-import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
 
 import numpy as np
 import torch
+from pydantic import BeforeValidator, FailFast, Field, ValidationError, model_validator
 
 from ncfmkit._version import __version__
-from ncfmkit.config import LARGEST_FACTOR, Settings, to_dict
+from ncfmkit.config import LARGEST_FACTOR, Settings, check, from_dict, known_names, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import digest
 from ncfmkit.mosaic import decoded_count
+from ncfmkit.records import LONGEST_SHOWN, Record, problems, shortened
 from ncfmkit.sets import quantize
 from ncfmkit.sets.synthetic import SyntheticSet
 
 if TYPE_CHECKING:
     from ncfmkit.real.store import RealData
+    from ncfmkit.run_records import Score
 
 DIGEST_KEY = "manifest_sha256"
-PACKAGE_FILE = "ncfmkit.json"  # the manifest beside the files of a package
 KIND = "synthetic set"
 FORMATS = (1, 2)  # 2: quantized pixels or soft labels
+DECODE_VERSION = TRAINING_VERSION = 1  # the newest known
 LARGEST_SIDE = 16384  # pixels
 DEEPEST = 32  # lists and objects in one another
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
 LARGEST_JSON = 16 << 20  # bytes of a manifest, or of the header that holds it
 SIZES_SHOWN = 8  # of a wrong shape in a message
-LONGEST_SHOWN = 100  # characters of a wrong value in a message
 LONGEST = 100_000  # characters of a text
+
+Count = Annotated[int, Field(ge=1, le=2**53)]
+CountOrZero = Annotated[int, Field(ge=0, le=2**53)]
+Text = Annotated[str, Field(max_length=LONGEST)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
+OPTIONAL = Field(None, exclude_if=lambda value: value is None)  # a key that a set need not have
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+MOST_TENSORS = 16
+
+
+def _few(table: Any) -> Any:
+    """Before its entries are checked: a message for each of a million would take the memory."""
+    if isinstance(table, dict) and len(table) > MOST_TENSORS:
+        raise ValueError(f"expected at most {MOST_TENSORS} tensors, got {len(table):,}")
+    return table
+
+
+# what the score of a student depends on, by sections of the settings
+TRAINED_BY = ("data", "network", "pool", "student", "runtime")
+
+
+class Ipc(Record):
+    """Images per class: `stored`, and `decoded` from them."""
+
+    stored: Count
+    decoded: Count
+
+
+class Decode(Record):
+    """How stored images become the images to train on (docs/method.md, section 4)."""
+
+    version: Literal[1] = 1
+    kind: Literal["single", "multi", "bound"]
+    factor: Annotated[int, Field(ge=1, le=LARGEST_FACTOR)]
+    budget: Count | None
+
+
+class Training(Record):
+    """What the score of a student depends on: sections of the settings, by name (docs/settings.md).
+
+    `data` is how the real images are read, `network` and `student` how a student is trained, `pool` how the extractor
+    of the herding baseline is, `runtime` the precision.
+    """
+
+    version: Count = TRAINING_VERSION
+    seed: CountOrZero = 0
+    data: dict[str, Any] = Field(default_factory=dict)
+    network: dict[str, Any] = Field(default_factory=dict)
+    pool: dict[str, Any] = Field(default_factory=dict)
+    student: dict[str, Any] = Field(default_factory=dict)
+    runtime: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Self:
+        """From settings as :func:`config.to_dict` writes them; those of a machine are left out."""
+        sections = {name: settings[name] for name in TRAINED_BY if name in settings}
+        if isinstance(sections.get("runtime"), dict):
+            sections["runtime"] = {k: v for k, v in sections["runtime"].items() if k in ("precision", "compile")}
+        return cls(seed=settings.get("seed", 0), **sections)
+
+    def settings(self) -> Settings:
+        """The settings; keys that are not known here are ignored, those of `distill` are the defaults.
+
+        Raises:
+            UserError: a newer version of the record, or values that no setting takes.
+        """
+        if self.version > TRAINING_VERSION:
+            raise UserError(
+                f"the set's training record has version {self.version}, this ncfmkit knows {TRAINING_VERSION}: "
+                "update ncfmkit"
+            )
+        sections = {name: getattr(self, name) for name in TRAINED_BY}
+        return check(from_dict(known_names({"seed": self.seed} | sections)))
+
+
+class Figure(Record):
+    """Mean and standard deviation of the students' test accuracies, as fractions."""
+
+    mean: Fraction
+    std: Fraction
+
+
+class ManifestScore(Record):
+    """What a manifest says of a score: nothing that changes from one run of the same to the next."""
+
+    network: Text
+    epochs: Count
+    n: Count
+    last: Figure
+    best: Figure
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.best.mean < self.last.mean:
+            raise ValueError("the best epoch is below the last one")
+        return self
+
+
+class Clipped(Record):
+    """Values of a converted set that were outside [0, 1]: their share, and the largest distance."""
+
+    share: NotNegative
+    largest: NotNegative
+
+
+class Converted(Record):
+    """The file of another project that a set was converted from."""
+
+    file: Text
+    sha256: Text
+    kind: Text
+    values: Text
+    clipped: Clipped
+    experiment: CountOrZero | None = OPTIONAL
+
+
+class Source(Record):
+    """The real data that a set was made from."""
+
+    name: Text
+    fingerprint: Text
+    train_images: CountOrZero
+    license: Text | None
+    converted: Converted | None = OPTIONAL
+
+
+class Original(Record):
+    """The set in 8 bits that a quantized set was made from."""
+
+    manifest_sha256: Text | None = OPTIONAL
+    score: ManifestScore | None = None
+
+
+class Pixels(Record):
+    """How pixels are stored in fewer than 8 bits."""
+
+    bits: Annotated[int, Field(ge=2, le=8)]
+    scale: Literal["channel", "image"]
+    dither: bool
+    shape: tuple[Side, Side, Side]
+    original: Original | None = OPTIONAL
+
+
+class Manifest(Record):
+    """What a set says of itself; `sha256` and `bytes` are by the names of its tensors."""
+
+    kind: Literal["synthetic set"]
+    format: Literal[1, 2]
+    tool: Text
+    name: Text
+    classes: Annotated[tuple[Text, ...], FailFast(), Field(min_length=2)]
+    ipc: Ipc
+    decode: Decode
+    mean: Annotated[tuple[Number, ...], FailFast(), Field(min_length=1, max_length=3)]
+    std: Annotated[tuple[NotNegative, ...], FailFast(), Field(min_length=1, max_length=3)]
+    value_range: tuple[Annotated[int, Field(ge=0, le=0)], Annotated[int, Field(ge=255, le=255)]]
+    source: Source
+    training: Training
+    settings: dict[str, Any]
+    score: ManifestScore | None
+    pixels: Pixels | None = OPTIONAL
+    sha256: Annotated[dict[str, Sha256], BeforeValidator(_few)]
+    bytes: Annotated[dict[str, CountOrZero], BeforeValidator(_few)]
+    manifest_sha256: Sha256
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        how, wrong = self.decode, []
+        expected = decoded_count(how.kind, how.factor, self.ipc.stored, how.budget)
+        if len(set(self.classes)) < len(self.classes):
+            wrong.append("a class is there twice")
+        if self.ipc.decoded != expected:
+            wrong.append(f"{self.ipc.decoded} decoded images per class, its decoding gives {expected}")
+        if not len(self.mean) == len(self.std) != 2:
+            wrong.append(f"a mean of {len(self.mean)} channels and a std of {len(self.std)}, expected 1 or 3 of both")
+        if self.pixels is None and "pixels" in self.model_fields_set:
+            wrong.append("'pixels' is null: a set whose pixels are not quantized has no such key")
+        if how.kind != "bound" and how.budget is not None:
+            wrong.append(f"a budget of decoded images, which decoding {how.kind!r} has not")
+        if (self.format == 2) != (self.pixels is not None or "soft_labels" in self.sha256):
+            wrong.append("its format does not fit its tensors: 2 is for quantized pixels and soft labels alone")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def changed(self, **values: Any) -> Self:
+        """With other values of some keys; :func:`with_digests` makes it whole and checks it."""
+        return self.model_copy(update=values)
 
 
 def tensors_of(synthetic: SyntheticSet) -> dict[str, torch.Tensor]:
     """The tensors that a set is stored as, by name."""
     tensors = {"labels": synthetic.labels.contiguous()}
-    if synthetic.levels is None:
+    how = synthetic.manifest.pixels
+    if synthetic.levels is None or how is None:
         tensors["images"] = synthetic.images.contiguous()
     else:
-        bits, levels_GC2 = synthetic.manifest["pixels"]["bits"], synthetic.levels.numpy()
-        tensors["pixels"] = torch.from_numpy(quantize.packed(synthetic.images.numpy(), levels_GC2, bits))
+        levels_GC2 = synthetic.levels.numpy()
+        tensors["pixels"] = torch.from_numpy(quantize.packed(synthetic.images.numpy(), levels_GC2, how.bits))
         tensors["levels"] = synthetic.levels.contiguous()
     if synthetic.soft_labels is not None:
         tensors["soft_labels"] = synthetic.soft_labels.contiguous()
     return tensors
 
 
-def set_of(tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> SyntheticSet:
+def set_of(tensors: dict[str, torch.Tensor], manifest: Manifest) -> SyntheticSet:
     """The set that these tensors store, which were checked against the manifest."""
-    how = manifest.get("pixels")
+    how = manifest.pixels
     if how is None:
         images, levels = tensors["images"], None
     else:
         levels = tensors["levels"]
-        images = torch.from_numpy(
-            quantize.restored(tensors["pixels"].numpy(), levels.numpy(), tuple(how["shape"]), how["bits"])
-        )
+        images = torch.from_numpy(quantize.restored(tensors["pixels"].numpy(), levels.numpy(), how.shape, how.bits))
     return SyntheticSet(
         images=images,
         labels=tensors["labels"],
@@ -68,33 +262,39 @@ def set_of(tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> Synthe
     )
 
 
-def with_digests(manifest: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The manifest with format, sizes and digests as they are for these tensors."""
-    manifest = {
-        **manifest,
+def with_digests(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Manifest:
+    """The manifest of a set with these tensors: its content, with format, sizes and digests as they are for them.
+
+    Raises:
+        ValueError: the content is not that of a manifest.
+    """
+    content = {
+        **content,
         "format": 2 if {"pixels", "soft_labels"} & set(tensors) else 1,
         "bytes": {name: tensor.nbytes for name, tensor in tensors.items()},
         "sha256": {name: digest(tensor) for name, tensor in tensors.items()},
+        DIGEST_KEY: "0" * 64,
     }
-    return manifest | {DIGEST_KEY: manifest_digest(manifest)}
+    manifest = Manifest.model_validate_json(written(content))
+    return manifest.changed(**{DIGEST_KEY: manifest_digest(manifest.to_dict())})
 
 
-def manifest_digest(manifest: dict[str, Any]) -> str:
-    """sha256 of the manifest without this digest: JSON with sorted keys, ", " and ": " between, ASCII."""
-    return hashlib.sha256(written({k: v for k, v in manifest.items() if k != DIGEST_KEY}).encode()).hexdigest()
+def manifest_digest(content: dict[str, Any]) -> str:
+    """sha256 of a manifest without this digest: JSON with sorted keys, ", " and ": " between, ASCII."""
+    return hashlib.sha256(written({k: v for k, v in content.items() if k != DIGEST_KEY}).encode()).hexdigest()
 
 
-def written(manifest: dict[str, Any]) -> str:
-    """The manifest as the file holds it.
+def written(content: dict[str, Any]) -> str:
+    """A manifest as the file holds it.
 
     Raises:
         ValueError: it holds NaN or infinity, which JSON has not.
     """
-    return json.dumps(manifest, sort_keys=True, allow_nan=False)
+    return json.dumps(content, sort_keys=True, allow_nan=False)
 
 
 def parsed(text: str | bytes) -> dict[str, Any]:
-    """A manifest's JSON.
+    """The JSON of a manifest, or of the header that holds it.
 
     Raises:
         ValueError: not an object in strict JSON (UTF-8, no NaN, no key twice), or nested too deeply.
@@ -133,202 +333,83 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _is_count(value: Any, least: int = 1, most: int = 2**53) -> bool:
-    return type(value) is int and least <= value <= most
+def read_manifest(text: str, where: str) -> tuple[Manifest | None, list[str]]:
+    """The manifest in a text, and what is wrong with it; None in place of a manifest with which something is.
+
+    Sets that were made before there was a training record get it from their settings.
+
+    Raises:
+        UserError: not the manifest of a set, or one of a format or a decoding that is not known here.
+    """
+    try:
+        content = parsed(text)
+    except ValueError as error:
+        return None, [f"its manifest is not readable: {error}"]
+    _check_kind(content, where)
+    if content.get(DIGEST_KEY) != manifest_digest(content):
+        return None, ["the sha256 of its manifest is not the one stored in it"]
+    try:
+        if "training" not in content:
+            settings = content.get("settings")
+            content["training"] = Training.of(settings if isinstance(settings, dict) else {}).to_dict()
+        return Manifest.model_validate_json(written(content)), []
+    except ValidationError as error:
+        return None, [f"its manifest's {problem}" for problem in problems(error)]
 
 
-def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
-    return type(value) in (int, float) and low <= value <= high and abs(value) <= LARGEST_NUMBER
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= LONGEST and not re.search("[\ud800-\udfff]", value)
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and len(value) >= 2 and all(map(_is_text, value)) and len(set(value)) == len(value)
-
-
-def _is_statistics(value: Any) -> bool:
-    return isinstance(value, list) and len(value) in (1, 3) and all(_is_number(v) for v in value)
-
-
-def _is_digests(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(v, str) and re.fullmatch("[0-9a-f]{64}", v) for v in value.values()
-    )
-
-
-def _is_decode(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.get("kind") in ("single", "multi", "bound")
-        and _is_count(value.get("factor"), most=LARGEST_FACTOR)
-        and "budget" in value
-        and (value["budget"] is None or _is_count(value["budget"]))
-    )
-
-
-def _is_pixels(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and _is_count(value.get("bits"), least=2, most=8)
-        and value.get("scale") in ("channel", "image")
-        and type(value.get("dither")) is bool
-        and ("original" not in value or _is_original(value["original"]))
-        and isinstance(value.get("shape"), list)
-        and len(value["shape"]) == 3
-        and all(_is_count(side, most=LARGEST_SIDE) for side in value["shape"])
-    )
-
-
-def _is_original(value: Any) -> bool:
-    return isinstance(value, dict) and _is_score(value.get("score"))
-
-
-def _is_source(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and _is_text(value.get("name"))
-        and _is_text(value.get("fingerprint"))
-        and _is_count(value.get("train_images"), least=0)
-        and "license" in value
-        and (value["license"] is None or _is_text(value["license"]))
-        and ("converted" not in value or _is_converted(value["converted"]))
-    )
-
-
-def _is_converted(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(_is_text(value.get(key)) for key in ("file", "sha256", "kind", "values"))
-        and isinstance(value.get("clipped"), dict)
-        and all(_is_number(value["clipped"].get(key), 0) for key in ("share", "largest"))
-    )
-
-
-def _is_score(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, dict)
-        and _is_text(value.get("network"))
-        and _is_count(value.get("epochs"))
-        and _is_count(value.get("n"))
-        and all(
-            isinstance(value.get(epoch), dict) and all(_is_number(value[epoch].get(k), 0, 1) for k in ("mean", "std"))
-            for epoch in ("last", "best")
-        )
-    )
-
-
-def _is_ipc(value: Any) -> bool:
-    return isinstance(value, dict) and _is_count(value.get("stored")) and _is_count(value.get("decoded"))
-
-
-# key -> (check, what is expected)
-KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "tool": (_is_text, "a text"),
-    "name": (_is_text, "a text"),
-    "classes": (_is_names, "two or more different names"),
-    "ipc": (_is_ipc, "the counts 'stored' and 'decoded', 1 or more"),
-    "decode": (_is_decode, f"'kind' single, multi or bound, 'factor' 1 to {LARGEST_FACTOR}, 'budget' null or a count"),
-    "mean": (_is_statistics, "1 or 3 finite numbers"),
-    "std": (lambda v: _is_statistics(v) and min(v) >= 0, "1 or 3 finite numbers, 0 or more"),
-    "value_range": (lambda v: repr(v) == "[0, 255]", "[0, 255]"),
-    "source": (_is_source, "'name', 'fingerprint', 'train_images' and 'license' of the real data"),
-    "settings": (lambda v: isinstance(v, dict), "the settings of the run"),
-    "score": (_is_score, "null, or 'network', 'epochs', 'n', 'last' and 'best' with mean and std as fractions"),
-    "sha256": (_is_digests, "64 hexadecimal digits for each tensor"),
-    "bytes": (lambda v: isinstance(v, dict) and all(_is_count(n, 0) for n in v.values()), "a size for each tensor"),
-}
-
-
-def check_kind(manifest: dict[str, Any], where: str) -> None:
-    """Raises UserError unless it is the manifest of a set, of a format that is known here."""
-    if manifest.get("kind") != KIND:
-        kind = str(manifest.get("kind", "file of an unknown kind"))
+def _check_kind(content: dict[str, Any], where: str) -> None:
+    """Raises UserError unless it is the manifest of a set, of a format and a decoding that are known here."""
+    if content.get("kind") != KIND:
+        kind = str(content.get("kind", "file of an unknown kind"))
         raise UserError(f"{where} holds a {kind[:LONGEST_SHOWN]}, not a synthetic set")
-    if type(manifest.get("format")) is not int or manifest["format"] not in FORMATS:
+    if type(content.get("format")) is not int or content["format"] not in FORMATS:
         known = " and ".join(map(str, FORMATS))
-        got = _shortened(manifest.get("format"))
+        got = shortened(content.get("format"))
         raise UserError(f"{where} has format {got}, this ncfmkit reads {known}: update ncfmkit")
+    decode = content.get("decode")
+    version = decode.get("version") if isinstance(decode, dict) else None
+    if type(version) is int and version > DECODE_VERSION:
+        raise UserError(f"{where} is decoded by version {version}, this ncfmkit knows {DECODE_VERSION}: update ncfmkit")
 
 
-def manifest_problems(manifest: dict[str, Any]) -> list[str]:
-    """What is wrong with a manifest, whatever its tensors; empty: nothing."""
-    found = []
-    if manifest.get(DIGEST_KEY) != manifest_digest(manifest):
-        found.append("the sha256 of its manifest is not the one stored in it")
-    found += [
-        f"its manifest's {key!r} is {_shortened(manifest.get(key))}, expected {expected}"
-        for key, (is_right, expected) in KEYS.items()
-        if key not in manifest or not is_right(manifest[key])
-    ]
-    if "pixels" in manifest and not _is_pixels(manifest["pixels"]):
-        found.append("its manifest's 'pixels' is not what quantized pixels have: bits, scale, dither and shape")
-    return found or list(_contradictions(manifest))
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
-
-
-def _contradictions(m: dict[str, Any]) -> Iterator[str]:
-    how = m["decode"]
-    expected = decoded_count(how["kind"], how["factor"], m["ipc"]["stored"], how["budget"])
-    if m["ipc"]["decoded"] != expected:
-        yield f"its manifest says {m['ipc']['decoded']} decoded images per class, its decoding gives {expected}"
-    if len(m["mean"]) != len(m["std"]):
-        yield f"its manifest has a mean of {len(m['mean'])} channels and a std of {len(m['std'])}"
-    if m["score"] and m["score"]["best"]["mean"] < m["score"]["last"]["mean"]:
-        yield "its manifest's score has a best epoch below the last one"
-    if m["decode"]["kind"] != "bound" and m["decode"]["budget"] is not None:
-        yield f"its manifest has a budget of decoded images, which decoding {m['decode']['kind']!r} has not"
-    quantized = "pixels" in m
-    if (m["format"] == 2) != (quantized or "soft_labels" in m["sha256"]):
-        yield "its manifest's format does not fit its tensors: 2 is for quantized pixels and soft labels alone"
-
-
-def expected_shapes(manifest: dict[str, Any], image_shape: tuple[int, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def expected_shapes(manifest: Manifest, image_shape: tuple[int, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Dtype and shape of every tensor that a set with this manifest has.
 
     Args:
         image_shape: channels and sides, where the manifest does not say them (it does for quantized pixels).
     """
-    classes, ipc = len(manifest["classes"]), manifest["ipc"]
-    count = classes * ipc["stored"]
+    classes, count = len(manifest.classes), len(manifest.classes) * manifest.ipc.stored
     expected: dict[str, tuple[str, tuple[int, ...]]] = {"labels": ("I64", (count,))}
-    how = manifest.get("pixels")
+    how = manifest.pixels
     if how is None:
         expected["images"] = ("U8", (count, *image_shape))
     else:
-        shape = tuple(how["shape"])
-        expected["pixels"] = ("U8", (count, quantize.packed_bytes(shape, how["bits"])))
-        expected["levels"] = ("U8", (count if how["scale"] == "image" else 1, shape[0], 2))
-    if "soft_labels" in manifest["sha256"]:
-        expected["soft_labels"] = ("F16", (classes * ipc["decoded"], classes))
+        expected["pixels"] = ("U8", (count, quantize.packed_bytes(how.shape, how.bits)))
+        expected["levels"] = ("U8", (count if how.scale == "image" else 1, how.shape[0], 2))
+    if "soft_labels" in manifest.sha256:
+        expected["soft_labels"] = ("F16", (classes * manifest.ipc.decoded, classes))
     return expected
 
 
-def shape_problems(manifest: dict[str, Any], stored: dict[str, tuple[str, tuple[int, ...]]]) -> list[str]:
+def shape_problems(manifest: Manifest, stored: dict[str, tuple[str, tuple[int, ...]]]) -> list[str]:
     """What is wrong with the tensors' names, dtypes and shapes; their content is not looked at.
 
     Args:
         stored: dtype as safetensors writes it (`U8`, `I64`, `F16`) and shape of every tensor that is there.
     """
-    image_shape = tuple(manifest["pixels"]["shape"]) if "pixels" in manifest else stored.get("images", ("", ()))[1][1:]
+    image_shape = manifest.pixels.shape if manifest.pixels else stored.get("images", ("", ()))[1][1:]
     found = _image_shape_problems(manifest, image_shape)
     expected = expected_shapes(manifest, image_shape)
     unknown = sorted(stored.keys() - expected.keys())
-    found += [f"it has a tensor {_shortened(name)} that its manifest does not list" for name in unknown]
+    found += [f"it has a tensor {shortened(name)} that its manifest does not list" for name in unknown]
     for name, want in expected.items():
         if name not in stored:
             found.append(f"its tensor {name!r} is missing")
         elif stored[name] != want:
             found.append(f"its tensor {name!r} is {_said(stored[name])}, expected {_said(want)}")
-    for key in ("sha256", "bytes"):
-        if manifest[key].keys() != expected.keys():
-            got = _shortened(sorted(manifest[key]))
+    for key, listed in (("sha256", manifest.sha256), ("bytes", manifest.bytes)):
+        if listed.keys() != expected.keys():
+            got = shortened(sorted(listed))
             found.append(f"its manifest's {key!r} lists {got}, expected {sorted(expected)}")
     return found
 
@@ -337,62 +418,57 @@ def _said(tensor: tuple[str, tuple[int, ...]]) -> str:
     return f"{tensor[0]} {list(tensor[1][:SIZES_SHOWN])}"
 
 
-def _image_shape_problems(manifest: dict[str, Any], shape: tuple[int, ...]) -> list[str]:
-    if (
-        len(shape) != 3
-        or shape[0] != len(manifest["mean"])
-        or shape[1] != shape[2]
-        or not 1 <= shape[1] <= LARGEST_SIDE
-    ):
-        channels = len(manifest["mean"])
-        got = _shortened(list(shape))
+def _image_shape_problems(manifest: Manifest, shape: tuple[int, ...]) -> list[str]:
+    if len(shape) != 3 or shape[0] != len(manifest.mean) or shape[1] != shape[2] or not 1 <= shape[1] <= LARGEST_SIDE:
+        channels = len(manifest.mean)
+        got = shortened(list(shape))
         return [f"its images are {got}, expected [{channels}, side, side], as many channels as its mean"]
-    if manifest["decode"]["factor"] > shape[1]:
-        return [f"its manifest's decoding factor {manifest['decode']['factor']} is above the side {shape[1]}"]
+    if manifest.decode.factor > shape[1]:
+        return [f"its manifest's decoding factor {manifest.decode.factor} is above the side {shape[1]}"]
     return []
 
 
-def content_problems(manifest: dict[str, Any], tensors: dict[str, torch.Tensor]) -> list[str]:
+def content_problems(manifest: Manifest, tensors: dict[str, torch.Tensor]) -> list[str]:
     """What is wrong with the tensors' content; names, dtypes and shapes are right."""
     found = []
     for name, tensor in tensors.items():
-        said = manifest["bytes"][name]
+        said = manifest.bytes[name]
         if said != tensor.nbytes:
             found.append(f"its manifest says {said} bytes of {name!r}, it holds {tensor.nbytes}")
-        if manifest["sha256"][name] != digest(tensor):
+        if manifest.sha256[name] != digest(tensor):
             found.append(f"the sha256 of {name!r} is not the manifest's")
     return found or value_problems(manifest, tensors)
 
 
-def value_problems(manifest: dict[str, Any], tensors: dict[str, torch.Tensor]) -> list[str]:
+def value_problems(manifest: Manifest, tensors: dict[str, torch.Tensor]) -> list[str]:
     """What is wrong with the tensors' values; their digests are not looked at."""
     found = []
-    expected = np.repeat(np.arange(len(manifest["classes"])), manifest["ipc"]["stored"])
+    expected = np.repeat(np.arange(len(manifest.classes)), manifest.ipc.stored)
     if not np.array_equal(tensors["labels"].numpy(), expected):
         found.append(_label_problem(tensors["labels"].numpy(), manifest))
     if "soft_labels" in tensors and not bool(tensors["soft_labels"].isfinite().all()):
         found.append("its soft labels are not all finite")
-    if "pixels" in tensors:
-        found += _pixel_problems(manifest["pixels"], tensors)
+    if manifest.pixels is not None:
+        found += _pixel_problems(manifest.pixels, tensors)
     return found
 
 
-def _label_problem(labels: np.ndarray, manifest: dict[str, Any]) -> str:
-    classes, stored = manifest["classes"], manifest["ipc"]["stored"]
+def _label_problem(labels: np.ndarray, manifest: Manifest) -> str:
+    classes, stored = manifest.classes, manifest.ipc.stored
     if labels.min() < 0 or labels.max() >= len(classes):
         return f"its labels are {labels.min()} to {labels.max()}, expected 0 to {len(classes) - 1}"
     count = np.bincount(labels, minlength=len(classes))
     if (count == stored).all():
         return "its labels are not sorted"
     wrong = int(np.flatnonzero(count != stored)[0])
-    return f"it holds {count[wrong]} images of class {_shortened(classes[wrong])}, its manifest says {stored}"
+    return f"it holds {count[wrong]} images of class {shortened(classes[wrong])}, its manifest says {stored}"
 
 
-def _pixel_problems(how: dict[str, Any], tensors: dict[str, torch.Tensor]) -> list[str]:
+def _pixel_problems(how: Pixels, tensors: dict[str, torch.Tensor]) -> list[str]:
     levels, found = tensors["levels"].numpy().astype(int), []
-    if (levels[..., 1] - levels[..., 0] < (1 << how["bits"]) - 1).any():
-        found.append(f"its levels lie too close for {how['bits']} bits")
-    if quantize.has_stray_bits(tensors["pixels"].numpy(), tuple(how["shape"]), how["bits"]):
+    if (levels[..., 1] - levels[..., 0] < (1 << how.bits) - 1).any():
+        found.append(f"its levels lie too close for {how.bits} bits")
+    if quantize.has_stray_bits(tensors["pixels"].numpy(), how.shape, how.bits):
         found.append("bits are set in its pixels after the last code of an image")
     return found
 
@@ -411,8 +487,8 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
     kept = to_dict(settings)
     kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine
     kept["distill"]["load"] = Path(d.load).name if d.load else None
-    manifest = {
-        "kind": "synthetic set",
+    content = {
+        "kind": KIND,
         "tool": f"ncfmkit {__version__}",
         "name": f"{real.name}-ipc{d.ipc}",
         "classes": list(real.classes),
@@ -427,9 +503,11 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
             "train_images": len(real.train.images),
             "license": None,
         },
+        "training": Training.of(kept).to_dict(),
         "settings": kept,
         "score": None,
     }
+    manifest = with_digests(content, {"images": stored, "labels": labels})
     return SyntheticSet(images=stored, labels=labels, manifest=manifest)
 
 
@@ -438,13 +516,13 @@ def to_bytes(images: torch.Tensor) -> torch.Tensor:
     return images.mul(255).round().to(torch.uint8)
 
 
-def manifest_score(row: dict[str, Any]) -> dict[str, Any]:
-    """What a manifest says of a score: nothing that changes from one run of the same to the next."""
-    figures = {k: {s: row[k][s] for s in ("mean", "std")} for k in ("last", "best")}
-    return {"network": row["network"], "epochs": row["epochs"], "n": row["n"], **figures}
+def manifest_score(row: "Score") -> ManifestScore:
+    """What a manifest says of a row of `scores.json`."""
+    last, best = (Figure(mean=accuracy.mean, std=accuracy.std) for accuracy in (row.last, row.best))
+    return ManifestScore(network=row.network, epochs=row.epochs, n=row.n, last=last, best=best)
 
 
-def format_score(score: dict[str, Any]) -> str:
+def format_score(score: ManifestScore) -> str:
     """`61.9% ± 0.7% (n = 3)`; one student has no deviation."""
-    deviation = f" ± {score['last']['std']:.1%}" if score["n"] > 1 else ""
-    return f"{score['last']['mean']:.1%}{deviation} (n = {score['n']})"
+    deviation = f" ± {score.last.std:.1%}" if score.n > 1 else ""
+    return f"{score.last.mean:.1%}{deviation} (n = {score.n})"

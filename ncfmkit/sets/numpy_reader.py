@@ -234,6 +234,8 @@ def _is_decode(value: Any) -> bool:
     if not isinstance(value, dict) or value.get("kind") not in ("single", "multi", "bound"):
         return False
     unbounded = "budget" in value and value["budget"] is None
+    if value.get("version", 1) != 1:
+        return False
     budget = unbounded or (value["kind"] == "bound" and _is_count(value.get("budget")))
     return budget and _is_count(value.get("factor"), most=LARGEST_FACTOR)
 

@@ -1,39 +1,47 @@
-"""Writes a set as a folder for other tools: a layout's files, the manifest, checksums, a dataset card.
+"""Writes a set as a folder to ship: its one file, a view for other tools, a dataset card, checksums.
 
-The folder is written under a temporary name and renamed when it is complete. `loading` reads it.
+The one file is the set. The view holds the images to train on, for tools that do not know the one file; it is only
+written, and `views.compare` holds it against the one file. The folder is written under a temporary name and renamed
+when it is complete.
 """
 
 import dataclasses
-import json
-import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-import numpy as np
+from pydantic import Field
 
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_free_folder, replace_folder, sha256_of, write_atomic
-from ncfmkit.mosaic import decode_factors, decoded_rows
+from ncfmkit.files import check_free_folder, replace_folder, sha256_of, write_atomic, write_json
+from ncfmkit.mosaic import decode_factors
 from ncfmkit.progress import track
-from ncfmkit.sets import set_file
-from ncfmkit.sets.manifest import LONGEST_SHOWN, PACKAGE_FILE, tensors_of, to_bytes
+from ncfmkit.records import LONGEST_SHOWN, Record
+from ncfmkit.sets import croissant, numpy_reader, set_file
+from ncfmkit.sets.manifest import tensors_of, to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.pictures import ENCODINGS, check_size
-from ncfmkit.sets.views.records import Contents, Record
+from ncfmkit.sets.views.records import Row, View
 from ncfmkit.sets.views.table import LAYOUTS, Layout
 
-MANIFEST, SUMS, CARD = PACKAGE_FILE, "SHA256SUMS", "README.md"
-KEY = "package"  # of the manifest in a package: what is written below, not part of the set
-IMAGES = ("stored", "decoded")
+FACTS, SUMS, CARD, READER = "ncfmkit.json", "SHA256SUMS", "README.md", "read_set.py"
 LARGEST_SHARD = 256 << 20  # bytes
-# A package may need this many times its own size in memory, or this many bytes: more is a decompression bomb.
-MOST_EXPANSION, ALWAYS_ALLOWED = 200, 256 << 20
+LARGEST_FACTS = 1 << 20  # bytes
+LARGEST_SUMS = 128 << 20  # bytes, of a million files or so
 MOST_DECODED = 1 << 26  # values that stored images are cut into at once: in float32, some 1 GiB while it is done
+
+
+class PackageFacts(Record):
+    """What `ncfmkit.json` says: the layout of the view, and the encoding of its pictures."""
+
+    kind: Literal["package"] = "package"
+    layout: Annotated[str, Field(max_length=LONGEST_SHOWN)]
+    encoding: Annotated[str, Field(max_length=LONGEST_SHOWN)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,31 +50,24 @@ class Packing:
 
     Attributes:
         layout: a name of `LAYOUTS`.
-        images: `stored`, or `decoded` for tools that cannot decode; the stored ones are added in their own file.
         encoding: of pictures, `png` or lossless `webp`; None: png.
         shard_bytes: the largest size of a shard, in layouts with shards; None: 256 MiB.
     """
 
     layout: str
-    images: str = "stored"
     encoding: str | None = None
     shard_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for flag, value, choices in (
-            ("--to", self.layout, LAYOUTS),
-            ("--images", self.images, IMAGES),
-            ("--encoding", self.pictures, ENCODINGS),
-        ):
-            if not isinstance(value, str) or value not in choices:
-                shown = str(value)[:LONGEST_SHOWN]
-                raise UserError(f"{flag} {shown}: expected one of {', '.join(choices)}")
+        for flag, value, choices in (("--to", self.layout, LAYOUTS), ("--encoding", self.pictures, ENCODINGS)):
+            if value not in choices:
+                raise UserError(f"{flag} {str(value)[:LONGEST_SHOWN]}: expected one of {', '.join(choices)}")
         if self.shard_bytes is not None and self.shard_bytes < 1:
             raise UserError(f"--shard-size {self.shard_bytes}: expected 1 byte or more")
         if self.shard_bytes is not None and not self.row.sharded:
             raise UserError(f"--to {self.layout} has no shards: leave --shard-size out")
-        if self.row.module is None and (self.images == "decoded" or self.encoding is not None):
-            raise UserError(f"--to {self.layout} has no pictures: leave --decoded and --encoding out")
+        if self.row.module is None and self.encoding is not None:
+            raise UserError(f"--to {self.layout} has no pictures: leave --encoding out")
 
     @property
     def row(self) -> Layout:
@@ -80,15 +81,13 @@ class Packing:
 
 def is_package(path: Path) -> bool:
     """Whether it is a package, be it damaged."""
-    return any(os.path.lexists(path / name) for name in (MANIFEST, SUMS))
+    return any(os.path.lexists(path / name) for name in (FACTS, SUMS))
 
 
 def write(synthetic: SyntheticSet, folder: Path, packing: Packing, *, force: bool = False) -> SyntheticSet:
     """Packs a set into a new folder; the same set gives the same bytes. Returns it with the digests in its manifest.
 
-    The card, which needs to know the license of the source, is written where the manifest states one. The one file is
-    added where the layout cannot hold the set exactly (decoded images, quantized pixels), and where a card is, whose
-    snippets read it. With `force` the folder replaces another package, once it is whole.
+    With `force` the folder replaces another package, once it is whole.
 
     Raises:
         UserError: as :func:`check_writable`, or the disk refuses.
@@ -110,20 +109,15 @@ def write(synthetic: SyntheticSet, folder: Path, packing: Packing, *, force: boo
 
 
 def check_writable(synthetic: SyntheticSet, folder: Path, packing: Packing, *, force: bool = False) -> None:
-    """Raises UserError unless the set can be packed there.
-
-    The layout may need a license, decoded images may be too large, the folder may exist or not be writable.
-    """
+    """Raises UserError unless the set can be packed there: its images fit the view, and the folder can be written."""
     if packing.row.module is not None:
-        channels, height, width = synthetic.images.shape[1:]
-        check_size((channels, height, width), packing.pictures)
-    if packing.images == "decoded":
-        check_decoded(synthetic)
-    if packing.row.card and not _has_card(synthetic):
-        raise UserError(
-            f"--to {packing.layout} comes with a dataset card, which states the license of the real images "
-            f"({synthetic.manifest['source']['name']}): pass --license, such as --license mit"
-        )
+        check_size(synthetic.images.shape[1:], packing.pictures)
+        values = _decoded_values(synthetic)
+        if values > MOST_DECODED:
+            raise UserError(
+                f"each stored image decodes to {values:,} values, a view takes {MOST_DECODED:,} at most: use "
+                "--to safetensors"
+            )
     check_free_folder(folder, force=force, foreign=foreign_files, made_by="pack")
 
 
@@ -135,123 +129,132 @@ def foreign_files(folder: Path) -> list[str]:
     return sorted(there - listed)
 
 
-def _has_card(synthetic: SyntheticSet) -> bool:
-    return synthetic.manifest["source"]["license"] is not None
-
-
 def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
-    manifest, with_card = synthetic.manifest, _has_card(synthetic)
-    if packing.row.module is not None:
-        contents = contents_of(manifest, packing)
-        with track("packing", contents.count) as bar:
-
-            def counted() -> Iterator[Record]:
-                for record in records_of(synthetic, packing.images):
-                    yield record
-                    bar.advance()
-
-            packing.row.write(folder, contents, counted())
-    exact = packing.row.module is not None and packing.images == "stored" and synthetic.levels is None
-    if with_card or not exact or is_bomb(folder, synthetic.images.numel()):
-        set_file.save(synthetic, folder / set_file.FILE_NAME)
-    facts = {"layout": packing.layout, "images": packing.images}
-    facts |= {} if packing.row.module is None else {"encoding": packing.pictures}
-    write_atomic(folder / MANIFEST, json.dumps(manifest | {KEY: facts}, indent=1, sort_keys=True).encode() + b"\n")
-    if with_card:
-        _write_card(synthetic, folder, packing)
-    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted(files_in(folder))]
-    write_atomic(folder / SUMS, "".join(lines).encode())
-
-
-def _write_card(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
     # Pillow and yaml: not needed to read a set
     from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
     from ncfmkit.sets.card import PREVIEW, card
 
+    set_file.save(synthetic, folder / set_file.FILE_NAME)
+    view = view_of(synthetic, packing)
+    if packing.row.module is not None:
+        with track("packing", len(view)) as bar:
+
+            def counted() -> Iterator[Row]:
+                for row in rows_of(synthetic):
+                    yield row
+                    bar.advance()
+
+            packing.row.write(folder, view, counted())
     sheet = contact_sheet(synthetic.images.numpy(), synthetic.labels.numpy(), synthetic.classes)
     write_atomic(folder / PREVIEW, png_bytes(sheet))
+    write_atomic(folder / READER, Path(numpy_reader.__file__).read_bytes())
+    PackageFacts(layout=packing.layout, encoding=packing.pictures).write(folder / FACTS)
     sizes = {name: (folder / name).stat().st_size for name in sorted(files_in(folder))}
-    text = card(
-        synthetic,
-        layout=packing.layout,
-        images=packing.images,
-        encoding=packing.pictures,
-        file_sizes=sizes,
-    )
-    write_atomic(folder / CARD, text.encode())
+    write_atomic(folder / CARD, card(synthetic, view, packing.row, sizes).encode())
+    files = {name: ((folder / name).stat().st_size, sha256_of(folder / name)) for name in sorted(files_in(folder))}
+    how = {"layout": packing.layout, "encoding": packing.pictures}
+    write_json(folder / croissant.NAME, croissant.croissant(synthetic.manifest, **how, files=files))
+    digests = {name: digest for name, (_, digest) in files.items()}
+    digests[croissant.NAME] = sha256_of(folder / croissant.NAME)
+    write_atomic(folder / SUMS, "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode())
 
 
-def contents_of(manifest: dict[str, Any], packing: Packing) -> Contents:
-    stored = packing.images == "stored"
-    per_class = manifest["ipc"]["stored" if stored else "decoded"]
-    return Contents(
-        name=manifest["name"],
-        classes=tuple(manifest["classes"]),
-        shape=image_shape(manifest),
-        per_class=per_class,
-        soft_rows=_soft_rows(manifest, stored) if "soft_labels" in manifest["sha256"] else None,
+def view_of(synthetic: SyntheticSet, packing: Packing) -> View:
+    """What the view of a set is like."""
+    channels, height, width = synthetic.images.shape[1:]
+    return View(
+        name=synthetic.manifest.name,
+        classes=synthetic.classes,
+        shape=(channels, height, width),
+        per_class=synthetic.manifest.ipc.decoded,
+        soft=synthetic.soft_labels is not None,
         encoding=packing.pictures,
-        images=packing.images,
         shard_bytes=packing.shard_bytes or LARGEST_SHARD,
     )
 
 
-def _soft_rows(manifest: dict[str, Any], stored: bool) -> np.ndarray:
-    """Decoded images of each record, int64 `[records]`."""
-    how, ipc, classes = manifest["decode"], manifest["ipc"], len(manifest["classes"])
-    if not stored:
-        return np.ones(classes * ipc["decoded"], np.int64)
-    return np.tile(decoded_rows(how["kind"], how["factor"], ipc["stored"], how["budget"]), classes)
-
-
-def image_shape(manifest: dict[str, Any]) -> tuple[int, int, int]:
-    """Channels and sides of the stored images; a manifest says them, or the bytes of its images, which are square."""
-    if "pixels" in manifest:
-        channels, height, width = manifest["pixels"]["shape"]
-        return channels, height, width
-    channels, count = len(manifest["mean"]), len(manifest["classes"]) * manifest["ipc"]["stored"]
-    side = math.isqrt(manifest["bytes"].get("images", 0) // (channels * count))
-    return channels, side, side
-
-
-def records_of(synthetic: SyntheticSet, images: str) -> Iterator[Record]:
-    """Stored or decoded images, one after the other, with the soft labels that belong to each."""
-    soft_DK = None if synthetic.soft_labels is None else synthetic.soft_labels.numpy()
-    place = 0
-    for image, label, rows in _stored(synthetic) if images == "stored" else _decoded(synthetic):
-        soft = None if soft_DK is None else soft_DK[place : place + rows]
-        yield Record(image=image, label=label, soft=soft)
-        place += rows
-
-
-def _stored(synthetic: SyntheticSet) -> Iterator[tuple[np.ndarray, int, int]]:
-    rows_N = _soft_rows(synthetic.manifest, stored=True).tolist()
-    yield from zip(synthetic.images.numpy(), synthetic.labels.tolist(), rows_N, strict=True)
-
-
-def _decoded(synthetic: SyntheticSet) -> Iterator[tuple[np.ndarray, int, int]]:
-    chunk = max(1, MOST_DECODED // _decoded_values(synthetic))
-    for images, labels in synthetic.decoded_parts(min(64, chunk)):
-        pixels = to_bytes(images).numpy()
-        yield from ((image, label, 1) for image, label in zip(pixels, labels.tolist(), strict=True))
+def rows_of(synthetic: SyntheticSet) -> Iterator[Row]:
+    """The images to train on, one after the other, with their soft labels."""
+    soft_DK, place = None if synthetic.soft_labels is None else synthetic.soft_labels.numpy(), 0
+    for images, labels in synthetic.decoded_parts(max(1, min(64, MOST_DECODED // _decoded_values(synthetic)))):
+        for image, label in zip(to_bytes(images).numpy(), labels.tolist(), strict=True):
+            yield Row(image=image, label=label, soft=None if soft_DK is None else soft_DK[place])
+            place += 1
 
 
 def _decoded_values(synthetic: SyntheticSet) -> int:
     """What one stored image is cut into, those that do not count among them."""
-    how = synthetic.manifest["decode"]
-    return synthetic.images[0].numel() * sum(f * f for f in decode_factors(how["kind"], how["factor"]))
+    how = synthetic.manifest.decode
+    return synthetic.images[0].numel() * sum(f * f for f in decode_factors(how.kind, how.factor))
 
 
-def check_decoded(synthetic: SyntheticSet) -> None:
-    values = _decoded_values(synthetic)
-    if values > MOST_DECODED:
-        raise UserError(f"each image decodes to {values} values, decoded packages have {MOST_DECODED} at most")
+def packing_of(folder: Path) -> Packing:
+    """How a package was packed.
+
+    Raises:
+        UserError: its `ncfmkit.json` does not say so.
+    """
+    path = folder / FACTS
+    if path.is_file() and path.stat().st_size > LARGEST_FACTS:
+        raise UserError(f"{path} is damaged: {path.stat().st_size:,} bytes, expected {LARGEST_FACTS:,} at most")
+    facts = PackageFacts.read(path)
+    packing = Packing(layout=facts.layout)
+    return packing if packing.row.module is None else dataclasses.replace(packing, encoding=facts.encoding)
 
 
-def is_bomb(folder: Path, needed: int) -> bool:
-    """Whether what is in the folder is far too small to be worth that many bytes of memory."""
-    there = sum((folder / name).stat().st_size for name in files_in(folder))
-    return needed > max(ALWAYS_ALLOWED, MOST_EXPANSION * there)
+def sum_problems(folder: Path) -> list[str]:
+    """What is wrong with the files of a package by its `SHA256SUMS`: lines, missing, unlisted and changed files.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    try:
+        listed, problems = _read_sums(folder)
+        if problems:
+            return problems
+        there = files_in(folder)
+        problems += [f"{name} is missing" for name in sorted(listed.keys() - there)]
+        problems += [f"{name} is not in {SUMS}" for name in sorted(there - listed.keys())]
+        for name in sorted(listed.keys() & there):
+            if not _is_own_file(folder, name):
+                problems.append(f"{name} is not a file of its own (a link, a device)")
+            elif sha256_of(folder / name) != listed[name]:
+                problems.append(f"{name} is damaged: its sha256 is not that in {SUMS}")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror or error}") from None
+    return problems
+
+
+def _read_sums(folder: Path) -> tuple[dict[str, str], list[str]]:
+    path = folder / SUMS
+    if not _is_own_file(folder, SUMS) or path.stat().st_size > LARGEST_SUMS:
+        return {}, [f"{SUMS} is missing, or not such a file"]
+    listed: dict[str, str] = {}
+    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), 1):
+        found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+        name = found[2] if found else ""
+        if not found or name in listed or not _stays_inside(name):
+            return {}, [f"{SUMS} line {number}: expected a sha256, two spaces and a path inside the folder, each once"]
+        listed[name] = found[1]
+    return listed, []
+
+
+def _is_own_file(folder: Path, name: str) -> bool:
+    """Whether a file lies there itself, and not behind a link.
+
+    In the cache of huggingface_hub, `snapshots/COMMIT/NAME` is a link to `blobs/DIGEST`.
+    """
+    path, folder = folder / name, Path(os.path.abspath(folder))
+    if path.is_symlink():
+        target = os.path.normpath(path.parent.absolute() / os.readlink(path))
+        if folder.parent.name != "snapshots" or Path(target).parent != folder.parents[1] / "blobs":
+            return False
+    return path.is_file()
+
+
+def _stays_inside(name: str) -> bool:
+    parts = name.split("/")
+    return "\\" not in name and ":" not in name and not {"", ".", ".."} & set(parts)
 
 
 def files_in(folder: Path) -> set[str]:

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import METADATA_KEY, check_free, check_name, check_safetensors, tensor_bytes, write_atomic
+from ncfmkit.records import problems
+from ncfmkit.sets.hub import local
 from ncfmkit.sets.manifest import (
     LARGEST_JSON,
-    PACKAGE_FILE,
-    check_kind,
+    Manifest,
     content_problems,
-    manifest_problems,
     parsed,
+    read_manifest,
     set_of,
     shape_problems,
     tensors_of,
@@ -31,10 +33,11 @@ FILE_NAME = "synthetic.safetensors"
 DTYPES = {torch.uint8: "U8", torch.int64: "I64", torch.float16: "F16"}
 PART = 1 << 24  # bytes written at once
 MOST_SHOWN = 100  # problems in a message
+LONGEST_CAUSE = 300  # characters of another library's message
 UNREADABLE = "it is not a readable safetensors file (damaged or truncated): {}"
 
 
-def save(synthetic: SyntheticSet, path: str | os.PathLike[str], *, force: bool = False) -> dict[str, Any]:
+def save(synthetic: SyntheticSet, path: str | os.PathLike[str], *, force: bool = False) -> Manifest:
     """Writes the set as one safetensors file; the same set gives the same bytes.
 
     The tensors are written in parts, since safetensors' own writer copies them: a set may be larger than memory.
@@ -52,7 +55,7 @@ def save(synthetic: SyntheticSet, path: str | os.PathLike[str], *, force: bool =
             cannot be written.
 
     Example:
-        >>> ncfmkit.save(small, "small.safetensors")["name"]
+        >>> ncfmkit.save(small, "small.safetensors").name
         'digits-ipc1'
     """
     path = Path(path)
@@ -64,20 +67,21 @@ def save(synthetic: SyntheticSet, path: str | os.PathLike[str], *, force: bool =
     return manifest
 
 
-def checked(manifest: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
+def checked(manifest: Manifest, tensors: dict[str, torch.Tensor], path: Path) -> Manifest:
     """The manifest with the digests of the tensors, which are a set as it says; `path` is for the message.
 
     Raises:
         UserError: they are not: what is written would not be read again.
     """
     try:
-        manifest = with_digests(manifest, tensors)
-        problems = manifest_problems(manifest) or shape_problems(manifest, described(tensors))
-        problems = problems or value_problems(manifest, tensors)
-    except ValueError as error:  # NaN in the manifest
-        problems = [str(error)]
-    if problems:
-        raise UserError("\n".join([f"{path} was not written, the set is incomplete or invalid:", *problems]))
+        manifest = with_digests(manifest.to_dict(), tensors)
+        wrong = shape_problems(manifest, described(tensors)) or value_problems(manifest, tensors)
+    except ValidationError as error:
+        wrong = [f"its manifest's {problem}" for problem in problems(error)]
+    except ValueError as error:  # NaN in the settings
+        wrong = [str(error)]
+    if wrong:
+        raise UserError("\n".join([f"{path} was not written, the set is incomplete or invalid:", *wrong]))
     return manifest
 
 
@@ -86,9 +90,9 @@ def described(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[str, tuple[in
     return {name: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for name, t in tensors.items()}
 
 
-def _parts(tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> Iterator[bytes | memoryview]:
+def _parts(tensors: dict[str, torch.Tensor], manifest: Manifest) -> Iterator[bytes | memoryview]:
     """The file as safetensors writes it: the widest numbers first, then by name, the header a multiple of 8 bytes."""
-    header: dict[str, Any] = {"__metadata__": {METADATA_KEY: written(manifest)}}
+    header: dict[str, Any] = {"__metadata__": {METADATA_KEY: written(manifest.to_dict())}}
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     end = 0
     for name, tensor in ordered:
@@ -102,47 +106,49 @@ def _parts(tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> Iterat
         yield from (content[start : start + PART] for start in range(0, len(content), PART))
 
 
-def find(path: str | Path) -> Path:
-    """The file of a set: `path` itself, or the one in the run directory `path`.
+def find(path: str | os.PathLike[str]) -> Path:
+    """The file of a set: `path` itself, or the one in the run directory or package `path`, or at the address `hf://`.
 
     Raises:
         UserError: there is none.
     """
-    path = Path(path)
+    path = local(path)
     check_name(path)
-    if path.is_file() and path.suffix != ".safetensors" and (path.parent / PACKAGE_FILE).is_file():
+    if path.is_file() and path.suffix != ".safetensors" and (path.parent / FILE_NAME).is_file():
         raise UserError(f"{path} is part of a package: pass the folder {path.parent}")
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         raise UserError(
-            f"no synthetic set at {path}: expected a .safetensors file, a run directory with {FILE_NAME}, or a package "
-            "that `ncfmkit pack` wrote"
+            f"no synthetic set at {path}: expected a .safetensors file, or a run directory or package with {FILE_NAME} "
+            "in it (packages of earlier versions may lack it: pack the original set again)"
         )
     check_safetensors(file, "a synthetic set")
     return file
 
 
-def load(path: str | Path) -> SyntheticSet:
-    """Reads a set from its file, or from the run directory that holds it, and checks it against its manifest.
+def load(path: str | os.PathLike[str], *, mapped: bool = False) -> SyntheticSet:
+    """Reads a set from its file, a run directory or a package, and checks it against its manifest and its digests.
+
+    Args:
+        path: the file, run directory or package, or `hf://OWNER/NAME` (`@REVISION`) of a package on the Hub.
+        mapped: leave the images on the disk, for sets larger than memory; whoever changes the file later changes them.
+
+    Returns:
+        The set, in memory unless `mapped`.
 
     Raises:
-        UserError: no such file, not a synthetic set, or damaged.
+        UserError: nothing there, not a synthetic set, or damaged; all that is wrong is in the message.
+
+    Example:
+        >>> images, labels = ncfmkit.load("runs/digits-ipc1").decoded()
     """
     file = find(path)
-    return require_intact(file, *read(file))
-
-
-def require_intact(path: Path, result: SyntheticSet | None, problems: list[str]) -> SyntheticSet:
-    """The set that was read.
-
-    Raises:
-        UserError: something is wrong with it.
-    """
-    if result is not None and not problems:
+    result, wrong = read(file, mapped=mapped)
+    if result is not None:
         return result
-    if len(problems) == 1:
-        raise UserError(f"{path} is damaged: {problems[0]}")
-    raise UserError(f"{path} is damaged, {len(problems)} problems:\n{listed(problems)}")
+    if len(wrong) == 1:
+        raise UserError(f"{file} is damaged: {wrong[0]}")
+    raise UserError(f"{file} is damaged, {len(wrong)} problems:\n{listed(wrong)}")
 
 
 def listed(problems: list[str]) -> str:
@@ -162,32 +168,32 @@ def read(file: Path, *, mapped: bool = False) -> tuple[SyntheticSet | None, list
         UserError: a safetensors file that is not a set, or of a format that is not known here.
     """
     try:
-        manifest, problems = _read_manifest(file)
-        if problems:
-            return None, problems
+        manifest, wrong = _read_manifest(file)
+        if manifest is None:
+            return None, wrong
         with safe_open(file, framework="pt") as stored:
-            problems = shape_problems(manifest, _shapes(stored))
-            if problems:
-                return None, problems
+            wrong = shape_problems(manifest, _shapes(stored))
+            if wrong:
+                return None, wrong
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
             if not mapped:  # copied before they are checked
                 tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except SafetensorError as error:
-        return None, [UNREADABLE.format(error)]
+        return None, [UNREADABLE.format(str(error)[:LONGEST_CAUSE])]  # it may quote the header
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
-    problems = content_problems(manifest, tensors)
-    return (None, problems) if problems else (set_of(tensors, manifest), [])
+    wrong = content_problems(manifest, tensors)
+    return (None, wrong) if wrong else (set_of(tensors, manifest), [])
 
 
-def _read_manifest(file: Path) -> tuple[dict[str, Any], list[str]]:
+def _read_manifest(file: Path) -> tuple[Manifest | None, list[str]]:
     """The manifest, and what is wrong with it or with the header around it."""
     with open(file, "rb") as start:
         length = int.from_bytes(start.read(8), "little")
         if start.read(1) != b"{":
-            return {}, [UNREADABLE.format("it does not begin as one")]
+            return None, [UNREADABLE.format("it does not begin as one")]
         if not 1 <= length <= LARGEST_JSON:
-            return {}, [UNREADABLE.format(f"a header of {length} bytes, expected 1 to {LARGEST_JSON}")]
+            return None, [UNREADABLE.format(f"a header of {length} bytes, expected 1 to {LARGEST_JSON}")]
         content = b"{" + start.read(length - 1)
     try:
         header = parsed(content)
@@ -196,15 +202,10 @@ def _read_manifest(file: Path) -> tuple[dict[str, Any], list[str]]:
             raise ValueError("a tensor without type, shape and offsets, or with more")
         text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     except ValueError as error:
-        return {}, [UNREADABLE.format(f"its header: {error}")]
+        return None, [UNREADABLE.format(f"its header: {error}")]
     if not isinstance(text, str):
         raise UserError(f"{file} is a safetensors file without a {METADATA_KEY!r} manifest: not a synthetic set")
-    try:
-        manifest = parsed(text)
-    except ValueError as error:
-        return {}, [f"its manifest is not readable: {error}"]
-    check_kind(manifest, str(file))
-    return manifest, manifest_problems(manifest)
+    return read_manifest(text, str(file))
 
 
 def _shapes(stored: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -215,7 +216,7 @@ def _shapes(stored: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
 def digests(path: Path) -> dict[str, str] | None:
     """The digests that a set's manifest tells of its tensors; none for any other file. The tensors are not read."""
     try:
-        manifest, problems = _read_manifest(path)
+        manifest, _ = _read_manifest(path)
     except (OSError, UserError):
         return None
-    return None if problems else manifest["sha256"]
+    return None if manifest is None else manifest.sha256

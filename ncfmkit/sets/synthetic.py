@@ -8,13 +8,16 @@ import base64
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import TensorDataset
 
 from ncfmkit.images import LabeledImages, channel_tensors, normalize
 from ncfmkit.mosaic import decode, decode_factors, decode_mask
+
+if TYPE_CHECKING:
+    from ncfmkit.sets.manifest import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class SyntheticSet:
 
     images: torch.Tensor
     labels: torch.Tensor
-    manifest: dict[str, Any]
+    manifest: "Manifest"
     soft_labels: torch.Tensor | None = None
     levels: torch.Tensor | None = None
 
@@ -50,7 +53,7 @@ class SyntheticSet:
 
         sheet = contact_sheet(self.images.numpy(), self.labels.numpy(), self.classes)
         picture = base64.b64encode(png_bytes(sheet)).decode()
-        name, text = html.escape(self.manifest["name"]), html.escape(self._summary())
+        name, text = html.escape(self.manifest.name), html.escape(self._summary())
         image = f'<img alt="{name}" style="max-width: 100%" src="data:image/png;base64,{picture}">'
         return f"<p><b>{name}</b>: {text}</p>{image}"
 
@@ -58,35 +61,34 @@ class SyntheticSet:
         m = self.manifest
         shape = "x".join(map(str, self.images.shape[1:]))
         parts = [f"{len(self.classes)} classes x {self.ipc} image{'' if self.ipc == 1 else 's'} of {shape}"]
-        if m["decode"]["factor"] > 1:
-            parts.append(f"factor {m['decode']['factor']}")
-        if self.levels is not None:
-            parts.append(f"{m['pixels']['bits']} bits")
-        if m["score"] is not None:  # percent; a single student has no deviation
-            last = m["score"]["last"]
-            deviation = f" ± {100 * last['std']:.1f}" if m["score"]["n"] > 1 else ""
-            parts.append(f"score {100 * last['mean']:.1f}{deviation}")
+        if m.decode.factor > 1:
+            parts.append(f"factor {m.decode.factor}")
+        if m.pixels is not None:
+            parts.append(f"{m.pixels.bits} bits")
+        if m.score is not None:  # percent; a single student has no deviation
+            deviation = f" ± {100 * m.score.last.std:.1f}" if m.score.n > 1 else ""
+            parts.append(f"score {100 * m.score.last.mean:.1f}{deviation}")
         return ", ".join(parts)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(self.manifest["classes"])
+        return self.manifest.classes
 
     @property
     def ipc(self) -> int:
         """Stored images per class."""
-        return int(self.manifest["ipc"]["stored"])
+        return self.manifest.ipc.stored
 
     def mask(self) -> torch.Tensor:
         """Which decoded images of each stored one count, bool `[C*M, P]`."""
-        how = self.manifest["decode"]
-        mask_MP = decode_mask(how["kind"], how["factor"], self.ipc, how["budget"])
+        how = self.manifest.decode
+        mask_MP = decode_mask(how.kind, how.factor, self.ipc, how.budget)
         return torch.from_numpy(mask_MP).repeat(len(self.classes), 1)
 
     def decoded_parts(self, chunk: int = 8) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """What :meth:`decoded` gives, of `chunk` stored images after the other: for sets larger than memory."""
-        how = self.manifest["decode"]
-        factors = decode_factors(how["kind"], how["factor"])
+        how = self.manifest.decode
+        factors = decode_factors(how.kind, how.factor)
         parts = zip(self.images.split(chunk), self.labels.split(chunk), self.mask().split(chunk), strict=True)
         for images_NCHW, labels_N, mask_NP in parts:
             images_NPCHW = decode(images_NCHW.float() / 255, factors)
@@ -103,19 +105,18 @@ class SyntheticSet:
         in float32.
         """
         images, labels = self.decoded()
-        channels = channel_tensors(self.manifest["mean"], self.manifest["std"], images.device)
+        channels = channel_tensors(self.manifest.mean, self.manifest.std, images.device)
         soft = () if self.soft_labels is None else (self.soft_labels.float(),)
         return DecodedDataset(normalize(images, *channels), labels, *soft, classes=self.classes)
 
     def labeled(self) -> LabeledImages:
         """The set, decoded, to train on: normalized as its manifest says, by its soft labels where it has them."""
         images, labels = self.decoded()
-        mean, std = (tuple(self.manifest[k]) for k in ("mean", "std"))
         return LabeledImages(
             images=images,
             labels=labels,
-            mean=mean,
-            std=std,
+            mean=self.manifest.mean,
+            std=self.manifest.std,
             classes=len(self.classes),
             soft_labels=self.soft_labels,
         )

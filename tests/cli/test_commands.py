@@ -29,7 +29,7 @@ from ncfmkit.sets import set_file
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
     *("distill", "pretrain", "evaluate", "train"),
-    *("pack", "unpack", "verify", "convert", "inspect"),
+    *("pack", "unpack", "verify", "push", "convert", "inspect"),
     *("export", "validate", "predict"),
     *("recipes", "doctor", "cache"),
 )
@@ -90,7 +90,8 @@ def test_commands_are_listed_in_groups_with_a_summary_of_one_line() -> None:
     assert [line.strip("╭╮─ ") for line in lines if "╭" in line] == ["Options", *groups]
     below = lines[next(i for i, line in enumerate(lines) if groups[0] in line) :]
     assert [line.split()[1] for line in below if re.match(r"│ [a-z]", line)] == [
-        *("distill", "pretrain", "recipes", "inspect", "evaluate", "train", "pack", "verify", "unpack", "convert"),
+        *("distill", "pretrain", "recipes", "inspect", "evaluate", "train"),
+        *("pack", "verify", "push", "unpack", "convert"),
         *("export", "validate", "predict", "doctor", "cache"),
     ]
     assert not any(line.startswith("│  ") for line in below), "a summary takes two lines"
@@ -216,7 +217,7 @@ def test_paths_are_printed_as_they_are(tmp_path: Path, done: Path) -> None:
 
 
 def test_inspect_prints_whole_digests(done: Path) -> None:
-    digest = set_file.load(done).manifest["manifest_sha256"]
+    digest = set_file.load(done).manifest.manifest_sha256
     narrow = CliRunner().invoke(main.app, ["inspect", str(done)], env={"COLUMNS": "80"})
     assert digest in re.sub(r"[\s]", "", narrow.stdout)
 
@@ -366,7 +367,7 @@ def test_another_run_in_out(done: Path) -> None:
 def test_resume_takes_nothing_else(tmp_path: Path, done: Path) -> None:
     refused("distill", "--resume", tmp_path, says=r"is not a run directory: no run\.json in it")
     (tmp_path / "run.json").write_text("{}")
-    refused("distill", "--resume", tmp_path, says=r"run\.json is not what `ncfmkit distill` writes")
+    refused("distill", "--resume", tmp_path, says=r"run\.json is damaged: 9 problems\n  arguments: field required")
     for more in (["--ipc", "3"], ["--out", "x"], ["--recipe", "digits"], ["--baselines", "whole"], ["--skip-bad"]):
         refused("distill", "--resume", done, *more, says="pass nothing else, except --data")
     for more in (["--data-root", "x"], ["--data", "x", "--skip-bad"], ["--data", "x", "--size", "9"]):

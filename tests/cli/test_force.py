@@ -138,7 +138,7 @@ def broken(*_: Any, **__: Any) -> None:
     ("name", "where"),
     [
         ("train", "ncfmkit.scoring.student_file.write_atomic"),
-        ("unpack", "ncfmkit.sets.set_file.write_atomic"),
+        ("unpack", "ncfmkit.jobs.unpack.write_atomic"),
         ("convert", "ncfmkit.sets.set_file.write_atomic"),
         ("export", "ncfmkit.exporters.onnx.publish"),
         ("pack", "ncfmkit.sets.package.replace_folder"),
@@ -172,7 +172,7 @@ def test_a_forced_run_that_fails_leaves_the_earlier_one(made: Path, monkeypatch:
     assert "the earlier run stays in run.old until this one is done" in result.stderr
     assert set_file.load("run.old").manifest == before
     succeeds("distill", "--resume", "run")
-    assert set_file.load("run").manifest["settings"]["seed"] == 3
+    assert set_file.load("run").manifest.training.seed == 3
     assert not Path("run.old").exists()
 
 

@@ -141,8 +141,7 @@ def test_from_images_errors(make_real, real) -> None:
 
     with pytest.raises(UserError, match=r"--load: the set has other classes than tiny: 3 instead of 2"):
         from_set(build_set(), make_real((4, 4)), ipc=2)
-    other = build_set()
-    other.manifest["classes"][1] = "cat"
+    other = build_set(classes=("class 0", "cat", "class 2"))
     with pytest.raises(UserError, match=r"other classes than tiny: 'cat' instead of 'class 1'"):
         from_set(other, real, ipc=2)
     with pytest.raises(UserError, match=r"expected images of shape \(9, 3, 8, 8\), got \(6, 3, 8, 8\): check --ipc"):

@@ -14,22 +14,23 @@ from small_runs import TINY, set_bytes, steps_logged
 import ncfmkit
 from ncfmkit.reports.contact_sheet import contact_sheet
 from ncfmkit.run import RunDirectory
+from ncfmkit.run_records import MetricsRow
 
 HOW: dict[str, Any] = TINY | {"student.repeats": 0}  # 12 steps, a checkpoint every 4
 
 
 def test_a_callback_gets_the_rows_of_the_metrics(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = []
+    rows: list[MetricsRow] = []
     ncfmkit.distill("digits", out=tmp_path / "run", callback=rows.append, **HOW)
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert rows == logged
-    assert [row["step"] for row in rows] == list(range(1, 13))
-    assert rows[0].keys() == {"step", "matching", "calibration", "lr", "seconds"}
+    assert [row.to_dict() for row in rows] == logged
+    assert [row.step for row in rows] == list(range(1, 13))
+    assert logged[0].keys() == {"step", "matching", "calibration", "lr", "seconds"}
 
 
 def test_a_callback_that_raises_stops_the_run_with_its_state_saved(tmp_path: Path) -> None:
-    def stop(row: dict[str, Any]) -> None:
-        if row["step"] == 6:
+    def stop(row: MetricsRow) -> None:
+        if row.step == 6:
             raise LookupError("enough")
 
     with pytest.raises(LookupError, match="enough") as stopped:
@@ -38,9 +39,9 @@ def test_a_callback_that_raises_stops_the_run_with_its_state_saved(tmp_path: Pat
     go_on = f"continue with ncfmkit.resume({str(tmp_path / 'run')!r})"
     assert note == f"raised by the callback after step 6 of 12; the state is saved: {go_on}"
     assert (tmp_path / "run" / "checkpoint" / "step-00000006.pt").is_file()
-    rows: list[dict[str, Any]] = []
+    rows: list[MetricsRow] = []
     result = ncfmkit.resume(tmp_path / "run", callback=rows.append)
-    assert [row["step"] for row in rows] == list(range(7, 13))
+    assert [row.step for row in rows] == list(range(7, 13))
     assert result.run_dir == tmp_path / "run"
     ncfmkit.distill("digits", out=tmp_path / "whole", **HOW)
     assert set_bytes(tmp_path / "run") == set_bytes(tmp_path / "whole")
@@ -85,8 +86,8 @@ def cut_off_after(step: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **ho
     """A run whose process ends in step `step`: what it logged is there, its state is the last checkpoint's."""
     original = RunDirectory.append_metrics
 
-    def cut(self: RunDirectory, row: dict[str, Any]) -> None:
-        if row["step"] > step:
+    def cut(self: RunDirectory, row: MetricsRow) -> None:
+        if row.step > step:
             raise SystemError("power cut")
         original(self, row)
 
@@ -109,7 +110,7 @@ def test_tensorboard_shows_losses_lr_and_images(
     assert {step for _, _, step in first.scalars} == set(range(1, 7))
     rows = RunDirectory.open(tmp_path / "run").metrics()[4:]
     names = {"loss/matching": "matching", "loss/calibration": "calibration", "lr": "lr"}
-    assert second.scalars == [(tag, row[key], row["step"]) for row in rows for tag, key in names.items()]
+    assert second.scalars == [(tag, getattr(row, key), row.step) for row in rows for tag, key in names.items()]
     assert list(first.images) == [4]
     assert list(second.images) == [8, 12]
     sheet = contact_sheet(result.set.images.numpy(), result.set.labels.numpy(), result.set.classes).convert("RGB")
@@ -157,5 +158,5 @@ def test_event_files_hold_each_step_once(tmp_path: Path, monkeypatch: pytest.Mon
     for tag, key in (("loss/matching", "matching"), ("loss/calibration", "calibration"), ("lr", "lr")):
         scalars = events.Scalars(tag)
         assert [scalar.step for scalar in scalars] == list(range(1, 13))
-        assert [scalar.value for scalar in scalars] == pytest.approx([row[key] for row in rows])
+        assert [scalar.value for scalar in scalars] == pytest.approx([getattr(row, key) for row in rows])
     assert [image.step for image in events.Images("synthetic images")] == [4, 8, 12]

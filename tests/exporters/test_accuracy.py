@@ -17,13 +17,13 @@ def test_tally_is_a_naive_count() -> None:
     found = measured.tally(scores, labels)
     correct, broken, confusion = naive_count(scores, labels)
     assert broken > 20
-    assert (found["correct"], found["non_finite"], found["confusion"]) == (correct, broken, confusion)
-    assert (found["images"], found["accuracy"]) == (500, correct / 500)
+    assert (found.correct, found.non_finite, [*map(list, found.confusion)]) == (correct, broken, confusion)
+    assert (found.images, found.accuracy) == (500, correct / 500)
 
 
 def test_accuracy_of_each_class() -> None:
-    rows = measured.by_class([[3, 1], [2, 0]], [5, 2], ["a", "b"])  # one image of a is in no column
-    assert rows == [
+    rows = measured.by_class(((3, 1), (2, 0)), [5, 2], ["a", "b"])  # one image of a is in no column
+    assert [row.to_dict() for row in rows] == [
         {"class": "a", "images": 5, "correct": 3, "accuracy": 0.6},
         {"class": "b", "images": 2, "correct": 0, "accuracy": 0.0},
     ]
@@ -33,9 +33,9 @@ def test_agreement_by_hand() -> None:
     ours = np.array([[1, 2], [5, 4], [np.nan, 0], [0, 9]], np.float32)
     theirs = np.array([[1, 2.5], [3, 4], [0, 1], [0, 8]], np.float32)
     found = measured.agreement(ours, theirs)
-    assert found == {"agreement": 0.5, "disagreements": 2, "max_abs_difference": 2.0}
+    assert found.to_dict() == {"agreement": 0.5, "disagreements": 2, "max_abs_difference": 2.0}
     nothing = measured.agreement(np.full((2, 2), np.nan), np.full((2, 2), np.nan))
-    assert nothing == {"agreement": 0.0, "disagreements": 2, "max_abs_difference": None}
+    assert nothing.to_dict() == {"agreement": 0.0, "disagreements": 2, "max_abs_difference": None}
 
 
 def test_all_images_are_scored_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from ncfmkit.exporters.calibration import Calibration, calibration_images, sprea
 from ncfmkit.exporters.student import load_student
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.scoring import student_file
+from ncfmkit.scoring.student_manifest import TrainedOn
 from ncfmkit.sets import set_file
 
 
@@ -37,9 +38,9 @@ def test_a_set_is_taken_whole(student_path: Path, set_path: Path) -> None:
     calibration = found(student_path, DataArguments(data=str(set_path)))
     small = set_file.load(set_path)
     assert calibration.distilled
-    assert calibration.origin == {
-        "name": small.manifest["name"],
-        "manifest_sha256": small.manifest["manifest_sha256"],
+    assert calibration.origin.to_dict() == {
+        "name": small.manifest.name,
+        "manifest_sha256": small.manifest.manifest_sha256,
         "images": 12,
     }
     np.testing.assert_array_equal(calibration.images, small.images.numpy())
@@ -53,17 +54,17 @@ def test_the_set_beside_the_student_calibrates(
     student = Path(shutil.copy(student_path, tmp_path / "s.safetensors"))
     with pytest.raises(UserError, match=r"--calibration .*tiny-ipc1"):
         found(student, None)
-    network, metadata = student_file.load(student)
-    metadata["trained_on"] = {k: small.manifest[k] for k in ("name", "sha256", "manifest_sha256")}
-    student_file.save(network.state_dict(), metadata, student)
-    assert found(student, None).origin["manifest_sha256"] == small.manifest["manifest_sha256"]
+    network, manifest = student_file.load(student)
+    trained_on = TrainedOn(**{k: getattr(small.manifest, k) for k in ("name", "sha256", "manifest_sha256")})
+    student_file.save(network.state_dict(), manifest.model_copy(update={"trained_on": trained_on}), student)
+    assert found(student, None).origin.manifest_sha256 == small.manifest.manifest_sha256
     assert "mine.safetensors" in capsys.readouterr().err
 
 
 def test_real_data_calibrate_by_a_sample_of_their_training_images(student_path: Path) -> None:
     real = build_real((900, 900, 900), test_counts=None)  # neither a test split nor the student's classes are needed
     calibration = found(student_path, opened(real))
-    assert calibration.origin == {"name": "tiny", "fingerprint": "tiny-0", "images": 1000}
+    assert calibration.origin.to_dict() == {"name": "tiny", "fingerprint": "tiny-0", "images": 1000}
     assert not calibration.distilled
     np.testing.assert_array_equal(calibration.images[[0, -1]], real.train.images[[0, -1]])
 

@@ -10,7 +10,16 @@ import torch
 from commands import call
 
 from ncfmkit.errors import UserError
-from ncfmkit.exporters.contract import LAYOUTS, METADATA_KEY, OUTPUTS, Contract, Port, read_contract
+from ncfmkit.exporters.contract import (
+    LARGEST_METADATA,
+    LAYOUTS,
+    OUTPUTS,
+    Contract,
+    Port,
+    read_contract,
+    read_metadata,
+)
+from ncfmkit.files import METADATA_KEY
 
 UINT8, FLOAT, HALF = "tensor(uint8)", "tensor(float)", "tensor(float16)"
 OURS = {"classes": ["a", "b", "c"], "input": {"layout": "uint8-nchw"}, "output": {"kind": "logits"}}
@@ -29,9 +38,9 @@ def contract(
     text = metadata if isinstance(metadata, str) else json.dumps(metadata)
     return read_contract(
         "x.onnx",
-        [Port(name="images", type=type, shape=list(shape))],
-        [Port(name="scores", type=scores_type, shape=list(scores))],
-        {} if metadata is None else {METADATA_KEY: text},
+        [Port(name="images", type=type, shape=shape)],
+        [Port(name="scores", type=scores_type, shape=scores)],
+        read_metadata("x.onnx", {} if metadata is None else {METADATA_KEY: text}),
         declared=declared,
     )
 
@@ -135,7 +144,7 @@ def test_types_and_shapes_tell_the_layout(shape: Any, type: str, expected: tuple
     found = contract(shape, type, scores=("N", 5))
     assert (found.layout, found.channels, found.size) == expected
     assert (found.input_name, found.output_name, found.class_count) == ("images", "scores", 5)
-    assert (found.output, found.classes, found.metadata) == ("logits", None, {})
+    assert (found.output, found.classes, found.metadata) == ("logits", None, None)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -196,7 +205,7 @@ def test_inputs_that_are_no_batch_of_images(why: str) -> None:
     ],
 )
 def test_outputs_that_are_no_scores(scores: Any, type: str) -> None:
-    with pytest.raises(UserError, match=r"^x\.onnx: .*float .*\[N, classes\], got 'scores' "):
+    with pytest.raises(UserError, match=r"^x\.onnx: .*float .*\[N, classes\], .*got 'scores' "):
         contract(scores=scores, scores_type=type)
 
 
@@ -206,9 +215,9 @@ def test_half_scores_are_scores() -> None:
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(2, 1), (1, 2), (0, 1), (1, 0)])
 def test_other_numbers_of_ports(inputs: int, outputs: int) -> None:
-    image, score = Port(name="i", type=UINT8, shape=["N", 3, 8, 8]), Port(name="s", type=FLOAT, shape=["N", 3])
+    image, score = Port(name="i", type=UINT8, shape=("N", 3, 8, 8)), Port(name="s", type=FLOAT, shape=("N", 3))
     with pytest.raises(UserError, match=rf"^x\.onnx: .*got {inputs} and {outputs}$"):
-        read_contract("x.onnx", [image] * inputs, [score] * outputs, {}, declared={})
+        read_contract("x.onnx", [image] * inputs, [score] * outputs, None, declared={})
 
 
 def ours(**changes: Any) -> dict[str, Any]:
@@ -223,7 +232,8 @@ def test_a_model_that_says_it(layout: str, output: str) -> None:
     found = contract(("N", *row.shape(3, 8)), type, metadata=said)
     assert (found.layout, found.output, found.classes) == (layout, output, ("a", "b", "c"))
     assert (found.channels, found.size) == (3, 8)
-    assert found.metadata == said
+    assert found.metadata is not None
+    assert found.metadata.to_dict() == said
 
 
 def test_what_a_model_says_decides_where_its_shape_leaves_it_open() -> None:
@@ -239,9 +249,8 @@ def test_what_is_declared_may_repeat_but_not_contradict_the_file() -> None:
 
 
 def test_metadata_of_others_and_an_empty_one_say_nothing() -> None:
-    assert contract(metadata={}).metadata == {}
-    image, score = Port(name="i", type=UINT8, shape=["N", 3, 8, 8]), Port(name="s", type=FLOAT, shape=["N", 3])
-    assert read_contract("x.onnx", [image], [score], {"author": "me", "classes": "no"}, declared={}).classes is None
+    assert contract(metadata={}).metadata is None
+    assert read_metadata("x.onnx", {"author": "me", "classes": "no"}) is None
 
 
 DAMAGED: dict[str, Any] = {
@@ -274,6 +283,54 @@ DAMAGED: dict[str, Any] = {
 def test_damaged_metadata(damage: str) -> None:
     with pytest.raises(UserError, match=r"^x\.onnx .*damaged.*newer.*'ncfmkit' metadata: "):
         contract(metadata=DAMAGED[damage])
+
+
+def test_metadata_of_earlier_versions_and_of_newer_ones_are_kept() -> None:
+    """What the first version wrote, and keys that are not known here."""
+    first = ours(
+        kind="exported student",
+        tool="ncfmkit 0.1.0",
+        student={"sha256": "0", "network": {"name": "convnet", "width": 8, "depth": None}, "test_accuracy": None},
+        trained_on={"name": "x", "manifest_sha256": None},
+        int8={},
+    )
+    newer = first | {"later": {"x": [1, None]}, "input": {"layout": "uint8-nchw", "resize": "crop"}}
+    for said in (first, newer):
+        found = contract(metadata=said).metadata
+        assert found is not None
+        assert found.to_dict() == said
+
+
+def test_metadata_that_are_too_large_are_not_parsed() -> None:
+    with pytest.raises(
+        UserError, match=r"^x\.onnx: expected 'ncfmkit' metadata of at most 4,194,304 .* got 4,194,305$"
+    ):
+        contract(metadata=" " * (LARGEST_METADATA + 1))
+
+
+def test_a_message_on_metadata_is_short() -> None:
+    wrong = ours(versions={f"library {k}": k for k in range(10_000)}, classes=[0] * 100_000)
+    with pytest.raises(UserError, match="metadata: ") as caught:
+        contract(metadata=wrong)
+    assert len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        (("N", 3, 2365, 2365), r"takes images of 3x2365x2365, expected 16,777,216 values at most"),
+        (("N", 1, 10**12, 10**12), r"takes images of 1x10+x10+, expected"),
+        (("N" * 10_000, 2, 8, 8), r"expected square images.*\[N{20}, 2, 8, 8\]$"),
+    ],
+)
+def test_images_that_would_not_fit_in_memory(shape: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        contract(shape)
+
+
+def test_classes_that_would_not_fit_in_memory() -> None:
+    with pytest.raises(UserError, match=r"expected an output of float scores \[N, classes\], 1,048,576 at most, got"):
+        contract(scores=("N", 2**20 + 1))
 
 
 @pytest.mark.parametrize("names", [[], ["a", "b"], ["a", "b", "c", "d"]])

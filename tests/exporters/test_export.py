@@ -80,8 +80,8 @@ def test_a_perturbed_model_is_kept_under_a_name_that_says_so(
     assert [p.name for p in folder.iterdir()] == ["s.failed-parity.onnx"]
     assert caught.value.exit_code == 1
     assert caught.value.result is not None
-    assert len(caught.value.result["failures"]) > 1
-    for failure in caught.value.result["failures"]:
+    assert len(caught.value.result.failures) > 1
+    for failure in caught.value.result.failures:
         assert failure in str(caught.value)
 
 
@@ -110,10 +110,11 @@ def test_swapped_channels_are_caught(student_path: Path, tmp_path: Path, monkeyp
 @pytest.mark.usefixtures("traced_once")
 def test_real_images_and_accuracy(tiny_data: RealData, student_path: Path, tmp_path: Path) -> None:
     result = exporting.export(student_path, out=tmp_path / "s.onnx", data=DataArguments(data="tiny"))
-    assert [(row["images"], row["count"]) for row in result["parity"]] == [("random", 138), ("real", 300)]
+    assert [(row.images, row.count) for row in result.parity] == [("random", 138), ("real", 300)]
     test = tiny_data.test_split()
     right = (logits_in_float64(student_path, test.images).argmax(1) == test.labels).mean()
-    assert result["accuracy"] == {"data": "tiny", "images": 300, "student": right, "exported": right}
+    assert result.accuracy is not None
+    assert result.accuracy.to_dict() == {"data": "tiny", "images": 300, "student": right, "exported": right}
     assert right > 0.6  # it was trained
 
 
@@ -121,8 +122,11 @@ def test_real_images_and_accuracy(tiny_data: RealData, student_path: Path, tmp_p
 def test_int8_by_real_data_that_it_is_measured_on_too(tiny_data: RealData, student_path: Path, tmp_path: Path) -> None:
     data = DataArguments(data="tiny")
     result = exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", calibration=data, data=data)
-    assert result["int8"]["calibration"] == {"name": "tiny", "fingerprint": "tiny-0", "images": 120}
-    assert abs(result["accuracy"]["exported"] - result["accuracy"]["student"]) < 0.1
+    assert result.int8 is not None
+    assert result.int8.calibration is not None
+    assert result.int8.calibration.to_dict() == {"name": "tiny", "fingerprint": "tiny-0", "images": 120}
+    assert result.accuracy is not None
+    assert abs(result.accuracy.exported - result.accuracy.student) < 0.1
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ CONTRACT = Contract(
     output="logits",
     classes=("class 0", "class 1", "class 2"),
     class_count=3,
-    metadata={},
+    metadata=None,
 )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from commands import call
 from conftest import TINY_NETWORK, build_real, write_set, write_student
-from exports import images_of, logits_in_float64
+from exports import foreign_model, images_of, logits_in_float64
 
 from ncfmkit import networks
 from ncfmkit.config import NetworkSettings
@@ -69,7 +69,7 @@ def test_every_network_in_every_precision(name: str, precision: str, tmp_path: P
     if precision == "int8":
         calibration = DataArguments(data=str(write_set(tmp_path / "set.safetensors", size=SIDES[name])))
     result = exporting.export(student, out=tmp_path / "s.onnx", precision=precision, calibration=calibration)
-    assert result["failures"] == []
+    assert result.failures == ()
     check_scores(tmp_path / "s.onnx", student, SIDES[name], {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.4}[precision])
 
 
@@ -234,15 +234,34 @@ def test_large_models_keep_their_weights_beside_them(
     calibration = DataArguments(data=str(set_path))
     result = exporting.export(student_path, out=folder / "s.onnx", precision="int8", calibration=calibration)
     assert sorted(p.name for p in folder.iterdir()) == ["s.onnx", "s.onnx.data"]
-    assert result["bytes"] == sum(p.stat().st_size for p in folder.iterdir())
+    assert result.bytes == sum(p.stat().st_size for p in folder.iterdir())
     images = images_of(4)
     expected = logits_in_float64(student_path, images)
     np.testing.assert_allclose(open_session(folder / "s.onnx")(images), expected, atol=0.4 * np.abs(expected).max())
     shown = call("inspect", folder / "s.onnx", "--json")
-    assert json.loads(shown.stdout)["bytes"] == result["bytes"]
+    assert json.loads(shown.stdout)["bytes"] == result.bytes
     (folder / "s.onnx.data").unlink()
     with pytest.raises(UserError, match=r"s\.onnx"):
         open_session(folder / "s.onnx")
+
+
+@pytest.mark.parametrize("location", ["../w.bin", "link.bin", "nothing.bin", "sub", "", "a\0b", "{folder}/w.bin"])
+def test_weights_are_looked_for_in_the_models_folder_alone(location: str, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "w.bin").write_bytes(b"secret")
+    (folder / "link.bin").symlink_to(tmp_path / "w.bin")
+    model = onnx.load_model(foreign_model(folder / "m.onnx"))
+    tensor = next(t for t in model.graph.initializer if t.name == "weights")
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", location.format(folder=tmp_path)
+    onnx.save_model(model, folder / "m.onnx")
+    with pytest.raises(UserError, match=r"m\.onnx stores weights in '.*', which is not a file in its folder"):
+        onnx_export.graph_facts(folder / "m.onnx")
+    with pytest.raises(UserError, match=r"m\.onnx"):  # ONNX Runtime refuses it, too
+        open_session(folder / "m.onnx")
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

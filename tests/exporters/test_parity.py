@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from ncfmkit.exporters import parity
 TOLERANCE = parity.Tolerance(absolute=0.1, relative=0.0, rms=1.0, tie=0.05, agreement=1.0)
 
 
-def rows_of(expected: np.ndarray, got: np.ndarray, output: str = "logits") -> list[dict[str, Any]]:
+def compared(expected: np.ndarray, got: np.ndarray, output: str = "logits") -> list[parity.Comparison]:
     """What `compare` says of two tables of scores; images are their own places in the table."""
     images = np.arange(len(expected))
     return parity.compare(lambda i: expected[i], lambda i: got[i], {"random": images}, output=output)
@@ -22,10 +21,10 @@ def test_differences_against_a_naive_loop() -> None:
     rng = np.random.default_rng(1)
     expected = rng.normal(size=(40, 5))
     got = expected + rng.normal(size=(40, 5)) * 1e-3
-    (row,) = rows_of(expected, got)
-    assert [b["size"] for b in row["batches"]] == [1, 2, 7, 30]
-    assert row["max_abs"] == pytest.approx(max(abs(a - b) for a, b in zip(expected.flat, got.flat, strict=True)))
-    assert row["max_rel"] == pytest.approx(
+    (found,) = compared(expected, got)
+    assert [b.size for b in found.row.batches] == [1, 2, 7, 30]
+    assert found.row.max_abs == pytest.approx(max(abs(a - b) for a, b in zip(expected.flat, got.flat, strict=True)))
+    assert found.row.max_rel == pytest.approx(
         max(
             np.abs(expected[part] - got[part]).max() / np.abs(expected[part]).max()
             for part in (slice(1), slice(1, 3), slice(3, 10), slice(10, 40))
@@ -33,16 +32,16 @@ def test_differences_against_a_naive_loop() -> None:
     )
     spread = sum((x - image.mean()) ** 2 for image in expected for x in image)
     squares = sum((a - b) ** 2 for a, b in zip(expected.flat, got.flat, strict=True))
-    assert row["rms"] == pytest.approx((squares / spread) ** 0.5)
-    assert row["agreement"] == sum(a.argmax() == b.argmax() for a, b in zip(expected, got, strict=True)) / 40
+    assert found.row.rms == pytest.approx((squares / spread) ** 0.5)
+    assert found.row.agreement == sum(a.argmax() == b.argmax() for a, b in zip(expected, got, strict=True)) / 40
 
 
 def test_probabilities_are_compared_by_their_logarithms() -> None:
     logits = np.random.default_rng(1).normal(size=(20, 5)) * 5
     other = logits + 0.01 * np.eye(20, 5)
     probabilities = [np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (logits, other)]
-    (row,) = rows_of(probabilities[0], probabilities[1], output="probabilities")
-    assert row["max_abs"] == pytest.approx(0.01 * 4 / 5, rel=1e-3)  # both are centered
+    (found,) = compared(probabilities[0], probabilities[1], output="probabilities")
+    assert found.row.max_abs == pytest.approx(0.01 * 4 / 5, rel=1e-3)  # both are centered
 
 
 def test_every_failure_is_listed() -> None:
@@ -50,42 +49,42 @@ def test_every_failure_is_listed() -> None:
     got = expected.copy()
     got[0] += 0.5
     got[20] += 0.7
-    found = parity.failures(rows_of(expected, got), TOLERANCE)
+    found = parity.failures(compared(expected, got), TOLERANCE)
     numbers = [re.findall(r"batch of (\d+): .* by up to ([\d.]+), allowed 0.1", line) for line in found]
     assert numbers == [[("1", "0.5")], [("30", "0.7")]]
-    assert parity.failures(rows_of(expected, expected), TOLERANCE) == []
+    assert parity.failures(compared(expected, expected), TOLERANCE) == []
     tight = dataclasses.replace(TOLERANCE, rms=0.1, absolute=0.75)
-    assert "root mean square" in parity.failures(rows_of(expected, got), tight)[0]
+    assert "root mean square" in parity.failures(compared(expected, got), tight)[0]
     got[5] = np.nan
     for ours, theirs in ((expected, got), (got, expected)):  # neither side may be without an answer
         says = ["40 random images: not all outputs of student and export are finite"]
-        assert parity.failures(rows_of(ours, theirs), TOLERANCE) == says
+        assert parity.failures(compared(ours, theirs), TOLERANCE) == says
 
 
 def test_a_constant_student_has_no_spread_to_compare_with() -> None:
     constant = np.full((40, 4), 5.0)
-    assert parity.failures(rows_of(constant, constant + 1e-6 * np.eye(40, 4)), TOLERANCE) == []
-    assert parity.failures(rows_of(constant, constant + np.eye(40, 4)), TOLERANCE)
+    assert parity.failures(compared(constant, constant + 1e-6 * np.eye(40, 4)), TOLERANCE) == []
+    assert parity.failures(compared(constant, constant + np.eye(40, 4)), TOLERANCE)
 
 
 def test_every_image_is_compared() -> None:
     expected = np.eye(600, 4) * 2
     got = expected.copy()
     got[-1] += 0.5
-    (row,) = rows_of(expected, got)
-    assert [b["size"] for b in row["batches"]] == [1, 2, 7, 128, 128, 128, 128, 78]
-    assert len(parity.failures([row], TOLERANCE)) == 1
+    (found,) = compared(expected, got)
+    assert [b.size for b in found.row.batches] == [1, 2, 7, 128, 128, 128, 128, 78]
+    assert len(parity.failures([found], TOLERANCE)) == 1
 
 
 def test_agreement_leaves_near_ties_out() -> None:
     tied = np.tile([1.0, 0.99, 0.0], (40, 1))
     swapped = tied[:, [1, 0, 2]]
-    (row,) = rows_of(tied, swapped)
-    assert row["agreement"] == 0
-    assert parity.failures([row], TOLERANCE) == []
+    (found,) = compared(tied, swapped)
+    assert found.row.agreement == 0
+    assert parity.failures([found], TOLERANCE) == []
     clear = np.tile([1.0, 0.92, 0.0], (40, 1))
-    found = parity.failures(rows_of(clear, clear[:, [1, 0, 2]]), TOLERANCE)
-    assert found == ["40 random images: top-1 agreement 0.00% of the 40 without a near tie, expected 100.00%"]
+    lines = parity.failures(compared(clear, clear[:, [1, 0, 2]]), TOLERANCE)
+    assert lines == ["40 random images: top-1 agreement 0.00% of the 40 without a near tie, expected 100.00%"]
 
 
 def test_random_images_are_the_same_every_time() -> None:

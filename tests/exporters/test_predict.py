@@ -307,9 +307,9 @@ def test_answers_come_batch_by_batch(model: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(predict_module, "open_picture", recorded)
     answers = predict(model, "many", batch=2)
     for done in range(2, 11, 2):
-        assert [next(answers)["file"], next(answers)["file"]] == files[done - 2 : done]
+        assert [next(answers).file, next(answers).file] == files[done - 2 : done]
         assert set(files[:done]) <= opened <= set(files[: done + 2])  # no further ahead than a batch
-    assert [answer["file"] for answer in answers] == files[10:]
+    assert [answer.file for answer in answers] == files[10:]
 
 
 def launch(*arguments: str, **options: Any) -> subprocess.Popen:

@@ -48,7 +48,8 @@ def test_skipped_layers_stay_float(student_path: Path, calibration: DataArgument
         result = exporting.export(student_path, out=out, int8_skip=skip, **common)
         assert quantized_inputs(out) == quantized
         kept = {"blocks.0", "blocks.4", "classifier"} - quantized
-        assert result["int8"]["float_layers"] == sorted(kept)
+        assert result.int8 is not None
+        assert result.int8.float_layers == tuple(sorted(kept))
 
 
 def test_layers_that_cannot_be_skipped() -> None:
@@ -81,8 +82,8 @@ def test_ranges_are_of_all_calibration_images(
     quantized = onnx.load_model(tmp_path / "q.onnx")
     first = next(node for node in quantized.graph.node if node.op_type == "QuantizeLinear")
     values = {t.name: onnx.numpy_helper.to_array(t) for t in quantized.graph.initializer}
-    metadata = load_student(student_path).metadata
-    brightest = (1 - metadata["mean"][0]) / metadata["std"][0]
+    manifest = load_student(student_path).manifest
+    brightest = (1 - manifest.mean[0]) / manifest.std[0]
     assert values[first.input[1]] * 127 == pytest.approx(brightest, rel=0.01)
 
 
@@ -130,20 +131,22 @@ def test_search_on_a_student_with_a_layer_that_int8_ruins(
     tiny_data: RealData, student_path: Path, tmp_path: Path
 ) -> None:
     """One huge activation that the next layer cancels: a range for it leaves nothing for the others."""
-    network, metadata = student_file.load(student_path)
+    network, manifest = student_file.load(student_path)
     state = network.state_dict()
     state["blocks.1.bias"][0] = 3e4  # the norm after the first convolution, into the second
     state["blocks.4.weight"][:, 0] = 0
     student = tmp_path / "ruined.safetensors"
-    student_file.save(state, metadata, student)
+    student_file.save(state, manifest, student)
     data = DataArguments(data="tiny")
     common: dict[str, Any] = {"precision": "int8", "calibration": data, "data": data}
     with pytest.raises(CheckFailed) as caught:
         exporting.export(student, out=tmp_path / "bad.onnx", **common)
     assert caught.value.result is not None
-    bad = caught.value.result["accuracy"]
-    assert bad["exported"] < bad["student"] - 0.1
+    bad = caught.value.result.accuracy
+    assert bad.exported < bad.student - 0.1
     result = exporting.export(student, out=tmp_path / "good.onnx", max_accuracy_drop=2.0, **common)
-    assert result["int8"]["float_layers"] == ["blocks.4"]
+    assert result.int8 is not None
+    assert result.int8.float_layers == ("blocks.4",)
     assert quantized_inputs(tmp_path / "good.onnx") == {"blocks.0", "classifier"}
-    assert result["accuracy"]["exported"] >= result["accuracy"]["student"] - 0.02
+    assert result.accuracy is not None
+    assert result.accuracy.exported >= result.accuracy.student - 0.02

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exports import little_memory
 
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import sessions
@@ -123,7 +124,8 @@ def test_the_contract_of_an_exported_student(onnx_path: Path) -> None:
     contract = open_session(onnx_path).contract
     assert (contract.layout, contract.output, contract.channels, contract.size) == ("uint8-nchw", "logits", 3, 8)
     assert contract.classes == ("class 0", "class 1", "class 2")
-    assert contract.metadata["kind"] == "exported student"
+    assert contract.metadata is not None
+    assert contract.metadata.kind == "exported student"
 
 
 def test_half_scores_become_float32(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_no_permission(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             lambda: linear([("MatMul", ["images", "weights"], ["logits"], {})]),
             r"ONNX Runtime: .*tensor\(uint8\)",
         ),
-        (lambda: linear(classes=0), r"float .*\[N, classes\], got .* \[N, 0\]"),
+        (lambda: linear(classes=0), r"float .*\[N, classes\], .*got .* \[N, 0\]"),
         (
             lambda: linear([*LINEAR[:2], ("Reshape", ["x2", "seven"], ["logits"], {}), SEVEN], classes=7),
             r"does not run on CPUExecutionProvider: .*[Rr]eshape",
@@ -248,6 +250,56 @@ def test_models_that_do_not_work(
     path.write_bytes(proto().SerializeToString())
     refused(path, says)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("text", [b"images", b"logits", b"MARK", b"KEY", b"VALUE"])
+def test_names_that_are_no_text(text: bytes, tmp_path: Path) -> None:
+    proto = linear()
+    proto.producer_name = "MARK"
+    helper.set_model_props(proto, {"KEY": "VALUE"})
+    path = tmp_path / "x.onnx"
+    path.write_bytes(proto.SerializeToString().replace(text, b"\xff" + text[1:]))
+    refused(path, "is damaged: a name or its metadata is not valid UTF-8")
+
+
+def claims(
+    side: int = SIZE, classes: int = CLASSES, *, channels: int = 3, name: str = "images", metadata: str = ""
+) -> Any:
+    """The mean of each channel as scores, so that any side and any number of classes go through ONNX Runtime."""
+    nodes = [
+        helper.make_node("Cast", [name], ["x1"], to=TYPES.FLOAT),
+        helper.make_node("ReduceMean", ["x1"], ["logits"], axes=[2, 3], keepdims=0),
+    ]
+    ends = [(name, TYPES.UINT8, ["N", channels, side, side]), ("logits", TYPES.FLOAT, ["N", classes])]
+    inputs, outputs = ([helper.make_tensor_value_info(*end)] for end in ends)
+    model = helper.make_model(
+        helper.make_graph(nodes, "claims", inputs, outputs), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
+    if metadata:
+        helper.set_model_props(model, {"ncfmkit": metadata})
+    return model
+
+
+@pytest.mark.parametrize(
+    ("proto", "says"),
+    [
+        (lambda: claims(10**6), r"takes images of 3x1000000x1000000, expected 16,777,216 values at most$"),
+        (lambda: claims(classes=2**40), r"expected an output of float scores \[N, classes\], 1,048,576 at most, got"),
+        (lambda: claims(channels=2, name="n" * 2**20), r"expected square images of .*; got .n{99}\.\.\. tensor"),
+        (lambda: claims(metadata=" " * (5 << 20)), r"expected 'ncfmkit' metadata of at most 4,194,304 characters"),
+        (lambda: claims(metadata='{"classes": ' + "[" * 10**6), "its 'ncfmkit' metadata: .*recursion limit"),
+        (
+            lambda: linear([("F" * 10**6, ["images"], ["logits"], {})]),
+            r"cannot be opened by ONNX Runtime: .*FFF\.\.\.$",
+        ),
+    ],
+    ids=["side", "classes", "port", "metadata", "nested", "operator"],
+)
+def test_claims_cannot_make_it_large(tmp_path: Path, proto: Callable[[], Any], says: str) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(proto().SerializeToString())
+    with little_memory(100 << 20):
+        assert len(refused(path, says)) < 2000
 
 
 SEVEN: Any = ("Constant", [], ["seven"], {"value_ints": [-1, 7]})
@@ -476,7 +528,7 @@ def test_good_placements(wanted: str, placement: dict[str, Any]) -> None:
     check_placement("x.onnx", counted(placement), wanted)
 
 
-def counted(placement: dict[str, Any]) -> dict[str, Counter]:
+def counted(placement: dict[str, Any]) -> dict[str, Counter[str]]:
     return {provider: Counter(operators) for provider, operators in placement.items()}
 
 

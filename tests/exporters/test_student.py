@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from commands import call
+from exports import write_any_student
 
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.student import load_student
@@ -50,22 +51,30 @@ CHANGES: dict[str, tuple[tuple[str, ...], Any]] = {
     "no digests": (("trained_on", "sha256"), None),
     "a huge side": (("size",), 10**9),
     "a tool that is a list": (("tool",), []),
+    "an unknown network": (("network", "name"), "nets"),
+    "a network of another width": (("network", "width"), 9),
+    "a huge width": (("network", "width"), 2**16),
+    "a width beyond integers": (("network", "width"), 10**30),
+    "a huge depth": (("network", "depth"), 10**9),
+    "a negative depth": (("network", "depth"), -1),
+    "no width": (("network", "width"), None),
+    "half a character": (("tool",), "\ud800"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("command", ["export", "inspect"])
 def test_damaged_students_are_refused(change: str, command: str, student_path: Path, tmp_path: Path) -> None:
-    network, metadata = student_file.load(student_path)
+    network, manifest = student_file.load(student_path)
     (*parents, key), value = CHANGES[change]
+    metadata: Any = manifest.to_dict()
     place = metadata
     for parent in parents:
         place = place[parent]
     place[key] = value
     if value is None:
         del place[key]
-    path = tmp_path / "s.safetensors"
-    student_file.save(network.state_dict(), metadata, path)
+    path = write_any_student(tmp_path / "s.safetensors", network.state_dict(), metadata)
     result = call(command, path)
     assert result.exit_code == 2, result.output
     assert "s.safetensors is damaged" in result.stderr
@@ -74,8 +83,8 @@ def test_damaged_students_are_refused(change: str, command: str, student_path: P
 
 @pytest.mark.parametrize("spoil", [lambda t: t.half(), lambda t: t.to(torch.int64), lambda t: t / 0])
 def test_parameters_must_be_finite_float32(spoil: Callable, student_path: Path, tmp_path: Path) -> None:
-    network, metadata = student_file.load(student_path)
+    network, manifest = student_file.load(student_path)
     path = tmp_path / "s.safetensors"
-    student_file.save({k: spoil(v) for k, v in network.state_dict().items()}, metadata, path)
+    student_file.save({k: spoil(v) for k, v in network.state_dict().items()}, manifest, path)
     with pytest.raises(UserError, match="expected finite float32 parameters"):
         student_file.load(path)

@@ -287,7 +287,7 @@ def test_the_sidecar_says_what_the_engine_is(
 ) -> None:
     returned = build_engine(onnx_path, tmp_path / "student.engine")
     sidecar = json.loads((tmp_path / "student.engine.json").read_text())
-    assert sidecar == returned
+    assert sidecar == returned.to_dict()
     metadata = {p.key: p.value for p in onnx.load(onnx_path).metadata_props}
     assert sidecar["ncfmkit"] == json.loads(metadata["ncfmkit"])
     assert sidecar["ncfmkit"]["classes"] == ["class 0", "class 1", "class 2"]
@@ -429,6 +429,7 @@ def test_refuses_a_sidecar_that_is_none(trt: FakeTensorRT, engine_path: Path, co
         lambda sidecar: sidecar.update(format=2),
         lambda sidecar: sidecar.update(batches=[1, 64]),
         lambda sidecar: sidecar.update(batches=[1, 64, "256"]),
+        lambda sidecar: sidecar.update(batches=[64, 1, 256]),
         lambda sidecar: sidecar["versions"].update(tensorrt=None),
         lambda sidecar: sidecar["ncfmkit"]["classes"].pop(),
         lambda sidecar: sidecar["input"].update(shape=3),

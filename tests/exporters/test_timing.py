@@ -13,7 +13,17 @@ from ncfmkit.errors import UserError
 from ncfmkit.exporters import timing
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.exporters.preprocessing import Deployed
-from ncfmkit.exporters.timing import COMPILED, EAGER, TimingConfig, parse_batches, race, summary, time_device
+from ncfmkit.exporters.timing import (
+    COMPILED,
+    EAGER,
+    Job,
+    SpeedSection,
+    TimingConfig,
+    parse_batches,
+    race,
+    summary,
+    time_device,
+)
 
 NO_PAUSE: dict[str, Any] = {"block_seconds": 0, "pause": 0}
 QUICK = TimingConfig(batches=(1, 2), calls=4, seconds=0, warm_calls=1, warm_seconds=0, block_calls=2, **NO_PAUSE)
@@ -92,15 +102,15 @@ def test_slow_calls_stop_at_the_limit() -> None:
 def test_percentiles_by_hand() -> None:
     # 101 calls of 1 to 101 ms in a mixed order: the p-th percentile is the (p + 1)-th smallest
     seconds = np.random.default_rng(0).permutation(np.arange(1, 102) / 1000)
-    row = summary(seconds, 8)
-    assert (row["batch"], row["calls"]) == (8, 101)
-    assert [row[f"p{p}_ms"] for p in (50, 95, 99)] == pytest.approx([51, 96, 100])
-    assert row["images_per_second"] == pytest.approx(8 / 0.051)
+    row = summary(seconds, 8, {})
+    assert (row.batch, row.calls) == (8, 101)
+    assert [row.p50_ms, row.p95_ms, row.p99_ms] == pytest.approx([51, 96, 100])
+    assert row.images_per_second == pytest.approx(8 / 0.051)
 
 
 def test_percentiles_lie_linearly_between_calls() -> None:
-    row = summary(np.array([0.010, 0.020]), 1)
-    assert [row[f"p{p}_ms"] for p in (50, 95, 99)] == pytest.approx([15, 19.5, 19.9])
+    row = summary(np.array([0.010, 0.020]), 1, {})
+    assert [row.p50_ms, row.p95_ms, row.p99_ms] == pytest.approx([15, 19.5, 19.9])
 
 
 @pytest.mark.parametrize(
@@ -154,11 +164,11 @@ def images() -> np.ndarray:
 def deployed(student_path: Path) -> Deployed:
     from ncfmkit.scoring import student_file
 
-    network, metadata = student_file.load(student_path)
-    return Deployed(network, mean=metadata["mean"], std=metadata["std"])
+    network, manifest = student_file.load(student_path)
+    return Deployed(network, mean=manifest.mean, std=manifest.std)
 
 
-def timed(runners: dict[str, Any], student: Any, images: np.ndarray, config: TimingConfig = QUICK) -> dict[str, Any]:
+def timed(runners: dict[str, Any], student: Any, images: np.ndarray, config: TimingConfig = QUICK) -> SpeedSection:
     return time_device("cpu", runners, student, images, config)
 
 
@@ -170,9 +180,9 @@ def test_without_a_student_only_the_model_is_timed(images: np.ndarray) -> None:
         images,
         TimingConfig(batches=(1, 7), calls=2, seconds=0, warm_seconds=0, **NO_PAUSE),
     )
-    (row,) = found["rows"]
-    assert found["stopped"] == ""
-    assert [(b["batch"], b["times"]) for b in row["batches"]] == [(1, {}), (7, {})]
+    (row,) = found.rows
+    assert (found.stopped, found.largest_batch) == ("", 7)
+    assert [(b.batch, b.times) for b in row.batches] == [(1, {}), (7, {})]
     expected = [images[:1], images[[0, 1, 2, 0, 1, 2, 0]]]  # a batch larger than the data goes round
     for got, want in zip(runner.bound_to, expected, strict=True):
         np.testing.assert_array_equal(got, want)
@@ -192,23 +202,23 @@ def test_rows_and_ratios(monkeypatch: pytest.MonkeyPatch, images: np.ndarray, de
 
     monkeypatch.setattr(timing, "race", fake_race)
     found = timed({"first": FakeRunner(), "second": FakeRunner()}, deployed, images)
-    rows = {row["name"]: row for row in found["rows"]}
+    rows = {row.name: row for row in found.rows}
     assert raced == [["first", "second", EAGER, COMPILED]] * 2
     for batch in (0, 1):
-        assert rows["first"]["batches"][batch]["times"] == pytest.approx({EAGER: 3.0, COMPILED: 1.5})
-        assert rows["second"]["batches"][batch]["times"] == pytest.approx({EAGER: 0.75, COMPILED: 0.375})
-        assert rows[EAGER]["batches"][batch]["times"] == rows[COMPILED]["batches"][batch]["times"] == {}
-    assert rows[COMPILED]["compile_seconds"] > 0
-    assert rows[EAGER]["compile_seconds"] is None
+        assert rows["first"].batches[batch].times == pytest.approx({EAGER: 3.0, COMPILED: 1.5})
+        assert rows["second"].batches[batch].times == pytest.approx({EAGER: 0.75, COMPILED: 0.375})
+        assert rows[EAGER].batches[batch].times == rows[COMPILED].batches[batch].times == {}
+    assert rows[COMPILED].compile_seconds
+    assert rows[EAGER].compile_seconds is None
 
 
 def test_why_compiled_torch_is_absent(monkeypatch: pytest.MonkeyPatch, images: np.ndarray, deployed: Deployed) -> None:
     monkeypatch.setattr(runtime, "compiler_missing", lambda device: "no C++ compiler found")
-    first, eager, compiled = timed({"model": FakeRunner()}, deployed, images)["rows"]
-    assert compiled["absent"] == "no C++ compiler found"
-    assert compiled["batches"] == []
-    assert eager["absent"] == first["absent"] == ""
-    assert set(first["batches"][0]["times"]) == {EAGER}
+    first, eager, compiled = timed({"model": FakeRunner()}, deployed, images).rows
+    assert compiled.absent == "no C++ compiler found"
+    assert compiled.batches == ()
+    assert eager.absent == first.absent == ""
+    assert set(first.batches[0].times) == {EAGER}
 
     def broken(self: Any, function: Any) -> Any:
         def call(*_: Any) -> None:
@@ -218,15 +228,15 @@ def test_why_compiled_torch_is_absent(monkeypatch: pytest.MonkeyPatch, images: n
 
     monkeypatch.setattr(runtime, "compiler_missing", lambda device: "")
     monkeypatch.setattr(runtime.Runtime, "compiled", broken)
-    *_, compiled = timed({"model": FakeRunner()}, deployed, images)["rows"]
-    assert compiled["absent"] == "torch.compile failed: RuntimeError: g++ says no"
-    assert compiled["compile_seconds"] is None
+    *_, compiled = timed({"model": FakeRunner()}, deployed, images).rows
+    assert compiled.absent == "torch.compile failed: RuntimeError: g++ says no"
+    assert compiled.compile_seconds is None
 
 
 def test_what_was_timed_before_memory_ran_out_is_kept(images: np.ndarray) -> None:
     found = timed({"model": FakeRunner(worst=2)}, None, images)
-    assert found["stopped"] == "batch 2: MemoryError: no room"
-    assert [b["batch"] for b in found["rows"][0]["batches"]] == [1]
+    assert found.stopped == "batch 2: MemoryError: no room"
+    assert [b.batch for b in found.rows[0].batches] == [1]
 
 
 def test_torch_answers_what_the_student_answers(images: np.ndarray, deployed: Deployed) -> None:
@@ -270,31 +280,35 @@ def check_tf32(places: Sequence[Any]) -> None:
 
 
 def test_footprint_of_a_model(onnx_path: Path) -> None:
-    common = {"path": str(onnx_path), "device": "cpu", "provider": "cpu", "threads": 1, "declared": {}}
-    small, large = (timing.footprint({**common, "batch": batch}) for batch in (2, 20_000))
+    jobs = (Job(path=str(onnx_path), device="cpu", provider="cpu", threads=1, batch=batch) for batch in (2, 20_000))
+    small, large = map(timing.footprint, jobs)
     for found in (small, large):
-        assert found["failed"] == ""
-        assert 0 < found["cold_start_seconds"] < 10
+        assert found.failed == ""
+        assert found.cold_start_seconds is not None
+        assert 0 < found.cold_start_seconds < 10
     pixels = 20_000 * 3 * 8 * 8
     if Path("/proc/self/status").exists():
         # the uint8 images, and at least one float32 copy of them
-        assert small["memory_bytes"] < 5 * pixels < large["memory_bytes"]
+        assert small.memory_bytes is not None
+        assert large.memory_bytes is not None
+        assert small.memory_bytes < 5 * pixels < large.memory_bytes
 
 
 def test_footprint_of_a_student(student_path: Path) -> None:
-    ends = {"layout": "uint8-nhwc", "output": "logits"}
-    found = timing.footprint({"path": str(student_path), "device": "cpu", "batch": 2, "threads": 1, **ends})
-    assert found["failed"] == ""
-    assert 0 < found["cold_start_seconds"] < 10
+    job = Job(path=str(student_path), device="cpu", batch=2, threads=1, layout="uint8-nhwc", output="logits")
+    found = timing.footprint(job)
+    assert found.failed == ""
+    assert found.cold_start_seconds is not None
+    assert 0 < found.cold_start_seconds < 10
 
 
 def test_footprint_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = {"device": "cpu", "batch": 1, "threads": 1, "provider": "cpu", "declared": {}}
-    found = timing.footprint({"path": str(tmp_path / "none.onnx"), **job})
-    assert found["failed"].startswith("ncfmkit.errors.UserError: no model at ")
-    assert found["cold_start_seconds"] is found["memory_bytes"] is None
+    job = Job(path=str(tmp_path / "none.onnx"), device="cpu", batch=1, threads=1, provider="cpu")
+    found = timing.footprint(job)
+    assert found.failed.startswith("ncfmkit.errors.UserError: no model at ")
+    assert found.cold_start_seconds is found.memory_bytes is None
     monkeypatch.setattr(timing, "FOOTPRINT_SECONDS", 0.001)
-    assert "timed out" in timing.footprint({"path": "x", **job})["failed"]
+    assert "timed out" in timing.footprint(job).failed
 
 
 def test_an_engine_goes_to_its_own_runner(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from ncfmkit.cli import main
 from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.exporters import sessions, timing, validate
+from ncfmkit.exporters.results import ProviderRun, Reference, Validation
 from ncfmkit.exporters.validate import ValidationConfig
 from ncfmkit.extras import install
 from ncfmkit.real.store import RealData
@@ -63,7 +64,7 @@ def write_folder(root: Path, real: RealData) -> Path:
     return root
 
 
-def run(model: Path, data: RealData, **config: Any) -> dict[str, Any]:
+def run(model: Path, data: RealData, **config: Any) -> Validation:
     """Without timing, unless `speed` asks for it."""
     return validate.validate(model, data=opened(data), **{"out": "out", "speed": False, **config})
 
@@ -104,16 +105,19 @@ def test_an_export_is_as_accurate_as_its_student(onnx_path: Path, student_path: 
     assert data.test is not None
     session = onnxruntime.InferenceSession(str(onnx_path), providers=["CPUExecutionProvider"])
     correct, _, confusion = naive_count(session.run(None, {"images": np.array(data.test.images)})[0], data.test.labels)
-    (row,) = result["providers"]
-    assert (row["correct"], row["confusion"], row["images"]) == (correct, confusion, sum(COUNTS))
-    assert [c["images"] for c in row["classes"]] == list(COUNTS)
-    assert sum(c["correct"] for c in row["classes"]) == correct
-    assert (row["agreement"], row["disagreements"], row["accuracy_drop"], row["placement"]) == (1.0, 0, 0.0, {})
-    assert 0 < row["max_abs_difference"] < 1e-4
-    assert result["student"]["correct"] == correct
-    assert (result["failures"], result["speed"], result["left_out"]) == ([], None, {})
-    assert result["model"]["opset"] == onnx.load_model(onnx_path).opset_import[0].version
-    assert json.loads(Path("out/validation.json").read_text()) == result
+    (row,) = result.providers
+    assert (row.correct, [*map(list, row.confusion)], row.images) == (correct, confusion, sum(COUNTS))
+    assert [c.images for c in row.classes] == list(COUNTS)
+    assert sum(c.correct for c in row.classes) == correct
+    assert (row.agreement, row.disagreements, row.accuracy_drop, row.placement) == (1.0, 0, 0.0, {})
+    assert row.max_abs_difference is not None
+    assert 0 < row.max_abs_difference < 1e-4
+    assert result.student is not None
+    assert result.student.correct == correct
+    assert (result.failures, result.speed, result.left_out) == ((), None, {})
+    assert result.model.opset == onnx.load_model(onnx_path).opset_import[0].version
+    assert json.loads(Path("out/validation.json").read_text()) == result.to_dict()
+    assert Validation.read(Path("out/validation.json")) == result
     assert sorted(p.name for p in Path("out").iterdir()) == ["report.html", "validation.json"]
 
 
@@ -121,10 +125,12 @@ def test_without_a_student_the_recorded_accuracy_is_the_reference(
     onnx_path: Path, data: RealData, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run(onnx_path, data)
-    (row,) = result["providers"]
-    assert result["reference"]["accuracy"] == 0.75  # the metadata's
-    assert row["accuracy_drop"] == pytest.approx(100 * (0.75 - row["accuracy"]))
-    assert "agreement" not in row
+    (row,) = result.providers
+    assert result.reference is not None
+    assert result.reference.accuracy == 0.75  # the metadata's
+    assert row.accuracy_drop == pytest.approx(100 * (0.75 - row.accuracy))
+    assert row.agreement is None
+    assert "agreement" not in json.loads(Path("out/validation.json").read_text())["providers"][0]
     assert "as recorded in the model, which does not say on which images" in capsys.readouterr().err
 
 
@@ -133,7 +139,7 @@ def test_a_student_that_is_not_the_models_own_is_told(
 ) -> None:
     other = write_student(Path("other.safetensors"), data, NetworkSettings(width=4, depth=1), epochs=0)
     result = run(onnx_path, data, against=other)
-    assert result["providers"][0]["agreement"] < 1
+    assert result.providers[0].disagreements
     assert "other.safetensors is not the student that the model was exported from" in capsys.readouterr().err
 
 
@@ -157,10 +163,20 @@ def test_a_model_that_lost_accuracy_fails(wrong: Path, folder: Path, student_pat
 
 def test_the_gate_compares_in_points() -> None:
     def failures(drop: float, limit: float | None) -> list[str]:
-        row = {"provider": "cpu", "non_finite": 0, "accuracy": 0.5, "accuracy_drop": drop}
-        reference = {"accuracy": 0.5, "what": "the student's"}
-        result = {"student": None, "max_accuracy_drop": limit, "providers": [row], "reference": reference}
-        return validate.accuracy_failures(result)
+        row = ProviderRun(
+            name="ONNX Runtime cpu",
+            device="cpu",
+            provider="cpu",
+            placement={},
+            classes=(),
+            images=2,
+            correct=1,
+            accuracy=0.5,
+            non_finite=0,
+            confusion=((1, 0), (1, 0)),
+            accuracy_drop=drop,
+        )
+        return validate.accuracy_failures(None, [row], Reference(accuracy=0.5, what="the student's"), limit)
 
     assert failures(100 * (0.6205 - 0.6155), 0.5) == []  # 0.5 points, but for rounding
     assert failures(-3.0, 0.0) == []
@@ -227,7 +243,7 @@ def test_all_leaves_out_what_loads_but_does_not_run_the_model(
     monkeypatch.setattr(validate, "missing", lambda name: "")
     monkeypatch.setattr(validate, "open_model", open_model)
     result = run(onnx_path, data, provider="all")
-    assert result["left_out"]["tensorrt"] == "ONNX Runtime placed 3 Conv on CPU instead of tensorrt"
+    assert result.left_out["tensorrt"] == "ONNX Runtime placed 3 Conv on CPU instead of tensorrt"
     with pytest.raises(UserError, match="instead of cuda"):
         run(onnx_path, data, provider="cuda", out=Path("out2"))
 
@@ -270,11 +286,13 @@ def test_any_classifier(layout: str, probabilities: bool, data: RealData, capsys
     result = run(model, data, **declared)
     assert data.test is not None
     correct, _, confusion = naive_count(foreign_scores(data.test.images), data.test.labels)
-    (row,) = result["providers"]
-    assert (row["correct"], row["confusion"]) == (correct, confusion)
+    (row,) = result.providers
+    assert (row.correct, [*map(list, row.confusion)]) == (correct, confusion)
     assert 0 < correct < sum(COUNTS)
-    assert (row["accuracy_drop"], result["reference"]) == (None, None)
-    assert (result["model"]["layout"], result["model"]["output"]) == (layout, declared.get("output", "logits"))
+    assert (row.accuracy_drop, result.reference) == (None, None)
+    assert (result.model.layout, result.model.output) == (layout, declared.get("output", "logits"))
+    assert json.loads(Path("out/validation.json").read_text())["model"]["metadata"] == {}
+    assert Validation.read(Path("out/validation.json")) == result
     said = " ".join(capsys.readouterr().err.split())
     how = "as declared" if declared else "assumed"
     assert f"output {declared.get('output', 'logits')} ({how}, --output)" in said
@@ -286,8 +304,11 @@ def test_a_student_is_fed_as_the_model_is(layout: str, data: RealData, student_p
     model = foreign_model(Path("linear.onnx"), layout, probabilities=True)
     result = run(model, data, against=student_path, output="probabilities")
     assert data.test is not None
-    assert result["student"]["accuracy"] > 0.9  # as on its own pixels
-    assert result["providers"][0]["max_abs_difference"] <= 1  # both are probabilities
+    assert result.student is not None
+    assert result.student.accuracy > 0.9  # as on its own pixels
+    largest = result.providers[0].max_abs_difference
+    assert largest is not None
+    assert largest <= 1  # both are probabilities
 
 
 def test_a_gate_needs_something_to_compare_with(folder: Path) -> None:
@@ -402,7 +423,7 @@ def test_accuracies_outlive_an_interruption_of_the_timing(
 def quick_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few calls, no compiler, no processes of their own."""
     few: dict[str, Any] = {"calls": 3, "seconds": 0, "warm_calls": 1, "warm_seconds": 0, "block_seconds": 0, "pause": 0}
-    known = {"cold_start_seconds": 0.25, "memory_bytes": 7 << 20, "failed": ""}
+    known = timing.Footprint(cold_start_seconds=0.25, memory_bytes=7 << 20, failed="")
     monkeypatch.setattr(timing, "TimingConfig", functools.partial(timing.TimingConfig, **few))
     monkeypatch.setattr(timing, "footprint", lambda job: known)
     monkeypatch.setattr(runtime, "compiler_missing", lambda device: "no C++ compiler found")
@@ -438,8 +459,10 @@ def test_the_whole_command(
     page = (out / "report.html").read_text()
     assert "script" not in Page(page).tags
     assert "http" not in page
-    assert all(source.startswith("data:image/png;base64,") for source in Page(page).sources)
-    assert len(Page(page).sources) == 2  # confusions, speed
+    assert all(source.startswith("#") for source in Page(page).sources)
+    assert Page(page).tags.count("svg") == 4  # confusions and speed, for a screen and for a phone
+    assert "Only 26 test images: one image is 3.8 points of accuracy." in page
+    assert "26 test images; chance level 33.33%, always the most frequent class 42.31%." in page
     for said in (value["model"]["sha256"], value["data"]["fingerprint"], section["device"], "no C++ compiler found"):
         assert said in page
     assert call(onnx_path, *flags).exit_code == 2  # the default folder exists
@@ -450,8 +473,9 @@ def test_starts_and_builds_are_in_the_rows_of_what_was_started(
 ) -> None:
     monkeypatch.setattr(validate, "_build_seconds", lambda path, model, cold_start: 7 + cold_start)
     result = run(onnx_path, data, against=student_path, speed=True, batches=[1])
-    keys = ("name", "cold_start_seconds", "engine_build_seconds")
-    assert [tuple(row[key] for key in keys) for row in result["speed"][0]["rows"]] == [
+    assert result.speed is not None
+    rows = result.speed[0].rows
+    assert [(row.name, row.cold_start_seconds, row.engine_build_seconds) for row in rows] == [
         ("ONNX Runtime cpu", 0.25, 7.25),
         ("torch eager", 0.25, None),
         ("torch.compile", None, None),
@@ -474,5 +498,5 @@ def test_an_impossible_recorded_accuracy_is_damage(accuracy: Any, onnx_path: Pat
     onnx.save_model(model, "m.onnx")
     result = call(Path("m.onnx"), "--data", folder, "--out", "o", "--no-speed", "--max-accuracy-drop", "0")
     assert result.exit_code == 2
-    assert "its 'ncfmkit' metadata: ValueError('student.test_accuracy" in result.stderr
+    assert "its 'ncfmkit' metadata: student.test_accuracy: input should be " in result.stderr
     assert not Path("o").exists()

@@ -1,7 +1,6 @@
 """Runs that several jobs start from, made once: each takes the digits' store and pool from one cache."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from small_runs import evaluation_settings, opened, start
@@ -9,6 +8,7 @@ from small_runs import evaluation_settings, opened, start
 from ncfmkit.jobs.train import train_real
 from ncfmkit.runtime import choose_runtime
 from ncfmkit.scoring.baselines import BASELINES
+from ncfmkit.scoring.student_manifest import StudentManifest
 from ncfmkit.sets import set_file
 
 
@@ -38,7 +38,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path
 
 
 @pytest.fixture(scope="session")
-def student(scored: Path, shared_cache: Path) -> tuple[Path, dict[str, Any]]:
+def student(scored: Path, shared_cache: Path) -> tuple[Path, StudentManifest]:
     result, out = set_file.load(scored), scored.parent / "student.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NCFMKIT_CACHE", str(shared_cache))

@@ -76,7 +76,7 @@ def test_the_result_is_an_ordinary_set(tmp_path: Path, real: RealData, images: t
     assert again.soft_labels is not None
     assert got.soft_labels is not None
     assert torch.equal(again.soft_labels, got.soft_labels)
-    assert settings_for(again, {}).distill.ipc == PER_CLASS
+    assert settings_for(again, {}).network.depth == 2
 
 
 MISFITS: dict[str, tuple[Any, str]] = {
@@ -141,7 +141,7 @@ def make_folder(root: Path, images: torch.Tensor, names: dict[int, str]) -> Path
 def test_class_folders(tmp_path: Path, real: RealData, images: torch.Tensor, names: dict[int, str]) -> None:
     got = convert(make_folder(tmp_path / "set", images, names), real)
     assert torch.equal(got.images, as_bytes(images[[1, 3, 2, 5, 0, 4]]))
-    assert got.manifest["source"]["converted"] | {"sha256": ""} == {
+    assert got.manifest.to_dict()["source"]["converted"] | {"sha256": ""} == {
         "file": "set", "sha256": "", "kind": "folder", "values": "bytes", "clipped": {"share": 0, "largest": 0},
     }  # fmt: skip
 
@@ -164,13 +164,13 @@ def test_a_list_is_a_mosaic_and_others_are_not(tmp_path: Path, real: RealData, i
     listed = convert(saved([images, LABELS], tmp_path / "a.pt"), real)
     saved(LABELS, tmp_path / "labels.pt")
     pair = convert(saved(images, tmp_path / "images.pt"), real)
-    assert listed.manifest["decode"] == {"kind": "single", "factor": 2, "budget": None}
-    assert listed.manifest["ipc"] == {"stored": 2, "decoded": 8}
-    assert pair.manifest["decode"] == {"kind": "single", "factor": 1, "budget": None}
-    assert pair.manifest["ipc"] == {"stored": 2, "decoded": 2}
+    assert listed.manifest.decode.to_dict() == {"version": 1, "kind": "single", "factor": 2, "budget": None}
+    assert listed.manifest.ipc.to_dict() == {"stored": 2, "decoded": 8}
+    assert pair.manifest.decode.to_dict() == {"version": 1, "kind": "single", "factor": 1, "budget": None}
+    assert pair.manifest.ipc.to_dict() == {"stored": 2, "decoded": 2}
     told = convert(tmp_path / "images.pt", real, factor=3, decode="multi")
-    assert told.manifest["decode"] == {"kind": "multi", "factor": 3, "budget": None}
-    assert told.manifest["settings"]["distill"]["factor"] == 3
+    assert told.manifest.decode.to_dict() == {"version": 1, "kind": "multi", "factor": 3, "budget": None}
+    assert told.manifest.settings["distill"]["factor"] == 3
     with pytest.raises(UserError, match="--factor 9 is above the image side 8"):
         convert(tmp_path / "images.pt", real, factor=9)
 
@@ -214,7 +214,7 @@ def test_every_kind_of_values_gives_the_same_set(tmp_path: Path, real: RealData,
     for form, how in forms:
         got = convert(saved([form, LABELS], tmp_path / "a.pt"), real, **how)
         assert torch.equal(got.images, expected), how
-        assert got.manifest["source"]["converted"]["values"] == how.get(
+        assert got.manifest.to_dict()["source"]["converted"]["values"] == how.get(
             "values", "bytes" if form.dtype == torch.uint8 else "unit"
         )
 
@@ -300,7 +300,7 @@ def test_values_outside_are_clipped_and_counted(
     got = convert(saved([images, LABELS], tmp_path / "a.pt"), real)
     row = got.images[4, 0, 0, :3].tolist()
     assert row == [255, 0, 255]
-    clipped = got.manifest["source"]["converted"]["clipped"]
+    clipped = got.manifest.to_dict()["source"]["converted"]["clipped"]
     assert clipped == {"share": round(2 / images.numel(), 6), "largest": 0.04}
     assert "clipped to [0, 1]: 0.17% of the values, the farthest 0.04 outside" in capfd.readouterr().err
 
@@ -382,7 +382,7 @@ def test_wrong_mean_and_std(tmp_path: Path, real: RealData, how: dict[str, Any],
 
 def test_the_manifest_says_where_the_set_is_from(tmp_path: Path, real: RealData, images: torch.Tensor) -> None:
     path = saved([images, LABELS], tmp_path / "a.pt")
-    m = convert(path, real).manifest
+    m = convert(path, real).manifest.to_dict()
     assert (m["name"], m["score"], m["classes"]) == ("tiny-ipc2", None, list(real.classes))
     assert (m["mean"], m["std"]) == (list(real.mean), list(real.std))
     assert m["source"] == {
@@ -409,12 +409,12 @@ def test_one_of_several_experiments(
     got = convert(path, real, experiment=1)
     assert "res.pt: taking experiment 1 of 2, counted from 0\n" in capfd.readouterr().err
     assert torch.equal(got.images, as_bytes(images[[1, 3, 2, 5, 0, 4]]))
-    assert got.manifest["decode"]["factor"] == 1
-    converted = got.manifest["source"]["converted"]
+    assert got.manifest.decode.factor == 1
+    converted = got.manifest.to_dict()["source"]["converted"]
     assert (converted["kind"], converted["experiment"]) == ("experiments", 1)
     first = convert(path, real)
     assert torch.equal(first.images, as_bytes(images[[3, 1, 5, 2, 4, 0]]))
-    assert first.manifest["source"]["converted"]["experiment"] == 0
+    assert first.manifest.to_dict()["source"]["converted"]["experiment"] == 0
 
 
 def test_the_digest_of_several_files_is_that_of_their_sums(
@@ -422,7 +422,7 @@ def test_the_digest_of_several_files_is_that_of_their_sums(
 ) -> None:
     path, labels = saved(images, tmp_path / "images.pt"), saved(LABELS, tmp_path / "classes.pt")
     lines = "".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in (labels, path))
-    converted = convert(path, real, labels=labels).manifest["source"]["converted"]
+    converted = convert(path, real, labels=labels).manifest.to_dict()["source"]["converted"]
     assert (converted["file"], converted["kind"]) == ("images.pt", "pair")
     assert converted["sha256"] == hashlib.sha256(lines.encode()).hexdigest()
 
@@ -476,7 +476,7 @@ def test_the_file_has_a_plain_name(tmp_path: Path, real: RealData, images: torch
     given = dataclasses.replace(real, name="../my: data")
     out, result = convert_job.write_released(path, given, Settings(), Reading(), out=None)
     assert (out.name, out.parent) == ("my-data-ipc2.safetensors", Path())
-    assert result.manifest["name"] == "../my: data-ipc2"
+    assert result.manifest.name == "../my: data-ipc2"
     assert set_file.load(out).manifest == result.manifest
 
 
@@ -486,7 +486,7 @@ def test_the_command_in_json_and_with_settings(digits_file: Path) -> None:
     assert result.exit_code == 0, result.stderr
     value = json.loads(result.stdout)
     assert (value["set"], value["bytes"]) == ("b.safetensors", Path("b.safetensors").stat().st_size)
-    assert value["manifest"] == set_file.load("b.safetensors").manifest
+    assert value["manifest"] == set_file.load("b.safetensors").manifest.to_dict()
     assert value["manifest"]["decode"]["factor"] == 1
     settings = value["manifest"]["settings"]
     assert (settings["recipe"], settings["student"]["epochs"], settings["seed"]) == ("digits", 7, 3)

@@ -2,10 +2,13 @@
 
 import dataclasses
 import errno
+import html
 import json
 import os
+import re
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -14,12 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import build_set
+from pages import Page
 from PIL import Image
 from safetensors import safe_open
 from small_runs import TINY, make_folder, set_bytes, start, steps_logged
 
 from ncfmkit import estimate
-from ncfmkit.config import RuntimeSettings, Settings, from_dict, override
+from ncfmkit.config import NetworkSettings, RuntimeSettings, Settings, from_dict, override
 from ncfmkit.distillation import loop
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.distillation.initial import initialize
@@ -32,13 +37,20 @@ from ncfmkit.progress import plural
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
-from ncfmkit.run import RunDirectory, load_run
+from ncfmkit.run import RunDirectory
+from ncfmkit.run_records import Scores
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import baselines as baselines_module
 from ncfmkit.scoring import students
-from ncfmkit.sets import set_file
+from ncfmkit.sets import numpy_reader, set_file
 
 pytestmark = pytest.mark.usefixtures("one_cache")
+
+
+def scores_of(folder: Path) -> Scores:
+    scores = RunDirectory.open(folder).scores()
+    assert scores is not None
+    return scores
 
 
 def test_every_file_of_a_run_is_there(scored: Path) -> None:
@@ -53,60 +65,99 @@ def test_every_file_of_a_run_is_there(scored: Path) -> None:
 
 def test_run_json(scored: Path) -> None:
     info = RunDirectory.open(scored).info()
-    assert info["status"] == "done"
-    assert info["settings"]["recipe"] == "digits"
-    assert info["settings"]["distill"]["steps"] == 12
-    assert info["settings"]["network"] == {"name": "convnet", "width": 8, "depth": 2}
-    assert info["data"]["train"] == 1347
-    assert info["data"]["test"] == 450
-    assert info["seed"] == 0
-    assert info["versions"]["torch"] == torch.__version__
-    assert info["device"].startswith("cpu (")
-    assert len(info["pool"]["accuracies"]) == 2
-    assert info["timings"]["steps"] == 12
+    settings = from_dict(info.settings)
+    assert info.status == "done"
+    assert settings.recipe == "digits"
+    assert settings.distill.steps == 12
+    assert settings.network == NetworkSettings(name="convnet", width=8, depth=2)
+    assert (info.data.train, info.data.test) == (1347, 450)
+    assert [sum(info.data.counts[split]) for split in ("train", "test")] == [1347, 450]
+    assert info.seed == 0
+    assert info.versions["torch"] == torch.__version__
+    assert info.device.startswith("cpu (")
+    assert info.pool is not None
+    assert len(info.pool.accuracies) == 2
+    assert info.timings is not None
+    assert info.timings.steps == 12
 
 
 def test_manifest(scored: Path) -> None:
     small = set_file.load(scored)
     m = small.manifest
-    assert m["kind"] == "synthetic set"
-    assert m["format"] == 1
-    assert m["name"] == "digits-ipc1"
-    assert m["ipc"] == {"stored": 1, "decoded": 4}
-    assert m["decode"] == {"kind": "single", "factor": 2, "budget": None}
-    assert m["value_range"] == [0, 255]
-    assert m["source"]["fingerprint"] == RunDirectory.open(scored).info()["data"]["fingerprint"]
-    assert m["bytes"] == {"images": 10 * 64, "labels": 10 * 8}
-    assert m["sha256"]["images"] == digest(small.images)
-    assert set(m["settings"]["runtime"]) == {"precision", "compile"}  # the rest is local to a machine
-    row = json.loads((scored / "scores.json").read_text())["rows"][0]
-    assert m["score"]["last"] == {"mean": row["last"]["mean"], "std": row["last"]["std"]}
+    assert m.kind == "synthetic set"
+    assert m.format == 1
+    assert m.name == "digits-ipc1"
+    assert (m.ipc.stored, m.ipc.decoded) == (1, 4)
+    assert (m.decode.kind, m.decode.factor, m.decode.budget) == ("single", 2, None)
+    assert m.value_range == (0, 255)
+    assert m.source.fingerprint == RunDirectory.open(scored).info().data.fingerprint
+    assert m.bytes == {"images": 10 * 64, "labels": 10 * 8}
+    assert m.sha256["images"] == digest(small.images)
+    assert set(m.settings["runtime"]) == {"precision", "compile"}  # the rest is local to a machine
+    last = scores_of(scored).rows[0].last
+    assert m.score is not None
+    assert (m.score.last.mean, m.score.last.std) == (last.mean, last.std)
     assert small.images.shape == (10, 1, 8, 8)
     assert small.labels.tolist() == list(range(10))
 
 
 def test_score_rows(scored: Path) -> None:
-    rows = json.loads((scored / "scores.json").read_text())["rows"]
-    assert [r["set"] for r in rows] == ["distilled", "random", "random-decoded", "mosaic", "herding", "whole"]
-    assert [r["images"] for r in rows] == [10, 10, 40, 10, 10, 1347]
-    assert [r["decoded"] for r in rows] == [40, 10, 40, 40, 10, 1347]
-    assert [r["steps"] for r in rows] == [3, 3, 3, 3, 3, 11]  # one epoch of the whole split in 11 batches
+    rows = scores_of(scored).rows
+    assert [row.set for row in rows] == ["distilled", "random", "random-decoded", "mosaic", "herding", "whole"]
+    assert [row.images for row in rows] == [10, 10, 40, 10, 10, 1347]
+    assert [row.decoded for row in rows] == [40, 10, 40, 40, 10, 1347]
+    assert [row.steps for row in rows] == [3, 3, 3, 3, 3, 11]  # one epoch of the whole split in 11 batches
+    counts = RunDirectory.open(scored).info().data.counts["test"]
     for row in rows:
-        assert row["n"] == 2 == len(row["last"]["values"])
-        assert row["network"] == "convnet-2 width 8"
-        assert all(b >= a for a, b in zip(row["last"]["values"], row["best"]["values"], strict=True))
-        assert row["last"]["mean"] == pytest.approx(np.mean(row["last"]["values"]))
-        assert row["last"]["std"] == pytest.approx(np.std(row["last"]["values"], ddof=1))
+        assert row.n == 2 == len(row.last.values)
+        assert row.network == "convnet-2 width 8"
+        assert all(b >= a for a, b in zip(row.last.values, row.best.values, strict=True))
+        assert row.last.mean == pytest.approx(np.mean(row.last.values))
+        assert row.last.std == pytest.approx(np.std(row.last.values, ddof=1))
+        assert row.classes is not None
+        assert np.average(np.array(row.classes, float), weights=counts) == pytest.approx(row.last.mean)
+        assert row.curve is not None
+        assert row.curve.epochs == tuple(range(1, row.epochs + 1))
+        assert (row.curve.mean[-1], row.curve.std[-1]) == (row.last.mean, row.last.std)
+
+
+def test_the_report_shows_the_set_and_how_it_is_loaded(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(scored / "report.html")
+    page.check_safe()
+    assert len(page.pictures()) == 10 + 2 * 10
+    assert "What students train on" in page.text
+    snippets = [html.unescape(code) for code in re.findall(r"<pre>(.*?)</pre>", page.source, re.DOTALL)]
+    monkeypatch.chdir(scored)
+    monkeypatch.setitem(sys.modules, "read_set", numpy_reader)
+    expected, labels = set_file.load(scored).decoded()
+    for code in snippets:
+        found: dict[str, Any] = {}
+        exec(code, found)
+        np.testing.assert_allclose(found["images"], expected, atol=1e-6)
+        np.testing.assert_array_equal(found["labels"], labels)
+        assert len(found.get("dataset", labels)) == 40
+    assert len(snippets) == 2
+
+
+@pytest.mark.parametrize("kind", ["single", "multi", "bound"])
+def test_a_report_decodes_the_first_images_of_each_class(kind: str) -> None:
+    result = build_set(kind, 2, 14 if kind == "bound" else None, ipc=3)
+    images = distill_job.report_images(result)
+    assert list(images.decoded) == [0, 1, 3, 4, 6, 7]
+    for place, (decoded_PCHW, _) in enumerate(result.decoded_parts(chunk=1)):
+        if place in images.decoded:
+            np.testing.assert_array_equal(images.decoded[place], (255 * decoded_PCHW).round().byte().numpy())
+    assert distill_job.report_images(build_set("single", 1)).decoded == {}
 
 
 def test_the_recipe_of_the_device_is_recorded(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "shapes", {"a": 4, "b": 5})
     run = start(tmp_path / "run", str(folder), distill__steps=1, student__repeats=0)
-    assert RunDirectory.open(run).info()["settings"]["recipe"] == "cpu"
-    manifest = set_file.load(run).manifest
-    assert manifest["settings"]["recipe"] == "cpu"
-    assert manifest["settings"]["student"]["epochs"] == 3  # what flags set comes first
-    assert manifest["settings"]["distill"]["lr"] == 5e-3
+    assert RunDirectory.open(run).info().settings["recipe"] == "cpu"
+    settings = set_file.load(run).manifest.settings
+    assert settings["recipe"] == "cpu"
+    assert settings["student"]["epochs"] == 3  # what flags set comes first
+    assert settings["distill"]["lr"] == 5e-3
 
 
 def test_no_path_of_the_machine_is_in_the_set(tmp_path: Path, scored: Path) -> None:
@@ -130,7 +181,8 @@ def test_same_settings_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None
     one, two, other = (start(tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1)))
     assert set_bytes(one) == set_bytes(two)
     assert (one / "preview.png").read_bytes() == (two / "preview.png").read_bytes()
-    assert set_file.load(other).manifest["sha256"]["images"] != set_file.load(one).manifest["sha256"]["images"]
+    digests = [set_file.load(run).manifest.sha256 for run in (one, other)]
+    assert digests[0] != digests[1]
 
 
 @pytest.mark.parametrize("compile_", ["off", "on"])
@@ -163,11 +215,9 @@ def test_a_run_ends_with_the_same_bytes_without_its_estimate(
         "students: herding, 1 per class",
     ]
     assert set_bytes(estimated) == set_bytes(plain)
-    one, two = ([row["last"]["values"] for row in load_run(path)["scores"]["rows"]] for path in (estimated, plain))
+    one, two = ([row.last for row in scores_of(path).rows] for path in (estimated, plain))
     assert one == two
-    logged = [
-        [(row["matching"], row["calibration"]) for row in RunDirectory(path).metrics()] for path in (estimated, plain)
-    ]
+    logged = [[(row.matching, row.calibration) for row in RunDirectory(path).metrics()] for path in (estimated, plain)]
     assert logged[0] == logged[1]
 
 
@@ -196,26 +246,25 @@ def test_the_estimate_of_a_resumed_run_is_of_what_is_left(
 def test_a_dry_run_plans_what_the_run_does(tmp_path: Path, scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     overrides = TINY | {"distill.factor": 2, "student.repeats": 2, "student.whole_epochs": 1}
-    info = load_run(scored)
+    info, rows = RunDirectory.open(scored).info(), scores_of(scored).rows
     found = distill_job.dry_run(
-        DataArguments(data="digits"), recipe=None, out=None, baselines=info["baselines"], overrides=overrides
+        DataArguments(data="digits"), recipe=None, out=None, baselines=info.baselines, overrides=overrides
     )
     assert list(tmp_path.iterdir()) == []
-    assert {key: found[key] for key in ("data", "settings", "device", "precision", "compile", "baselines")} == {
-        key: info[key] for key in ("data", "settings", "device", "precision", "compile", "baselines")
-    }
-    stages = {stage["name"]: stage for stage in found["estimate"]}
-    settings = from_dict(info["settings"])
+    for key in ("data", "settings", "device", "precision", "compile", "baselines"):
+        assert found.to_dict()[key] == info.to_dict()[key]
+    stages = {stage.name: stage for stage in found.estimate}
+    settings = from_dict(info.settings)
     real = open_real("digits", settings.data)
-    assert [f"students: {row['label']}" for row in info["scores"]["rows"]] == [n for n in stages if "students" in n]
-    for row in info["scores"]["rows"]:
-        assert stages[f"students: {row['label']}"]["work"] == f"{row['n']} x {plural(row['epochs'], 'epoch')}"
-        work = students.row_work(row["set"], real, settings, stored=1, decoded=4)
-        assert work.images == row["decoded"]  # what a student was trained on
-    assert stages["distilling"]["work"] == "12 steps"
-    assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages.values()))
-    assert found["memory"] > 0
-    assert {Path(name).name for name in found["writes"]} == set(distill_job.ARTIFACTS)
+    assert [f"students: {row.label}" for row in rows] == [n for n in stages if "students" in n]
+    for row in rows:
+        assert stages[f"students: {row.label}"].work == f"{row.n} x {plural(row.epochs, 'epoch')}"
+        work = students.row_work(row.set, real, settings, stored=1, decoded=4)
+        assert work.images == row.decoded  # what a student was trained on
+    assert stages["distilling"].work == "12 steps"
+    assert found.seconds == pytest.approx(sum(stage.seconds for stage in stages.values()))
+    assert found.memory > 0
+    assert {Path(name).name for name in found.writes} == set(distill_job.ARTIFACTS)
 
 
 def test_the_seed_reaches_every_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,9 +297,9 @@ def test_no_steps_keep_the_initialization(tmp_path: Path) -> None:
     real = open_real("digits", setup.make_settings("digits", None, {}).data)
     expected = initialize("mix", real, ipc=1, factor=1, seed=0)
     assert torch.equal(set_file.load(run).images, expected.mul(255).round().to(torch.uint8))
-    assert set_file.load(run).manifest["score"] is None
+    assert set_file.load(run).manifest.score is None
     assert not (run / "scores.json").exists()
-    assert RunDirectory.open(run).info()["status"] == "done"
+    assert RunDirectory.open(run).info().status == "done"
 
 
 def test_load_starts_from_an_earlier_set(tmp_path: Path, scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +312,7 @@ def test_load_starts_from_an_earlier_set(tmp_path: Path, scored: Path, monkeypat
     }
     run = start(tmp_path / "run", distill__steps=0, **more)
     assert torch.equal(set_file.load(run).images, set_file.load(scored).images)
-    assert set_file.load(run).manifest["settings"]["distill"]["load"] == scored.name
+    assert set_file.load(run).manifest.settings["distill"]["load"] == scored.name
     with pytest.raises(UserError, match=r"expected images of shape \(20, 1, 8, 8\), got \(10, 1, 8, 8\)"):
         start(tmp_path / "more", distill__ipc=2, **more)
     assert not (tmp_path / "more").exists()
@@ -305,13 +354,29 @@ def whole(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Calla
 def same_as(run: Path, whole: Path) -> None:
     assert set_bytes(run) == set_bytes(whole)
     assert steps_logged(run) == list(range(1, 13))
-    losses = [
-        [{k: v for k, v in row.items() if k != "seconds"} for row in RunDirectory.open(r).metrics()]
-        for r in (run, whole)
-    ]
+    losses = [[row.model_copy(update={"seconds": 0}) for row in RunDirectory.open(r).metrics()] for r in (run, whole)]
     assert losses[0] == losses[1]
-    assert RunDirectory.open(run).info()["status"] == "done"
+    assert RunDirectory.open(run).info().status == "done"
     assert not list(run.rglob("*.tmp"))
+
+
+def test_a_run_of_an_earlier_version_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path]
+) -> None:
+    """Keys that came later are missing."""
+    out = tmp_path / "run"
+    at_step(monkeypatch, 6, terminate)
+    with pytest.raises(Interrupted):
+        start(out, distill__sampler="learned")
+    info = json.loads((out / "run.json").read_text())
+    for key in ("threads", "command", "versions", "replaces", "timings"):
+        del info[key]
+    for key in ("counts", "skipped_images", "changed", "left_out"):
+        del info["data"][key]
+    (out / "run.json").write_text(json.dumps(info))
+    distill_job.resume(out)
+    same_as(out, whole("learned"))
+    assert (out / "report.html").is_file()
 
 
 @pytest.mark.parametrize("sampler", ["gaussian", "learned"])
@@ -418,8 +483,8 @@ def test_interrupted_in_scoring_then_resumed(
         patch.setattr(students, "train", interrupted)
         with pytest.raises(Interrupted, match="--resume"):
             start(out)
-    assert RunDirectory.open(out).info()["status"] == "scoring"
-    assert set_file.load(out).manifest["score"] is None  # the set is there and whole
+    assert RunDirectory.open(out).info().status == "scoring"
+    assert set_file.load(out).manifest.score is None  # the set is there and whole
     monkeypatch.setattr(loop, "distill_step", lambda *a: pytest.fail("steps were done already"))
     distill_job.resume(out)
     same_as(out, whole("learned"))
@@ -449,7 +514,7 @@ def test_a_disk_that_fills_up_at_any_file_then_resumed(
     with pytest.raises(UserError, match=r"the disk is full: .* was not written"):
         start(out)
     failures = 1
-    while RunDirectory.open(out).info()["status"] != "done" or not (out / "report.html").exists():
+    while RunDirectory.open(out).info().status != "done" or not (out / "report.html").exists():
         with suppress(UserError):
             distill_job.resume(out)
             break
@@ -518,7 +583,7 @@ def test_a_run_on_data_in_memory_is_resumed_with_them(
     at_step(monkeypatch, 9, terminate)
     with pytest.raises(Interrupted):
         distill_job.distill(data, out=tmp_path / "run", **settings)
-    assert RunDirectory.open(tmp_path / "run").info()["arguments"]["data"] is None
+    assert RunDirectory.open(tmp_path / "run").info().arguments["data"] is None
     with pytest.raises(UserError, match=r"data in memory, .*: pass them again, as ncfmkit\.resume\('.*', data="):
         distill_job.resume(tmp_path / "run")
     with pytest.raises(UserError, match=r"data in memory have changed since .*\n.*train images: 12 then, 10 now"):
@@ -537,7 +602,7 @@ def test_relative_data_are_found_from_another_folder(tmp_path: Path, monkeypatch
         start(Path("run"), "shapes", data__holdout=0.25)
     monkeypatch.chdir(tmp_path / "elsewhere")
     distill_job.resume(Path("../run"))
-    assert RunDirectory.open(tmp_path / "run").info()["status"] == "done"
+    assert RunDirectory.open(tmp_path / "run").info().status == "done"
 
 
 def test_a_known_name_stays_a_name_beside_a_folder_of_that_name(

@@ -1,6 +1,5 @@
 """Scores of a set that is there."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from small_runs import evaluate_on, evaluation_settings, make_folder
 from ncfmkit.errors import UserError
 from ncfmkit.jobs.evaluate import dry_run, evaluate, real_mosaics, requested_scoring
 from ncfmkit.real.arguments import DataArguments
+from ncfmkit.run import RunDirectory
 from ncfmkit.sets import set_file
 
 pytestmark = pytest.mark.usefixtures("one_cache")
@@ -21,17 +21,18 @@ def test_evaluate_with_another_network(scored: Path) -> None:
     result = set_file.load(scored)
     settings = evaluation_settings(result, **{"network.name": "alexnet"})
     scores = evaluate_on("digits", result, settings, baselines=("random",))
-    assert [r["network"] for r in scores["rows"]] == ["alexnet", "alexnet"]
-    assert [r["set"] for r in scores["rows"]] == ["distilled", "random"]
-    assert scores["precision"] == "fp32"
+    assert [row.network for row in scores.rows] == ["alexnet", "alexnet"]
+    assert [row.set for row in scores.rows] == ["distilled", "random"]
+    assert scores.precision == "fp32"
 
 
 def test_evaluate_as_the_run_scored(scored: Path) -> None:
     result = set_file.load(scored)
     settings = evaluation_settings(result, **{"student.epochs": 3, "student.repeats": 2})
     scores = evaluate_on("digits", result, settings)
-    stored = json.loads((scored / "scores.json").read_text())["rows"][0]
-    assert scores["rows"][0]["last"] == stored["last"]
+    stored = RunDirectory.open(scored).scores()
+    assert stored is not None
+    assert dict(scores.rows[0]) | {"seconds": 0} == dict(stored.rows[0]) | {"seconds": 0}
 
 
 def test_evaluate_on_other_data_is_refused(tmp_path: Path, scored: Path) -> None:

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import build_set
+from exports import write_any_student
+from recorded import run_info
 from safetensors.torch import save_file
 
 from ncfmkit import networks
@@ -12,7 +15,7 @@ from ncfmkit.jobs import doctor, setup
 from ncfmkit.jobs.distill import to_dict
 from ncfmkit.jobs.inspect import inspect
 from ncfmkit.run import RunDirectory
-from ncfmkit.scoring import student_file
+from ncfmkit.run_records import PoolInfo, Timings
 from ncfmkit.sets import set_file
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
@@ -25,27 +28,17 @@ SCORE = {
     "last": {"mean": 0.5, "std": 0.01},
     "best": {"mean": 0.6, "std": 0.0},
 }
-MANIFEST = {
-    "kind": "synthetic set",
-    "tool": "ncfmkit 0",
-    "name": "tiny-ipc2",
-    "classes": ["cat", "dog [bold]"],
-    "ipc": {"stored": 2, "decoded": 8},
-    "decode": {"kind": "single", "factor": 2, "budget": None},
-    "mean": [0.5],
-    "std": [0.25],
-    "value_range": [0, 255],
-    "source": {"name": "tiny", "fingerprint": "0", "train_images": 1234, "license": None},
-    "settings": {},
-    "score": SCORE,
-}
+
+
+def tiny_set(score: dict | None = SCORE) -> SyntheticSet:
+    source = {"name": "tiny", "fingerprint": "0", "train_images": 1234, "license": None}
+    return build_set(classes=("cat", "dog [bold]"), ipc=2, channels=1, score=score, source=source, tool="ncfmkit 0")
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     path = tmp_path / "small.safetensors"
-    set_file.save(SyntheticSet(images=images, labels=torch.tensor([0, 0, 1, 1]), manifest=MANIFEST), path)
+    set_file.save(tiny_set(), path)
     return path
 
 
@@ -61,16 +54,13 @@ def test_a_set(small: Path) -> None:
     assert what.summary["bytes"] == "images 256 B, labels 32 B"
     assert what.summary["bytes per class"] == "144 B"
     assert what.summary["smaller than its pixels"] == "274 times"  # 1234 * 64 / 288
-    assert what.scores is None
+    assert what.scores == ()
     assert what.images is not None
     assert what.images.images.shape == (4, 1, 8, 8)
 
 
 def test_a_set_without_a_score(small: Path) -> None:
-    held = set_file.load(small)
-    set_file.save(
-        SyntheticSet(images=held.images, labels=held.labels, manifest=MANIFEST | {"score": None}), small, force=True
-    )
+    set_file.save(tiny_set(score=None), small, force=True)
     assert inspect(small).summary["last-epoch accuracy"] is None
 
 
@@ -85,7 +75,7 @@ def test_a_student(tmp_path: Path) -> None:
         "trained_on": {"name": "x", "sha256": {}},
         "tool": "t",
     }
-    student_file.save(state, {"kind": "student", "network": settings, **shape, **more}, tmp_path / "s.safetensors")
+    write_any_student(tmp_path / "s.safetensors", state, {"kind": "student", "network": settings, **shape, **more})
     what = inspect(tmp_path / "s.safetensors")
     assert what.title.startswith("student ")
     assert what.summary["input"] == "3 x 8 x 8"
@@ -97,14 +87,7 @@ def test_a_student(tmp_path: Path) -> None:
 
 def test_a_run_that_is_not_finished_and_one_that_is(tmp_path: Path, small: Path) -> None:
     settings = setup.make_settings("digits", None, {})
-    info = dict.fromkeys(("arguments", "baselines", "compile", "precision")) | {
-        "status": "distilling",
-        "data": {"name": "tiny", "train": 1234},
-        "settings": to_dict(settings),
-        "seed": 3,
-        "device": "cpu (none)",
-    }
-    run = RunDirectory.create(tmp_path / "run", info)
+    run = RunDirectory.create(tmp_path / "run", run_info(status="distilling", settings=to_dict(settings)))
     what = inspect(run.path)
     assert what.title == f"run {run.path}"
     assert what.summary["status"] == "distilling"
@@ -113,7 +96,8 @@ def test_a_run_that_is_not_finished_and_one_that_is(tmp_path: Path, small: Path)
     assert what.images is None
     assert "manifest" not in what.content
     (run.path / set_file.FILE_NAME).write_bytes(small.read_bytes())
-    run.update(status="done", timings={"distill_seconds": 1.5, "steps": 3}, pool={"key": "abc"})
+    pool, timings = PoolInfo(key="abc", accuracies=(), seconds=0), Timings(distill_seconds=1.5, steps=3)
+    run.update(status="done", timings=timings, pool=pool)
     what = inspect(run.path)
     assert what.summary["distilled in"] == "1.5 s"
     assert what.summary["pool"] == "abc"

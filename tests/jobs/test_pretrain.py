@@ -16,4 +16,6 @@ def test_pretrain_makes_the_pool_that_distill_finds(scored: Path) -> None:
     settings = setup.make_settings("digits", None, TINY)
     pool = pretrain.pretrain(opened(settings), settings, choose_runtime(settings.runtime))
     assert pool.seconds == 0
-    assert pool.key == RunDirectory.open(scored).info()["pool"]["key"]
+    about = RunDirectory.open(scored).info().pool
+    assert about is not None
+    assert pool.key == about.key

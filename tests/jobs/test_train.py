@@ -21,27 +21,29 @@ from ncfmkit.real.store import RealData
 from ncfmkit.run import read_checkpoint
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import student_file
+from ncfmkit.scoring.student_manifest import StudentManifest
 from ncfmkit.sets import set_file
 
 pytestmark = pytest.mark.usefixtures("one_cache")
 
 
-def test_a_student_reloads_with_its_accuracy(student: tuple[Path, dict[str, Any]]) -> None:
-    path, metadata = student
+def test_a_student_reloads_with_its_accuracy(student: tuple[Path, StudentManifest]) -> None:
+    path, manifest = student
     network, stored = student_file.load(path)
-    assert {k: v for k, v in stored.items() if k != "sha256"} == metadata
+    assert {k: v for k, v in stored.to_dict().items() if k != "sha256"} == manifest.to_dict()
     assert not network.training
     real = open_real("digits", dataclasses.replace(setup.make_settings("digits", None, {}).data))
-    mean, std = (torch.tensor(stored[k]).view(1, -1, 1, 1) for k in ("mean", "std"))
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (stored.mean, stored.std))
     test = real.test_split()
     x = (torch.from_numpy(np.array(test.images)).float() / 255 - mean) / std
     with torch.no_grad():
         right = network(x).argmax(1) == torch.from_numpy(test.labels)
-    assert right.double().mean().item() == pytest.approx(stored["test_accuracy"], abs=1e-9)
-    assert stored["test_accuracy"] > 0.15
+    assert right.double().mean().item() == pytest.approx(stored.test_accuracy, abs=1e-9)
+    assert stored.test_accuracy is not None
+    assert stored.test_accuracy > 0.15
 
 
-def test_a_student_is_not_overwritten(scored: Path, student: tuple[Path, dict[str, Any]], runtime: Runtime) -> None:
+def test_a_student_is_not_overwritten(scored: Path, student: tuple[Path, StudentManifest], runtime: Runtime) -> None:
     before = student[0].read_bytes()
     result = set_file.load(scored)
     with pytest.raises(UserError, match="already exists: pass --force"):
@@ -190,7 +192,7 @@ def test_force_replaces_a_student_once_the_new_one_is_trained(
     assert after == (tmp_path / "whole.safetensors").read_bytes() != before
 
 
-def test_a_damaged_student_is_refused(tmp_path: Path, student: tuple[Path, dict[str, Any]]) -> None:
+def test_a_damaged_student_is_refused(tmp_path: Path, student: tuple[Path, StudentManifest]) -> None:
     content = student[0].read_bytes()
     copy = tmp_path / "copy.safetensors"
     for cut in (0, 7, 100, len(content) // 2, len(content) - 1):
@@ -206,7 +208,7 @@ def test_a_damaged_student_is_refused(tmp_path: Path, student: tuple[Path, dict[
 
 @pytest.mark.parametrize("which", ["set", "student"])
 def test_no_flipped_byte_ends_in_anything_but_a_user_error(
-    tmp_path: Path, scored: Path, student: tuple[Path, dict[str, Any]], which: str
+    tmp_path: Path, scored: Path, student: tuple[Path, StudentManifest], which: str
 ) -> None:
     """Every third byte of the header, and some of the tensors: loaded, or refused with a message."""
     content = set_bytes(scored) if which == "set" else student[0].read_bytes()
@@ -225,7 +227,7 @@ def test_no_flipped_byte_ends_in_anything_but_a_user_error(
     assert refused
 
 
-def test_a_set_is_not_a_student(scored: Path, student: tuple[Path, dict[str, Any]]) -> None:
+def test_a_set_is_not_a_student(scored: Path, student: tuple[Path, StudentManifest]) -> None:
     with pytest.raises(UserError, match="is not a student: it holds a synthetic set"):
         student_file.load(scored / set_file.FILE_NAME)
     with pytest.raises(UserError, match="holds a student, not a synthetic set"):

@@ -11,7 +11,7 @@ from promises import PROMISED, promising_set
 from ncfmkit.errors import UserError
 from ncfmkit.jobs.pack import pack
 from ncfmkit.jobs.unpack import unpack
-from ncfmkit.sets import loading, set_file
+from ncfmkit.sets import set_file
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_unpack_gives_the_same_file(tmp_path: Path, layout: str, kind: dict[str,
     file, manifest = unpack(out)
     assert file == Path("tiny-ipc2.safetensors")
     assert file.read_bytes() == path.read_bytes()
-    assert manifest == loading.load(path).manifest
+    assert manifest == set_file.load(path).manifest
     assert {p.name for p in tmp_path.iterdir()} == {"small.safetensors", out.name, "tiny-ipc2.safetensors"}
 
 
@@ -43,9 +43,11 @@ def test_unpack_overwrites_nothing_and_leaves_nothing(small: Path, tmp_path: Pat
         unpack(out, out=small)
     with pytest.raises(UserError, match="there is no folder nowhere: make it first"):
         unpack(out, out="nowhere/x.safetensors")
-    shard = next(out.glob("*.tar"))
-    shard.write_bytes(shard.read_bytes()[:-700])
-    with pytest.raises(UserError, match=r"is damaged: .*tar is damaged: its sha256"):
+    file = out / set_file.FILE_NAME
+    with pytest.raises(UserError, match=r"is the file itself: choose another"):
+        unpack(out, out=file, force=True)
+    file.write_bytes(file.read_bytes()[:-700])
+    with pytest.raises(UserError, match=r"is damaged: .*not a readable safetensors file"):
         unpack(out)
     assert {p.name for p in tmp_path.iterdir()} == {"small.safetensors", out.name}
 
@@ -57,7 +59,7 @@ def test_a_full_disk_while_unpacking(small: Path, tmp_path: Path, monkeypatch: p
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(loading, "_gathered", full)
-    with pytest.raises(UserError, match=r"tiny-ipc2-png .* \.: No space left"):
+    monkeypatch.setattr("ncfmkit.files.os.replace", full)
+    with pytest.raises(UserError, match=r"the disk is full: tiny-ipc2\.safetensors was not written"):
         unpack(out)
     assert {p.name for p in tmp_path.iterdir()} == before

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.jobs.verify import LEVEL, least_difference, verify
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.sets import set_file
+from ncfmkit.sets.manifest import Figure, ManifestScore
 
 
 @pytest.fixture(autouse=True)
@@ -31,21 +31,27 @@ def small(tmp_path: Path) -> Path:
 
 def test_verify_says_what_it_found(small: Path) -> None:
     found = verify(small)
-    assert found["problems"] == []
-    assert found["manifest"]["name"] == "tiny-ipc2"
-    assert "measured" not in found
+    assert found.problems == ()
+    assert found.manifest is not None
+    assert found.manifest.name == "tiny-ipc2"
+    assert "measured" not in found.to_dict()
 
 
 def test_a_recipe_that_cannot_run_is_a_problem(tmp_path: Path) -> None:
     settings = to_dict(Settings())
     settings["student"]["epochs"] = 0
     set_file.save(build_set(settings=settings), tmp_path / "set.safetensors")
-    with pytest.raises(CheckFailed, match=r"set.safetensors: 1 problem\n  its settings are not a recipe .*epochs"):
+    with pytest.raises(CheckFailed, match=r"set.safetensors: 1 problem\n  its training record is not one .*epochs"):
         verify(tmp_path / "set.safetensors")
 
 
-def score_of(values: np.ndarray) -> dict[str, Any]:
-    return {"n": len(values), "last": {"mean": values.mean(), "std": values.std(ddof=1) if len(values) > 1 else 0.0}}
+def score_of(values: np.ndarray) -> ManifestScore:
+    return score(len(values), float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0)
+
+
+def score(n: int, mean: float, std: float) -> ManifestScore:
+    last = Figure(mean=mean, std=std)
+    return ManifestScore(network="convnet", epochs=1, n=n, last=last, best=last)
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (5, 5), (5, 2), (10, 3), (4, 1)])
@@ -74,7 +80,7 @@ def test_honest_sets_are_refused_at_the_stated_rate_and_worse_ones_are_caught(n:
         scores[1] -= worse
         means, stds = scores.mean(2), scores.std(2, ddof=1)
         for i in range(count):
-            promised, measured = ({"n": n, "last": {"mean": means[k, i], "std": stds[k, i]}} for k in (0, 1))
+            promised, measured = (score(n, float(means[k, i]), float(stds[k, i])) for k in (0, 1))
             found += means[0, i] - means[1, i] > least_difference(promised, measured)[1]
         return found / count
 
@@ -90,8 +96,10 @@ def test_the_promise_holds_within_chance(
     Scored(monkeypatch, mean)
     if holds:
         found = verify(small, score=True, data="digits")
-        assert found["promised"] == PROMISED
-        assert found["measured"]["last"]["mean"] == mean
+        assert found.promised is not None
+        assert found.measured is not None
+        assert found.promised.to_dict() == PROMISED
+        assert found.measured.last.mean == mean
         return
     says = (
         rf"its students reach {mean:.1%} ± 1.0% \(n = 3\), promised are 60.0% ± 5.0% \(n = 3\): they are "
@@ -120,7 +128,7 @@ def test_there_must_be_a_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_score_is_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The students of `verify --score` are trained by the settings in the manifest, whatever the defaults."""
+    """The students of `verify --score` are trained by the training record, whatever the defaults."""
     recipe = StudentSettings(epochs=3, repeats=2, batch=16, evaluations=1)
     settings = to_dict(dataclasses.replace(Settings(seed=7, runtime=RuntimeSettings(compile="off")), student=recipe))
     settings["network"] = {"name": "convnet", "width": 8, "depth": 2}
@@ -128,23 +136,25 @@ def test_the_score_is_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     set_file.save(build_set(settings=settings, score=PROMISED | {"last": {"mean": 0, "std": 0}}), tmp_path / "set")
     monkeypatch.setattr(DataArguments, "open", lambda self, settings: build_real())
     found = verify(tmp_path / "set", score=True, data="tiny")
-    assert (found["measured"]["epochs"], found["measured"]["n"]) == (3, 2)
+    assert found.measured is not None
+    assert (found.measured.epochs, found.measured.n) == (3, 2)
     other = verify(tmp_path / "set", score=True, data="tiny", **{"student.epochs": 1})
-    assert other["measured"]["epochs"] == 1
+    assert other.measured is not None
+    assert other.measured.epochs == 1
 
 
 def test_verify_lists_all_and_exits_with_1(small: Path) -> None:
     succeeds("pack", small, "--to", "png", "--out", "shipped")
     folder = Path("shipped")
-    (folder / "class 0" / "00000.png").write_bytes(b"broken")
-    (folder / "class 1" / "00001.png").unlink()
+    (folder / "train" / "class 0" / "00000.png").write_bytes(b"broken")
+    (folder / "train" / "class 1" / "00001.png").unlink()
     result = call("verify", folder)
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr == (
         "ncfmkit: shipped: 2 problems\n"
-        "  class 1/00001.png is missing\n"
-        "  class 0/00000.png is damaged: its sha256 is not that in SHA256SUMS\n"
+        "  train/class 1/00001.png is missing\n"
+        "  train/class 0/00000.png is damaged: its sha256 is not that in SHA256SUMS\n"
     )
     result = call("verify", folder, "--json")
     assert result.exit_code == 1

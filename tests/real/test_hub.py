@@ -58,7 +58,7 @@ def test_without_a_name():
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"hf://me/birds is read by the datasets library, .* \(the extra 'hub'\)"):
+    with pytest.raises(UserError, match=r"hf://me/birds is read by the library datasets, .* \(the extra 'hub'\)"):
         open_real("hf://me/birds", PLAIN)
 
 

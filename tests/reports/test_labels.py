@@ -1,6 +1,5 @@
 """Class names in pictures: fonts that have their characters, or class numbers and one notice."""
 
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,12 +8,10 @@ import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
-from PIL import Image
 
-from ncfmkit.exporters.report import confusion_picture
 from ncfmkit.reports import labels as module
 from ncfmkit.reports.contact_sheet import contact_sheet
-from ncfmkit.reports.labels import families, labels
+from ncfmkit.reports.labels import labels
 
 Installed = Callable[..., None]
 
@@ -145,13 +142,3 @@ def test_a_contact_sheet_draws_with_the_font(tmp_path: Path, installed: Installe
     sheet = np.asarray(contact_sheet(images, labels_N, ["\u4e2d\u4e2d"]))
     ys, xs = np.nonzero((sheet == 0x44).all(axis=-1))  # two squares of 0.8 em, 1 em apart
     assert (ys.max() - ys.min(), xs.max() - xs.min()) == pytest.approx((10, 23), abs=1)
-
-
-@pytest.mark.parametrize("fonts", [True, False])
-def test_a_confusion_matrix_has_no_boxes(tmp_path: Path, installed: Installed, fonts: bool) -> None:
-    """matplotlib warns of a character that its fonts lack, which is an error in tests."""
-    if fonts:
-        installed(font(tmp_path / "NCFMkit Test Sans.ttf", "\u4e2d"))
-        assert families(labels(["\u4e2d a"], shaping=False)) == ["DejaVu Sans", "NCFMkit Test Sans"]
-    picture = confusion_picture([[1, 0], [0, 1]], ["\u4e2d a", "\u05e2\u05d1"])
-    assert Image.open(io.BytesIO(picture)).format == "PNG"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build_real
+from conftest import build_real, build_set
 from torch.func import functional_call
 
 from ncfmkit.config import NetworkSettings, PoolSettings, Settings, StudentSettings
@@ -16,9 +16,9 @@ from ncfmkit.errors import UserError
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import Classifier, network_builder
 from ncfmkit.real.store import RealData, Split
+from ncfmkit.run_records import Score
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import baselines, students
-from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import StackedModels, Weights
 
 SHORT = StudentSettings(epochs=4, batch=16, evaluations=2, repeats=2)
@@ -36,8 +36,11 @@ def held_out(real: RealData) -> LabeledImages:
 
 def history(
     monkeypatch: pytest.MonkeyPatch, real: RealData, build: Callable[[], Classifier], runtime: Runtime, **changes: Any
-) -> tuple[dict, list[int]]:
-    """A score whose accuracies are scripted (rising, then falling), and the epochs that were evaluated."""
+) -> tuple[Score, list[int]]:
+    """A score whose hits are scripted (rising, then falling), and the epochs that were evaluated.
+
+    Of ten thousand test images three quarters are of class 0, and class 2 has none.
+    """
     epochs: list[int] = []
     original = students.train
 
@@ -50,15 +53,32 @@ def history(
 
     now: list[int] = []
 
-    def scripted(models, test) -> list[float]:
+    def scripted(models, test) -> np.ndarray:
         epochs.append(now[-1])
-        return [(0.1 * r + now[-1] * (7 - now[-1])) / 100 for r in range(models.size)]
+        hits = [10 * r + 100 * max(0, now[-1] * (7 - now[-1])) for r in range(models.size)]
+        return np.array([[h - h // 5, h // 5, 0] for h in hits])
 
     monkeypatch.setattr(students, "train", spy)
-    monkeypatch.setattr(students, "accuracy", scripted)
+    monkeypatch.setattr(students, "class_hits", scripted)
     settings = dataclasses.replace(SHORT, **changes)
-    sets, test = [labeled(real, real.train)] * settings.repeats, held_out(real)
-    return students.score(sets, test, build, settings, seed=0, runtime=runtime, title="t"), epochs
+    labels = torch.arange(10_000) // 7500
+    sets, test = [labeled(real, real.train)] * settings.repeats, dataclasses.replace(held_out(real), labels=labels)
+    return one_row(sets, test, build, settings, runtime), epochs
+
+
+def one_row(
+    sets: list[LabeledImages],
+    test: LabeledImages,
+    build: Callable[[], Classifier],
+    settings: StudentSettings,
+    runtime: Runtime,
+    *,
+    seed: int = 0,
+) -> Score:
+    about = students.RowWork(
+        name="distilled", label="t", network="n", per_class=1, stored=3, images=len(sets[0]), epochs=settings.epochs
+    )
+    return students.score(sets, test, build, settings, seed=seed, runtime=runtime, about=about)
 
 
 @pytest.mark.parametrize(
@@ -74,28 +94,36 @@ def test_evaluations_are_evenly_spaced_and_end_with_the_last_epoch(
     evaluations: int,
     expected: list[int],
 ) -> None:
-    _, seen = history(monkeypatch, real, build, runtime, epochs=epochs, evaluations=evaluations)
+    row, seen = history(monkeypatch, real, build, runtime, epochs=epochs, evaluations=evaluations)
     assert seen == expected
+    assert row.curve is not None
+    assert row.curve.epochs == tuple(expected)
+    assert students.evaluated_epochs(StudentSettings(epochs=epochs, evaluations=evaluations)) == tuple(expected)
 
 
 def test_last_is_the_last_epoch_and_best_the_maximum(
     monkeypatch: pytest.MonkeyPatch, real: RealData, build: Callable[[], Classifier], runtime: Runtime
 ) -> None:
-    result, _ = history(monkeypatch, real, build, runtime, epochs=6, evaluations=6, repeats=3)
-    assert result["last"]["values"] == pytest.approx([0.06, 0.061, 0.062])
-    assert result["best"]["values"] == pytest.approx([0.12, 0.121, 0.122])
-    assert result["last"]["mean"] == pytest.approx(0.061)
-    assert result["last"]["std"] == pytest.approx(0.001)
-    assert result["n"] == 3
-    assert result["decoded"] == 21
+    row, _ = history(monkeypatch, real, build, runtime, epochs=5, evaluations=5, repeats=3)
+    assert row.last.values == pytest.approx([0.1, 0.101, 0.102])
+    assert row.best.values == pytest.approx([0.12, 0.121, 0.122])
+    assert row.last.mean == pytest.approx(0.101)
+    assert row.last.std == pytest.approx(0.001)
+    assert (row.n, row.decoded, row.images, row.epochs) == (3, 21, 3, 5)
+    assert row.curve is not None
+    assert row.curve.mean == pytest.approx([0.061, 0.101, 0.121, 0.121, 0.101])
+    assert row.curve.std == pytest.approx([0.001] * 5)
+    assert row.classes == (pytest.approx(808 / 7500), pytest.approx(202 / 2500), None)
 
 
 def test_one_student_has_no_spread(real: RealData, build: Callable[[], Classifier], runtime: Runtime) -> None:
     test = held_out(real)
-    result = students.score([labeled(real, real.train)], test, build, SHORT, seed=0, runtime=runtime, title="t")
-    assert result["last"]["std"] == 0
-    assert result["n"] == 1
-    assert result["best"]["mean"] >= result["last"]["mean"]
+    row = one_row([labeled(real, real.train)], test, build, SHORT, runtime)
+    assert row.last.std == 0
+    assert row.n == 1
+    assert row.best.mean >= row.last.mean
+    assert row.curve is not None
+    assert (row.curve.mean[-1], row.curve.std) == (row.last.mean, (0, 0))
 
 
 def test_students_together_are_students_one_after_another(
@@ -119,9 +147,9 @@ def test_students_together_are_students_one_after_another(
 
         monkeypatch.setattr(students, "train", train)
         monkeypatch.setattr(students, "side_by_side", lambda *a, together=together: together)
-        result = students.score(sets, held_out(real), build, settings, seed=0, runtime=runtime, title="together")
+        row = one_row(sets, held_out(real), build, settings, runtime)
         assert len(ended) == 3 // together
-        states[together] = [state for models in ended for state in models], result["last"]["values"]
+        states[together] = [state for models in ended for state in models], list(row.last.values)
     x_NCHW = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 4 - 2
     logits = {k: [functional_call(build(), state, x_NCHW) for state in states[k][0]] for k in states}
     for alone, beside in zip(logits[1], logits[3], strict=True):
@@ -138,24 +166,17 @@ def test_no_test_split_is_an_error_that_says_what_to_do(make_real: Callable[...,
 @pytest.mark.parametrize("soft", [False, True])
 def test_a_decoded_set_trains_by_its_soft_labels(real: RealData, soft: bool) -> None:
     """One stored image of each class, cut into four."""
-    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    manifest = {
-        "classes": list(real.classes),
-        "ipc": {"stored": 1, "decoded": 4},
-        "decode": {"kind": "single", "factor": 2, "budget": None},
-        "mean": list(real.mean),
-        "std": list(real.std),
-    }
-    logits = torch.arange(36).view(12, 3).half() if soft else None
-    data = SyntheticSet(images=images, labels=torch.arange(3), manifest=manifest, soft_labels=logits).labeled()
-    assert data.soft_labels is logits
+    result = build_set("single", 2, ipc=1, soft=soft, mean=list(real.mean), std=list(real.std))
+    data = result.labeled()
+    assert (data.soft_labels is not None) == soft
+    assert data.soft_labels is result.soft_labels
     assert (len(data), data.classes, data.mean, data.std) == (12, 3, real.mean, real.std)
     assert data.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def scored(
     real: RealData, runtime: Runtime, network: NetworkSettings, *names: str, decoded: int = 4, **student: Any
-) -> list[dict[str, Any]]:
+) -> tuple[Score, ...]:
     """Rows of a score of random real images that stand for a set of one stored image a class, and of baselines."""
     settings = Settings(network=network, pool=PoolSettings(epochs=1), student=dataclasses.replace(SHORT, **student))
     scores = students.score_set(
@@ -168,7 +189,7 @@ def scored(
         herding=lambda count: baselines.random_subset(real, count, 3, 0),
         runtime=runtime,
     )
-    return scores["rows"]
+    return scores.rows
 
 
 def test_scores_are_of_the_test_split(runtime: Runtime, tiny_network: NetworkSettings) -> None:
@@ -178,7 +199,7 @@ def test_scores_are_of_the_test_split(runtime: Runtime, tiny_network: NetworkSet
     swapped = Split(np.roll(seen.test.images, 8, axis=0), seen.test.offsets)
     real = dataclasses.replace(seen, test=swapped)
     rows = scored(real, runtime, tiny_network, "whole", decoded=20, epochs=20, repeats=1, cutmix=0.0, lr=3e-3)
-    assert [row["last"]["mean"] < 0.1 for row in rows] == [True, True]
+    assert [row.last.mean < 0.1 for row in rows] == [True, True]
     (state, accuracy) = students.train_student(
         labeled(real, real.train),
         network_builder(tiny_network, real),
@@ -210,10 +231,10 @@ def test_baselines_take_as_many_gradient_steps_as_the_set(
     monkeypatch.setattr(torch.optim.AdamW, "step", counted)
     monkeypatch.setattr(StackedModels, "load", loaded)
     rows = scored(real, runtime, tiny_network, *baselines.BASELINES, epochs=6, batch=4)
-    assert [row["set"] for row in rows] == ["distilled", *baselines.BASELINES]
+    assert [row.set for row in rows] == ["distilled", *baselines.BASELINES]
     epochs = {"distilled": 6, "random": 18, "random-decoded": 6, "mosaic": 6, "herding": 18, "whole": 3}
-    assert {row["set"]: row["epochs"] for row in rows} == epochs
-    assert [row["steps"] for row in rows] == [18] * 6 == taken
+    assert {row.set: row.epochs for row in rows} == epochs
+    assert [row.steps for row in rows] == [18] * 6 == taken
 
 
 def test_the_whole_split_is_trained_no_shorter_than_its_own_epochs(
@@ -221,7 +242,7 @@ def test_the_whole_split_is_trained_no_shorter_than_its_own_epochs(
 ) -> None:
     for own, epochs in ((2, 3), (3, 3), (5, 5)):
         whole = scored(real, runtime, tiny_network, "whole", epochs=6, batch=4, whole_epochs=own)[1]
-        assert (whole["epochs"], whole["steps"]) == (epochs, 6 * epochs)
+        assert (whole.epochs, whole.steps) == (epochs, 6 * epochs)
 
 
 @pytest.mark.parametrize("together", [1, 3])
@@ -245,7 +266,7 @@ def test_every_student_starts_and_trains_by_draws_of_its_own(
     monkeypatch.setattr(students, "side_by_side", lambda *_: together)
     sets = [labeled(real, real.train)] * 3
     for seed in (0, 1):
-        students.score(sets, held_out(real), build, SHORT, seed=seed, runtime=runtime, title="t")
+        one_row(sets, held_out(real), build, SHORT, runtime, seed=seed)
     weights = [torch.cat([v.flatten() for v in state.values() if v.ndim > 1]) for state in starts]
     assert len(weights) == 6
     for one, other in itertools.combinations(weights, 2):

@@ -1,21 +1,26 @@
 """The dataset card: what it says is so, tools can read it, and no name in a manifest can do anything in it."""
 
 import dataclasses
+import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from conftest import build_set
+from other_libraries import import_torchvision
 
 from ncfmkit.config import Settings, load_recipe, to_dict
-from ncfmkit.errors import UserError
 from ncfmkit.progress import printable
 from ncfmkit.sets import package
 from ncfmkit.sets.card import card
-from ncfmkit.sets.manifest import tensors_of, with_digests
+from ncfmkit.sets.manifest import ManifestScore, Original
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.table import LAYOUTS
 
@@ -27,6 +32,8 @@ SCORE = {
     "last": {"mean": 0.6187, "std": 0.0067},
     "best": {"mean": 0.6213, "std": 0.0053},
 }
+CONVERTED: dict[str, Any] = {"file": "images_best.pt", "sha256": "cd" * 32, "kind": "dm", "values": "zca"}
+CONVERTED |= {"clipped": {"share": 0.0123, "largest": 0.4}}
 HOSTILE = (
     "# head\n\n<script>alert(1)</script> [x](javascript:alert) ![y](http://evil.example/z) `code` *b* _u_ | a | b |",
     "---\n```\n</td> &lt; $x$ www.evil.example https://evil.example ~~s~~ \x1b[31m \u202e {{ x }} <http://evil.example>",
@@ -35,13 +42,13 @@ HOSTILE = (
 
 
 def make(source: Any = None, **changes: Any) -> SyntheticSet:
-    """A small set with the manifest of its file."""
-    result = build_set(**({"source": SOURCE | (source or {})} | changes))
-    return dataclasses.replace(result, manifest=with_digests(result.manifest, tensors_of(result)))
+    """A small set from `SOURCE`, with changes."""
+    return build_set(**({"source": SOURCE | (source or {})} | changes))
 
 
-def text_of(result: SyntheticSet, layout: str = "parquet", images: str = "stored", **sizes: int) -> str:
-    return card(result, layout=layout, images=images, encoding="png", file_sizes={"ncfmkit.json": 10} | sizes)
+def text_of(result: SyntheticSet, layout: str = "parquet", **sizes: int) -> str:
+    packing = package.Packing(layout=layout)
+    return card(result, package.view_of(result, packing), packing.row, {"ncfmkit.json": 10} | sizes)
 
 
 def parts(text: str) -> tuple[dict[str, Any], str]:
@@ -90,9 +97,24 @@ def test_the_hub_parses_the_front_matter() -> None:
     }
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "parquet"])
-def test_only_parquet_has_configs(layout: str) -> None:
-    assert "configs" not in parts(text_of(make(), layout))[0]
+@pytest.mark.parametrize(
+    ("layout", "path"),
+    [("safetensors", None), ("webdataset", "*.tar"), ("parquet", "data/train-*.parquet"), ("png", "train/**")],
+)
+def test_the_view_alone_is_data(layout: str, path: str | None) -> None:
+    files = [{"split": "train", "path": path}]
+    expected = None if path is None else [{"config_name": "default", "data_files": files}]
+    assert parts(text_of(make(), layout))[0].get("configs") == expected
+
+
+def test_the_columns_of_shards_are_declared() -> None:
+    front = parts(text_of(make(soft=True), "webdataset"))[0]["dataset_info"]
+    label, facts, soft, image = front["features"]
+    assert label == {
+        "name": "cls",
+        "dtype": {"class_label": {"names": {"0": "class 0", "1": "class 1", "2": "class 2"}}},
+    }
+    assert [column["name"] for column in (facts, soft, image)] == ["json", "npy", "png"]
 
 
 @pytest.mark.parametrize(
@@ -118,22 +140,24 @@ def test_one_student_has_no_deviation() -> None:
 
 def test_the_score_of_the_original_is_told_of_fewer_bits() -> None:
     result = make(bits=3)
-    original = {"manifest_sha256": "0" * 64, "score": SCORE}
-    result.manifest["pixels"]["original"] = original
+    assert result.manifest.pixels is not None
+    original = Original(manifest_sha256="0" * 64, score=ManifestScore.model_validate(SCORE))
+    pixels = result.manifest.pixels.model_copy(update={"original": original})
+    result = dataclasses.replace(result, manifest=result.manifest.changed(pixels=pixels))
     assert "Not scored with this number of bits. The 8-bit set that it was made from reached 61.9% ± 0.7." in text_of(
         result
     )
 
 
-def test_no_card_without_a_license() -> None:
-    with pytest.raises(UserError, match=r"license.*'tiny-ipc2' .*none: pass --license"):
-        text_of(make({"license": None}))
+def test_a_license_that_is_not_known_is_not_made_up() -> None:
+    text = text_of(make({"license": None}))
+    assert parts(text)[0]["license"] == "unknown"
+    assert "Not stated. The set is derived from the images of tiny, whose license applies" in text
 
 
-@pytest.mark.parametrize(("images", "expected"), [("stored", "n<1K"), ("decoded", "1K<n<10K")])
-def test_the_size_is_that_of_what_is_loaded(images: str, expected: str) -> None:
-    result = make(ipc=100, factor=2)
-    assert parts(text_of(result, images=images))[0]["size_categories"] == [expected]
+@pytest.mark.parametrize(("layout", "expected"), [("safetensors", "n<1K"), ("parquet", "1K<n<10K")])
+def test_the_size_is_that_of_what_is_loaded(layout: str, expected: str) -> None:
+    assert parts(text_of(make(ipc=100, factor=2), layout))[0]["size_categories"] == [expected]
 
 
 def test_it_says_what_the_set_is() -> None:
@@ -196,9 +220,7 @@ def test_other_methods_have_other_words() -> None:
 
 
 def test_a_converted_set_does_not_claim_our_method() -> None:
-    converted: dict[str, Any] = {"file": "images_best.pt", "sha256": "cd" * 32, "kind": "dm", "values": "zca"}
-    converted |= {"clipped": {"share": 0.0123, "largest": 0.4}}
-    text = text_of(make({"converted": converted}))
+    text = text_of(make({"converted": CONVERTED}))
     assert f"as images\\_best.pt (sha256 {'cd' * 32})" in text
     assert "1.23% of them" in text
     assert "characteristic function" not in text
@@ -212,23 +234,19 @@ def test_where_it_comes_from_and_how_large_it_is() -> None:
     text = text_of(result)
     cells = rows(text)
     assert ["fingerprint of the source", "ab" * 32] in cells
-    assert ["sha256 of the manifest", result.manifest["manifest_sha256"]] in cells
+    assert ["sha256 of the manifest", result.manifest.manifest_sha256] in cells
     assert ["made by", "ncfmkit tests"] in cells
     assert ["pixels, packed", "432"] in cells
     assert ["soft labels", "144"] in cells
-    assert ["together", f"{sum(result.manifest['bytes'].values()):,}"] in cells
+    assert ["together", f"{sum(result.manifest.bytes.values()):,}"] in cells
     assert "Pixels are stored in 3 bits instead of 8, between the levels of each image and channel." in text
     raw = 21 * 3 * 8 * 8
-    assert (
-        f"3.94 KiB as raw pixels of the same size, {raw / sum(result.manifest['bytes'].values()):.1f}x as much" in text
-    )
+    assert f"3.94 KiB as raw pixels of the same size, {raw / sum(result.manifest.bytes.values()):.1f}x as much" in text
 
 
 def test_the_folder_is_listed() -> None:
-    text = text_of(
-        make(), "webdataset", "decoded", **{"tiny-000000.tar": 1024, "tiny-000001.tar": 1024, "classes.txt": 5}
-    )
-    assert ["`*.tar`", "images to train on as png", "2 KiB, 2 in all"] in rows(text)
+    text = text_of(make(), "webdataset", **{"tiny-000000.tar": 1024, "tiny-000001.tar": 1024, "classes.txt": 5})
+    assert ["`*.tar`", "images to train on as png", "2 KiB, 2 files"] in rows(text)
     assert ["`classes.txt`", "class names, in label order", "5 B"] in rows(text)
     assert "`sha256sum -c SHA256SUMS`" in text
     assert "`ncfmkit verify .`" in text
@@ -245,7 +263,7 @@ def test_its_picture_is_there(tmp_path: Path) -> None:
 def hostile(name: str) -> SyntheticSet:
     assert len(printable(name)) < 200  # none of it is cut off
     return make(
-        {"name": name, "fingerprint": name, "license": name, "converted": {"file": name, "kind": name}},
+        {"name": name, "fingerprint": name, "license": name, "converted": CONVERTED | {"file": name, "kind": name}},
         name=name,
         classes=[f"{i}{name}" for i in range(3)],
         tool=name,
@@ -290,14 +308,17 @@ def test_hostile_names_do_not_reach_the_code(name: str) -> None:
 ODD: tuple[Any, ...] = ("x", None, True, [], {"a": [1]}, [[]], 10**400, -(10**20), 1e300, 0, "<b>*x*</b>")
 
 
+TRAINED: dict[str, Any] = {"training": {"student": {"epochs": "many", "milestones": "late"}}}
+
+
 @pytest.mark.parametrize("odd", ODD)
 def test_settings_of_any_type_are_shown(odd: Any) -> None:
     sections = {key: value for key, value in to_dict(Settings()).items() if isinstance(value, dict)}
     for section, table in sections.items():
         changed: Any = dict.fromkeys(table, odd)
-        assert "<b>" not in text_of(make(settings=to_dict(Settings()) | {section: changed}))
-        assert "<b>" not in text_of(make(settings={section: odd}))
-    assert "<b>" not in text_of(make(settings={"recipe": odd, "seed": odd}))
+        assert "<b>" not in text_of(make(settings=to_dict(Settings()) | {section: changed}, **TRAINED))
+        assert "<b>" not in text_of(make(settings=to_dict(Settings()) | {section: odd}, **TRAINED))
+    assert "<b>" not in text_of(make(settings={"recipe": odd, "seed": odd}, **TRAINED))
 
 
 def test_odd_settings_are_text_where_numbers_are_due() -> None:
@@ -324,31 +345,98 @@ def test_settings_of_later_versions_are_passed_over() -> None:
     assert "characteristic function" not in text
 
 
-@pytest.mark.parametrize("odd", ODD)
-def test_conversions_of_any_type_are_shown(odd: Any) -> None:
-    """The manifest's own checks are not relied on."""
-    facts: Any = dict.fromkeys(("file", "kind", "sha256", "values"), odd)
-    for converted in (odd, {"clipped": odd}, {"clipped": {"share": odd}}, facts):
-        result = make()
-        source = result.manifest["source"] | {"converted": converted}
-        result = dataclasses.replace(result, manifest=result.manifest | {"source": source})
-        assert "<b>" not in text_of(result)
-
-
-def test_a_share_that_is_no_number_is_text() -> None:
-    converted: dict[str, Any] = {
-        "file": "a.pt",
-        "sha256": "cd" * 32,
-        "kind": "dm",
-        "values": "zca",
-        "clipped": {"share": "x"},
-    }
-    result = make()
-    manifest = result.manifest | {"source": SOURCE | {"converted": converted}}
-    assert "were clipped: x of them." in text_of(dataclasses.replace(result, manifest=manifest))
-
-
 def test_long_names_are_cut() -> None:
     text = text_of(make(name="x" * 5000))
     assert "# " + "x" * 200 + "...\n" in text
     assert "x" * 201 not in parts(text)[1]
+
+
+SETS: dict[str, dict[str, Any]] = {
+    "no mosaics": {"factor": 1},
+    "factor 3": {"factor": 3},
+    "multi, gray": {"kind": "multi", "factor": 3, "channels": 1},
+    "bound, a part of two factors, soft": {"kind": "bound", "factor": 3, "budget": 21, "soft": True},
+    "3 bits, gray, soft": {"bits": 3, "scale": "channel", "channels": 1, "soft": True, "size": 7},
+}
+WITHOUT_NCFMKIT = """
+import json, os, runpy, sys
+import numpy as np
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "ncfmkit":
+            raise ImportError("ncfmkit is not here")
+
+sys.meta_path.insert(0, Absent())
+for folder, names in json.loads(sys.argv[1]).items():
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    for name in names:
+        found = runpy.run_path(name)
+        np.savez(name + ".npz", images=found["images"], labels=found["labels"])
+    sys.path.remove(folder)
+    del sys.modules["read_set"]
+"""
+
+
+def blocks(card: str) -> list[str]:
+    """The fenced Python code of a card."""
+    return [part.split("```")[0] for part in card.split("```python\n")[1:]]
+
+
+def test_every_snippet_gives_the_images_to_train_on(tmp_path: Path) -> None:
+    """The code of each card is run in its package, in a process that cannot import ncfmkit."""
+    jobs: dict[str, list[str]] = {}
+    for number, (which, how) in enumerate(SETS.items()):
+        for layout, row in LAYOUTS.items():
+            folder = tmp_path / f"{which}, {layout}"
+            encoding = None if row.module is None else ("png", "webp")[number % 2]
+            package.write(build_set(**how), folder, package.Packing(layout=layout, encoding=encoding))
+            code = blocks((folder / "README.md").read_text(encoding="utf-8"))
+            assert len(code) == (2 if row.module is None else 3)
+            for place, source in enumerate(code):
+                if "torchvision" not in source:  # has a test of its own, since it does not import everywhere
+                    (folder / f"snippet{place}.py").write_text(source, encoding="utf-8")
+                    jobs.setdefault(str(folder), []).append(f"snippet{place}.py")
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    command = [sys.executable, "-c", WITHOUT_NCFMKIT, json.dumps(jobs)]
+    done = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for which, how in SETS.items():
+        small = build_set(**how)
+        images, labels = small.decoded()
+        for layout in LAYOUTS:
+            folder = tmp_path / f"{which}, {layout}"
+            for name in jobs[str(folder)]:
+                found = np.load(folder / f"{name}.npz")
+                expected = small.as_dataset().tensors[0] if name == "snippet1.py" else images
+                rounded = 0.51 / 255 if name == "snippet2.py" else 1e-5
+                np.testing.assert_allclose(
+                    found["images"], expected, rtol=1e-5, atol=rounded, err_msg=f"{folder} {name}"
+                )
+                assert found["labels"].tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("which", SETS)
+def test_the_torchvision_snippet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    import_torchvision()
+    small, folder = build_set(**SETS[which]), tmp_path / "packed"
+    package.write(small, folder, package.Packing(layout="png", encoding="webp"))
+    source = blocks((folder / "README.md").read_text(encoding="utf-8"))[2]
+    monkeypatch.chdir(folder)
+    found: dict[str, Any] = {}
+    exec(compile(source, "README.md", "exec"), found)
+    images, labels = small.decoded()
+    np.testing.assert_allclose(found["images"], images, rtol=0, atol=0.51 / 255)
+    assert found["labels"].tolist() == labels.tolist()
+
+
+def test_soft_labels_are_where_the_card_says() -> None:
+    for layout, place in {
+        "safetensors": "with numpy, `stored.soft_labels`.",
+        "parquet": 'with numpy, `stored.soft_labels`; with datasets, `rows["soft_labels"]`.',
+        "webdataset": "with webdataset, the `npy` of each sample.",
+        "png": "with torchvision, the column `soft_labels` of `train/metadata.parquet`.",
+    }.items():
+        assert place in text_of(make(soft=True), layout)
+        assert "Soft labels" not in text_of(make(), layout)

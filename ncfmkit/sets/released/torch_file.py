@@ -22,6 +22,7 @@ from ncfmkit.files import format_bytes
 ZIP_START = b"PK\x03\x04"
 MAX_MEMBERS = 100  # of the archive: a set has about ten
 END_BYTES = 98  # of an archive's end with 64-bit sizes, without a comment
+LONGEST_CAUSE = 300  # characters of another library's message
 LONGEST_NAME = 100  # characters of a foreign object's that are shown
 MAX_PICKLE = 1 << 20  # bytes: that of two tensors has less than a thousand
 # without torch.storage's UntypedStorage and TypedStorage, which a pickle may call to allocate any number of bytes
@@ -46,7 +47,7 @@ def load(path: Path, max_bytes: int) -> Any:
             # mapped, a storage that claims more than the file has is cut, and nothing is allocated for it
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch raises all kinds for broken files
-            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            cause = (str(error).splitlines() or [type(error).__name__])[0][:LONGEST_CAUSE]
             raise UserError(f"{path} is not a readable torch.save file ({cause}): get it again") from None
 
 
@@ -64,7 +65,7 @@ def _pickle_of(path: Path, size: int) -> bytes:
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is damaged or truncated ({error}): get it again") from None
+        raise UserError(f"{path} is damaged or truncated ({str(error)[:LONGEST_CAUSE]}): get it again") from None
 
 
 def _checked_pickle(path: Path, archive: zipfile.ZipFile, size: int) -> bytes:
@@ -77,7 +78,7 @@ def _checked_pickle(path: Path, archive: zipfile.ZipFile, size: int) -> bytes:
     total = sum(member.file_size for member in members)
     oddities = [
         (len(members) > MAX_MEMBERS, f"{len(members)} members"),
-        (bool(packed), f"the compressed member {packed[:1]}"),
+        (bool(packed), f"the compressed member {str(packed[:1])[:LONGEST_NAME]}"),
         (total > size, f"members of {format_bytes(total)} in a file of {format_bytes(size)}"),
         (len(set(names)) != len(names), "a name twice"),
         (not _has_one_directory(path, archive, size), "a second directory"),
@@ -113,7 +114,9 @@ def _check_pickle(path: Path, content: bytes) -> None:
     try:
         foreign = next(_foreign(content), None)
     except ValueError as error:
-        raise UserError(f"{path} is damaged: its data.pkl is no pickle ({error}): get it again") from None
+        raise UserError(
+            f"{path} is damaged: its data.pkl is no pickle ({str(error)[:LONGEST_CAUSE]}): get it again"
+        ) from None
     if foreign is not None:
         raise UserError(
             f"{path} holds code or objects that are not tensors ({foreign[:LONGEST_NAME]}) and was not loaded: have it "

@@ -1,26 +1,23 @@
-"""A set as class folders of pictures, `FOLDER/00000.png`, as `torchvision.datasets.ImageFolder` reads them.
+"""A view as class folders of pictures, `train/FOLDER/00000.png`, as torchvision's `ImageFolder` reads them.
 
-Pictures are numbered within their class. Soft labels are in `soft_labels.npy` beside the folders, float16 `[D, K]`: the
-logits of all D decoded images over the K classes.
+`train/metadata.parquet` says the same to `datasets`, with the class names as they are, and holds the soft labels.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from ncfmkit.errors import UserError
-from ncfmkit.real.listing import TEST_NAMES, TRAIN_NAMES
-from ncfmkit.sets.views import npy, pictures
+from ncfmkit.sets.views import parquet, pictures
 from ncfmkit.sets.views.file_names import safe_name
-from ncfmkit.sets.views.records import Contents, Record
+from ncfmkit.sets.views.records import Row, View
 
-SOFT = "soft_labels.npy"
-# what else a package has, and names of splits: ncfmkit reads a folder `train` as a split, not as a class
-TAKEN = {"ncfmkit.json", "readme.md", "sha256sums", "preview.png", "synthetic.safetensors", SOFT}
-TAKEN |= {*TRAIN_NAMES, *TEST_NAMES}
+HOME = "train"
+DATA_FILES = f"{HOME}/**"
+METADATA = "metadata.parquet"
 
 
 def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -38,119 +35,39 @@ def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _is_safe(name: str) -> bool:
-    return safe_name(name) == name and name[:1] not in ("", ".", "-", " ") and name.casefold() not in TAKEN
+    return safe_name(name) == name and name[:1] not in ("", ".", "-", " ") and name.casefold() != METADATA
 
 
-def _file_name(contents: Contents, number: int) -> str:
-    """Of a class's picture; with as many digits as keep sorted names in order."""
-    digits = max(5, len(str(contents.per_class - 1)))
-    return f"{number:0{digits}d}.{contents.encoding}"
+def features(view: View) -> None:
+    """The metadata declare their columns."""
 
 
-def _soft_shape(contents: Contents) -> tuple[int, int]:
-    assert contents.soft_rows is not None
-    return int(contents.soft_rows.sum()), len(contents.classes)
+def write(folder: Path, view: View, rows: Iterable[Row]) -> None:
+    """Writes pictures, numbered within their class, and their metadata; the same rows give the same bytes."""
+    home, names, rows = folder / HOME, folder_names(view.classes), iter(rows)
+    digits = max(5, len(str(view.per_class - 1)))  # as many as keep sorted names in order
+    for name in names:
+        (home / name).mkdir(parents=True)
+    described = parquet.schema(view, pa.field("file_name", pa.string()), {"dtype": "string", "_type": "Value"})
+    start = 0
+    with parquet.written(home / METADATA, described) as metadata:
+        while group := list(islice(rows, parquet.group_rows(view))):
+            places = range(start, start := start + len(group))
+            files = [f"{names[i // view.per_class]}/{i % view.per_class:0{digits}d}.{view.encoding}" for i in places]
+            for file, row in zip(files, group, strict=True):
+                (home / file).write_bytes(pictures.encode(row.image, view.encoding))
+            metadata.write_table(parquet.table(described, pa.array(files), group), row_group_size=len(group))
 
 
-def write(folder: Path, contents: Contents, records: Iterable[Record]) -> None:
-    """Writes class folders and `soft_labels.npy` into `folder`, one record in memory; equal records, equal files.
-
-    Raises:
-        UserError: the files cannot be written.
-    """
-    try:
-        with ExitStack() as stack:
-            soft = None
-            if contents.soft_rows is not None:
-                soft = stack.enter_context((folder / SOFT).open("xb"))
-                soft.write(npy.header(_soft_shape(contents)))
-            _write_records(folder, contents, records, soft)
-    except OSError as error:
-        raise UserError(f"cannot write pictures to {folder}: {error.strerror or error}") from None
-
-
-def _write_records(folder: Path, contents: Contents, records: Iterable[Record], soft: BinaryIO | None) -> None:
-    homes = [folder / name for name in folder_names(contents.classes)]
-    for index, record in enumerate(records):
-        label, number = divmod(index, contents.per_class)
-        if number == 0:
-            homes[label].mkdir()
-        path = homes[label] / _file_name(contents, number)
-        path.write_bytes(pictures.encode(record.image, contents.encoding))
-        if soft is not None and record.soft is not None:
-            soft.write(npy.to_bytes(record.soft))
-
-
-def read(folder: Path, contents: Contents) -> Iterator[Record]:
-    """The records of a package, one in memory, beside the file names of one class.
-
-    Hidden files of other tools, such as `.git` and `.DS_Store`, are ignored.
-
-    Raises:
-        UserError: missing, additional or invalid folders or files: only what :func:`write` makes is read.
-    """
-    try:
-        names = folder_names(contents.classes)
-        _check_folders(folder, names)
-        with ExitStack() as stack:
-            soft = _open_soft(folder, contents, stack)
-            for label, name in enumerate(names):
-                yield from _read_class(folder / name, label, contents, soft)
-            if soft is not None:
-                npy.read_end(soft, str(folder / SOFT))
-    except OSError as error:
-        raise UserError(f"cannot read pictures from {folder}: {error.strerror or error}") from None
-
-
-def _check_folders(folder: Path, names: tuple[str, ...]) -> None:
-    entries = _entries(folder)
-    for entry in entries:
-        if entry.is_symlink():
-            raise UserError(f"{entry}: expected no links in a package, got one: copy what it points to there")
-    _check_names(folder, "folder", {e.name for e in entries if e.is_dir()}, set(names))
-
-
-def _entries(folder: Path) -> list[Path]:
-    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-
-
-def _check_names(folder: Path, what: str, found: set[str], expected: set[str]) -> None:
-    if found - expected:
-        raise UserError(f"{folder}: {what} {min(found - expected)!r} is not part of the package: remove it")
-    if expected - found:
-        raise UserError(f"{folder}: {what} {min(expected - found)!r} is missing: fetch the package again")
-
-
-def _open_soft(folder: Path, contents: Contents, stack: ExitStack) -> BinaryIO | None:
-    """The soft labels, at the first value."""
-    path = folder / SOFT
-    if contents.soft_rows is None:
-        if path.exists():
-            raise UserError(f"{path}: the package has no soft labels: remove it")
-        return None
-    if not path.is_file():
-        raise UserError(f"{path} is missing: fetch the package again")
-    file = stack.enter_context(path.open("rb"))
-    npy.read_header(file, _soft_shape(contents), str(path))
-    return file
-
-
-def _read_class(home: Path, label: int, contents: Contents, soft: BinaryIO | None) -> Iterator[Record]:
-    files = [_file_name(contents, number) for number in range(contents.per_class)]
-    _check_names(home, "file", {entry.name for entry in _entries(home)}, set(files))
-    for number, name in enumerate(files):
-        image = _read_picture(home / name, contents)
-        logits_RK = None
-        if soft is not None and contents.soft_rows is not None:
-            rows = int(contents.soft_rows[label * contents.per_class + number])
-            logits_RK = npy.read_values(soft, (rows, len(contents.classes)), str(home.parent / SOFT))
-        yield Record(image=image, label=label, soft=logits_RK)
-
-
-def _read_picture(path: Path, contents: Contents) -> np.ndarray:
-    """uint8 `[ch, H, W]`."""
-    if path.is_symlink() or not path.is_file():
-        raise UserError(f"{path}: expected a plain file, got a link or a folder: copy the file itself there")
-    with path.open("rb") as file:
-        content = file.read(pictures.largest(contents.shape) + 1)
-    return pictures.decode(content, contents.shape, str(path), contents.encoding)
+def read(folder: Path, view: View) -> Iterator[Row]:
+    """The rows, in the order of the folders, decoded by Pillow; their labels are the folders' numbers."""
+    home = folder / HOME
+    with pq.ParquetFile(home / METADATA) as file:
+        metadata = (row for batch in file.iter_batches(parquet.BATCH, use_threads=False) for row in batch.to_pylist())
+        for label, name in enumerate(sorted(path.name for path in home.iterdir() if path.is_dir())):
+            for path in sorted((home / name).iterdir()):
+                about = next(metadata)
+                if (about["file_name"], about["label"]) != (f"{name}/{path.name}", label):
+                    raise ValueError(f"{METADATA} lists {about['file_name']} in place of {name}/{path.name}")
+                soft = np.array(about["soft_labels"], np.float16) if view.soft else None
+                yield Row(image=pictures.decode(path.read_bytes(), view.shape[0]), label=label, soft=soft)

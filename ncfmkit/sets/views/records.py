@@ -1,4 +1,4 @@
-"""The content of every layout of a package: one record per stored or decoded image, sorted by class."""
+"""What a view of a set holds: a row for each image to train on, sorted by class."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """One image of a package.
+class Row:
+    """One image to train on.
 
     Attributes:
         image: uint8 `[ch, H, W]`.
-        label: index of its class in the package's classes.
-        soft: float16 `[R, K]`, the logits of the R decoded images that it decodes to (1 in decoded packages); or None.
+        label: index of its class.
+        soft: float16 `[K]`, its logits over the K classes; or None.
     """
 
     image: np.ndarray
@@ -21,30 +21,27 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contents:
-    """What a layout needs to know about the package's records, and may rely on.
+class View:
+    """What writes a view of a set needs to know.
 
     Attributes:
         name: of the set, such as `cifar10-ipc10`.
         classes: names, in label order.
         shape: `(ch, H, W)` of every image.
-        per_class: records per class, the same in all; record i has label `i // per_class`.
-        soft_rows: int64 `[records]`, the R of each record; None: no soft labels.
-        encoding: `png` or `webp`, of the picture files.
-        images: `stored` (mosaics) or `decoded` (the images to train on).
-        shard_bytes: the largest size of a shard, in layouts that have shards.
+        per_class: rows per class, the same in all; row i has label `i // per_class`.
+        soft: whether rows have soft labels.
+        encoding: `png` or `webp`, of the pictures.
+        shard_bytes: the largest size of a shard, in views that have shards.
     """
 
     name: str
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     per_class: int
-    soft_rows: np.ndarray | None
+    soft: bool
     encoding: str
-    images: str
     shard_bytes: int
 
-    @property
-    def count(self) -> int:
-        """Records in the package."""
+    def __len__(self) -> int:
+        """All rows."""
         return len(self.classes) * self.per_class

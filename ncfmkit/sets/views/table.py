@@ -1,34 +1,51 @@
 """The table of layouts of packages: to add one, add a row and a file.
 
-Light: a layout's module, with the libraries that it needs, is imported when files are written or read.
+Light: a view's module, with the libraries that it needs, is imported when files are written or compared.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from ncfmkit.sets.views.records import Contents, Record
+from ncfmkit.sets.views.records import Row, View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
+    """A layout of packages.
+
+    Attributes:
+        module: with `write`, `read`, `data_files` and `features`; None: the set's one file is the whole layout.
+        library: what the view is meant for.
+        sharded: takes --shard-size.
+    """
+
     name: str
-    module: str | None = None  # with `write` and `read`; None: the set's one file is the whole layout
-    sharded: bool = False  # takes --shard-size
-    card: bool = False  # requires a dataset card
+    module: str | None = None
+    library: str = "ncfmkit"
+    sharded: bool = False
 
-    def write(self, folder: Path, contents: Contents, records: Iterable[Record]) -> None:
-        """Writes the layout's files into a folder."""
-        import_module(self._module()).write(folder, contents, records)
+    def write(self, folder: Path, view: View, rows: Iterable[Row]) -> None:
+        """Writes the view's files into a folder."""
+        self._module().write(folder, view, rows)
 
-    def read(self, folder: Path, contents: Contents) -> Iterator[Record]:
-        """The records of the layout's files, in the order of the set."""
-        return import_module(self._module()).read(folder, contents)
+    def read(self, folder: Path, view: View) -> Iterator[Row]:
+        """The rows of the view's files, decoded by the library that they are for: not for files of strangers."""
+        return self._module().read(folder, view)
 
-    def _module(self) -> str:
-        assert self.module is not None, f"layout {self.name} has no files of its own"
-        return self.module
+    def data_files(self) -> str:
+        """The view's files, as a pattern for `datasets`."""
+        return self._module().DATA_FILES
+
+    def features(self, view: View) -> list[dict[str, Any]] | None:
+        """The columns, as a dataset card declares them; None where the files declare them."""
+        return self._module().features(view)
+
+    def _module(self) -> Any:
+        assert self.module is not None, f"layout {self.name} has no view"
+        return import_module(self.module)
 
 
 LAYOUTS = {
@@ -39,19 +56,21 @@ LAYOUTS = {
             name="webdataset",
             # .tar shards of pictures, labels and facts, for webdataset and tar
             module="ncfmkit.sets.views.webdataset",
+            library="webdataset",
             sharded=True,
         ),
         Layout(
             name="parquet",
-            # Parquet with a dataset card, for datasets.load_dataset
+            # Parquet, for datasets.load_dataset
             module="ncfmkit.sets.views.parquet",
+            library="datasets",
             sharded=True,
-            card=True,
         ),
         Layout(
             name="png",
             # class folders of pictures, for torchvision's ImageFolder
             module="ncfmkit.sets.views.image_folder",
+            library="torchvision",
         ),
     )
 }

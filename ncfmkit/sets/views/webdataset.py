@@ -1,8 +1,7 @@
-"""A set as WebDataset shards: tar files `NAME-000000.tar` of samples with picture, label and soft labels.
+"""A view as WebDataset shards: tar files `NAME-000000.tar` of samples with picture, label and soft labels.
 
 Sample i has the members `{i:08d}.cls` (its label), `.json` (class, label, index), `.npy` (soft labels, if the set has
-them) and `.png` or `.webp`, in this order. They are read header by header, without `tarfile.open`: the expected members
-are known, so a link, a long name or a sparse file is rejected before it has any effect.
+them) and `.png` or `.webp`, in this order.
 
 `classes.txt` beside the shards has the class names, one per line, for ncfmkit's own reader of WebDataset. It is left
 out if a name is blank, contains a line break or is surrounded by spaces, and so could not be read back.
@@ -12,18 +11,18 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 
-from ncfmkit.errors import UserError
 from ncfmkit.real.listing import TRAIN_NAMES, split_token
-from ncfmkit.sets.views import npy, pictures
+from ncfmkit.sets.views import pictures
 from ncfmkit.sets.views.file_names import safe_name
-from ncfmkit.sets.views.records import Contents, Record
+from ncfmkit.sets.views.records import Row, View
 
+DATA_FILES = "*.tar"
 CLASSES = "classes.txt"
 MODE = 0o644
 MOST_BYTES = 80  # of the set's name in a shard's
@@ -41,64 +40,45 @@ def shard_name(name: str, number: int) -> str:
     return f"{prefix}{slug}-{number:06d}.tar"
 
 
-def _key(index: int) -> str:
-    return f"{index:08d}"
+def features(view: View) -> list[dict[str, Any]]:
+    """The columns, which `datasets` names by the members' suffixes, as a dataset card declares them."""
+    names = {str(label): name for label, name in enumerate(view.classes)}
+    facts = [{"name": "class", "dtype": "string"}, *({"name": key, "dtype": "int64"} for key in ("label", "index"))]
+    return [
+        {"name": "cls", "dtype": {"class_label": {"names": names}}},
+        {"name": "json", "struct": facts},
+        *([{"name": "npy", "sequence": "float16"}] if view.soft else []),
+        {"name": view.encoding, "dtype": "image"},
+    ]
 
 
-def _cls(contents: Contents, index: int) -> bytes:
-    return str(index // contents.per_class).encode()
+def write(folder: Path, view: View, rows: Iterable[Row]) -> None:
+    """Writes shards and `classes.txt` into `folder`, one row in memory; the same rows give the same bytes.
 
-
-def _json(contents: Contents, index: int) -> bytes:
-    label = index // contents.per_class
-    return json.dumps({"class": contents.classes[label], "label": label, "index": index}).encode()
-
-
-def _soft_shape(contents: Contents, index: int) -> tuple[int, ...]:
-    """`[K]` in decoded packages, else `[R, K]`."""
-    assert contents.soft_rows is not None
-    rows = () if contents.images == "decoded" else (int(contents.soft_rows[index]),)
-    return (*rows, len(contents.classes))
-
-
-def _class_lines(contents: Contents) -> bytes | None:
-    """The content of `classes.txt`; None if the names could not be read back."""
-    text = "".join(f"{name}\n" for name in contents.classes)
-    if tuple(line.strip() for line in text.splitlines() if line.strip()) != contents.classes:
-        return None
-    return text.encode()
-
-
-def write(folder: Path, contents: Contents, records: Iterable[Record]) -> None:
-    """Writes shards and `classes.txt` into `folder`, one record in memory; the same records give the same bytes.
-
-    A shard exceeds `contents.shard_bytes` only if its single sample does.
-
-    Raises:
-        UserError: the files cannot be written.
+    A shard exceeds `view.shard_bytes` only if its single sample does.
     """
-    samples = (_sample(contents, i, record) for i, record in enumerate(records))
+    samples = (_sample(view, i, row) for i, row in enumerate(rows))
     sample, number = next(samples, None), 0
-    lines = _class_lines(contents)
-    try:
-        while sample is not None:
-            path = folder / shard_name(contents.name, number)
-            sample, number = _write_shard(path, sample, samples, contents.shard_bytes), number + 1
-        if lines is not None:
-            (folder / CLASSES).write_bytes(lines)
-    except OSError as error:
-        raise UserError(f"cannot write shards to {folder}: {error.strerror or error}") from None
+    while sample is not None:
+        path = folder / shard_name(view.name, number)
+        sample, number = _write_shard(path, sample, samples, view.shard_bytes), number + 1
+    lines = "".join(f"{name}\n" for name in view.classes)
+    if tuple(line.strip() for line in lines.splitlines() if line.strip()) == view.classes:
+        (folder / CLASSES).write_bytes(lines.encode())
 
 
-def _sample(contents: Contents, index: int, record: Record) -> dict[str, str | bytes]:
+def _sample(view: View, index: int, row: Row) -> dict[str, str | bytes]:
+    facts = {"class": view.classes[row.label], "label": row.label, "index": index}
     sample: dict[str, str | bytes] = {
-        "__key__": _key(index),
-        "cls": _cls(contents, index),
-        "json": _json(contents, index),
-        contents.encoding: pictures.encode(record.image, contents.encoding),
+        "__key__": f"{index:08d}",
+        "cls": str(row.label).encode(),
+        "json": json.dumps(facts).encode(),
+        view.encoding: pictures.encode(row.image, view.encoding),
     }
-    if record.soft is not None:
-        sample["npy"] = npy.header(_soft_shape(contents, index)) + npy.to_bytes(record.soft)
+    if row.soft is not None:
+        content = io.BytesIO()
+        np.save(content, row.soft.astype("<f2"), allow_pickle=False)
+        sample["npy"] = content.getvalue()
     return sample
 
 
@@ -131,111 +111,15 @@ def _padded(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-def read(folder: Path, contents: Contents) -> Iterator[Record]:
-    """The records of a package, one in memory.
+def read(folder: Path, view: View) -> Iterator[Row]:
+    """The rows, found by `webdataset`; it decodes nothing, since its decoders load pickles."""
+    from webdataset import WebDataset
 
-    Raises:
-        UserError: missing, additional or invalid shards: only what :func:`write` makes is read.
-    """
-    index = 0
-    try:
-        _check_classes(folder, contents)
-        for path in _shards(folder, contents):
-            with path.open("rb") as file:
-                index = yield from _read_shard(file, path, contents, index)
-    except OSError as error:
-        raise UserError(f"cannot read shards from {folder}: {error.strerror or error}") from None
-    if index != contents.count:
-        raise UserError(f"{folder}: expected {contents.count} samples in its shards, got {index}: fetch it again")
-
-
-def _check_classes(folder: Path, contents: Contents) -> None:
-    path, lines = folder / CLASSES, _class_lines(contents)
-    if lines is None:
-        if path.is_symlink() or path.exists():
-            raise UserError(f"{path}: unexpected file, as these class names do not fit in one: remove it")
+    shards = sorted(str(path.absolute()) for path in folder.glob(DATA_FILES))
+    if not shards:
         return
-    if path.is_symlink() or not path.is_file():
-        raise UserError(f"{path}: expected a file of class names, got none: fetch the package again")
-    with path.open("rb") as file:
-        if file.read(len(lines) + 1) != lines:
-            raise UserError(f"{path} is damaged: expected the {len(contents.classes)} class names of the package")
-
-
-def _shards(folder: Path, contents: Contents) -> list[Path]:
-    """All shards in order; no other tar files may lie there."""
-    tars = {path.name for path in folder.iterdir() if path.suffix.lower() == ".tar"}
-    found = {name for name in tars if not name.startswith(".")}  # others' own, such as ._name.tar
-    paths = [folder / shard_name(contents.name, number) for number in range(len(found))]
-    for path in paths:
-        if path.name not in found:
-            other = min(found - {p.name for p in paths})
-            raise UserError(f"{folder}: expected shard {path.name}, got {other}: fetch the package again")
-        if path.is_symlink() or not path.is_file():
-            raise UserError(f"{path}: expected a plain file, got a link or a folder: copy the file itself there")
-    return paths
-
-
-def _read_shard(file: BinaryIO, path: Path, contents: Contents, index: int) -> Generator[Record, None, int]:
-    """The samples of a shard, of which the first is number `index`; returns the number of the next shard's first."""
-    while (block := file.read(BLOCK)).strip(b"\0"):
-        if index == contents.count:
-            raise UserError(f"{path}: more than the {contents.count} samples of the package: fetch it again")
-        yield _read_sample(file, block, path, contents, index)
-        index += 1
-    size = file.tell() - len(block)
-    zeros = _shard_bytes(size) - size
-    if size == 0 or block + file.read(zeros - len(block) + 1) != bytes(zeros):
-        raise UserError(f"{path} is damaged: expected samples, then only zeros up to a multiple of 10240 bytes")
-    return index
-
-
-def _read_sample(file: BinaryIO, block: bytes, path: Path, contents: Contents, index: int) -> Record:
-    """A sample whose first header is `block`."""
-    key = _key(index)
-    for name, expected in ((f"{key}.cls", _cls(contents, index)), (f"{key}.json", _json(contents, index))):
-        content = _member(file, block, path, name, len(expected))
-        if content != expected:
-            raise UserError(f"{path} member {name}: expected {_shown(expected)}, got {_shown(content)}")
-        block = file.read(BLOCK)
-    soft = None
-    if contents.soft_rows is not None:
-        soft = _read_soft(file, block, path, f"{key}.npy", _soft_shape(contents, index))
-        block = file.read(BLOCK)
-    name = f"{key}.{contents.encoding}"
-    content = _member(file, block, path, name, pictures.largest(contents.shape))
-    image = pictures.decode(content, contents.shape, f"{path} member {name}", contents.encoding)
-    return Record(image=image, label=index // contents.per_class, soft=soft)
-
-
-def _shown(content: bytes) -> str:
-    return repr(content[:200].decode("ascii", "replace"))
-
-
-def _read_soft(file: BinaryIO, block: bytes, path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float16 `[R, K]`."""
-    where = f"{path} member {name}"
-    content = io.BytesIO(_member(file, block, path, name, len(npy.header(shape)) + 2 * int(np.prod(shape))))
-    npy.read_header(content, shape, where)
-    soft = npy.read_values(content, shape, where)
-    npy.read_end(content, where)
-    return soft.reshape(-1, shape[-1])
-
-
-def _member(file: BinaryIO, block: bytes, path: Path, name: str, most: int) -> bytes:
-    """Content of the member whose header is `block`: a plain file of this name and of at most so many bytes."""
-    try:
-        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.TarError as error:
-        raise UserError(
-            f"{path}: expected a plain, uncompressed tar file with {name} next, got no tar header ({error}): "
-            "fetch the package again"
-        ) from None
-    if info.name != name or info.type != tarfile.REGTYPE or info.linkname:
-        raise UserError(f"{path}: expected the file {name} next, got {info.name!r} of type {info.type!r}")
-    if not 0 < info.size <= most:
-        raise UserError(f"{path} member {name}: expected at most {most} bytes, got {info.size}")
-    content = file.read(_padded(info.size, BLOCK))
-    if len(content) != _padded(info.size, BLOCK) or any(content[info.size :]):
-        raise UserError(f"{path} member {name} is cut off or not padded with zeros: fetch the package again")
-    return content[: info.size]
+    for sample in WebDataset(shards, shardshuffle=False):
+        soft = np.load(io.BytesIO(sample["npy"]), allow_pickle=False) if view.soft else None
+        yield Row(
+            image=pictures.decode(sample[view.encoding], view.shape[0]), label=int(sample["cls"].decode()), soft=soft
+        )
