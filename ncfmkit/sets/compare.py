@@ -17,7 +17,8 @@ import numpy as np
 from ncfmkit.errors import UserError
 from ncfmkit.progress import waiting
 from ncfmkit.sets import set_file
-from ncfmkit.sets.package import packing_of, rows_of, view_of
+from ncfmkit.sets.package import Packing, packing_of, rows_of, view_of
+from ncfmkit.sets.synthetic import SyntheticSet
 
 CHILD = f"from {__name__} import main; main()"
 MEMORY = 2 << 30  # bytes that the child may take beside what it has after its imports and the mapped set
@@ -71,30 +72,36 @@ def main() -> None:
     import pyarrow.parquet  # noqa: F401
 
     _limit(int(sys.argv[2]))
+    print(json.dumps(differences(folder, packing, result)))
+
+
+def differences(folder: Path, packing: Packing, result: SyntheticSet) -> list[str]:
+    """What `view_problems` gives, found in this process and without limits."""
     view, found = view_of(result, packing), list[str]()
+    name = f"its {packing.layout} view"
     try:
         rows = packing.row.read(folder, view)
         for number, expected in enumerate(rows_of(result)):
             row = next(rows, None)
             if row is None:
-                found.append(f"its {packing.layout} view ends after {number:,} images, the set has {len(view):,}")
+                found.append(f"{name} ends after {number:,} images, the set has {len(view):,}")
                 break
             if row.image.shape != expected.image.shape or _distance(row.image, expected.image) > OFF_BY:
-                found.append(f"image {number} of its {packing.layout} view is not the set's")
+                found.append(f"image {number} of {name} is not the set's")
             if row.label != expected.label:
-                found.append(f"label {number} of its {packing.layout} view is {row.label}, expected {expected.label}")
+                found.append(f"label {number} of {name} is {row.label}, expected {expected.label}")
             if expected.soft is not None and (row.soft is None or not np.array_equal(row.soft, expected.soft)):
-                found.append(f"soft labels {number} of its {packing.layout} view are not the set's")
+                found.append(f"soft labels {number} of {name} are not the set's")
             if len(found) >= MOST_PROBLEMS:
                 break
         else:
             if next(rows, None) is not None:
-                found.append(f"its {packing.layout} view has more images than the {len(view):,} of the set")
+                found.append(f"{name} has more images than the {len(view):,} of the set")
     except MemoryError:
-        found.append(f"its {packing.layout} view needs more memory than {MEMORY >> 20} MiB")
+        found.append(f"{name} needs more memory than {MEMORY >> 20} MiB")
     except Exception as error:  # whatever the libraries raise for broken files
-        found.append(f"its {packing.layout} view is not whole: {type(error).__name__}: {str(error)[:300]}")
-    print(json.dumps(found))
+        found.append(f"{name} is not whole: {type(error).__name__}: {str(error)[:300]}")
+    return found
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, FailFast, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from ncfmkit._version import __version__
 from ncfmkit.config import LARGEST_FACTOR, Settings, check, from_dict, known_names, to_dict
@@ -71,7 +71,7 @@ class Ipc(Record):
 class Decode(Record):
     """How stored images become the images to train on (docs/method.md, section 4)."""
 
-    version: Literal[1] = 1
+    version: Annotated[int, Field(ge=1, le=DECODE_VERSION)] = DECODE_VERSION  # a literal would take 1.0 and true
     kind: Literal["single", "multi", "bound"]
     factor: Annotated[int, Field(ge=1, le=LARGEST_FACTOR)]
     budget: Count | None
@@ -185,6 +185,9 @@ class Pixels(Record):
 
 class Manifest(Record):
     """What a set says of itself; `sha256` and `bytes` are by the names of its tensors."""
+
+    # NaN in the settings is refused when the set is saved, and does not become null
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     kind: Literal["synthetic set"]
     format: Literal[1, 2]

@@ -201,7 +201,7 @@ def _check_manifest(m: dict[str, Any]) -> None:
     _need(_is_value_range(m.get("value_range")), "'value_range' is not [0, 255]")
     _need(_is_statistics(m.get("mean")) and _is_statistics(m.get("std")), "'mean' or 'std' are not 1 or 3 numbers")
     _need(len(m["mean"]) == len(m["std"]) and min(m["std"]) >= 0, "'std' does not fit 'mean', or is negative")
-    _need(_is_decode(m.get("decode")), "'decode' is not a kind, factor and budget that are known")
+    _need(_is_decode(m.get("decode")), "'decode' is not a version, kind, factor and budget that are known")
     ipc = m.get("ipc")
     counts = isinstance(ipc, dict) and all(_is_count(ipc.get(key)) for key in ("stored", "decoded"))
     _need(counts, "'ipc' are not two counts, 'stored' and 'decoded'")
@@ -234,7 +234,7 @@ def _is_decode(value: Any) -> bool:
     if not isinstance(value, dict) or value.get("kind") not in ("single", "multi", "bound"):
         return False
     unbounded = "budget" in value and value["budget"] is None
-    if value.get("version", 1) != 1:
+    if not _is_count(value.get("version", 1), most=1):
         return False
     budget = unbounded or (value["kind"] == "bound" and _is_count(value.get("budget")))
     return budget and _is_count(value.get("factor"), most=LARGEST_FACTOR)

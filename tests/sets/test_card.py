@@ -390,7 +390,7 @@ def test_every_snippet_gives_the_images_to_train_on(tmp_path: Path) -> None:
     for number, (which, how) in enumerate(SETS.items()):
         for layout, row in LAYOUTS.items():
             folder = tmp_path / f"{which}, {layout}"
-            encoding = None if row.module is None else ("png", "webp")[number % 2]
+            encoding = None if row.module is None else ("png", "webp")[number // 2 % 2]
             package.write(build_set(**how), folder, package.Packing(layout=layout, encoding=encoding))
             code = blocks((folder / "README.md").read_text(encoding="utf-8"))
             assert len(code) == (2 if row.module is None else 3)

@@ -17,7 +17,7 @@ import pytest
 from conftest import build_set
 from PIL import Image
 
-from ncfmkit.sets import compare, package
+from ncfmkit.sets import compare, package, set_file
 from ncfmkit.sets.package import Packing
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.table import LAYOUTS
@@ -31,6 +31,11 @@ def small() -> SyntheticSet:
 
 
 def problems(folder: Path) -> list[str]:
+    """Found in this process, which is quicker."""
+    return compare.differences(folder, package.packing_of(folder), set_file.load(folder))
+
+
+def by_child(folder: Path) -> list[str]:
     return compare.view_problems(folder, rows=24)
 
 
@@ -43,6 +48,7 @@ def test_other_images_labels_and_soft_labels_are_found(tmp_path: Path, layout: s
     package.write(other, tmp_path / "other", Packing(layout=layout))
     os.replace(tmp_path / "packed" / "synthetic.safetensors", tmp_path / "other" / "synthetic.safetensors")
     found = problems(tmp_path / "other")
+    assert by_child(tmp_path / "other") == found
     assert found[:2] == [
         f"image 0 of its {layout} view is not the set's",
         f"soft labels 0 of its {layout} view are not the set's",
@@ -111,6 +117,62 @@ def test_broken_folders(tmp_path: Path, small: SyntheticSet, change: Callable[[P
     assert expected in problem
 
 
+Members = dict[str, bytes]
+
+
+def shard_with(change: Callable[[Members], Members | None]) -> Callable[[Path], Any]:
+    """The shard with other members."""
+
+    def edit(folder: Path) -> None:
+        (shard,) = folder.glob("*.tar")
+        with tarfile.open(shard) as old:
+            members = {member.name: old.extractfile(member).read() for member in old}  # type: ignore[union-attr]
+        members = change(members) or members
+        with tarfile.open(shard, "w") as new:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                new.addfile(info, io.BytesIO(content))
+
+    return edit
+
+
+def without(key: str) -> Callable[[Members], Members]:
+    return lambda members: {name: content for name, content in members.items() if not name.startswith(key)}
+
+
+def again(members: Members) -> Members:
+    more = {name.replace("00000023", "00000024"): content for name, content in members.items() if "00000023" in name}
+    return members | more
+
+
+VIEW = "its webdataset view"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (shard_with(without("00000023")), f"{VIEW} ends after 23 images, the set has 24"),
+        (shard_with(again), f"{VIEW} has more images than the 24 of the set"),
+        (shard_with(lambda m: m | {"00000003.cls": b"2"}), f"label 3 of {VIEW} is 2, expected 0"),
+        (shard_with(lambda m: m | {"00000003.cls": b"-"}), f"{VIEW} is not whole: ValueError: invalid literal"),
+        (shard_with(without("00000003.cls")), f"{VIEW} is not whole: KeyError: 'cls'"),
+        (shard_with(lambda m: m | {"00000003.npy": m["00000004.npy"]}), f"soft labels 3 of {VIEW} are not the set's"),
+        (shard_with(lambda m: m | {"00000003.png": m["00000004.png"]}), f"image 3 of {VIEW} is not the set's"),
+        (shard_with(lambda m: m | {"00000003.png": m["00000004.png"][:60]}), f"{VIEW} is not whole: OSError: image"),
+        (lambda f: next(f.glob("*.tar")).write_bytes(b"no tar" * 999), f"{VIEW} is not whole: ReadError"),
+        (lambda f: next(f.glob("*.tar")).unlink(), f"{VIEW} ends after 0 images, the set has 24"),
+    ],
+)
+def test_broken_shards(tmp_path: Path, small: SyntheticSet, change: Callable[[Path], Any], expected: str) -> None:
+    folder = tmp_path / "what? #1 {0..9}"  # which webdataset would take for an address, or for ten folders
+    package.write(small, folder, Packing(layout="webdataset"))
+    assert problems(folder) == []
+    change(folder)
+    (problem,) = problems(folder)
+    assert problem.startswith(expected)
+
+
 class Trap:
     """Makes a folder when it is unpickled."""
 
@@ -124,24 +186,12 @@ class Trap:
 def test_a_pickle_in_a_shard_is_not_loaded(tmp_path: Path, small: SyntheticSet) -> None:
     folder = tmp_path / "packed"
     package.write(small, folder, Packing(layout="webdataset"))
-    (shard,) = folder.glob("*.tar")
-    with tarfile.open(shard) as old:
-        members = [(member, old.extractfile(member).read()) for member in old]  # type: ignore[union-attr]
-    with tarfile.open(shard, "w") as new:
-        for member, content in members:
-            if member.name == "00000000.npy":
-                content = io.BytesIO()
-                np.save(content, np.array([Trap(tmp_path / "trapped")] * 3, object), allow_pickle=True)
-                content = content.getvalue()
-            if member.name == "00000000.cls":
-                for name in ("00000000.pyd", "00000000.pickle"):
-                    data = pickle.dumps(Trap(tmp_path / "trapped"))
-                    info = tarfile.TarInfo(name)
-                    info.size = len(data)
-                    new.addfile(info, io.BytesIO(data))
-            member.size = len(content)
-            new.addfile(member, io.BytesIO(content))
-    (problem,) = problems(folder)
+    trap = Trap(tmp_path / "trapped")
+    array = io.BytesIO()
+    np.save(array, np.array([trap] * 3, object), allow_pickle=True)
+    pickles = {f"00000000.{kind}": pickle.dumps(trap) for kind in ("pyd", "pickle", "pth")}
+    shard_with(lambda members: pickles | members | {"00000000.npy": array.getvalue()})(folder)
+    (problem,) = by_child(folder)
     assert problem.startswith("its webdataset view is not whole: ")
     assert not (tmp_path / "trapped").exists()
 
@@ -162,18 +212,46 @@ def bomb() -> bytes:
     )
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux only")
-def test_memory_is_limited(tmp_path: Path, small: SyntheticSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "packed"
-    package.write(small, folder, Packing(layout="png"))
+def large_picture(folder: Path) -> None:
     (folder / "train" / "class 0" / "00000.png").write_bytes(bomb())
-    assert problems(folder) == ["image 0 of its png view is not the set's"]  # 2 GiB are enough for this one
+
+
+def large_member(folder: Path) -> None:
+    """256 MiB of zeros, which take no place on the disk."""
+    (shard,) = folder.glob("*.tar")
+    rest, info = shard.read_bytes(), tarfile.TarInfo("00000000.more")
+    info.size = 256 << 20
+    with shard.open("wb") as file:
+        file.write(info.tobuf())
+        file.seek(info.size, os.SEEK_CUR)
+        file.write(rest)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux only")
+@pytest.mark.parametrize(
+    ("layout", "grow", "enough"),
+    [("png", large_picture, ["image 0 of its png view is not the set's"]), ("webdataset", large_member, [])],
+)
+def test_memory_is_limited(
+    tmp_path: Path,
+    small: SyntheticSet,
+    monkeypatch: pytest.MonkeyPatch,
+    layout: str,
+    grow: Callable[[Path], None],
+    enough: list[str],
+) -> None:
+    folder = tmp_path / "packed"
+    package.write(small, folder, Packing(layout=layout))
+    grow(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    monkeypatch.setattr(
-        compare, "CHILD", compare.CHILD.replace("main()", f"import {compare.__name__} as c; c.MEMORY = 1 << 26; main()")
+    assert by_child(folder) == enough  # 2 GiB are
+    less = f"import {compare.__name__} as c; c.MEMORY = 1 << 26; main()"
+    monkeypatch.setattr(compare, "CHILD", compare.CHILD.replace("main()", less))
+    (problem,) = by_child(folder)
+    assert problem in (
+        f"its {layout} view needs more memory than 64 MiB",
+        f"its {layout} view is not whole: MemoryError: ",
     )
-    (problem,) = problems(folder)
-    assert problem in ("its png view needs more memory than 64 MiB", "its png view is not whole: MemoryError: ")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
 
 
@@ -186,6 +264,6 @@ def test_time_is_limited(tmp_path: Path, small: SyntheticSet, monkeypatch: pytes
         "main()", f"import {compare.__name__} as c; c.rows_of = lambda _: iter(int, 1); main()"
     )
     monkeypatch.setattr(compare, "CHILD", slow.replace("iter(int, 1)", "(x for x in iter(int, 1) if x)"))
-    assert problems(folder) == ["comparing its view takes more than 1 s of processor time"]
+    assert by_child(folder) == ["comparing its view takes more than 1 s of processor time"]
     monkeypatch.setattr(compare, "WAIT", 0)
-    assert problems(folder) == ["its view was not compared within 0 s"]
+    assert by_child(folder) == ["its view was not compared within 0 s"]

@@ -113,13 +113,11 @@ def _padded(size: int, unit: int) -> int:
 
 def read(folder: Path, view: View) -> Iterator[Row]:
     """The rows, found by `webdataset`; it decodes nothing, since its decoders load pickles."""
-    from webdataset import WebDataset
+    from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    shards = sorted(str(path.absolute()) for path in folder.glob(DATA_FILES))
-    if not shards:
-        return
-    for sample in WebDataset(shards, shardshuffle=False):
-        soft = np.load(io.BytesIO(sample["npy"]), allow_pickle=False) if view.soft else None
-        yield Row(
-            image=pictures.decode(sample[view.encoding], view.shape[0]), label=int(sample["cls"].decode()), soft=soft
-        )
+    for path in sorted(folder.glob(DATA_FILES)):
+        with path.open("rb") as stream:  # webdataset would take the path for a URL, which ends at # or ?
+            for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}])):
+                image = pictures.decode(sample[view.encoding], view.shape[0])
+                soft = np.load(io.BytesIO(sample["npy"]), allow_pickle=False) if view.soft else None
+                yield Row(image=image, label=int(sample["cls"].decode()), soft=soft)

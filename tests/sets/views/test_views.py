@@ -23,9 +23,6 @@ from ncfmkit.sets.views.pictures import check_size
 from ncfmkit.sets.views.records import Row
 from ncfmkit.sets.views.table import LAYOUTS
 
-# webdataset leaves files for the garbage collector to close
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-
 VIEWS = [name for name, row in LAYOUTS.items() if row.module is not None]
 CLASSES = ("cat", "b/../a", "\u00fcn\u00ef | c\u00f6d\u00e9")
 SETS: dict[str, dict[str, Any]] = {
