@@ -33,6 +33,7 @@ FACTS, SUMS, CARD, READER = "ncfmkit.json", "SHA256SUMS", "README.md", "read_set
 LARGEST_SHARD = 256 << 20  # bytes
 LARGEST_FACTS = 1 << 20  # bytes
 LARGEST_SUMS = 128 << 20  # bytes, of a million files or so
+PART_DECODED = 1 << 20  # values that are decoded at once, if one stored image has no more
 MOST_DECODED = 1 << 26  # values that stored images are cut into at once: in float32, some 1 GiB while it is done
 
 
@@ -176,7 +177,7 @@ def view_of(synthetic: SyntheticSet, packing: Packing) -> View:
 def rows_of(synthetic: SyntheticSet) -> Iterator[Row]:
     """The images to train on, one after the other, with their soft labels."""
     soft_DK, place = None if synthetic.soft_labels is None else synthetic.soft_labels.numpy(), 0
-    for images, labels in synthetic.decoded_parts(max(1, min(64, MOST_DECODED // _decoded_values(synthetic)))):
+    for images, labels in synthetic.decoded_parts(max(1, min(64, PART_DECODED // _decoded_values(synthetic)))):
         for image, label in zip(to_bytes(images).numpy(), labels.tolist(), strict=True):
             yield Row(image=image, label=label, soft=None if soft_DK is None else soft_DK[place])
             place += 1

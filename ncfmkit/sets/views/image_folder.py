@@ -3,7 +3,7 @@
 `train/metadata.parquet` says the same to `datasets`, with the class names as they are, and holds the soft labels.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -44,19 +44,26 @@ def features(view: View) -> None:
 
 def write(folder: Path, view: View, rows: Iterable[Row]) -> None:
     """Writes pictures, numbered within their class, and their metadata; the same rows give the same bytes."""
-    home, names, rows = folder / HOME, folder_names(view.classes), iter(rows)
+    home, names = folder / HOME, folder_names(view.classes)
     digits = max(5, len(str(view.per_class - 1)))  # as many as keep sorted names in order
     for name in names:
         (home / name).mkdir(parents=True)
     described = parquet.schema(view, pa.field("file_name", pa.string()), {"dtype": "string", "_type": "Value"})
-    start = 0
+    written = _write_pictures(home, names, digits, view, rows)
     with parquet.written(home / METADATA, described) as metadata:
-        while group := list(islice(rows, parquet.group_rows(view))):
-            places = range(start, start := start + len(group))
-            files = [f"{names[i // view.per_class]}/{i % view.per_class:0{digits}d}.{view.encoding}" for i in places]
-            for file, row in zip(files, group, strict=True):
-                (home / file).write_bytes(pictures.encode(row.image, view.encoding))
-            metadata.write_table(parquet.table(described, pa.array(files), group), row_group_size=len(group))
+        while group := list(islice(written, parquet.GROUP_ROWS)):
+            files, labels = zip(*group, strict=True)
+            metadata.write_table(parquet.table(described, pa.array(files), labels), row_group_size=len(group))
+
+
+def _write_pictures(
+    home: Path, names: Sequence[str], digits: int, view: View, rows: Iterable[Row]
+) -> Iterator[tuple[str, parquet.Label]]:
+    """Writes the picture of each row; gives its name below `home`, and its label."""
+    for i, row in enumerate(rows):
+        file = f"{names[i // view.per_class]}/{i % view.per_class:0{digits}d}.{view.encoding}"
+        (home / file).write_bytes(pictures.encode(row.image, view.encoding))
+        yield file, (row.label, row.soft)
 
 
 def read(folder: Path, view: View) -> Iterator[Row]:

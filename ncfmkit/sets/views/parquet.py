@@ -6,7 +6,7 @@ dictionaries: pictures do not compress further.
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, islice
 from operator import itemgetter
@@ -26,6 +26,7 @@ GROUP_BYTES = 1 << 26  # of pixels and soft labels: a row group of large picture
 BATCH = 64  # rows that are read at once
 # what a file has at most beside pictures, logits and features: by itself, for a row group, a row and a logit
 FILE_BESIDE, GROUP_BESIDE, ROW_BESIDE, LOGIT_BESIDE = 512, 768, 96, 1
+Label = tuple[int, np.ndarray | None]  # and soft label; of a row whose image need not be kept
 PICTURE = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 
 
@@ -54,10 +55,10 @@ def written(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         file.add_key_value_metadata(schema.metadata)
 
 
-def table(schema: pa.Schema, firsts: pa.Array, rows: list[Row]) -> pa.Table:
+def table(schema: pa.Schema, firsts: pa.Array, labels: Sequence[Label]) -> pa.Table:
     """The columns of some rows."""
-    columns = [firsts, pa.array([row.label for row in rows], pa.int64())]
-    soft = [row.soft for row in rows if row.soft is not None]
+    columns = [firsts, pa.array([label for label, _ in labels], pa.int64())]
+    soft = [logits_K for _, logits_K in labels if logits_K is not None]
     if soft:
         ends = pa.array(np.arange(len(soft) + 1) * len(soft[0]), pa.int32())
         kind = schema.field("soft_labels").type
@@ -81,19 +82,19 @@ def write(folder: Path, view: View, rows: Iterable[Row]) -> None:
     home.mkdir()
     for number, numbered in groupby(_numbered(described, view, rows), itemgetter(0)):
         with written(home / f"{number}.tmp", described) as file:
-            while group := list(islice(((p, r) for _, p, r in numbered), group_rows(view))):
+            while group := list(islice(((picture, label) for _, picture, label in numbered), group_rows(view))):
                 names = [f"{start + i:08d}.{view.encoding}" for i in range(len(group))]
                 columns = [pa.array([picture for picture, _ in group], pa.binary()), pa.array(names)]
                 images = pa.StructArray.from_arrays(columns, ["bytes", "path"])
-                file.write_table(table(described, images, [row for _, row in group]), row_group_size=len(group))
+                file.write_table(table(described, images, [label for _, label in group]), row_group_size=len(group))
                 start += len(group)
         files = number + 1
     for number in range(files):
         (home / f"{number}.tmp").rename(home / f"train-{number:05d}-of-{files:05d}.parquet")
 
 
-def _numbered(schema: pa.Schema, view: View, rows: Iterable[Row]) -> Iterator[tuple[int, bytes, Row]]:
-    """The number of its file, picture and row of every row; sizes are counted generously."""
+def _numbered(schema: pa.Schema, view: View, rows: Iterable[Row]) -> Iterator[tuple[int, bytes, Label]]:
+    """The number of its file, picture and label of every row; sizes are counted generously."""
     empty = FILE_BESIDE + sum(len(key) + len(value) for key, value in schema.metadata.items())
     most, file, count, size = group_rows(view), 0, 0, empty
     for row in rows:
@@ -106,7 +107,7 @@ def _numbered(schema: pa.Schema, view: View, rows: Iterable[Row]) -> Iterator[tu
         if count and size + needed > view.shard_bytes:
             file, count, size = file + 1, 0, empty + GROUP_BESIDE
         count, size = count + 1, size + needed
-        yield file, picture, row
+        yield file, picture, (row.label, row.soft)
 
 
 def read(folder: Path, view: View) -> Iterator[Row]:
