@@ -78,10 +78,10 @@ def test_what_is_written_comes_back(tmp_path: Path, layout: str, encoding: str, 
 
 
 @pytest.mark.parametrize("layout", [name for name in VIEWS if LAYOUTS[name].sharded])
-@pytest.mark.parametrize("shard_bytes", [1, 3_000, 20_480, 1 << 20])
+@pytest.mark.parametrize("shard_bytes", [1, 9_000, 20_480, 1 << 20])
 @pytest.mark.parametrize("which", ["mosaics", "soft, bound"])
 def test_shards_stay_below_their_limit(tmp_path: Path, layout: str, shard_bytes: int, which: str) -> None:
-    small, packing = build_set(**SETS[which], size=24), Packing(layout=layout, shard_bytes=shard_bytes)
+    small, packing = build_set(**SETS[which], size=48), Packing(layout=layout, shard_bytes=shard_bytes)
     assert_equal(written(tmp_path / "a", small, packing), list(rows_of(small)))
     shards = sorted((tmp_path / "a").glob(packing.row.data_files()))
     total = sum(path.stat().st_size for path in shards)
