@@ -2,6 +2,8 @@
 
 from typing import Any
 
+LONGEST_CAUSE = 300  # characters of another library's message
+
 
 class CheckFailed(Exception):
     """What was checked does not hold: parity, an accuracy gate, unreadable pictures. Exit code 1; all failures in it.
@@ -32,3 +34,8 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM arrived and the state is saved. Exit code 130."""
 
     exit_code = 130
+
+
+def cause(error: Exception) -> str:
+    """Another library's message, cut off: it may quote as much of a hostile file as that likes."""
+    return str(error)[:LONGEST_CAUSE]

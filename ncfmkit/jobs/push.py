@@ -12,7 +12,7 @@ from ncfmkit.files import format_bytes
 from ncfmkit.jobs.verify import verify
 from ncfmkit.progress import notice, plural, shortened_list
 from ncfmkit.sets.hub import Address, asking, parse_address
-from ncfmkit.sets.package import LARGEST_SUMS, SUMS, files_in, is_package
+from ncfmkit.sets.package import LARGEST_SUMS, SUMS, files_in, is_package, listed_names
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -129,8 +129,7 @@ def _package_files(api: "HfApi", address: Address, there: dict[str, int], commit
     if there.get(SUMS, LARGEST_SUMS) >= LARGEST_SUMS:
         return set()
     path = api.hf_hub_download(address.repository, SUMS, repo_type="dataset", revision=commit)
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    return {SUMS, *(line[66:] for line in lines)}  # 64 digits and two spaces
+    return listed_names(Path(path))
 
 
 def _commit(

@@ -10,7 +10,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from ncfmkit import networks
-from ncfmkit.errors import UserError
+from ncfmkit.errors import UserError, cause
 from ncfmkit.files import METADATA_KEY, check_safetensors, digest, write_atomic
 from ncfmkit.records import Record, problems
 from ncfmkit.scoring.student_manifest import StudentManifest
@@ -19,7 +19,6 @@ from ncfmkit.training import Weights
 LARGEST_HEADER = 4 << 20  # bytes, of which the manifest is a part
 MOST_PARAMETERS = 10_000  # tensors in a file
 MOST_SHOWN = 10  # problems in a message
-LONGEST_CAUSE = 300  # characters of another library's message
 
 
 class _Kind(Record, extra="ignore"):
@@ -55,8 +54,7 @@ def load(path: Path) -> tuple[nn.Module, StudentManifest]:
             # copied first and then checked: mapped tensors change with the file
             state = {name: stored.get_tensor(name).clone() for name in names}
     except SafetensorError as error:
-        cause = str(error)[:LONGEST_CAUSE]  # it may quote the header
-        raise UserError(f"{path} is not a readable safetensors file (damaged or truncated): {cause}") from None
+        raise UserError(f"{path} is not a readable safetensors file (damaged or truncated): {cause(error)}") from None
     try:
         kind = _Kind.model_validate_json(text).kind
         if kind != "student":
@@ -96,7 +94,7 @@ def _rebuild(path: Path, state: Weights, manifest: StudentManifest) -> nn.Module
                 depth=m.network.depth,
             )
     except UserError as error:
-        raise UserError(f"{path} is damaged: {str(error)[:LONGEST_CAUSE]}") from None
+        raise UserError(f"{path} is damaged: {cause(error)}") from None
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for name in sorted(expected.keys() | state.keys()):
         got = tuple(state[name].shape) if name in state else "nothing"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ncfmkit.errors import UserError
+from ncfmkit.errors import UserError, cause
 from ncfmkit.progress import waiting
 from ncfmkit.sets import set_file
 from ncfmkit.sets.package import Packing, packing_of, rows_of, view_of
@@ -100,7 +100,7 @@ def differences(folder: Path, packing: Packing, result: SyntheticSet) -> list[st
     except MemoryError:
         found.append(f"{name} needs more memory than {MEMORY >> 20} MiB")
     except Exception as error:  # whatever the libraries raise for broken files
-        found.append(f"{name} is not whole: {type(error).__name__}: {str(error)[:300]}")
+        found.append(f"{name} is not whole: {type(error).__name__}: {cause(error)}")
     return found
 
 

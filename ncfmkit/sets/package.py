@@ -1,7 +1,7 @@
 """Writes a set as a folder to ship: its one file, a view for other tools, a dataset card, checksums.
 
 The one file is the set. The view holds the images to train on, for tools that do not know the one file; it is only
-written, and `views.compare` holds it against the one file. The folder is written under a temporary name and renamed
+written, and `compare.py` holds it against the one file. The folder is written under a temporary name and renamed
 when it is complete.
 """
 
@@ -124,10 +124,15 @@ def check_writable(synthetic: SyntheticSet, folder: Path, packing: Packing, *, f
 
 def foreign_files(folder: Path) -> list[str]:
     """Files below a folder that its `SHA256SUMS` does not list, hidden ones too."""
-    lines = (folder / SUMS).read_text(errors="replace").splitlines() if (folder / SUMS).is_file() else []
-    listed = {SUMS} | {line[66:] for line in lines}  # 64 digits and two spaces
+    listed = listed_names(folder / SUMS) if (folder / SUMS).is_file() else {SUMS}
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
     return sorted(there - listed)
+
+
+def listed_names(sums: Path) -> set[str]:
+    """Names in the lines of a `SHA256SUMS`, which are not checked, and its own."""
+    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
+    return {SUMS, *(line[66:] for line in lines)}  # 64 digits and two spaces
 
 
 def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:

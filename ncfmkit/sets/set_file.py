@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from ncfmkit.errors import UserError
+from ncfmkit.errors import UserError, cause
 from ncfmkit.files import METADATA_KEY, check_free, check_name, check_safetensors, tensor_bytes, write_atomic
 from ncfmkit.records import problems
 from ncfmkit.sets.hub import local
@@ -33,7 +33,6 @@ FILE_NAME = "synthetic.safetensors"
 DTYPES = {torch.uint8: "U8", torch.int64: "I64", torch.float16: "F16"}
 PART = 1 << 24  # bytes written at once
 MOST_SHOWN = 100  # problems in a message
-LONGEST_CAUSE = 300  # characters of another library's message
 UNREADABLE = "it is not a readable safetensors file (damaged or truncated): {}"
 
 
@@ -179,7 +178,7 @@ def read(file: Path, *, mapped: bool = False) -> tuple[SyntheticSet | None, list
             if not mapped:  # copied before they are checked
                 tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except SafetensorError as error:
-        return None, [UNREADABLE.format(str(error)[:LONGEST_CAUSE])]  # it may quote the header
+        return None, [UNREADABLE.format(cause(error))]
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
     wrong = content_problems(manifest, tensors)

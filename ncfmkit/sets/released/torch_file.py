@@ -16,13 +16,12 @@ from typing import Any
 
 import torch
 
-from ncfmkit.errors import UserError
+from ncfmkit.errors import UserError, cause
 from ncfmkit.files import format_bytes
 
 ZIP_START = b"PK\x03\x04"
 MAX_MEMBERS = 100  # of the archive: a set has about ten
 END_BYTES = 98  # of an archive's end with 64-bit sizes, without a comment
-LONGEST_CAUSE = 300  # characters of another library's message
 LONGEST_NAME = 100  # characters of a foreign object's that are shown
 MAX_PICKLE = 1 << 20  # bytes: that of two tensors has less than a thousand
 # without torch.storage's UntypedStorage and TypedStorage, which a pickle may call to allocate any number of bytes
@@ -47,8 +46,8 @@ def load(path: Path, max_bytes: int) -> Any:
             # mapped, a storage that claims more than the file has is cut, and nothing is allocated for it
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch raises all kinds for broken files
-            cause = (str(error).splitlines() or [type(error).__name__])[0][:LONGEST_CAUSE]
-            raise UserError(f"{path} is not a readable torch.save file ({cause}): get it again") from None
+            said = (cause(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path} is not a readable torch.save file ({said}): get it again") from None
 
 
 def _pickle_of(path: Path, size: int) -> bytes:
@@ -65,7 +64,7 @@ def _pickle_of(path: Path, size: int) -> bytes:
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is damaged or truncated ({str(error)[:LONGEST_CAUSE]}): get it again") from None
+        raise UserError(f"{path} is damaged or truncated ({cause(error)}): get it again") from None
 
 
 def _checked_pickle(path: Path, archive: zipfile.ZipFile, size: int) -> bytes:
@@ -114,9 +113,7 @@ def _check_pickle(path: Path, content: bytes) -> None:
     try:
         foreign = next(_foreign(content), None)
     except ValueError as error:
-        raise UserError(
-            f"{path} is damaged: its data.pkl is no pickle ({str(error)[:LONGEST_CAUSE]}): get it again"
-        ) from None
+        raise UserError(f"{path} is damaged: its data.pkl is no pickle ({cause(error)}): get it again") from None
     if foreign is not None:
         raise UserError(
             f"{path} holds code or objects that are not tensors ({foreign[:LONGEST_NAME]}) and was not loaded: have it "
