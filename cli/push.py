@@ -1,6 +1,5 @@
 """`ncfmkit push`."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +35,7 @@ def push(
 
     found = job.push(folder, to, private=not public, force=force, dry_run=dry_run)
     if json:
-        o.print_json(dataclasses.asdict(found))
+        o.print_json(found.to_dict())
         return
     size = f"{plural(len(found.files), 'file')}, {format_bytes(sum(found.files.values()))}"
     if dry_run:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import METADATA_KEY
-from ncfmkit.records import Record, SparseRecord, problems, shortened
+from ncfmkit.records import Record, SparseRecord, at_most, problems, shortened
 from ncfmkit.scoring.student_manifest import Fraction, Names, NetworkRecord
 
 INPUT_NAME = "images"
@@ -131,7 +131,7 @@ class ModelMetadata(SparseRecord):
     classes: Names  # in the order of the output
     kind: str = ""
     tool: str | None = None
-    versions: dict[str, str] = Field(default_factory=dict)
+    versions: Annotated[dict[str, str], at_most(64)] = Field(default_factory=dict)
     precision: str | None = None
     opset: int | None = None
     student: ModelStudent = ModelStudent()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import write_json
@@ -50,6 +50,20 @@ class SparseRecord(Record):
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, by their names in JSON."""
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
+
+
+def at_most(count: int) -> BeforeValidator:
+    """For the type of an object in JSON: the most entries that it may have.
+
+    Counted before the entries are checked, since a message for each of a million would take the memory.
+    """
+
+    def few(table: Any) -> Any:
+        if isinstance(table, dict) and len(table) > count:
+            raise ValueError(f"{len(table):,} entries, expected at most {count:,}")
+        return table
+
+    return BeforeValidator(few)
 
 
 def problems(error: ValidationError) -> list[str]:

@@ -66,9 +66,10 @@ class Pool:
     def describe(self) -> str:
         """One line that says where the pool came from and how good its members are."""
         made = f"trained in {self.seconds:.0f} s" if self.seconds else "from the cache"
-        known = [a for a in self.accuracies if a is not None]
-        accuracy = f", test accuracy {min(known):.1%} to {max(known):.1%}" if known else ", no test split"
-        return f"extractor pool: {plural(len(self), 'member')}, {made}{accuracy}"
+        known = sorted(a for a in self.accuracies if a is not None)
+        ends = dict.fromkeys(f"{a:.1%}" for a in (*known[:1], *known[-1:]))
+        accuracy = f"test accuracy {' to '.join(ends)}" if known else "no test split"
+        return f"extractor pool: {plural(len(self), 'member')}, {made}, {accuracy}"
 
     @torch.no_grad()
     def blend(self, network: nn.Module, member: int, beta: float) -> None:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.files import format_bytes
 from ncfmkit.jobs.verify import verify
 from ncfmkit.progress import notice, plural, shortened_list
+from ncfmkit.records import Record
 from ncfmkit.sets.hub import Address, asking, parse_address
 from ncfmkit.sets.package import LARGEST_SUMS, SUMS, files_in, is_package, listed_names
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 KEPT = ".gitattributes"  # of a repository, which the Hub makes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pushed:
+class Pushed(Record):
     """What was uploaded.
 
     Attributes:

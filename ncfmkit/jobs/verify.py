@@ -61,9 +61,9 @@ def verify(path: str | os.PathLike[str], *, score: bool = False, data: Any = Non
     if not problems:
         result, problems = set_file.read(set_file.find(path), mapped=True)
     manifest = None if result is None else result.manifest
-    if manifest is not None:
-        problems = _training_problems(manifest)
-        problems += view_problems(path, len(manifest.classes) * manifest.ipc.decoded) if packed else []
+    if result is not None:
+        problems = _training_problems(result.manifest)
+        problems += view_problems(path, result) if packed else []
     if result is not None and scoring is not None and not problems:
         scores = _measured(name, result, scoring)
         problems = _score_problems(**scores)

@@ -13,11 +13,10 @@ from ncfmkit import networks
 from ncfmkit.errors import UserError, cause
 from ncfmkit.files import METADATA_KEY, check_safetensors, digest, write_atomic
 from ncfmkit.records import Record, problems
-from ncfmkit.scoring.student_manifest import StudentManifest
+from ncfmkit.scoring.student_manifest import MOST_PARAMETERS, StudentManifest
 from ncfmkit.training import Weights
 
 LARGEST_HEADER = 4 << 20  # bytes, of which the manifest is a part
-MOST_PARAMETERS = 10_000  # tensors in a file
 MOST_SHOWN = 10  # problems in a message
 
 

@@ -5,11 +5,12 @@ from typing import Annotated, Literal, Self
 from pydantic import FailFast, Field, JsonValue, model_validator
 
 from ncfmkit.config import NetworkSettings
-from ncfmkit.records import SparseRecord
+from ncfmkit.records import SparseRecord, at_most
 
 LARGEST_SIDE = 16384  # pixels
 WIDEST = 1 << 16  # channels of a block: the weights of one such block take 144 GiB
 DEEPEST = 64  # blocks: each halves the side
+MOST_PARAMETERS = 10_000  # tensors of a network
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], FailFast()]
@@ -31,7 +32,7 @@ class TrainedOn(SparseRecord):
     """The set that a student was trained on."""
 
     name: str
-    sha256: dict[str, str]  # of the set's tensors, by name
+    sha256: Annotated[dict[str, str], at_most(64)]  # of the set's tensors, by name
     manifest_sha256: str | None = None
 
 
@@ -49,7 +50,8 @@ class StudentManifest(SparseRecord):
     test_accuracy: Fraction | None  # None: it was not tested
     trained_on: TrainedOn
     training: dict[str, JsonValue] = Field(default_factory=dict)  # the settings of the training, as they were
-    sha256: dict[str, str] = Field(default_factory=dict)  # of each parameter's bytes, by name; `save` adds it
+    # of each parameter's bytes, by name; `save` adds it
+    sha256: Annotated[dict[str, str], at_most(MOST_PARAMETERS)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits_the_channels(self) -> Self:

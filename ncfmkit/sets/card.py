@@ -22,7 +22,6 @@ from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.records import View
 from ncfmkit.sets.views.table import Layout
 
-PREVIEW = "preview.png"
 PAPER = "[Wang et al., CVPR 2025](https://arxiv.org/abs/2502.20653)"
 MOST_CLASSES = 50  # names that are listed
 LONGEST = 200  # characters of a name
@@ -73,7 +72,7 @@ FILES = {
     FILE_NAME: "the set, in one file",
     "read_set.py": "reads that file with numpy alone",
     "README.md": "this page",
-    PREVIEW: "the first stored images of every class",
+    "preview.png": "the first stored images of every class",
     "ncfmkit.json": "the layout of this folder",
     "croissant.json": "this page for machines, in the Croissant format",
     "SHA256SUMS": "checksums of all files",
@@ -216,7 +215,7 @@ def _what(result: SyntheticSet) -> Iterator[str]:
         + (f" {_mosaic_text(m)}" if _are_mosaics(m) else "")
         + (" Every training image has logits to train on instead of its label." if _is_soft(result) else "")
     )
-    yield f"![preview]({PREVIEW})"
+    yield "![preview](preview.png)"
     yield f"Classes, in label order: {_class_list(m.classes)}."
 
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, ConfigDict, FailFast, Field, ValidationError, model_validator
+from pydantic import ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from ncfmkit._version import __version__
 from ncfmkit.config import LARGEST_FACTOR, Settings, check, from_dict, known_names, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import digest
 from ncfmkit.mosaic import decoded_count
-from ncfmkit.records import LONGEST_SHOWN, Record, problems, shortened
+from ncfmkit.records import LONGEST_SHOWN, Record, at_most, problems, shortened
 from ncfmkit.sets import quantize
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -48,14 +48,6 @@ NotNegative = Annotated[float, Field(ge=0, le=LARGEST_NUMBER)]
 OPTIONAL = Field(None, exclude_if=lambda value: value is None)  # a key that a set need not have
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 MOST_TENSORS = 16
-
-
-def _few(table: Any) -> Any:
-    """Before its entries are checked: a message for each of a million would take the memory."""
-    if isinstance(table, dict) and len(table) > MOST_TENSORS:
-        raise ValueError(f"expected at most {MOST_TENSORS} tensors, got {len(table):,}")
-    return table
-
 
 # what the score of a student depends on, by sections of the settings
 TRAINED_BY = ("data", "network", "pool", "student", "runtime")
@@ -204,8 +196,8 @@ class Manifest(Record):
     settings: dict[str, Any]
     score: ManifestScore | None
     pixels: Pixels | None = OPTIONAL
-    sha256: Annotated[dict[str, Sha256], BeforeValidator(_few)]
-    bytes: Annotated[dict[str, CountOrZero], BeforeValidator(_few)]
+    sha256: Annotated[dict[str, Sha256], at_most(MOST_TENSORS)]
+    bytes: Annotated[dict[str, CountOrZero], at_most(MOST_TENSORS)]
     manifest_sha256: Sha256
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,7 +29,8 @@ from ncfmkit.sets.views.pictures import ENCODINGS, check_size
 from ncfmkit.sets.views.records import Row, View
 from ncfmkit.sets.views.table import LAYOUTS, Layout
 
-FACTS, SUMS, CARD, READER = "ncfmkit.json", "SHA256SUMS", "README.md", "read_set.py"
+FACTS, SUMS, CARD, READER, PREVIEW = "ncfmkit.json", "SHA256SUMS", "README.md", "read_set.py", "preview.png"
+EVERYWHERE = {set_file.FILE_NAME, FACTS, CARD, READER, PREVIEW, croissant.NAME}  # the files beside a view
 LARGEST_SHARD = 256 << 20  # bytes
 LARGEST_FACTS = 1 << 20  # bytes
 LARGEST_SUMS = 128 << 20  # bytes, of a million files or so
@@ -138,9 +139,9 @@ def listed_names(sums: Path) -> set[str]:
 def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
     # Pillow and yaml: not needed to read a set
     from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
-    from ncfmkit.sets.card import PREVIEW, card
+    from ncfmkit.sets.card import card
 
-    set_file.save(synthetic, folder / set_file.FILE_NAME)
+    set_file.write(synthetic, folder / set_file.FILE_NAME)
     view = view_of(synthetic, packing)
     if packing.row.module is not None:
         with track("packing", len(view)) as bar:
@@ -155,14 +156,19 @@ def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
     write_atomic(folder / PREVIEW, png_bytes(sheet))
     write_atomic(folder / READER, Path(numpy_reader.__file__).read_bytes())
     PackageFacts(layout=packing.layout, encoding=packing.pictures).write(folder / FACTS)
-    sizes = {name: (folder / name).stat().st_size for name in sorted(files_in(folder))}
+    files = {name: _size_and_digest(folder / name) for name in files_in(folder)}
+    sizes = {name: files[name][0] for name in sorted(files)}
     write_atomic(folder / CARD, card(synthetic, view, packing.row, sizes).encode())
-    files = {name: ((folder / name).stat().st_size, sha256_of(folder / name)) for name in sorted(files_in(folder))}
+    files[CARD] = _size_and_digest(folder / CARD)
     how = {"layout": packing.layout, "encoding": packing.pictures}
-    write_json(folder / croissant.NAME, croissant.croissant(synthetic.manifest, **how, files=files))
-    digests = {name: digest for name, (_, digest) in files.items()}
-    digests[croissant.NAME] = sha256_of(folder / croissant.NAME)
-    write_atomic(folder / SUMS, "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode())
+    described = croissant.croissant(synthetic.manifest, **how, files=dict(sorted(files.items())))
+    write_json(folder / croissant.NAME, described)
+    files[croissant.NAME] = _size_and_digest(folder / croissant.NAME)
+    write_atomic(folder / SUMS, "".join(f"{files[name][1]}  {name}\n" for name in sorted(files)).encode())
+
+
+def _size_and_digest(path: Path) -> tuple[int, str]:
+    return path.stat().st_size, sha256_of(path)
 
 
 def view_of(synthetic: SyntheticSet, packing: Packing) -> View:
@@ -206,6 +212,11 @@ def packing_of(folder: Path) -> Packing:
     facts = PackageFacts.read(path)
     packing = Packing(layout=facts.layout)
     return packing if packing.row.module is None else dataclasses.replace(packing, encoding=facts.encoding)
+
+
+def foreign_to(packing: Packing, names: Iterable[str]) -> list[str]:
+    """Which files a package of that layout does not have."""
+    return sorted(name for name in names if name not in EVERYWHERE and not packing.row.has_file(name))
 
 
 def sum_problems(folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """A synthetic set as one safetensors file with a JSON manifest; docs/formats.md specifies it."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -60,10 +61,14 @@ def save(synthetic: SyntheticSet, path: str | os.PathLike[str], *, force: bool =
     path = Path(path)
     if not force:
         check_free(path)
-    tensors = tensors_of(synthetic)
-    manifest = checked(synthetic.manifest, tensors, path)
-    write_atomic(path, _parts(tensors, manifest))
+    manifest = checked(synthetic.manifest, tensors_of(synthetic), path)
+    write(dataclasses.replace(synthetic, manifest=manifest), path)
     return manifest
+
+
+def write(synthetic: SyntheticSet, path: Path) -> None:
+    """Writes a set whose manifest is :func:`checked`."""
+    write_atomic(path, _parts(tensors_of(synthetic), synthetic.manifest))
 
 
 def checked(manifest: Manifest, tensors: dict[str, torch.Tensor], path: Path) -> Manifest:

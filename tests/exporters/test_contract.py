@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from commands import call
+from exports import little_memory
 
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import (
@@ -309,8 +310,8 @@ def test_metadata_that_are_too_large_are_not_parsed() -> None:
 
 
 def test_a_message_on_metadata_is_short() -> None:
-    wrong = ours(versions={f"library {k}": k for k in range(10_000)}, classes=[0] * 100_000)
-    with pytest.raises(UserError, match="metadata: ") as caught:
+    wrong = ours(versions={f"{k}": k for k in range(200_000)}, classes=[0] * 100_000)
+    with little_memory(120 << 20), pytest.raises(UserError, match="metadata: ") as caught:
         contract(metadata=wrong)
     assert len(str(caught.value)) < 3000
 

@@ -60,7 +60,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
     "another network": {"network": {"name": "densenet121", "width": 128, "depth": None}, "size": 16384},
     "deeply nested": {"later": json.loads("[" * 150 + "]" * 150)},
     "means of many channels": {"mean": [0.5] * 500_000},
-    "wrong in many places": {"classes": [0] * 1_000_000, "sha256": {str(k): k for k in range(50_000)}},
+    "wrong in many places": {"classes": [0] * 200_000, "sha256": {str(k): k for k in range(120_000)}},
 }
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from ncfmkit.sets import compare, package, set_file
 from ncfmkit.sets.package import Packing
 from ncfmkit.sets.synthetic import SyntheticSet
+from ncfmkit.sets.views import decoder
 from ncfmkit.sets.views.table import LAYOUTS
 
 VIEWS = [name for name, row in LAYOUTS.items() if row.module is not None]
@@ -32,11 +33,14 @@ def small() -> SyntheticSet:
 
 def problems(folder: Path) -> list[str]:
     """Found in this process, which is quicker."""
-    return compare.differences(folder, package.packing_of(folder), set_file.load(folder))
+    packing, result = package.packing_of(folder), set_file.load(folder)
+    return compare.differences(
+        decoder.decoded(folder, packing.layout, package.view_of(result, packing)), result, packing
+    )
 
 
 def by_child(folder: Path) -> list[str]:
-    return compare.view_problems(folder, rows=24)
+    return compare.view_problems(folder, set_file.load(folder))
 
 
 @pytest.mark.parametrize("layout", VIEWS)
@@ -68,17 +72,22 @@ def test_the_last_level_may_round_the_other_way(tmp_path: Path, small: Synthetic
 
 
 def rewritten(change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], Any]:
-    def edit(folder: Path) -> None:
-        (file,) = folder.glob("data/*.parquet")
-        pq.write_table(change(pq.read_table(file)), file)
+    return lambda folder: rewrite(next(folder.glob("data/*.parquet")), change)
 
-    return edit
+
+def rewrite(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    pq.write_table(change(pq.ParquetFile(file).read()), file)
 
 
 def labels(table: pa.Table) -> pa.Table:
     column = table["label"].to_pylist()
     column[3] = 2
     return table.set_column(1, "label", pa.array(column))
+
+
+def other_names(table: pa.Table) -> pa.Table:
+    metadata = {key: text.replace(b"class 1", b"class 7") for key, text in table.schema.metadata.items()}
+    return table.replace_schema_metadata(metadata)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +97,8 @@ def labels(table: pa.Table) -> pa.Table:
         (rewritten(lambda t: pa.concat_tables([t, t.slice(0, 1)])), "its parquet view has more images than the 24"),
         (rewritten(labels), "label 3 of its parquet view is 2, expected 0"),
         (rewritten(lambda table: table.drop(["label"])), "its parquet view is not whole: KeyError"),
+        (rewritten(other_names), "its parquet view is not whole: ValueError: it declares other class names"),
+        (rewritten(lambda table: table.replace_schema_metadata()), "its parquet view is not whole: KeyError"),
         (lambda f: next(f.glob("data/*")).write_bytes(b"PAR1"), "its parquet view is not whole: ArrowInvalid"),
         (lambda f: next(f.glob("data/*")).unlink(), "its parquet view ends after 0 images"),
     ],
@@ -106,6 +117,7 @@ def test_broken_parquet(tmp_path: Path, small: SyntheticSet, change: Callable[[P
         (lambda home: (home / "class 1" / "00003.png").unlink(), "metadata.parquet lists class 1/00003.png"),
         (lambda home: (home / "class 1" / "00003.png").write_bytes(b"GIF89a"), "UnidentifiedImageError"),
         (lambda home: (home / "class 1").rename(home / "class 9"), "metadata.parquet lists class 1/00000.png"),
+        (lambda home: rewrite(home / "metadata.parquet", other_names), "it declares other class names"),
     ],
 )
 def test_broken_folders(tmp_path: Path, small: SyntheticSet, change: Callable[[Path], Any], expected: str) -> None:
@@ -115,6 +127,25 @@ def test_broken_folders(tmp_path: Path, small: SyntheticSet, change: Callable[[P
     (problem,) = problems(folder)
     assert problem.startswith("its png view is not whole: ")
     assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        *(("png", name) for name in ("train/metadata.jsonl", "train/class 0/metadata.csv", "test/class 0/00000.png")),
+        *(("parquet", name) for name in ("data/test-00000-of-00001.parquet", "more.py", "data/classes.txt")),
+        *(("webdataset", name) for name in ("more/set-000000.tar", "data.parquet")),
+        ("safetensors", "train/class 0/00000.png"),
+    ],
+)
+def test_a_file_that_the_layout_does_not_have(tmp_path: Path, small: SyntheticSet, layout: str, name: str) -> None:
+    """Other libraries would load it, and a forger lists it in the checksums."""
+    folder = tmp_path / "packed"
+    package.write(small, folder, Packing(layout=layout))
+    assert by_child(folder) == []
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"more")
+    assert by_child(folder) == [f"{name} is not a file that a {layout} package has"]
 
 
 Members = dict[str, bytes]
@@ -160,6 +191,12 @@ VIEW = "its webdataset view"
         (shard_with(lambda m: m | {"00000003.npy": m["00000004.npy"]}), f"soft labels 3 of {VIEW} are not the set's"),
         (shard_with(lambda m: m | {"00000003.png": m["00000004.png"]}), f"image 3 of {VIEW} is not the set's"),
         (shard_with(lambda m: m | {"00000003.png": m["00000004.png"][:60]}), f"{VIEW} is not whole: OSError: image"),
+        (
+            shard_with(lambda m: m | {"00000003.json": m["00000004.json"]}),
+            f"{VIEW} is not whole: ValueError: the facts",
+        ),
+        (lambda f: (f / "classes.txt").write_text("a\nb\nc\n"), f"{VIEW} is not whole: ValueError: classes.txt"),
+        (lambda f: (f / "classes.txt").unlink(), f"{VIEW} is not whole: ValueError: classes.txt"),
         (lambda f: next(f.glob("*.tar")).write_bytes(b"no tar" * 999), f"{VIEW} is not whole: ReadError"),
         (lambda f: next(f.glob("*.tar")).unlink(), f"{VIEW} ends after 0 images, the set has 24"),
     ],
@@ -227,10 +264,13 @@ def large_member(folder: Path) -> None:
         file.write(rest)
 
 
+OTHER_SHAPE = "its png view is not whole: ValueError: an image of shape (3, 9000, 9000) with soft labels (3,)"
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux only")
 @pytest.mark.parametrize(
     ("layout", "grow", "enough"),
-    [("png", large_picture, ["image 0 of its png view is not the set's"]), ("webdataset", large_member, [])],
+    [("png", large_picture, [OTHER_SHAPE]), ("webdataset", large_member, [])],
 )
 def test_memory_is_limited(
     tmp_path: Path,
@@ -245,7 +285,7 @@ def test_memory_is_limited(
     grow(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert by_child(folder) == enough  # 2 GiB are
-    less = f"import {compare.__name__} as c; c.MEMORY = 1 << 26; main()"
+    less = f"import {decoder.__name__} as d; d.MEMORY = 1 << 26; main()"
     monkeypatch.setattr(compare, "CHILD", compare.CHILD.replace("main()", less))
     (problem,) = by_child(folder)
     assert problem in (
@@ -260,10 +300,8 @@ def test_time_is_limited(tmp_path: Path, small: SyntheticSet, monkeypatch: pytes
     folder = tmp_path / "packed"
     package.write(small, folder, Packing(layout="png"))
     monkeypatch.setattr(compare, "LEAST_SECONDS", 1)
-    slow = compare.CHILD.replace(
-        "main()", f"import {compare.__name__} as c; c.rows_of = lambda _: iter(int, 1); main()"
-    )
-    monkeypatch.setattr(compare, "CHILD", slow.replace("iter(int, 1)", "(x for x in iter(int, 1) if x)"))
-    assert by_child(folder) == ["comparing its view takes more than 1 s of processor time"]
+    slow = f"import {decoder.__name__} as d; d.decoded = lambda **_: (x for x in iter(int, 1) if x); main()"
+    monkeypatch.setattr(compare, "CHILD", compare.CHILD.replace("main()", slow))
+    assert by_child(folder) == ["its png view takes more than 1 s of processor time"]
     monkeypatch.setattr(compare, "WAIT", 0)
-    assert by_child(folder) == ["its view was not compared within 0 s"]
+    assert by_child(folder) == ["its png view was not decoded within 0 s"]

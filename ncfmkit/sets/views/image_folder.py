@@ -3,6 +3,7 @@
 `train/metadata.parquet` says the same to `datasets`, with the class names as they are, and holds the soft labels.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from ncfmkit.sets.views.records import Row, View
 HOME = "train"
 DATA_FILES = f"{HOME}/**"
 METADATA = "metadata.parquet"
+FILES = re.compile(r"train/(metadata\.parquet|[^/]+/\d{5,}\.(png|webp))")
 
 
 def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -70,6 +72,7 @@ def read(folder: Path, view: View) -> Iterator[Row]:
     """The rows, in the order of the folders, decoded by Pillow; their labels are the folders' numbers."""
     home = folder / HOME
     with pq.ParquetFile(home / METADATA) as file:
+        parquet.check_classes(file, view)
         metadata = (row for batch in file.iter_batches(parquet.BATCH, use_threads=False) for row in batch.to_pylist())
         for label, name in enumerate(sorted(path.name for path in home.iterdir() if path.is_dir())):
             for path in sorted((home / name).iterdir()):

@@ -6,6 +6,7 @@ dictionaries: pictures do not compress further.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, islice
@@ -21,6 +22,7 @@ from ncfmkit.sets.views import pictures
 from ncfmkit.sets.views.records import Row, View
 
 DATA_FILES = "data/train-*.parquet"
+FILES = re.compile(r"data/train-\d{5,}-of-\d{5,}\.parquet")
 GROUP_ROWS = 1000
 GROUP_BYTES = 1 << 26  # of pixels and soft labels: a row group of large pictures has fewer rows
 BATCH = 64  # rows that are read at once
@@ -110,10 +112,18 @@ def _numbered(schema: pa.Schema, view: View, rows: Iterable[Row]) -> Iterator[tu
         yield file, picture, (row.label, row.soft)
 
 
+def check_classes(file: pq.ParquetFile, view: View) -> None:
+    """Raises ValueError unless a file declares the set's class names."""
+    declared = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])
+    if declared["info"]["features"]["label"]["names"] != list(view.classes):
+        raise ValueError("it declares other class names")
+
+
 def read(folder: Path, view: View) -> Iterator[Row]:
     """The rows, decoded by pyarrow and Pillow."""
     for path in sorted(folder.glob(DATA_FILES)):
         with pq.ParquetFile(path) as file:
+            check_classes(file, view)
             for batch in file.iter_batches(BATCH, use_threads=False):
                 for row in batch.to_pylist():
                     soft = np.array(row["soft_labels"], np.float16) if view.soft else None

@@ -17,7 +17,7 @@ class Layout:
     """A layout of packages.
 
     Attributes:
-        module: with `write`, `read`, `data_files` and `features`; None: the set's one file is the whole layout.
+        module: with `write`, `read`, `features`, `DATA_FILES` and `FILES`; None: the set's one file is the layout.
         library: what the view is meant for.
         sharded: takes --shard-size.
     """
@@ -34,6 +34,10 @@ class Layout:
     def read(self, folder: Path, view: View) -> Iterator[Row]:
         """The rows of the view's files, decoded by the library that they are for: not for files of strangers."""
         return self._module().read(folder, view)
+
+    def has_file(self, name: str) -> bool:
+        """Whether the view has a file of that name, relative to the package."""
+        return self.module is not None and self._module().FILES.fullmatch(name) is not None
 
     def data_files(self) -> str:
         """The view's files, as a pattern for `datasets`."""

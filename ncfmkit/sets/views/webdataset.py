@@ -24,6 +24,7 @@ from ncfmkit.sets.views.records import Row, View
 
 DATA_FILES = "*.tar"
 CLASSES = "classes.txt"
+FILES = re.compile(r"[^/]+\.tar|classes\.txt")
 MODE = 0o644
 MOST_BYTES = 80  # of the set's name in a shard's
 BLOCK = tarfile.BLOCKSIZE
@@ -62,17 +63,26 @@ def write(folder: Path, view: View, rows: Iterable[Row]) -> None:
     while sample is not None:
         path = folder / shard_name(view.name, number)
         sample, number = _write_shard(path, sample, samples, view.shard_bytes), number + 1
+    lines = _class_lines(view)
+    if lines is not None:
+        (folder / CLASSES).write_bytes(lines)
+
+
+def _class_lines(view: View) -> bytes | None:
     lines = "".join(f"{name}\n" for name in view.classes)
-    if tuple(line.strip() for line in lines.splitlines() if line.strip()) == view.classes:
-        (folder / CLASSES).write_bytes(lines.encode())
+    readable = tuple(line.strip() for line in lines.splitlines() if line.strip()) == view.classes
+    return lines.encode() if readable else None
+
+
+def _facts(view: View, index: int, label: int) -> dict[str, Any]:
+    return {"class": view.classes[label], "label": label, "index": index}
 
 
 def _sample(view: View, index: int, row: Row) -> dict[str, str | bytes]:
-    facts = {"class": view.classes[row.label], "label": row.label, "index": index}
     sample: dict[str, str | bytes] = {
         "__key__": f"{index:08d}",
         "cls": str(row.label).encode(),
-        "json": json.dumps(facts).encode(),
+        "json": json.dumps(_facts(view, index, row.label)).encode(),
         view.encoding: pictures.encode(row.image, view.encoding),
     }
     if row.soft is not None:
@@ -115,9 +125,15 @@ def read(folder: Path, view: View) -> Iterator[Row]:
     """The rows, found by `webdataset`; it decodes nothing, since its decoders load pickles."""
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
+    path, index = folder / CLASSES, 0
+    if (path.read_bytes() if path.exists() else None) != _class_lines(view):
+        raise ValueError(f"{CLASSES} does not list the set's classes")
     for path in sorted(folder.glob(DATA_FILES)):
         with path.open("rb") as stream:  # webdataset would take the path for a URL, which ends at # or ?
             for sample in group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}])):
                 image = pictures.decode(sample[view.encoding], view.shape[0])
+                if index < len(view) and json.loads(sample["json"]) != _facts(view, index, index // view.per_class):
+                    raise ValueError(f"the facts of sample {index} are not the set's")
                 soft = np.load(io.BytesIO(sample["npy"]), allow_pickle=False) if view.soft else None
+                index += 1
                 yield Row(image=image, label=int(sample["cls"].decode()), soft=soft)
