@@ -40,6 +40,10 @@ from ncfmkit.sets.manifest import Training, with_digests
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
 
+# a shell's background job ignores Ctrl-C, which tests send to themselves and to their child processes
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # compiled code is kept between tests and between runs: else every test would compile anew
 COMPILED = Path(tempfile.gettempdir()) / f"ncfmkit-tests-compiled-{getpass.getuser()}"
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(COMPILED))
