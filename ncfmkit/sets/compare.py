@@ -18,6 +18,7 @@ import numpy as np
 
 from ncfmkit.errors import UserError
 from ncfmkit.progress import track
+from ncfmkit.runtime import cpu_threads
 from ncfmkit.sets.package import Packing, files_in, foreign_to, packing_of, rows_of, view_of
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views import decoder
@@ -43,7 +44,8 @@ def view_problems(folder: Path, result: SyntheticSet) -> list[str]:
         return [f"{name} is not a file that a {packing.layout} package has" for name in foreign]
     if packing.row.module is None:
         return []
-    with closing(_by_child(folder, packing.layout, view_of(result, packing))) as rows:
+    # the child has a core of its own: torch's threads would wait for it in every small operation
+    with closing(_by_child(folder, packing.layout, view_of(result, packing))) as rows, cpu_threads(1):
         return differences(rows, result, packing)
 
 
