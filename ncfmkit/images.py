@@ -41,12 +41,23 @@ class LabeledImages:
         return F.one_hot(self.labels[rows], self.classes).float().to(device)
 
 
-def gather(images: np.ndarray | torch.Tensor, index: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Images at those positions on the device, in their own dtype."""
+def gather(
+    images: np.ndarray | torch.Tensor, index: np.ndarray | torch.Tensor, device: torch.device
+) -> torch.Tensor:
+    """Images at those positions on the device, in their own dtype.
+
+    Args:
+        index: an array; or a tensor on the device, for images that are there.
+    """
     if isinstance(images, torch.Tensor):
-        return images[torch.from_numpy(index).to(images.device)].to(device)
-    rows = torch.from_numpy(images[index])
-    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
+        rows = index if isinstance(index, torch.Tensor) else torch.from_numpy(index).to(images.device)
+        return images[rows].to(device)
+    return to_device(torch.from_numpy(images[index]), device)
+
+
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on the device; no GPU is waited for."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def channel_tensors(

@@ -31,16 +31,16 @@ from ncfmkit.training import StackedModels, accuracy, fresh_state, train
 # How often the host waits for the device; blocking copies to it; copies said not to block, but from pageable memory.
 # These are today's, and none may rise. Where one falls, lower it here, so that it stays down.
 COUNTS = {
-    "step, default": (5, 6, 30),
-    "step, learned": (5, 6, 30),
-    "step, mean": (5, 6, 30),
-    "step, sgd, no calibration": (3, 4, 30),
-    "step, bound": (5, 6, 30),
-    "step, every augmentation": (5, 6, 30),
-    "step, fp32": (5, 6, 30),
-    "step, fp16": (9, 6, 30),
-    "step, in pieces": (5, 18, 30),
-    "step, recomputed": (5, 6, 30),
+    "step, default": (0, 0, 0),
+    "step, learned": (0, 0, 0),
+    "step, mean": (0, 0, 0),
+    "step, sgd, no calibration": (0, 0, 0),
+    "step, bound": (0, 0, 0),
+    "step, every augmentation": (0, 0, 0),
+    "step, fp32": (0, 0, 0),
+    "step, fp16": (0, 0, 0),
+    "step, in pieces": (0, 0, 0),
+    "step, recomputed": (0, 0, 0),
     "training, 1 in bf16": (2, 24, 6),
     "training, 3 in bf16": (2, 72, 18),
     "training, 1 in fp32": (2, 24, 6),
@@ -150,7 +150,7 @@ def test_every_step_in_every_precision(prepare: Prepare, name: str, precision: s
 
 
 def test_a_step_in_pieces(prepare: Prepare) -> None:
-    check_counts("step, in pieces", counts_of_a_step(prepare, "bf16", sampler="learned", budget=400_000))
+    check_counts("step, in pieces", counts_of_a_step(prepare, "bf16", sampler="learned", budget=memory.WORKSPACE["cuda"] + 400_000))
 
 
 def test_a_checkpointed_step(prepare: Prepare) -> None:
@@ -176,7 +176,7 @@ def test_a_resumed_state_is_where_it_was(prepare: Prepare, tmp_path: Path) -> No
         problem, state, plan = prepare("bf16", sampler="learned")
         state.load_state_dict(stored)
         assert devices(state) == before
-        assert {GPU, torch.device("cpu")} == set(before)  # AdamW counts its steps on the CPU
+        assert set(before) == {GPU}
         distill_step(problem, state, plan)  # the chunks are made
         recorder.clear()
         distill_step(problem, state, plan)
@@ -239,7 +239,7 @@ def test_every_network(name: str, precision: str) -> None:
 def test_mixed_devices_are_found(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = memory.cut
     monkeypatch.setattr(memory, "cut", lambda a, b, c, device: plain(a, b, c, torch.device("cpu")))
-    with pytest.raises(Exception, match=r"two( different)? devices"):
+    with pytest.raises(Exception, match=r"two( different)? devices|expected to be in the same device"):
         counts_of_a_step(prepare, "fp32")
 
 

@@ -17,7 +17,7 @@ import torch
 from ncfmkit.config import Settings
 from ncfmkit.distillation.memory import Plan, make_plan
 from ncfmkit.distillation.pool import Pool
-from ncfmkit.distillation.problem import Problem, State, make_problem, make_state
+from ncfmkit.distillation.problem import Problem, State, StepReport, make_problem, make_state, read
 from ncfmkit.distillation.rehearsal import step_seconds
 from ncfmkit.distillation.step import distill_step
 from ncfmkit.errors import Interrupted
@@ -32,6 +32,7 @@ from ncfmkit.runtime import Runtime
 
 TITLE = "distilling"
 LOGGED_STEPS = 1000  # lines of metrics.jsonl, at most about
+READ_EVERY = 50  # steps, whose losses are read from a GPU together
 
 Callback = Callable[[MetricsRow], object]
 
@@ -133,36 +134,49 @@ def distill(
         board = open_board(state.step) if open_board and state.step < steps else None
         if board is not None:
             stack.callback(board.close)
+        reports: list[StepReport] = []
+        read_at = spent  # seconds
         while state.step < steps:
-            losses = distill_step(problem, state, plan)
-            spent = time.monotonic() - start
+            reports.append(distill_step(problem, state, plan))
             last, stop = state.step == steps, interrupted()
-
-            row = MetricsRow(step=state.step, **dataclasses.asdict(losses), seconds=spent)
-            logs = state.step % log_every == 0 or last
-            if logs:
+            saves = state.step % settings.runtime.checkpoint_every == 0 or last or stop
+            # a GPU is waited for once in a while; what a checkpoint holds is known to be finite
+            if not (saves or len(reports) == (READ_EVERY if runtime.device.type == "cuda" else 1)):
+                continue
+            losses, read_before, read_at = read(problem, reports), read_at, time.monotonic() - start
+            each = (read_at - read_before) / len(reports)
+            first, reports = reports[0].step + 1, []
+            rows = [
+                MetricsRow(step=first + i, **dataclasses.asdict(of_step), seconds=read_before + each * (i + 1))
+                for i, of_step in enumerate(losses)
+            ]
+            due = [row for row in rows if row.step % log_every == 0 or row.step == steps]
+            for row in due:
                 run.append_metrics(row)
                 if board is not None:
                     board.add_row(row)
-            if state.step % settings.runtime.checkpoint_every == 0 or last or stop:
+            if saves:
                 run.save_checkpoint(state.state_dict())
                 if board is not None:
                     board.add_images(_as_bytes(state.images), state.step)
-            if logs and callback is not None:
+            for row in due:
                 try:
-                    callback(row)
+                    if callback is not None:
+                        callback(row)
                 except BaseException as error:
                     run.save_checkpoint(state.state_dict())
                     error.add_note(
-                        f"raised by the callback after step {state.step} of {steps}; the state is saved: "
+                        f"raised by the callback after step {row.step} of {steps}; the state is saved: "
                         f"continue with ncfmkit.resume({str(run.path)!r})"
                     )
                     raise
-            calibration = "" if losses.calibration is None else f", calibration {losses.calibration:.3f}"
-            bar.advance(note=f"matching {losses.matching:.2f}{calibration}")
+            newest = losses[-1]
+            calibration = "" if newest.calibration is None else f", calibration {newest.calibration:.3f}"
+            bar.advance(len(rows), note=f"matching {newest.matching:.2f}{calibration}")
             if stop:
                 raise Interrupted(f"saved after step {state.step} of {steps}: continue with --resume {run.path}")
 
+    spent = read_at
     run.update(timings=Timings(distill_seconds=round(spent, 2), steps=steps))
     return state.images.detach()
 

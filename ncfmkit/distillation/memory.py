@@ -20,6 +20,7 @@ from ncfmkit.runtime import is_out_of_memory, saved_bytes
 # Bytes of a chunk's graph that a device handles best; measured on a CPU (docs/experiments.md), not yet on a GPU.
 PREFERRED_CHUNK = {"cpu": 64 * 2**20, "cuda": 2 * 2**30, "mps": 256 * 2**20}
 LARGEST_CHUNK = 2048  # images
+WORKSPACE = {"cuda": 64 * 2**20}  # bytes that cuBLAS and cuDNN take
 
 
 @dataclass(kw_only=True)
@@ -82,7 +83,9 @@ def cut(label_N: np.ndarray, weight_NP: np.ndarray, size: int, device: torch.dev
         weight_CN = np.zeros((high - low, length * columns), dtype=np.float32)
         row = np.repeat(label_N[index] - low, columns)
         weight_CN[row, np.arange(length * columns)] = (weight_NP[index] * real[:, None]).ravel()
-        chunks.append(Chunk(torch.from_numpy(index), slice(low, high), torch.from_numpy(weight_CN).to(device)))
+        on_device = (torch.from_numpy(v).to(device) for v in (index, label_N[index], weight_CN))
+        index_N, chunk_label_N, chunk_weight_CN = on_device
+        chunks.append(Chunk(index, index_N, chunk_label_N, slice(low, high), chunk_weight_CN))
     return chunks
 
 
@@ -156,6 +159,7 @@ def _fixed_bytes(problem: Problem, state: State) -> int:
     """Bytes on the device that no chunking changes: images, networks, psi, frequencies, characteristic functions."""
     s = problem.settings
     fixed = state.images.nbytes * (4 if s.optimizer == "adamw" else 3)  # with gradient and moments
+    fixed += WORKSPACE.get(problem.runtime.device.type, 0) + problem.pool.nbytes_on(problem.runtime.device)
     fixed += sum(p.nbytes for network in (problem.matcher, problem.calibrator) for p in network.parameters())
     if isinstance(problem.train_images, torch.Tensor):
         fixed += problem.train_images.nbytes
@@ -172,11 +176,12 @@ def _bytes_per_image(problem: Problem, state: State) -> int:
     """Bytes that one decoded image needs on its way through the extractor and back, measured uncompiled."""
     mask_MP = problem.mask_MP
     probe = torch.rand(1, *state.images.shape[1:], device=state.images.device).requires_grad_()
-    u_NP = np.full((mask_MP.shape[1], augment.DRAWS), 0.5, dtype=np.float32)
+    u_NP = torch.full((mask_MP.shape[1], augment.DRAWS), 0.5)
+    drawn = problem.drawn(u_NP)
     factors = decode_factors(problem.settings.decode, problem.settings.factor)
 
     def run() -> torch.Tensor:
-        return problem.features(decode(probe, factors).flatten(0, 1), u_NP, plain=True)
+        return problem.features(decode(probe, factors).flatten(0, 1), u_NP.to(probe.device), drawn, plain=True)
 
     weights = sum(p.nbytes for p in problem.matcher.parameters())
     graph = max(0, saved_bytes(run) - weights)

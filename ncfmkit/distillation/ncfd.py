@@ -12,6 +12,7 @@ then sent backward with that fixed gradient.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -138,7 +139,9 @@ class Chunk:
     Chunks of one stack are equally long (the last is padded with weight 0), which is one shape to compile for.
     """
 
-    index_N: torch.Tensor  # int64 positions in the stack
+    rows: np.ndarray  # int64 [N], positions in the stack
+    index_N: torch.Tensor  # the same on the device
+    label_N: torch.Tensor  # int64, the class of each in the stack, on the device
     classes: slice  # the run of the stack's classes that they belong to
     weight_CN: torch.Tensor  # [classes in the run, images that the extractor makes of index_N]
 
@@ -182,7 +185,7 @@ def streamed_backward(
     freq_TD: torch.Tensor | None,
     real_stat: torch.Tensor,
     *,
-    weight: float,
+    weight: float | torch.Tensor,
     retain: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Adds the gradient of `weight * sum_c discrepancy_c` to what `extract` differentiates, and to the frequencies.

@@ -1,6 +1,7 @@
 """What a step reads, and what it changes."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from ncfmkit.config import DistillSettings
 from ncfmkit.distillation import frequencies, ncfd
 from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.pool import Pool
-from ncfmkit.errors import UserError
+from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.images import channel_tensors, normalize
 from ncfmkit.mosaic import decode_mask
 from ncfmkit.networks import Classifier
@@ -22,6 +23,41 @@ from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
 
 DEFAULT_WORKING = 256 * 2**20  # bytes that a step works with on a CPU, beyond what it keeps
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """The floats of losses and rates: as Python's, where the device has such."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class Plateau:
+    """Halves the learning rate after `patience` steps without a lower loss; nothing waits for the device.
+
+    torch's ReduceLROnPlateau with its defaults, in tensors.
+    """
+
+    THRESHOLD = 1e-4  # a loss is lower if it is so by this part of the lowest
+    LEAST_CHANGE = 1e-8  # of the rate
+
+    def __init__(self, lr: torch.Tensor, patience: int):
+        self.lr, self.patience = lr, patience
+        self.best = torch.full((), math.inf, dtype=wide(lr.device), device=lr.device)
+        self.bad = torch.zeros((), dtype=torch.int64, device=lr.device)
+
+    def step(self, loss: torch.Tensor) -> None:
+        lower = loss < self.best * (1 - self.THRESHOLD)
+        self.best.copy_(torch.where(lower, loss, self.best))
+        self.bad.add_(1).mul_(~lower)
+        late = self.bad > self.patience
+        self.bad.mul_(~late)
+        self.lr.mul_(1 - 0.5 * (late & (self.lr * 0.5 > self.LEAST_CHANGE)).to(self.lr.dtype))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": float(self.best), "num_bad_epochs": int(self.bad)}
+
+    def load_state_dict(self, stored: dict[str, Any]) -> None:
+        self.best.fill_(stored["best"])
+        self.bad.fill_(stored["num_bad_epochs"])
 
 
 class AugmentedNetwork:
@@ -43,11 +79,17 @@ class AugmentedNetwork:
         self._plain = prepare, network
         self._compiled = runtime.compiled(prepare), runtime.compiled(network)
 
-    def __call__(self, x_NCHW: torch.Tensor, u_NP: np.ndarray, *, plain: bool = False) -> torch.Tensor:
-        """The output for uint8 images, or floats in [0, 1], each augmented by its row of uniform numbers."""
+    def __call__(
+        self, x_NCHW: torch.Tensor, u_NP: torch.Tensor, drawn: tuple[str, ...], *, plain: bool = False
+    ) -> torch.Tensor:
+        """The output for uint8 images, or floats in [0, 1], each augmented by its row of uniform numbers.
+
+        Args:
+            u_NP: on the device of the images.
+            drawn: the operations that these rows pick, and maybe others (:meth:`Problem.drawn`).
+        """
         prepare, network = self._plain if plain else self._compiled
-        rows = torch.from_numpy(u_NP)
-        x_NCHW = prepare(x_NCHW, rows.to(x_NCHW.device), augment.drawn(self._operations, rows))
+        x_NCHW = prepare(x_NCHW, u_NP, drawn)
         with self._autocast():
             return network(x_NCHW)
 
@@ -75,6 +117,10 @@ class Problem:
     def classes(self) -> int:
         return len(self.real.classes)
 
+    def drawn(self, u_NP: torch.Tensor) -> tuple[str, ...]:
+        """The operations that rows of uniform numbers, on the CPU, pick."""
+        return augment.drawn(augment.parse_strategy(self.settings.augment), u_NP)
+
 
 @dataclass(kw_only=True)
 class State:
@@ -82,7 +128,7 @@ class State:
 
     images: torch.Tensor  # float32 leaf [C*M, ch, H, W] in [0, 1]
     optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau
+    scheduler: Plateau
     scaler: torch.amp.GradScaler
     psi: frequencies.SamplingNetwork | None
     psi_optimizer: torch.optim.Optimizer | None
@@ -104,7 +150,23 @@ class State:
         with torch.no_grad():
             self.images.copy_(stored["images"])
         for name, part in self._parts().items():
-            part.load_state_dict(stored[name])
+            content = stored[name]
+            if isinstance(part, torch.optim.Optimizer):  # how it steps is of this device, but for the rate
+                (own,), (group,) = part.state_dict()["param_groups"], content["param_groups"]
+                content = content | {"param_groups": [own | {"lr": group["lr"]}]}
+            part.load_state_dict(content)
+        group = self.optimizer.param_groups[0]
+        self.scheduler.lr.fill_(float(group["lr"]))
+        group["lr"] = self.scheduler.lr
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What a step found, on the device, where it waits to be read together with other steps."""
+
+    step: int
+    values: torch.Tensor  # [6]: matching, calibration, lr; the first class whose matching loss, calibration loss and
+    # images are not finite, each -1 where there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +174,26 @@ class StepLosses:
     matching: float  # weighted, mean over classes
     calibration: float | None  # cross-entropy, mean over classes
     lr: float
+
+
+def read(problem: Problem, reports: Sequence[StepReport]) -> list[StepLosses]:
+    """The losses of steps, in one wait for the device.
+
+    Raises:
+        NonFiniteLossError: with the class and the step.
+    """
+    losses = []
+    rows = torch.stack([report.values for report in reports]).tolist()
+    for report, (matching, calibration, lr, *wrong) in zip(reports, rows, strict=True):
+        for what, label in zip(("matching loss", "calibration loss", "images"), map(int, wrong), strict=True):
+            if label >= 0:
+                raise NonFiniteLossError(
+                    f"the {what} of class {problem.real.classes[label]!r} became non-finite in step {report.step}: "
+                    "lower --lr, or try --precision fp32; the last checkpoint is kept"
+                )
+        calibrated = calibration if problem.settings.calibration_weight > 0 else None
+        losses.append(StepLosses(matching=matching, calibration=calibrated, lr=lr))
+    return losses
 
 
 def make_problem(
@@ -129,7 +211,7 @@ def make_problem(
 
     Args:
         budget: as of :func:`ncfmkit.distillation.memory.make_plan`; real images that take at most a quarter of it are
-            kept on a GPU.
+            kept on a GPU, and so are a pool's weights.
 
     Raises:
         UserError: the factor is above the side, or the network cannot be checkpointed.
@@ -139,13 +221,13 @@ def make_problem(
     matcher, calibrator = (build().to(runtime.device).requires_grad_(False) for _ in range(2))
     probe = torch.zeros(2, real.channels, real.size, real.size, device=runtime.device)
     features = checkpointed_features(matcher) if gradient_checkpointing else matcher.features
-    images, allowed = real.train.images, default_budget(runtime) if budget is None else budget
-    on_device = runtime.device.type == "cuda" and images.nbytes <= allowed // 4
+    images, room = real.train.images, (default_budget(runtime) if budget is None else budget) // 4
+    on_device = runtime.device.type == "cuda" and images.nbytes <= room
     return Problem(
         real=real,
         settings=settings,
         seed=seed,
-        pool=pool,
+        pool=pool.placed(runtime.device, room),
         runtime=runtime,
         metric=ncfd.metric(settings.metric, alpha=settings.alpha),
         matcher=matcher,
@@ -180,22 +262,27 @@ def make_state(problem: Problem, images_NCHW: torch.Tensor) -> State:
     """The state before the first step, from initial images in [0, 1]."""
     s, device = problem.settings, problem.runtime.device
     images = images_NCHW.to(device).clone().requires_grad_()
+    fused = device.type == "cuda"  # where it takes its rate, and fp16's overflow, from the device
+    lr = torch.full((), s.lr, dtype=torch.float32 if fused else wide(device), device=device)
     if s.optimizer == "adamw":
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW([images], lr=s.lr, weight_decay=s.weight_decay)
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW([images], lr=s.lr, weight_decay=s.weight_decay, fused=fused)
     else:
-        optimizer = torch.optim.SGD([images], lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+        optimizer = torch.optim.SGD([images], lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay, fused=fused)
+    optimizer.param_groups[0]["lr"] = lr
     psi = psi_optimizer = None
     if s.sampler == "learned":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(keyed_rng(problem.seed, "psi").integers(2**62)))
             psi = frequencies.SamplingNetwork(problem.feature_dim).to(device)
-        psi_optimizer = torch.optim.SGD(psi.parameters(), lr=s.sampler_lr, momentum=s.sampler_momentum, maximize=True)
+        psi_optimizer = torch.optim.SGD(
+            psi.parameters(), lr=s.sampler_lr, momentum=s.sampler_momentum, maximize=True, fused=fused
+        )
     scaler = problem.runtime.scaler(init_scale=2.0**8)  # the matching weight scales the gradient as well
     scaler.scale(images.new_zeros(()))  # makes its scale, which a step reads without ever calling scale()
     return State(
         images=images,
         optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=s.patience),
+        scheduler=Plateau(lr, s.patience),
         scaler=scaler,
         psi=psi,
         psi_optimizer=psi_optimizer,

@@ -7,7 +7,6 @@ stepped exactly once.
 Axes: C classes, M stored images per class, N stacked images, P decoded images per stored image, T frequencies.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +17,8 @@ from ncfmkit import augment
 from ncfmkit.distillation import frequencies, ncfd
 from ncfmkit.distillation.memory import Plan, class_groups, kept_graphs_of, real_chunks, syn_chunks, within_memory
 from ncfmkit.distillation.ncfd import Chunk
-from ncfmkit.distillation.problem import AugmentedNetwork, Problem, State, StepLosses
-from ncfmkit.errors import NonFiniteLossError
-from ncfmkit.images import gather
+from ncfmkit.distillation.problem import Problem, State, StepReport, wide
+from ncfmkit.images import gather, to_device
 from ncfmkit.mosaic import decode, decode_factors
 from ncfmkit.rng import keyed_rng, torch_generator
 
@@ -43,11 +41,37 @@ def draw_class(problem: Problem, step: int, label: int) -> ClassDraws:
     return ClassDraws(index, matching, calibration)
 
 
-def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
+@dataclass(frozen=True)
+class Draws:
+    """What all classes draw in one step; on the host, and what the device needs of it there, too."""
+
+    real_index: list[np.ndarray]  # of each class
+    real_index_N: torch.Tensor | None  # of all, where real images are on the device
+    u_CP: dict[str, torch.Tensor]  # by phase, on the host
+    device_u_CP: dict[str, torch.Tensor]
+
+
+def draw(problem: Problem, step: int) -> Draws:
+    of_class = [draw_class(problem, step, c) for c in range(problem.classes)]
+    index = [draws.real_index for draws in of_class]
+    device, resident = problem.runtime.device, isinstance(problem.train_images, torch.Tensor)
+    u_CP = {
+        "matching": torch.from_numpy(np.stack([draws.matching_P for draws in of_class])),
+        "calibration": torch.from_numpy(np.stack([draws.calibration_P for draws in of_class])),
+    }
+    return Draws(
+        real_index=index,
+        real_index_N=to_device(torch.from_numpy(np.concatenate(index)), device) if resident else None,
+        u_CP=u_CP,
+        device_u_CP={phase: to_device(u, device) for phase, u in u_CP.items()},
+    )
+
+
+def distill_step(problem: Problem, state: State, plan: Plan) -> StepReport:
     """One step of every class: match, ascend psi, calibrate (docs/method.md, section 5).
 
-    Raises:
-        NonFiniteLossError: with the class and the step; the images are as the loss found them.
+    Nothing waits for the device: what the step found is read by :func:`ncfmkit.distillation.problem.read`, which also
+    raises where it is not finite.
     """
     s = problem.settings
 
@@ -57,15 +81,13 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
     member, beta = int(shared.integers(len(problem.pool))), shared.random()
     problem.pool.blend(problem.matcher, member, beta)
     problem.pool.load_final(problem.calibrator, member)
-    draws = [draw_class(problem, state.step, c) for c in range(problem.classes)]
+    draws = draw(problem, state.step)
     freq_TD = draw_frequencies(problem, state)
 
     # Match: the images of every class go one step down the discrepancy (Eq. 8).
-    def match(classes_per_batch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return _match(problem, state, plan, draws, freq_TD, classes_per_batch)
-
-    matching_C, freq_grad = within_memory(plan, problem, state, lambda: match(plan.classes_per_batch))
-    _check_finite(problem, state, "matching", matching_C, lambda: match(1)[0])
+    matching_C, matching_wrong, freq_grad = within_memory(
+        plan, problem, state, lambda: _match(problem, state, plan, draws, freq_TD)
+    )
     optimizers = [state.optimizer]
     # Ascend: psi goes one step up the same loss, summed over classes, at the frequencies that it drew.
     if state.psi_optimizer is not None:
@@ -73,27 +95,26 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepLosses:
         freq_TD.backward(freq_grad)
         optimizers.append(state.psi_optimizer)
     take_step(state, *optimizers)
-    loss = matching = s.matching_weight * float(matching_C.mean())
+    loss = matching = s.matching_weight * matching_C.mean().to(wide(matching_C.device))
 
     # Calibrate: the images go one more step, down the cross-entropy of the trained network.
-    calibration = None
+    calibration, calibration_wrong = torch.zeros_like(loss), torch.full_like(matching_wrong, -1)
     if s.calibration_weight > 0:
-
-        def calibrate(classes_per_batch: int) -> torch.Tensor:
-            return _calibrate(problem, state, plan, draws, classes_per_batch)
-
-        calibration_C = within_memory(plan, problem, state, lambda: calibrate(problem.classes))
-        _check_finite(problem, state, "calibration", calibration_C, lambda: calibrate(1))
+        calibration_C, calibration_wrong = within_memory(
+            plan, problem, state, lambda: _calibrate(problem, state, plan, draws)
+        )
         take_step(state, state.optimizer)
-        calibration = float(calibration_C.mean())
-        loss += s.calibration_weight * calibration
-    _check_images(problem, state)
+        calibration = calibration_C.mean().to(loss.dtype)
+        loss = loss + s.calibration_weight * calibration
+    # a finite loss may have a gradient that is not
+    images_wrong = _first_wrong(state.images.detach().isfinite().view(problem.classes, -1).all(1))
 
     # The learning rate halves after `patience` steps without a lower loss.
-    lr = state.optimizer.param_groups[0]["lr"]
+    values = [matching, calibration, state.scheduler.lr, matching_wrong, calibration_wrong, images_wrong]
+    report = StepReport(step=state.step, values=torch.stack([v.to(loss.dtype) for v in values]))
     state.scheduler.step(loss)
     state.step += 1
-    return StepLosses(matching=matching, calibration=calibration, lr=lr)
+    return report
 
 
 def draw_frequencies(problem: Problem, state: State) -> torch.Tensor | None:
@@ -107,32 +128,28 @@ def draw_frequencies(problem: Problem, state: State) -> torch.Tensor | None:
 
 
 def _match(
-    problem: Problem,
-    state: State,
-    plan: Plan,
-    draws: list[ClassDraws],
-    freq_TD: torch.Tensor | None,
-    classes_per_batch: int,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+    problem: Problem, state: State, plan: Plan, draws: Draws, freq_TD: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Adds the matching gradient to the images; the NCFD of each class, and the frequencies' gradient where learned.
 
-    Both gradients are of the weighted loss, and scaled as the scaler has it.
+    Both gradients are of the weighted loss, and scaled as the scaler has it. Between them, the first class whose loss
+    is not finite.
     """
     learned = state.psi is not None
     freq_leaf = None if freq_TD is None else freq_TD.detach().requires_grad_(learned)
     losses: list[torch.Tensor] = []
-    weight = problem.settings.matching_weight * state.scaler.get_scale()
-    for group in class_groups(problem.classes, classes_per_batch):
+    broken_C = torch.zeros(problem.classes, dtype=torch.int32, device=state.images.device)
+    weight = _scaled(state, problem.settings.matching_weight)
+    for group in class_groups(problem.classes, plan.classes_per_batch):
         # The real side needs no gradient but that of the frequencies: its chunks are only summed.
         of_real, of_syn = real_chunks(problem, plan, group), syn_chunks(problem, plan, group)
         real_stat, real_parts = ncfd.streamed_statistic(
-            problem.metric, _real_extractor(problem, draws, group), of_real, freq_leaf
+            problem.metric, _real_extractor(problem, draws, group, broken_C), of_real, freq_leaf
         )
         # The synthetic side is summed, then sent backward chunk by chunk with the fixed gradient of the sum.
-        u_CP = np.stack([draws[c].matching_P for c in group])
         loss_C, real_grad = ncfd.streamed_backward(
             problem.metric,
-            _syn_extractor(problem, state, group, u_CP, problem.features),
+            _syn_extractor(problem, state, draws, "matching", group, broken_C),
             of_syn,
             freq_leaf,
             real_stat,
@@ -143,51 +160,60 @@ def _match(
         if learned:
             for part, chunk in zip(real_parts, of_real, strict=True):
                 part.backward(real_grad[:, chunk.classes])
-    return torch.cat(losses), None if freq_leaf is None else freq_leaf.grad
+    loss_C = torch.cat(losses)
+    return loss_C, _first_wrong(loss_C.isfinite(), broken_C), None if freq_leaf is None else freq_leaf.grad
 
 
-def _calibrate(
-    problem: Problem, state: State, plan: Plan, draws: list[ClassDraws], classes_per_batch: int
-) -> torch.Tensor:
-    """Adds the calibration gradient to the images; the cross-entropy of each class."""
-    weight = problem.settings.calibration_weight * state.scaler.get_scale()
+def _calibrate(problem: Problem, state: State, plan: Plan, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+    """Adds the calibration gradient to the images; the cross-entropy of each class, the first that is not finite."""
+    weight = _scaled(state, problem.settings.calibration_weight)
     loss_C = torch.zeros(problem.classes, device=state.images.device)
-    for group in class_groups(problem.classes, classes_per_batch):
-        u_CP = np.stack([draws[c].calibration_P for c in group])
-        logits = _syn_extractor(problem, state, group, u_CP, problem.logits)
-        for chunk in syn_chunks(problem, plan, group):
-            run = slice(group.start + chunk.classes.start, group.start + chunk.classes.stop)
-            labels_N = torch.arange(run.start, run.stop, device=state.images.device)
-            label_N = labels_N[(chunk.weight_CN > 0).to(torch.int8).argmax(0)]
-            part_C = chunk.weight_CN @ F.cross_entropy(logits(chunk).float(), label_N, reduction="none")
-            (part_C.sum() * weight).backward()
-            loss_C[run] += part_C.detach()
-    return loss_C
+    broken_C = torch.zeros_like(loss_C, dtype=torch.int32)
+    everything, parts = range(problem.classes), problem.mask_MP.shape[1]
+    logits = _syn_extractor(problem, state, draws, "calibration", everything, broken_C)
+    for chunk in syn_chunks(problem, plan, everything):
+        label_N = chunk.label_N.repeat_interleave(parts)
+        part_C = chunk.weight_CN @ F.cross_entropy(logits(chunk).float(), label_N, reduction="none")
+        (part_C.sum() * weight).backward()
+        loss_C[chunk.classes] += part_C.detach()
+    return loss_C, _first_wrong(loss_C.isfinite(), broken_C)
 
 
-def _real_extractor(problem: Problem, draws: list[ClassDraws], group: range) -> ncfd.Extract:
+def _scaled(state: State, weight: float) -> torch.Tensor:
+    """A weight of the loss, by which the gradient is scaled."""
+    return state.scaler.scale(torch.full((), weight, device=state.images.device))
+
+
+def _real_extractor(problem: Problem, draws: Draws, group: range, broken_C: torch.Tensor) -> ncfd.Extract:
     """Features of real images: gathered, normalized, augmented by their class's draw."""
-    index_N = np.concatenate([draws[c].real_index for c in group])
-    u_NP = np.concatenate([np.tile(draws[c].matching_P, (len(draws[c].real_index), 1)) for c in group])
+    device = problem.runtime.device
+    before = sum(len(index) for index in draws.real_index[: group.start])
+    index_N = np.concatenate(draws.real_index[group.start : group.stop])
 
     def extract(chunk: Chunk) -> torch.Tensor:
-        rows = chunk.index_N.numpy()
-        x_NCHW = gather(problem.train_images, index_N[rows], problem.runtime.device)
-        return problem.features(x_NCHW, u_NP[rows])
+        of_all = draws.real_index_N
+        rows = index_N[chunk.rows] if of_all is None else of_all[before + chunk.index_N]
+        x_NCHW = gather(problem.train_images, rows, device)
+        label_N = group.start + chunk.label_N
+        drawn = problem.drawn(draws.u_CP["matching"][group.start :][chunk.classes])
+        feat_ND = problem.features(x_NCHW, draws.device_u_CP["matching"][label_N], drawn)
+        _note_broken(broken_C, feat_ND, label_N)
+        return feat_ND
 
     return extract
 
 
 def _syn_extractor(
-    problem: Problem, state: State, group: range, u_CP: np.ndarray, network: AugmentedNetwork
+    problem: Problem, state: State, draws: Draws, phase: str, group: range, broken_C: torch.Tensor
 ) -> ncfd.Extract:
     """Network output for synthetic images: decoded, normalized, augmented; the backward pass adds to their gradient."""
     s = problem.settings
+    network = problem.features if phase == "matching" else problem.logits
     factors = decode_factors(s.decode, s.factor)
-    first = group.start * s.ipc
+    parts = problem.mask_MP.shape[1]
 
     def extract(chunk: Chunk) -> torch.Tensor:
-        index_N = chunk.index_N.to(state.images.device) + first
+        index_N = chunk.index_N + group.start * s.ipc
         images_NCHW = state.images.detach()[index_N]
 
         def add_gradient(leaf: torch.Tensor) -> None:
@@ -198,10 +224,26 @@ def _syn_extractor(
         if torch.is_grad_enabled():
             images_NCHW.requires_grad_().register_post_accumulate_grad_hook(add_gradient)
         x_NCHW = decode(images_NCHW, factors).flatten(0, 1)
-        u_NP = np.repeat(u_CP[chunk.index_N.numpy() // s.ipc], problem.mask_MP.shape[1], axis=0)
-        return network(x_NCHW, u_NP)
+        label_N = (group.start + chunk.label_N).repeat_interleave(parts)
+        drawn = problem.drawn(draws.u_CP[phase][group.start :][chunk.classes])
+        out_NX = network(x_NCHW, draws.device_u_CP[phase][label_N], drawn)
+        _note_broken(broken_C, out_NX, label_N)
+        return out_NX
 
     return extract
+
+
+def _note_broken(broken_C: torch.Tensor, out_NX: torch.Tensor, label_N: torch.Tensor) -> None:
+    """Counts each class's images whose output is not finite: stacked, one class's NaN reaches others as 0 * NaN."""
+    broken_C.index_add_(0, label_N, (~out_NX.detach().isfinite().all(1)).to(broken_C.dtype))
+
+
+def _first_wrong(finite_C: torch.Tensor, broken_C: torch.Tensor | None = None) -> torch.Tensor:
+    """The first class that is not finite, -1 where all are; among those with broken images where there are any."""
+    wrong_C = ~finite_C
+    if broken_C is not None:
+        wrong_C = torch.where((broken_C > 0).any(), broken_C > 0, wrong_C)
+    return torch.where(finite_C.all(), -1, wrong_C.to(torch.int8).argmax())
 
 
 def take_step(state: State, *optimizers: torch.optim.Optimizer) -> None:
@@ -213,28 +255,3 @@ def take_step(state: State, *optimizers: torch.optim.Optimizer) -> None:
         state.psi_optimizer.zero_grad()  # frees the gradients
     with torch.no_grad():
         state.images.clamp_(0, 1)
-
-
-def _check_finite(
-    problem: Problem, state: State, name: str, loss_C: torch.Tensor, class_by_class: Callable[[], torch.Tensor]
-) -> None:
-    if bool(loss_C.isfinite().all()):
-        return
-    finite_C = class_by_class().isfinite()  # stacked, one class's NaN reaches the others of its chunk as 0 * NaN
-    label = problem.real.classes[int(finite_C.to(torch.int8).argmin())]
-    raise NonFiniteLossError(
-        f"the {name} loss of class {label!r} became non-finite in step {state.step}: lower --lr, "
-        "or try --precision fp32; the last checkpoint is kept"
-    )
-
-
-def _check_images(problem: Problem, state: State) -> None:
-    """A finite loss may have a gradient that is not."""
-    finite_M = state.images.detach().isfinite().flatten(1).all(1)
-    if bool(finite_M.all()):
-        return
-    label = problem.real.classes[int(finite_M.to(torch.int8).argmin()) // problem.settings.ipc]
-    raise NonFiniteLossError(
-        f"the images of class {label!r} became non-finite in step {state.step}: lower --lr, "
-        "or try --precision fp32; the last checkpoint is kept"
-    )

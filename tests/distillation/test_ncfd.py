@@ -249,7 +249,8 @@ def make_chunks(counts: tuple[int, ...], size: int, dtype: torch.dtype, parts: i
             row, position = labels[index[column // parts]], start + column // parts
             share = share_of(column % parts, parts)
             weight[row - low, column] = share / counts[row] if position < len(labels) else 0.0
-        chunks.append(Chunk(torch.tensor(index), slice(low, high), weight))
+        rows, label = np.array(index), torch.tensor([labels[i] for i in index])
+        chunks.append(Chunk(rows, torch.from_numpy(rows), label, slice(low, high), weight))
     return chunks
 
 

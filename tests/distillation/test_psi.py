@@ -22,11 +22,11 @@ def held_out_ncfd(problem: Problem, state: State, plan: Plan) -> torch.Tensor:
     for state.step in HELD_OUT:
         shared = keyed_rng(problem.seed, "step", state.step)
         problem.pool.blend(problem.matcher, int(shared.integers(len(problem.pool))), shared.random())
-        draws = [step_module.draw_class(problem, state.step, c) for c in range(problem.classes)]
+        draws = step_module.draw(problem, state.step)
         freq_TD = step_module.draw_frequencies(problem, state)
         assert freq_TD is not None
         state.images.grad = torch.zeros_like(state.images)
-        ncfd_C, _ = step_module._match(problem, state, plan, draws, freq_TD.detach(), problem.classes)
+        ncfd_C, _, _ = step_module._match(problem, state, plan, draws, freq_TD.detach())
         found.append(ncfd_C.mean())
     return torch.stack(found)
 
