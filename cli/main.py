@@ -28,7 +28,7 @@ from ncfmkit.cli.train import train
 from ncfmkit.cli.unpack import unpack
 from ncfmkit.cli.validate import validate
 from ncfmkit.cli.verify import verify
-from ncfmkit.errors import CheckFailed, Interrupted, NonFiniteLossError, UserError
+from ncfmkit.errors import CheckFailed, DeviceFailed, Interrupted, NonFiniteLossError, UserError
 from ncfmkit.progress import printable
 
 app = typer.Typer(
@@ -78,7 +78,7 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             # whatever follows a signal is its consequence: libraries make other errors of KeyboardInterrupt
             if interrupts.received() or isinstance(error, KeyboardInterrupt):
                 _fail(interrupts.message(), Interrupted.exit_code)
-            if isinstance(error, CheckFailed | UserError | NonFiniteLossError):
+            if isinstance(error, CheckFailed | UserError | NonFiniteLossError | DeviceFailed):
                 _fail(str(error), error.exit_code)
             if isinstance(error, BrokenPipeError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -30,6 +30,12 @@ class NonFiniteLossError(ArithmeticError):
     exit_code = 3
 
 
+class DeviceFailed(RuntimeError):
+    """A GPU failed and this process cannot use it any more. Exit code 1; what is kept, and how to go on, is said."""
+
+    exit_code = 1
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM arrived and the state is saved. Exit code 130."""
 

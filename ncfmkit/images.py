@@ -41,9 +41,7 @@ class LabeledImages:
         return F.one_hot(self.labels[rows], self.classes).float().to(device)
 
 
-def gather(
-    images: np.ndarray | torch.Tensor, index: np.ndarray | torch.Tensor, device: torch.device
-) -> torch.Tensor:
+def gather(images: np.ndarray | torch.Tensor, index: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
     """Images at those positions on the device, in their own dtype.
 
     Args:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ncfmkit.config import RuntimeSettings
-from ncfmkit.errors import UserError
+from ncfmkit.errors import DeviceFailed, UserError
 from ncfmkit.files import cache_dir, writable
 from ncfmkit.in_use import hold_until_exit
 
@@ -121,6 +121,10 @@ def choose_runtime(settings: RuntimeSettings) -> Runtime:
         raise UserError(f"--precision bf16: {device_name(device)} has no bfloat16; pass --precision fp16 or fp32")
     elif precision != "fp32" and device.type == "mps":
         raise UserError("--precision: only fp32 is supported on mps")
+    if device.type == "cuda":
+        # float32 products beside the networks (phases, psi, augmentation): their operands come from or go to bfloat16
+        torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
+        why += ["other products in TF32"] if precision == "bf16" else []
     return Runtime(device=device, precision=precision, compile=compile_, why="; ".join(why))
 
 
@@ -207,6 +211,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
     )
+
+
+@contextmanager
+def device_failures(advice: Callable[[], str]) -> Iterator[None]:
+    """A block that says what to do where a GPU fails in it: `advice`, asked for then.
+
+    Raises:
+        DeviceFailed: in place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).split("\n")[0]
+        if not said.startswith("CUDA error: ") or is_out_of_memory(error):
+            raise
+        raise DeviceFailed(
+            f"the GPU failed ({said}): see what the driver says, `dmesg` or `nvidia-smi`; {advice()}"
+        ) from error
 
 
 def versions() -> dict[str, str]:

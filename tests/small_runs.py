@@ -16,7 +16,7 @@ from ncfmkit.run_records import Scores
 from ncfmkit.runtime import choose_runtime
 from ncfmkit.sets import set_file
 
-TINY = {
+TINY: dict[str, Any] = {
     "network.width": 8,
     "pool.members": 2,
     "pool.epochs": 1,

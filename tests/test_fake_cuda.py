@@ -150,7 +150,10 @@ def test_every_step_in_every_precision(prepare: Prepare, name: str, precision: s
 
 
 def test_a_step_in_pieces(prepare: Prepare) -> None:
-    check_counts("step, in pieces", counts_of_a_step(prepare, "bf16", sampler="learned", budget=memory.WORKSPACE["cuda"] + 400_000))
+    check_counts(
+        "step, in pieces",
+        counts_of_a_step(prepare, "bf16", sampler="learned", budget=memory.WORKSPACE["cuda"] + 400_000),
+    )
 
 
 def test_a_checkpointed_step(prepare: Prepare) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import os
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ import torch
 
 from ncfmkit import runtime as R
 from ncfmkit.config import RuntimeSettings
-from ncfmkit.errors import UserError
+from ncfmkit.errors import DeviceFailed, UserError
 from ncfmkit.files import format_bytes
-from ncfmkit.runtime import Runtime, choose_runtime, is_out_of_memory, saved_bytes
+from ncfmkit.runtime import Runtime, choose_runtime, device_failures, is_out_of_memory, saved_bytes
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch):
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Pretends what the machine has."""
+    tf32 = torch.backends.cuda.matmul.allow_tf32  # which choosing a GPU changes
 
     def pretend(*, gpus: int = 0, gpu_bf16: bool = False, cpu_bf16: bool = False, compiler: bool = True) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
@@ -29,7 +31,8 @@ def machine(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu_bf16)
         monkeypatch.setattr(R, "compiler_missing", lambda device: "" if compiler else "no C++ compiler found")
 
-    return pretend
+    yield pretend
+    torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def choose(**settings: Any) -> Runtime:
@@ -80,6 +83,14 @@ def test_auto_precision(machine, has: dict, precision: str) -> None:
     chosen = choose()
     assert chosen.precision == precision
     assert "precision auto" in chosen.why
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("bf16", True), ("fp16", False), ("fp32", False)])
+def test_products_beside_bf16_networks_are_in_tf32(machine, precision: str, tf32: bool) -> None:
+    machine(gpus=1, gpu_bf16=True)
+    torch.backends.cuda.matmul.allow_tf32 = not tf32
+    assert ("other products in TF32" in choose(precision=precision).why) is tf32
+    assert torch.backends.cuda.matmul.allow_tf32 is tf32
 
 
 def test_what_is_asked_for_is_never_changed(machine) -> None:
@@ -186,6 +197,20 @@ def test_is_out_of_memory(error: BaseException, expected: bool) -> None:
 def test_errors_of_the_accelerator_are_out_of_memory_where_they_say_so() -> None:
     assert is_out_of_memory(torch.AcceleratorError("CUDA error: out of memory"))
     assert not is_out_of_memory(torch.AcceleratorError("CUDA error: device-side assert triggered"))
+
+
+def test_a_gpu_that_fails_is_told_from_one_that_is_full() -> None:
+    said = "CUDA error: unspecified launch failure"
+    failed = torch.AcceleratorError(f"{said}\nCUDA kernel errors might be reported at some other call")
+    with (
+        pytest.raises(DeviceFailed, match=rf"^the GPU failed \({said}\): .*; go on$"),
+        device_failures(lambda: "go on"),
+    ):
+        raise failed
+    for error in (RuntimeError("CUDA error: out of memory"), RuntimeError("shapes"), ValueError("CUDA error: no")):
+        with pytest.raises(type(error)) as caught, device_failures(lambda: "go on"):
+            raise error
+        assert caught.value is error
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own imports

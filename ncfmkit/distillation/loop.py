@@ -28,11 +28,11 @@ from ncfmkit.progress import notice, track
 from ncfmkit.real.store import RealData
 from ncfmkit.run import RunDirectory, deferred_interrupts
 from ncfmkit.run_records import MetricsRow, Timings
-from ncfmkit.runtime import Runtime
+from ncfmkit.runtime import Runtime, device_failures, device_name
 
 TITLE = "distilling"
 LOGGED_STEPS = 1000  # lines of metrics.jsonl, at most about
-READ_EVERY = 50  # steps, whose losses are read from a GPU together
+READ_EVERY = {"cuda": 50}  # steps whose losses are read together, by device; others read each
 
 Callback = Callable[[MetricsRow], object]
 
@@ -117,6 +117,8 @@ def distill(
     stored = run.load_checkpoint()
     if stored is not None:
         state.load_state_dict(stored)
+        if stored.get("device") == device_name(runtime.device):  # the same cuts give the same bytes
+            plan = Plan(**stored["plan"])
         del stored
         notice(f"resuming after step {state.step} of {steps}")
     logged = run.cut_metrics(state.step)
@@ -126,37 +128,54 @@ def distill(
         notice(f"memory: {f'budget {format_bytes(budget)}' if budget else 'default budget'}; {plan.describe()}")
     run.update(status="distilling")
 
+    saved = state.step
+
+    def save() -> None:
+        nonlocal saved
+        how = {"plan": dataclasses.asdict(plan), "device": device_name(runtime.device)}
+        run.save_checkpoint(state.state_dict() | how)
+        saved = state.step
+
     log_every = max(1, math.ceil(steps / LOGGED_STEPS))
     start = time.monotonic() - spent
     with ExitStack() as stack:
         interrupted = stack.enter_context(deferred_interrupts())
         bar = stack.enter_context(track(TITLE, steps, done=state.step))
+        stack.enter_context(
+            device_failures(
+                lambda: (
+                    f"the state after step {saved} of {steps} is kept: continue with --resume {run.path}"
+                    if saved
+                    else "no step was saved yet: start again"
+                )
+            )
+        )
         board = open_board(state.step) if open_board and state.step < steps else None
         if board is not None:
             stack.callback(board.close)
         reports: list[StepReport] = []
-        read_at = spent  # seconds
         while state.step < steps:
             reports.append(distill_step(problem, state, plan))
             last, stop = state.step == steps, interrupted()
             saves = state.step % settings.runtime.checkpoint_every == 0 or last or stop
             # a GPU is waited for once in a while; what a checkpoint holds is known to be finite
-            if not (saves or len(reports) == (READ_EVERY if runtime.device.type == "cuda" else 1)):
+            if not saves and len(reports) < READ_EVERY.get(runtime.device.type, 1):
                 continue
-            losses, read_before, read_at = read(problem, reports), read_at, time.monotonic() - start
-            each = (read_at - read_before) / len(reports)
-            first, reports = reports[0].step + 1, []
+            losses, read_before, spent = read(problem, reports), spent, time.monotonic() - start
             rows = [
-                MetricsRow(step=first + i, **dataclasses.asdict(of_step), seconds=read_before + each * (i + 1))
-                for i, of_step in enumerate(losses)
+                MetricsRow(step=report.step + 1, **dataclasses.asdict(of_step), seconds=float(seconds))
+                for report, of_step, seconds in zip(
+                    reports, losses, np.linspace(read_before, spent, len(reports) + 1)[1:], strict=True
+                )
             ]
+            reports = []
             due = [row for row in rows if row.step % log_every == 0 or row.step == steps]
             for row in due:
                 run.append_metrics(row)
                 if board is not None:
                     board.add_row(row)
             if saves:
-                run.save_checkpoint(state.state_dict())
+                save()
                 if board is not None:
                     board.add_images(_as_bytes(state.images), state.step)
             for row in due:
@@ -164,7 +183,7 @@ def distill(
                     if callback is not None:
                         callback(row)
                 except BaseException as error:
-                    run.save_checkpoint(state.state_dict())
+                    save()
                     error.add_note(
                         f"raised by the callback after step {row.step} of {steps}; the state is saved: "
                         f"continue with ncfmkit.resume({str(run.path)!r})"
@@ -176,7 +195,6 @@ def distill(
             if stop:
                 raise Interrupted(f"saved after step {state.step} of {steps}: continue with --resume {run.path}")
 
-    spent = read_at
     run.update(timings=Timings(distill_seconds=round(spent, 2), steps=steps))
     return state.images.detach()
 

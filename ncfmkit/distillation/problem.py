@@ -264,10 +264,11 @@ def make_state(problem: Problem, images_NCHW: torch.Tensor) -> State:
     images = images_NCHW.to(device).clone().requires_grad_()
     fused = device.type == "cuda"  # where it takes its rate, and fp16's overflow, from the device
     lr = torch.full((), s.lr, dtype=torch.float32 if fused else wide(device), device=device)
+    how: dict[str, Any] = {"lr": s.lr, "weight_decay": s.weight_decay, "fused": fused}
     if s.optimizer == "adamw":
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW([images], lr=s.lr, weight_decay=s.weight_decay, fused=fused)
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW([images], **how)
     else:
-        optimizer = torch.optim.SGD([images], lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay, fused=fused)
+        optimizer = torch.optim.SGD([images], momentum=s.momentum, **how)
     optimizer.param_groups[0]["lr"] = lr
     psi = psi_optimizer = None
     if s.sampler == "learned":

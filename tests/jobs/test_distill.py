@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from ncfmkit.config import NetworkSettings, RuntimeSettings, Settings, from_dict
 from ncfmkit.distillation import loop
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.distillation.initial import initialize
-from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
+from ncfmkit.distillation.memory import Plan
+from ncfmkit.errors import DeviceFailed, Interrupted, NonFiniteLossError, UserError
 from ncfmkit.estimate import Stage
 from ncfmkit.files import digest
 from ncfmkit.jobs import distill as distill_job
@@ -38,7 +40,7 @@ from ncfmkit.real.arguments import DataArguments
 from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
 from ncfmkit.run import RunDirectory
-from ncfmkit.run_records import Scores
+from ncfmkit.run_records import MetricsRow, Scores
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import baselines as baselines_module
 from ncfmkit.scoring import students
@@ -615,7 +617,11 @@ def test_a_known_name_stays_a_name_beside_a_folder_of_that_name(
     assert DataArguments(data="mnist", data_root="d").recorded()["data_root"] == str(tmp_path / "d")
 
 
-def test_non_finite_loss_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("together", [1, 3, 50])
+def test_non_finite_loss_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setitem(loop.READ_EVERY, "cpu", together)
     original = loop.distill_step
 
     def poisoned(problem: Any, state: Any, plan: Any) -> Any:
@@ -632,6 +638,58 @@ def test_non_finite_loss_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: 
     assert stored is not None
     assert stored["step"] == 8
     assert bool(stored["images"].isfinite().all())
+
+
+def test_losses_read_together_are_those_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for together in (1, 5):
+        monkeypatch.setitem(loop.READ_EVERY, "cpu", together)
+        monkeypatch.setattr(loop, "LOGGED_STEPS", 6)  # every second step, of 12
+        rows: list[MetricsRow] = []
+        distill_job.distill("digits", out=tmp_path / str(together), callback=rows.append, **TINY)
+        kept = [json.loads(line) for line in (tmp_path / str(together) / "metrics.jsonl").read_text().splitlines()]
+        assert [row.to_dict() for row in rows] == kept
+        assert all(a["seconds"] < b["seconds"] for a, b in pairwise(kept))
+        found.append(([row | {"seconds": 0} for row in kept], set_bytes(tmp_path / str(together))))
+    assert found[0] == found[1]
+
+
+def test_a_gpu_that_fails_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure\nand more")
+
+    for step, says in (
+        (10, r"the state after step 8 of 12 is kept: continue with --resume .*run-10"),
+        (2, "start again"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            at_step(patch, step, fails)
+            with pytest.raises(DeviceFailed, match=rf"^the GPU failed \(.* launch failure\): .*{says}"):
+                start(tmp_path / f"run-{step}")
+    distill_job.resume(tmp_path / "run-10")
+    start(tmp_path / "whole")
+    assert set_bytes(tmp_path / "run-10") == set_bytes(tmp_path / "whole")
+
+
+def test_a_run_goes_on_with_its_own_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a step without enough memory left it, so that the sums are the same."""
+    plans: list[tuple[int, Plan]] = []
+    original = loop.distill_step
+
+    def spy(problem: Any, state: Any, plan: Plan) -> Any:
+        if state.step == 5:
+            plan.chunk = 7
+        plans.append((state.step, dataclasses.replace(plan)))
+        return original(problem, state, plan)
+
+    monkeypatch.setattr(loop, "distill_step", spy)
+    at_step(monkeypatch, 9, terminate)
+    with pytest.raises(Interrupted):
+        start(tmp_path / "run")
+    distill_job.resume(tmp_path / "run")
+    assert plans[0][1].chunk != 7
+    assert {plan.chunk for step, plan in plans if step > 5} == {7}
+    assert plans[-1][0] == 11
 
 
 @pytest.mark.parametrize(
