@@ -5,6 +5,7 @@ How far float32 may be off is judged by the reference's own distance from float6
 
 import dataclasses
 import io
+import itertools
 import math
 from functools import partial
 from itertools import pairwise
@@ -22,7 +23,7 @@ from ncfmkit.config import DistillSettings, NetworkSettings
 from ncfmkit.distillation import step as step_module
 from ncfmkit.distillation.memory import Plan, cut, make_plan
 from ncfmkit.distillation.pool import Pool
-from ncfmkit.distillation.problem import Problem, State, StepLosses, make_problem, make_state, read
+from ncfmkit.distillation.problem import Plateau, Problem, State, StepLosses, make_problem, make_state, read
 from ncfmkit.distillation.step import distill_step, draw_class, draw_frequencies
 from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.runtime import Runtime, saved_bytes
@@ -499,6 +500,26 @@ def test_the_learning_rate_halves_after_patience(setting, monkeypatch) -> None:
     problem, state = setting(patience=3, calibration_weight=0.0, matching_weight=0.0)
     rates = [losses_of(problem, state, whole(problem)).lr for _ in range(12)]
     assert rates == [1e-3] * 5 + [5e-4] * 4 + [2.5e-4] * 3
+
+
+def test_the_plateau_is_torchs() -> None:
+    rng = np.random.default_rng(0)
+    for patience, falls in itertools.product((0, 2, 7), (0.0, 0.01, 1e-5)):
+        losses = (10 * (1 - falls) ** np.arange(400) + rng.choice([0, 0.02], 400)).tolist()
+        losses[50] = math.nan
+        parameter = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.SGD([parameter], lr=0.3)
+        torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=patience)
+        ours = Plateau(torch.tensor(0.3, dtype=torch.float64), patience)
+        for i, loss in enumerate(losses):
+            torchs.step(loss)
+            ours.step(torch.tensor(loss, dtype=torch.float64))
+            assert float(ours.lr) == optimizer.param_groups[0]["lr"]
+            if i % 100 == 99:  # as a checkpoint has it
+                again = Plateau(ours.lr, patience)
+                again.load_state_dict(ours.state_dict())
+                ours = again
+    assert float(ours.lr) < 0.3
 
 
 @pytest.mark.parametrize(
