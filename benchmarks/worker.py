@@ -137,13 +137,17 @@ class Contender:
             self.state = state
             self.plan = Plan(**job["plan"]) if "plan" in job else make_plan(self.problem, state, budget=budget)
 
-    def _one_step(self) -> None:
+    def launch(self) -> None:
+        """One step, which a GPU may not have made yet."""
         if self.reference is not None:
             self.reference.step(self.steps)
         else:
             assert self.plan is not None
             distill_step(self.problem, self.state, self.plan)
         self.steps += 1
+
+    def _one_step(self) -> None:
+        self.launch()
         if self.runtime.device.type == "cuda":
             torch.cuda.synchronize(self.runtime.device)
 

@@ -101,7 +101,7 @@ def step(
     precision: str = "bf16",
     compile: str = "on",
     chunk: int | None = None,
-    allow_tf32: bool = False,
+    allow_tf32: bool | None = None,
     half_norms: bool = False,
     profile: bool = False,
 ) -> Result:
@@ -109,7 +109,7 @@ def step(
 
     Args:
         chunk: images at once, instead of the plan's.
-        allow_tf32: float32 products in TF32.
+        allow_tf32: float32 products in TF32; None: as ncfmkit chooses, with bfloat16.
         half_norms: norms in bfloat16, which autocast sends to float32.
         profile: kernels and host calls by time in profile.json, and the step's parts.
     """
@@ -120,11 +120,18 @@ def step(
             weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
             return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
 
+    run = contender(precision=precision, compile=compile)
+    assert run.plan is not None
+    allow_tf32 = precision == "bf16" if allow_tf32 is None else allow_tf32
     with tf32(allow_tf32), mock.patch.object(torch.nn.GroupNorm, "forward", half if half_norms else plain):
-        run = contender(precision=precision, compile=compile)
-        assert run.plan is not None
         run.plan.chunk = chunk or run.plan.chunk
         result = say(steady(run, 5))
+        start = time.perf_counter()
+        for _ in range(20):
+            run.launch()
+        launched = time.perf_counter() - start
+        wait()
+        result |= {"host_ms": 1000 * launched / 20, "ms_without_waits": 1000 * (time.perf_counter() - start) / 20}
         if profile:
             attempt(result, "profile", lambda: _profile(run))
             attempt(result, "parts, s", run.parts)

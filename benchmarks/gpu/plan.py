@@ -47,7 +47,8 @@ CHECKS = (
     _tests("core", "step", 70, "not main_job and not providers and not validate and not compiled"),
     _check("step", 40, "step", "compile=off"),  # before what has to be compiled first
     _check("step", 110, "step", "profile=true"),
-    _check("step", 80, "step", "allow_tf32=true", "chunk=2048"),
+    _check("step", 30, "step", "allow_tf32=false"),
+    _check("step", 70, "step", "chunk=2048"),
     _check("step", 30, "step", "compile=off", "half_norms=true"),
     _check("step", 20, "norm_pool"),
     _check("step", 45, "real_side"),
