@@ -72,6 +72,7 @@ class Bench:
                     setting,
                     folder=self.folder,
                     runtimes={"plain": self.plain, "ncfmkit": runtime},
+                    device=self.device,
                     rates=self.rates,
                     plain_rate=plain_rate,
                     rounds=self.options.rounds,

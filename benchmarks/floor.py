@@ -3,13 +3,17 @@
 The floor of a step is the longer of two times: its floating-point operations at the rate of a large matrix product, and
 its bytes at the rate of a large copy. Operations are counted as direct convolutions, bytes as if what goes in and out
 of every convolution passed through main memory once. Both rates are measured, in the precision that is used.
+
+No convolution reaches the rate of a large product, the first with its three channels least of all. So the convolutions
+of a step are also measured one by one.
 """
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -84,6 +88,41 @@ def work(setting: Setting) -> Work:
     )
 
 
+def convolution_seconds(setting: Setting, device: torch.device, precision: str, *, batches: Sequence[int]) -> float:
+    """Seconds of a step's convolutions, each measured alone in the layout and the batch that suit it best."""
+    with torch.device(device):
+        network, image = build(setting), torch.empty(1, 3, setting.side, setting.side)
+    shapes: list[tuple[torch.nn.Conv2d, torch.Size]] = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda conv, inputs, _: shapes.append((conv, inputs[0].shape[1:])))
+    with torch.no_grad():
+        network.features(image)
+    seconds = 0.0
+    for conv, shape in shapes:
+        forward, backward = [], []
+        for batch, memory_format in product(batches, (torch.contiguous_format, torch.channels_last)):
+            x, weight = (
+                v.to(dtype=DTYPES[precision], memory_format=memory_format)
+                for v in (torch.rand(batch, *shape, device=device), conv.weight.detach())
+            )
+            run = partial(torch.ops.aten.convolution, x, weight, None, *_how(conv))
+            grad = torch.rand_like(run())
+            back = partial(
+                torch.ops.aten.convolution_backward, grad, x, weight, None, *_how(conv), (True, False, False)
+            )
+            forward.append(_median_seconds(run, device) / batch)
+            backward.append(_median_seconds(back, device) / batch)
+        seconds += min(forward) * (setting.real_images + 2 * setting.decoded_images)
+        seconds += min(backward) * 2 * setting.decoded_images
+    return seconds
+
+
+def _how(conv: torch.nn.Conv2d) -> tuple[Any, ...]:
+    """Stride, padding, dilation, and that it is not transposed, whose output padding is 0; groups."""
+    return conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups
+
+
 def measure_rates(device: torch.device, precisions: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Operations per second of a large square matrix product, bytes per second (read and written) of a large copy."""
     side, count = (8192, 2**28) if device.type == "cuda" else (3072, 2**26)
@@ -92,9 +131,9 @@ def measure_rates(device: torch.device, precisions: tuple[str, ...]) -> dict[str
         a = torch.randn(side, side, device=device).to(DTYPES[precision])
         source = torch.zeros(count, dtype=DTYPES[precision], device=device)
         target = torch.empty_like(source)
-        product = _median_seconds(partial(torch.matmul, a, a), device)
+        multiplied = _median_seconds(partial(torch.matmul, a, a), device)
         copy = _median_seconds(partial(target.copy_, source), device)
-        rates[precision] = {"flops": 2 * side**3 / product, "copy_bytes": 2 * source.nbytes / copy}
+        rates[precision] = {"flops": 2 * side**3 / multiplied, "copy_bytes": 2 * source.nbytes / copy}
         del a, source, target
     if device.type == "cuda":
         torch.cuda.empty_cache()  # contenders need the room

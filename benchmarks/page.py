@@ -34,8 +34,10 @@ process, on random pixels of the given shape, with an untrained ConvNet of width
 range of the turns in parentheses. Memory is the peak of the process: resident memory on a CPU, including libraries and
 mapped images; memory allocated by torch on a GPU. The **roofline** bound of a step is the longer of two times: its
 floating-point operations (of direct convolutions) at the rate of a large matrix product, and its bytes (input and
-output of every convolution, once) at the rate of a large copy, in the same precision on the same machine. What was
-tried, including what did not help, is in [experiments.md](experiments.md).
+output of every convolution, once) at the rate of a large copy, in the same precision on the same machine. No
+convolution reaches the rate of a large product: **convolutions** is the time of a step's convolutions alone, each
+measured in the layout and the batch that suit it best. What was tried, including what did not help, is in
+[experiments.md](experiments.md).
 """
 
 NO_GPU = """
@@ -110,7 +112,14 @@ def _used(s: dict[str, Any]) -> int:
 def _steps(rows: list[dict[str, Any]]) -> str:
     head = ["shape", "real batch", "T", "plain runs in", "ncfmkit runs in"]
     head += ["plain s", "ncfmkit s", "speedup", "plain MiB", "ncfmkit MiB"]
-    head += ["held by autograd: plain MiB", "ncfmkit MiB", "roofline s", "x roofline"]
+    head += [
+        "held by autograd: plain MiB",
+        "ncfmkit MiB",
+        "roofline s",
+        "x roofline",
+        "convolutions s",
+        "x convolutions",
+    ]
     cells, notes = [], []
     for row in rows:
         s, both = row["setting"], [row["contenders"].get(k, {}) for k in ("plain", "ncfmkit")]
@@ -126,12 +135,20 @@ def _steps(rows: list[dict[str, Any]]) -> str:
                 *(_mib((c.get("held") or {}).get("bytes")) for c in both),
                 f"{row['floor_seconds']:.3g}" if "floor_seconds" in row else "",
                 f"{row['times_floor']:.1f}" if "times_floor" in row else "",
+                *_convolutions(row),
             ]
         )
         notes += [f"- {_title(s)}: {note}" for note in row["notes"]]
     if not any(row["contenders"].get("ncfmkit", {}).get("precision") == "fp32" for row in rows):
         notes.append("- ncfmkit in float32 against plain: missing, because this result is older than that row")
     return _table(head, cells) + ("\n\n" + "\n".join(notes) if notes else "")
+
+
+def _convolutions(row: dict[str, Any]) -> list[str]:
+    seconds = row.get("convolution_seconds")  # older results have none
+    if seconds is None:
+        return ["", ""]
+    return [f"{seconds:.3g}", f"{row['contenders']['ncfmkit']['seconds']['median'] / seconds:.1f}"]
 
 
 def _parts(rows: list[dict[str, Any]]) -> str:

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks import floor
 from benchmarks.checkout import ROOT
 from benchmarks.settings import Setting
@@ -22,6 +24,7 @@ from ncfmkit.exporters.turns import Ended, take_turns
 
 # glibc then gives freed blocks back at once, so that what is resident is in use
 TRIM = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+BATCHES = {"cpu": (16, 64), "cuda": (1024,), "mps": (64,)}  # at which convolutions are measured, beside the plan's own
 EXPECTED_SPEEDUP = 4  # to tell beforehand what would take too long
 
 
@@ -113,6 +116,7 @@ def race(
     *,
     folder: Path,
     runtimes: dict[str, dict[str, Any]],
+    device: torch.device,
     rates: dict[str, Any],
     plain_rate: float | None,
     rounds: int,
@@ -123,6 +127,7 @@ def race(
     Args:
         folder: where random pixels are kept for all rows.
         runtimes: runtime settings of `plain` and of `ncfmkit`.
+        device: that ncfmkit runs on.
         rates: of the machine, as `floor.measure_rates` gives them.
         plain_rate: operations per second of the reference, once known, to tell what would take too long.
         rounds, limit: of :func:`turns`; a step that would take longer than `limit` by estimate is not run.
@@ -147,6 +152,9 @@ def race(
     if ours:
         row["floor_seconds"] = work.seconds(row["contenders"]["ncfmkit"]["precision"], rates)
         row["times_floor"] = ours["median"] / row["floor_seconds"]
+        how = row["contenders"]["ncfmkit"]
+        batches = sorted({*BATCHES[device.type], how["plan"]["chunk"]})
+        row["convolution_seconds"] = floor.convolution_seconds(setting, device, how["precision"], batches=batches)
     if plain and ours:
         row["speedup"] = spread([a / b for a, b in zip(plain["values"], ours["values"], strict=True)])
     return row

@@ -54,6 +54,22 @@ def test_rates_are_work_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2 * copy_bf16 == copy > 1e8
 
 
+def test_convolutions_are_all_that_a_step_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At an operation a second, forward and backward, they take as many seconds as the step has operations in them."""
+    setting = contender(tmp_path, ipc=3, real_batch=5).setting
+    slower = itertools.cycle([1.0, 1.0, 2.0, 2.0])  # in the second layout: the first one counts
+
+    def an_operation_a_second(run: Any, device: torch.device) -> float:
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return counter.get_total_flops() * next(slower)
+
+    monkeypatch.setattr(floor, "_median_seconds", an_operation_a_second)
+    seconds = floor.convolution_seconds(setting, torch.device("cpu"), "bf16", batches=[2, 4])
+    classifier = 2 * 2 * floor.build(setting).classifier.in_features * setting.classes * setting.decoded_images
+    assert seconds == pytest.approx(floor.work(setting).network_flops - classifier)
+
+
 def test_the_first_two_runs_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     lasted = iter([50, 60, 7, 1, 2, 6, 5, 4, 3])
     clock = itertools.accumulate(x for seconds in lasted for x in (0, seconds))

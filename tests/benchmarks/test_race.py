@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from contenders import ABOUT, EAGER, RATES, TINY, contender
 
 from benchmarks import page, parts, race
@@ -28,7 +29,8 @@ def test_a_contender_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 def row_of(tmp_path: Path, *, plain_rate: float | None = None, **runtime) -> dict:
     runtimes = {"plain": EAGER, "ncfmkit": EAGER | runtime}
-    return race.race(TINY, folder=tmp_path, runtimes=runtimes, rates=RATES, plain_rate=plain_rate, rounds=2, limit=60)
+    how: dict[str, Any] = {"device": torch.device("cpu"), "rates": RATES, "plain_rate": plain_rate}
+    return race.race(TINY, folder=tmp_path, runtimes=runtimes, rounds=2, limit=60, **how)
 
 
 @pytest.mark.usefixtures("here")
