@@ -32,7 +32,7 @@ from ncfmkit.runtime import Runtime, device_failures, device_name
 
 TITLE = "distilling"
 LOGGED_STEPS = 1000  # lines of metrics.jsonl, at most about
-READ_EVERY = {"cuda": 50}  # steps whose losses are read together, by device; others read each
+READ_EVERY = {"cuda": 1.0}  # seconds, by device, of whose steps the losses are read together; others read each step
 
 Callback = Callable[[MetricsRow], object]
 
@@ -158,8 +158,8 @@ def distill(
             reports.append(distill_step(problem, state, plan))
             last, stop = state.step == steps, interrupted()
             saves = state.step % settings.runtime.checkpoint_every == 0 or last or stop
-            # a GPU is waited for once in a while; what a checkpoint holds is known to be finite
-            if not saves and len(reports) < READ_EVERY.get(runtime.device.type, 1):
+            # a GPU is waited for once a second; what a checkpoint holds is known to be finite
+            if not saves and time.monotonic() - start < spent + READ_EVERY.get(runtime.device.type, 0):
                 continue
             losses, read_before, spent = read(problem, reports), spent, time.monotonic() - start
             rows = [
