@@ -25,7 +25,7 @@ AXIS_NAMES = {
 
 HEAD = """# Speed and memory
 
-Generated from `benchmarks/results/` by `python -m benchmarks.page`; `python -m benchmarks --help` measures.
+{}Generated from `benchmarks/results/` by `python -m benchmarks.page`; `python -m benchmarks --help` measures.
 
 **plain** is a straightforward implementation of one step of [the method](method.md) (`benchmarks/reference.py`): class
 by class, eager, float32, whole batches; tests also compare ncfmkit with it. ncfmkit runs in the precision that it
@@ -300,8 +300,8 @@ def steps_since(kind: str, date: str) -> list[tuple[Path, dict[str, Any]]]:
 
 def render() -> str:
     """The text of docs/performance.md."""
-    text = HEAD
     results = newest()
+    text = HEAD.format("" if "gpu" in results else "**Not run on a GPU.** ")
     for kind, title in (("cpu", "On a CPU"), ("gpu", "On a GPU")):
         if kind in results:
             file, result = results[kind]
