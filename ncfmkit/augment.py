@@ -6,6 +6,7 @@ Axes: N images, C channels, H = W side, P uniform numbers, K labels.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -133,26 +134,43 @@ def _cutout(x_NCHW: torch.Tensor, u_NP: torch.Tensor) -> torch.Tensor:
     return x_NCHW * ~(inside[0][:, None, :, None] & inside[1][:, None, None, :])
 
 
-def cutmix(
-    x_NCHW: torch.Tensor, target_NK: torch.Tensor, rng: np.random.Generator, probability: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """With that probability pastes one box of a shuffled batch into it and mixes the targets by area; lambda ~ U(0, 1).
+class Box(NamedTuple):
+    """Rows `top` to `bottom` and columns `left` to `right` of an image, the second of each excluded."""
 
-    Args:
-        x_NCHW: images.
-        target_NK: label probabilities, float32.
-        rng: where the decision, the box and the order are drawn.
-    """
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def draw_cutmix(rng: np.random.Generator, count: int, side: int, probability: float) -> tuple[Box | None, np.ndarray]:
+    """The box of a batch, None but with that probability, and whom each image is mixed with; lambda ~ U(0, 1)."""
     decide, lam, center_y, center_x = rng.random(4)
-    order = torch.from_numpy(rng.permutation(len(x_NCHW))).to(x_NCHW.device)
+    order_N = rng.permutation(count)
     if decide >= probability:
-        return x_NCHW, target_NK
-    side = x_NCHW.shape[-1]
+        return None, order_N
     half = side * math.sqrt(1 - lam) / 2
     (top, bottom), (left, right) = (
         (max(0, round(c * side - half)), min(side, round(c * side + half))) for c in (center_y, center_x)
     )
-    kept = 1 - (bottom - top) * (right - left) / side**2
+    return Box(top, bottom, left, right), order_N
+
+
+def cutmix(
+    x_NCHW: torch.Tensor, target_NK: torch.Tensor, box: Box | None, order_N: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pastes the box of the batch in that order into the batch, and mixes the targets by area.
+
+    Args:
+        x_NCHW: images.
+        target_NK: label probabilities, float32.
+        box: None leaves all as it is.
+        order_N: on the device of the images.
+    """
+    if box is None:
+        return x_NCHW, target_NK
+    top, bottom, left, right = box
+    kept = 1 - (bottom - top) * (right - left) / x_NCHW.shape[-1] ** 2
     x_NCHW = x_NCHW.clone()
-    x_NCHW[:, :, top:bottom, left:right] = x_NCHW[order, :, top:bottom, left:right]
-    return x_NCHW, kept * target_NK + (1 - kept) * target_NK[order]
+    x_NCHW[:, :, top:bottom, left:right] = x_NCHW[order_N, :, top:bottom, left:right]
+    return x_NCHW, kept * target_NK + (1 - kept) * target_NK[order_N]

@@ -29,40 +29,75 @@ class LabeledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def normalized(self, index: np.ndarray, device: torch.device) -> torch.Tensor:
-        """The images at those positions as normalized float32 on the device, `[len(index), C, H, W]`."""
-        return normalize(gather(self.images, index, device), *channel_tensors(self.mean, self.std, device))
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (self.images, self.labels, self.soft_labels) if part is not None)
 
-    def targets(self, index: np.ndarray, device: torch.device) -> torch.Tensor:
+    def on(self, device: torch.device) -> "DeviceImages":
+        """What networks on that device read batches from."""
+        return DeviceImages(self, device)
+
+
+class DeviceImages:
+    """Labeled images from which batches on a device are taken.
+
+    On a GPU they are moved there once if they take at most a quarter of its free memory; otherwise, and on other
+    devices, they stay in main memory, and each batch is copied. Positions are given where the images are, `home`.
+    """
+
+    def __init__(self, data: LabeledImages, device: torch.device):
+        self.device, self.home, self.classes = device, torch.device("cpu"), data.classes
+        self.mean, self.std = channel_tensors(data.mean, data.std, device)
+        self.images, self.labels, self.soft_labels = data.images, data.labels, data.soft_labels
+        if device.type == "cuda" and data.nbytes <= torch.cuda.mem_get_info(device)[0] // 4:
+            self.home = device
+            if isinstance(data.images, torch.Tensor):
+                self.images = data.images.to(device)
+            else:  # torch.from_numpy would warn of an array that is read-only
+                self.images = torch.tensor(data.images, device=device)
+            self.labels = uploaded(data.labels, device)
+            if data.soft_labels is not None:
+                self.soft_labels = uploaded(data.soft_labels, device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def side(self) -> int:
+        return self.images.shape[-1]
+
+    def normalized(self, index: torch.Tensor) -> torch.Tensor:
+        """The images at those positions as normalized float32 on the device, `[len(index), C, H, W]`."""
+        return normalize(gather(self.images, index, self.device), self.mean, self.std)
+
+    def targets(self, index: torch.Tensor) -> torch.Tensor:
         """Label probabilities at those positions on the device, float32 `[len(index), K]`."""
-        rows = torch.from_numpy(index)
         if self.soft_labels is not None:
-            return self.soft_labels[rows].float().softmax(1).to(device)
-        return F.one_hot(self.labels[rows], self.classes).float().to(device)
+            return uploaded(self.soft_labels[index].float().softmax(1), self.device)
+        return uploaded(F.one_hot(self.labels[index], self.classes).float(), self.device)
+
+
+def uploaded(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device; a GPU copies it from pinned memory, so that the host does not wait."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def gather(images: np.ndarray | torch.Tensor, index: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Images at those positions on the device, in their own dtype.
-
-    Args:
-        index: an array; or a tensor on the device, for images that are there.
-    """
+    """Images at those positions on the device, in their own dtype; the positions are where the images are, or here."""
     if isinstance(images, torch.Tensor):
-        rows = index if isinstance(index, torch.Tensor) else torch.from_numpy(index).to(images.device)
-        return images[rows].to(device)
-    return to_device(torch.from_numpy(images[index]), device)
-
-
-def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the CPU on the device; no GPU is waited for."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+        rows = images[uploaded(torch.as_tensor(index), images.device)]
+    else:
+        rows = torch.from_numpy(images[np.asarray(index)])
+    return uploaded(rows, device)
 
 
 def channel_tensors(
     mean: Sequence[float], std: Sequence[float], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation per channel, shaped to broadcast over `[N, C, H, W]`; a constant one becomes 0."""
-    mean_C, std_C = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in (mean, std))
+    mean_C, std_C = (uploaded(torch.tensor(v, dtype=torch.float32), device).view(1, -1, 1, 1) for v in (mean, std))
     return mean_C, std_C.clamp(min=1e-6)
 
 

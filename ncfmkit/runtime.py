@@ -52,12 +52,16 @@ class Runtime:
         if not self.compile:
             return function
         import torch._dynamo.config as dynamo
+        import torch._inductor.config as inductor
 
         # torch.compile, before 2.14, advises TF32 on GPUs that have it; fp32 means float32 here
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores for float32 matrix multiplication available")
         dynamo.recompile_limit = 256
         dynamo.fail_on_recompile_limit_hit = True
-        return torch.compile(function, dynamic=False)
+        # on a GPU the compiler would time kernels that sum in different orders and take the fastest, which on another
+        # day may be another one; torch 2.9 cannot be told not to
+        same_bytes = self.device.type == "cuda" and hasattr(inductor, "deterministic")
+        return torch.compile(function, dynamic=False, options={"deterministic": True} if same_bytes else None)
 
     def scaler(self, init_scale: float = 2.0**16) -> torch.amp.GradScaler:
         """Gradient scaling, which fp16 needs; disabled otherwise."""

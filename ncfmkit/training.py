@@ -1,12 +1,14 @@
 """Trains classifiers, the pool's extractors and the students, by one loop (docs/method.md, sections 3 and 8).
 
-Axes: R networks trained side by side, B batch, C channels, H = W side, K labels, P uniform numbers.
+Axes: R networks trained side by side, S steps of an epoch, B batch, C channels, H = W side, K labels, P uniform
+numbers.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -15,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ncfmkit.augment import DRAWS, PICK, augment, cutmix
+from ncfmkit.augment import DRAWS, PICK, Box, apply, cutmix, draw_cutmix, drawn, parse_strategy
 from ncfmkit.config import TrainSettings
 from ncfmkit.errors import NonFiniteLossError
 from ncfmkit.estimate import seconds_per_call
-from ncfmkit.images import LabeledImages
+from ncfmkit.images import DeviceImages, LabeledImages, uploaded
 from ncfmkit.progress import Tracker
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
@@ -85,12 +87,6 @@ def batch_plan(count: int, batch: int) -> tuple[int, int]:
     return steps, math.ceil(count / steps)
 
 
-def _epoch_batches(count: int, settings: TrainSettings, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    steps, size = batch_plan(count, settings.batch)
-    order = np.resize(rng.permutation(count), steps * size)  # the last batch is filled from the start of the order
-    yield from order.reshape(steps, size)
-
-
 def _optimizer(settings: TrainSettings, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
@@ -99,14 +95,45 @@ def _optimizer(settings: TrainSettings, parameters: list[torch.Tensor]) -> torch
     )
 
 
-def _batch(
-    data: LabeledImages, index: np.ndarray, settings: TrainSettings, rng: np.random.Generator, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True, kw_only=True)
+class EpochDraws:
+    """All that is random in an epoch of one network: drawn on the host, uploaded at once, so that no step waits."""
+
+    index_SB: torch.Tensor  # the images of each batch, where they are
+    operations: tuple[str, ...]  # of the augmentation
+    geometric: list[tuple[str, ...]]  # those of them that each batch picks
+    u_SBP: torch.Tensor  # the augmentation's uniform numbers, on the device
+    boxes: list[Box | None]  # of CutMix, of each batch
+    order_SB: torch.Tensor  # whom CutMix mixes each image with, on the device
+
+
+def _draw_epoch(data: DeviceImages, count: int, settings: TrainSettings, rng: np.random.Generator) -> EpochDraws:
+    """Draws of an epoch of `count` images."""
+    steps, size = batch_plan(count, settings.batch)
+    index_SB = np.resize(rng.permutation(count), (steps, size))  # the last batch is filled from the start of the order
+    u_SBP, order_SB = np.empty((steps, size, DRAWS), np.float32), np.empty((steps, size), np.int64)
+    boxes = []
+    for u_BP, order_B in zip(u_SBP, order_SB, strict=True):
+        rng.random(dtype=np.float32, out=u_BP)
+        u_BP[:, PICK] = u_BP[0, PICK]
+        box, order_B[:] = draw_cutmix(rng, size, data.side, settings.cutmix)
+        boxes.append(box)
+    operations, rows_SBP = parse_strategy(settings.augment), torch.from_numpy(u_SBP)
+    return EpochDraws(
+        index_SB=uploaded(torch.from_numpy(index_SB), data.home),
+        operations=operations,
+        geometric=[drawn(operations, rows_BP[:1]) for rows_BP in rows_SBP],
+        u_SBP=uploaded(rows_SBP, data.device),
+        boxes=boxes,
+        order_SB=uploaded(torch.from_numpy(order_SB), data.device),
+    )
+
+
+def _batch(data: DeviceImages, draws: EpochDraws, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalized, augmented images `[B, C, H, W]` and label probabilities `[B, K]`."""
-    u_BP = rng.random((len(index), DRAWS), dtype=np.float32)
-    u_BP[:, PICK] = u_BP[0, PICK]
-    x_BCHW = augment(data.normalized(index, device), settings.augment, torch.from_numpy(u_BP))
-    return cutmix(x_BCHW, data.targets(index, device), rng, settings.cutmix)
+    index_B = draws.index_SB[step]
+    x_BCHW = apply(data.normalized(index_B), draws.operations, draws.geometric[step], draws.u_SBP[step])
+    return cutmix(x_BCHW, data.targets(index_B), draws.boxes[step], draws.order_SB[step])
 
 
 class Checkpoint(Protocol):
@@ -146,8 +173,10 @@ def train(
     Raises:
         NonFiniteLossError: with the epoch.
     """
-    parameters = list(models.parameters.values())
-    optimizer, scaler = _optimizer(settings, parameters), models.runtime.scaler()
+    device = models.runtime.device
+    there = {key: d.on(device) for key, d in {id(d): d for d in data}.items()}  # networks may share their data
+    rows, steps = [there[id(d)] for d in data], batch_plan(len(data[0]), settings.batch)[0]
+    optimizer, scaler = _optimizer(settings, list(models.parameters.values())), models.runtime.scaler()
     done = 0
     stored = None if checkpoint is None else checkpoint.load()
     if stored is not None:  # random draws are keyed by the epoch: this is all
@@ -161,11 +190,13 @@ def train(
         passed = sum(epoch >= settings.epochs * m for m in settings.milestones)
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * settings.gamma**passed
-        rngs = [keyed_rng(seed, "train", key, epoch) for key in keys]
-        total = torch.zeros((), device=models.runtime.device)
-        steps = batch_plan(len(data[0]), settings.batch)[0]
-        for indices in zip(*(_epoch_batches(len(data[0]), settings, rng) for rng in rngs), strict=True):
-            total += _train_step(models, data, indices, settings, rngs, optimizer, scaler)
+        draws = [
+            _draw_epoch(d, len(d), settings, keyed_rng(seed, "train", key, epoch))
+            for d, key in zip(rows, keys, strict=True)
+        ]
+        total = torch.zeros((), device=device)
+        for step in range(steps):
+            total += _train_step(models, rows, draws, step, optimizer, scaler)
             bar.advance(Fraction(models.size, steps))
         if not bool(total.isfinite()):
             raise NonFiniteLossError(
@@ -186,15 +217,14 @@ def train(
 
 def _train_step(
     models: StackedModels,
-    data: Sequence[LabeledImages],
-    indices: Sequence[np.ndarray],
-    settings: TrainSettings,
-    rngs: Sequence[np.random.Generator],
+    data: Sequence[DeviceImages],
+    draws: Sequence[EpochDraws],
+    step: int,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> torch.Tensor:
-    """One step of every network on the images at its indices; the sum of their losses, detached."""
-    rows = [_batch(d, i, settings, rng, models.runtime.device) for d, i, rng in zip(data, indices, rngs, strict=True)]
+    """One step of every network, that of its epoch; the sum of their losses, detached."""
+    rows = [_batch(d, of_d, step) for d, of_d in zip(data, draws, strict=True)]
     x_RBCHW, target_RBK = (torch.stack(side) for side in zip(*rows, strict=True))
     logits_RBK = models.logits(x_RBCHW)
     loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * models.size
@@ -214,14 +244,16 @@ def training_seconds(models: StackedModels, like: LabeledImages, count: int, set
         count: how many images each network is trained on.
     """
     steps, size = batch_plan(count, settings.batch)
-    data, index = [like] * models.size, [np.arange(size) % len(like)] * models.size
-    rngs = [keyed_rng(0, "estimate", r) for r in range(models.size)]
+    data = like.on(models.runtime.device)
     optimizer, scaler = _optimizer(settings, list(models.parameters.values())), models.runtime.scaler()
-    one = seconds_per_call(
-        lambda: _train_step(models, data, index, settings, rngs, optimizer, scaler),
-        models.runtime.device,
-        compiled=models.runtime.compile,
-    )
+    rngs = [keyed_rng(0, "estimate", r) for r in range(models.size)]
+
+    def one_step() -> None:
+        draws = [_draw_epoch(data, size, settings, rng) for rng in rngs]
+        draws = [dataclasses.replace(d, index_SB=d.index_SB % len(data)) for d in draws]
+        _train_step(models, [data] * models.size, draws, 0, optimizer, scaler)
+
+    one = seconds_per_call(one_step, models.runtime.device, compiled=models.runtime.compile)
     return one * steps * settings.epochs
 
 
@@ -242,13 +274,14 @@ def accuracy(models: StackedModels, data: LabeledImages, *, batch: int = 256) ->
 def class_hits(models: StackedModels, data: LabeledImages, *, batch: int = 256) -> np.ndarray:
     """How many images of each class each network of the stack gets right, int64 `[R, K]`."""
     device = models.runtime.device
+    rows, count, size = data.on(device), len(data), min(batch, len(data))
     hits_RK = torch.zeros(models.size, data.classes, dtype=torch.int64, device=device)
-    size = min(batch, len(data))
-    for start in range(0, len(data), size):
-        index = np.minimum(np.arange(start, start + size), len(data) - 1)
-        x_BCHW = data.normalized(index, device)
+    # the last batch is padded with the last image, which does not count
+    index_SB = np.minimum(np.arange(math.ceil(count / size) * size), count - 1).reshape(-1, size)
+    for step, index_B in enumerate(uploaded(torch.from_numpy(index_SB), rows.home)):
+        x_BCHW = rows.normalized(index_B)
         guess_RB = models.logits(x_BCHW.expand(models.size, *x_BCHW.shape)).argmax(-1)
-        real = min(size, len(data) - start)  # the last batch is padded with its last image, which does not count
-        label_B = data.labels[torch.from_numpy(index[:real])].to(device)
+        real = min(size, count - step * size)
+        label_B = uploaded(rows.labels[index_B[:real]], device)
         hits_RK.index_add_(1, label_B, (guess_RB[:, :real] == label_B).long())
     return hits_RK.cpu().numpy()

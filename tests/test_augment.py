@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ncfmkit import augment as A
-from ncfmkit.augment import augment, cutmix, parse_strategy
+from ncfmkit.augment import augment, cutmix, draw_cutmix, parse_strategy
 from ncfmkit.errors import UserError
 
 ALMOST_ONE = np.nextafter(np.float32(1), np.float32(0))
@@ -267,11 +267,18 @@ def coded(count: int, side: int) -> torch.Tensor:
     return torch.cat([number, place], dim=1)
 
 
+def mixed_by(
+    rng: np.random.Generator, x_NCHW: torch.Tensor, target_NK: torch.Tensor, probability: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    box, order_N = draw_cutmix(rng, len(x_NCHW), x_NCHW.shape[-1], probability)
+    return cutmix(x_NCHW, target_NK, box, torch.from_numpy(order_N))
+
+
 def test_cutmix_mixes_pixels_and_targets_by_area() -> None:
     count, side, pasted_any = 6, 16, 0
     x, target = coded(count, side), torch.eye(count)
     for seed in range(40):
-        mixed, mixed_target = cutmix(x, target, np.random.default_rng(seed), 1.0)
+        mixed, mixed_target = mixed_by(np.random.default_rng(seed), x, target, 1.0)
         assert torch.equal(mixed[:, 1], x[:, 1])  # a pixel stays where it was
         torch.testing.assert_close(mixed_target.sum(1), torch.ones(count))
         boxes = set()
@@ -297,10 +304,10 @@ def test_cutmix_mixes_pixels_and_targets_by_area() -> None:
 def test_cutmix_probability() -> None:
     x, target = coded(8, 8), torch.eye(8)
     for seed in range(20):
-        same, same_target = cutmix(x, target, np.random.default_rng(seed), 0.0)
+        same, same_target = mixed_by(np.random.default_rng(seed), x, target, 0.0)
         assert same is x
         assert same_target is target
-    left = sum(cutmix(x, target, np.random.default_rng(seed), 0.3)[0] is x for seed in range(600))
+    left = sum(mixed_by(np.random.default_rng(seed), x, target, 0.3)[0] is x for seed in range(600))
     assert 360 < left < 480
 
 
@@ -311,7 +318,7 @@ def test_cutmix_lambda_is_uniform() -> None:
     x, target = coded(8, side)[:, :1], torch.eye(8)
     rng = np.random.default_rng(0)
     for _ in range(3000):
-        mixed, _ = cutmix(x, target, rng, 1.0)
+        mixed, _ = mixed_by(rng, x, target, 1.0)
         foreign = (mixed != x).any(0)[0]
         rows, columns = foreign.any(1), foreign.any(0)
         if not (rows[0] or rows[-1] or columns[0] or columns[-1]):

@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from ncfmkit.config import DistillSettings, NetworkSettings
+from ncfmkit.config import DistillSettings, NetworkSettings, TrainSettings
 from ncfmkit.distillation import frequencies, step
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.memory import make_plan
 from ncfmkit.distillation.problem import make_problem, make_state
 from ncfmkit.distillation.step import distill_step
+from ncfmkit.images import labeled
 from ncfmkit.jobs.distill import distill
+from ncfmkit.networks import network_builder
+from ncfmkit.progress import Tracker
 from ncfmkit.real import arguments
 from ncfmkit.rng import torch_generator
 from ncfmkit.runtime import Runtime
+from ncfmkit.training import StackedModels, class_hits, fresh_state, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -98,6 +102,20 @@ def test_a_step_keeps_to_its_memory_budget(
         distill_step(problem, state, plan)
     assert isinstance(problem.train_images, torch.Tensor) == (real.train.images.nbytes <= budget // 4)
     assert torch.cuda.max_memory_allocated() - before <= budget
+
+
+def test_training_from_main_memory_is_training_on_the_device(make_real, monkeypatch) -> None:
+    real, network = make_real((40, 30, 20)), NetworkSettings(width=8, depth=2)
+    build, settings = network_builder(network, real), TrainSettings(epochs=3, batch=16, cutmix=0.5)
+    ends = []
+    for free in (2**30, 0):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None, free=free: (free, free))
+        models = StackedModels(build, 2, on("cuda"))
+        models.load([fresh_state(build, 0, "student", k) for k in range(2)])
+        train(models, [labeled(real, real.train)] * 2, settings, seed=0, keys=[0, 1], bar=Tracker("tests", 1, None))
+        hits_RK = class_hits(models, labeled(real, real.test))
+        ends.append([*(v for state in models.states() for v in state.values()), torch.from_numpy(hits_RK)])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
 def test_the_main_job_on_digits(tmp_path) -> None:

@@ -6,10 +6,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config as inductor
 
 from ncfmkit import runtime as R
 from ncfmkit.config import RuntimeSettings
@@ -140,6 +142,25 @@ def test_describe_says_everything(runtime: Runtime) -> None:
 
 def test_uncompiled_is_the_function_itself(runtime: Runtime) -> None:
     assert runtime.compiled(format_bytes) is format_bytes
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch.compile
+@pytest.mark.parametrize(("device", "known"), [("cuda", True), ("cuda", False), ("cpu", True)])
+def test_only_on_gpus_the_compiler_may_not_choose_by_measured_speed(
+    monkeypatch: pytest.MonkeyPatch, runtime: Runtime, device: str, known: bool
+) -> None:
+    asked: list[Any] = []
+    compile, theirs = torch.compile, hasattr(inductor, "deterministic")
+
+    def spied(function: Any, *, dynamic: bool, options: Any) -> Any:
+        asked.append(options)
+        return compile(function, dynamic=dynamic, options=options) if known else function  # refuses unknown options
+
+    monkeypatch.setattr(torch, "compile", spied)
+    if not known:  # as in torch 2.9
+        monkeypatch.setattr(torch._inductor, "config", SimpleNamespace())
+    dataclasses.replace(runtime, device=torch.device(device), compile=True).compiled(format_bytes)
+    assert asked == [{"deterministic": True} if device == "cuda" and known and theirs else None]
 
 
 def test_saved_bytes_counts_a_known_graph() -> None:

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from rounding import EPS, allowed, flat, off, smooth
 
-from ncfmkit import training
+from ncfmkit import augment, training
 from ncfmkit.config import NetworkSettings, StudentSettings, TrainSettings
 from ncfmkit.errors import NonFiniteLossError
-from ncfmkit.images import LabeledImages, labeled
+from ncfmkit.images import DeviceImages, LabeledImages, labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import Tracker
+from ncfmkit.rng import keyed_rng
 from ncfmkit.training import StackedModels, accuracy, batch_plan, class_hits, fresh_state, train
 
 PLAIN: dict[str, Any] = {"epochs": 3, "batch": 8, "augment": "none", "cutmix": 0.0, "milestones": ()}
@@ -68,13 +69,13 @@ def test_batch_plan_in_general() -> None:
 
 def test_every_image_is_used_in_every_epoch(real, runtime, monkeypatch) -> None:
     batches: list[np.ndarray] = []
-    original = LabeledImages.normalized
+    original = DeviceImages.normalized
 
-    def spy(self, index, device):
-        batches.append(index.copy())
-        return original(self, index, device)
+    def spy(self, index):
+        batches.append(index.numpy())
+        return original(self, index)
 
-    monkeypatch.setattr(LabeledImages, "normalized", spy)
+    monkeypatch.setattr(DeviceImages, "normalized", spy)
     trained(real, runtime, TrainSettings(**(PLAIN | {"epochs": 4, "batch": 4})))
     steps, size = batch_plan(21, 4)
     assert [len(b) for b in batches] == [size] * steps * 4
@@ -349,18 +350,77 @@ def test_float_images_train_as_uint8_ones_do(real, runtime) -> None:
 
 def test_one_geometric_operation_per_batch_and_a_draw_per_image(real, runtime, monkeypatch) -> None:
     rows: list[torch.Tensor] = []
-    original = training.augment
+    original = training.apply
 
-    def spy(x, strategy, u):
+    def spy(x, operations, drawn, u):
+        assert drawn == augment.drawn(operations, u)
         rows.append(u)
-        return original(x, strategy, u)
+        return original(x, operations, drawn, u)
 
-    monkeypatch.setattr(training, "augment", spy)
+    monkeypatch.setattr(training, "apply", spy)
     trained(real, runtime, TrainSettings(epochs=4, batch=7, augment="crop_scale_rotate"))
     assert len(rows) == 12
     assert all(len(u[:, 0].unique()) == 1 for u in rows)
     assert all(len(u[:, k].unique()) == 7 for u in rows for k in range(1, u.shape[1]))
     assert len({float(u[0, 0]) for u in rows}) == 12
+
+
+def plain_batches(data: LabeledImages, settings: TrainSettings, seed: int, key: int) -> list[tuple[torch.Tensor, ...]]:
+    """Images and targets of every batch, one after the other, each drawn when its turn comes."""
+    batches = list[tuple[torch.Tensor, ...]]()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (data.mean, data.std))
+    for epoch in range(settings.epochs):
+        rng, (steps, size) = keyed_rng(seed, "train", key, epoch), batch_plan(len(data), settings.batch)
+        for index in np.resize(rng.permutation(len(data)), steps * size).reshape(steps, size):
+            u = rng.random((size, augment.DRAWS), dtype=np.float32)
+            u[:, augment.PICK] = u[0, augment.PICK]
+            pixels = torch.as_tensor(data.images[index])
+            pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+            x = augment.augment((pixels - mean) / std, settings.augment, torch.from_numpy(u))
+            rows = torch.from_numpy(index)
+            soft = data.soft_labels
+            target = F.one_hot(data.labels[rows], 3).float() if soft is None else soft[rows].float().softmax(1)
+            (decide, lam, *center), order = rng.random(4), rng.permutation(size)
+            if decide < settings.cutmix:
+                side = x.shape[-1]
+                half, place = side * math.sqrt(1 - lam) / 2, np.arange(side)
+                row, column = ((place >= round(c * side - half)) & (place < round(c * side + half)) for c in center)
+                box = torch.from_numpy(row[:, None] & column)
+                share = 1 - int(box.sum()) / side**2
+                x, target = torch.where(box, x[order], x), share * target + (1 - share) * target[order]
+            batches.append((x, target))
+    return batches
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float", "soft labels"])
+def test_batches_are_those_drawn_one_by_one_to_the_last_byte(real, runtime, monkeypatch, kind: str) -> None:
+    data = labeled(real, real.train)
+    if kind == "float":
+        data = dataclasses.replace(data, images=torch.from_numpy(real.train.images) / 255)
+    elif kind == "soft labels":
+        logits = torch.randn(21, 3, generator=torch.Generator().manual_seed(0)).half()
+        data = dataclasses.replace(data, soft_labels=logits)
+    seen: list[list[torch.Tensor]] = [[], []]
+    logits_of, cross_entropy = StackedModels.logits, F.cross_entropy
+
+    def recorded_logits(self, x_RBCHW: torch.Tensor) -> torch.Tensor:
+        seen[0].append(x_RBCHW)
+        return logits_of(self, x_RBCHW)
+
+    def recorded_loss(logits_NK: torch.Tensor, target_NK: torch.Tensor) -> torch.Tensor:
+        seen[1].append(target_NK)
+        return cross_entropy(logits_NK, target_NK)
+
+    monkeypatch.setattr(StackedModels, "logits", recorded_logits)
+    monkeypatch.setattr(F, "cross_entropy", recorded_loss)
+    settings = TrainSettings(epochs=5, batch=8, augment="color_crop_flip_scale_rotate_cutout", cutmix=0.7)
+    trained(real, runtime, settings, keys=(4, 9), data=[data] * 2, seed=3)
+    plain = [plain_batches(data, settings, 3, key) for key in (4, 9)]
+    assert len(seen[0]) == len(plain[0]) == 15
+    for x_RBCHW, target_NK, *rows in zip(*seen, *plain, strict=True):
+        for r, (x, target) in enumerate(rows):
+            assert torch.equal(x_RBCHW[r], x)
+            assert torch.equal(target_NK.unflatten(0, (2, -1))[r], target)
 
 
 @pytest.mark.parametrize(("settings", "share"), [({"cutmix": 0.0}, 0.0), ({"cutmix": 1.0}, 1.0), ({}, 0.5)])

@@ -18,7 +18,7 @@ from ncfmkit.distillation import frequencies, ncfd
 from ncfmkit.distillation.memory import Plan, class_groups, kept_graphs_of, real_chunks, syn_chunks, within_memory
 from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.problem import Problem, State, StepReport, wide
-from ncfmkit.images import gather, to_device
+from ncfmkit.images import gather, uploaded
 from ncfmkit.mosaic import decode, decode_factors
 from ncfmkit.rng import keyed_rng, torch_generator
 
@@ -61,9 +61,9 @@ def draw(problem: Problem, step: int) -> Draws:
     }
     return Draws(
         real_index=index,
-        real_index_N=to_device(torch.from_numpy(np.concatenate(index)), device) if resident else None,
+        real_index_N=uploaded(torch.from_numpy(np.concatenate(index)), device) if resident else None,
         u_CP=u_CP,
-        device_u_CP={phase: to_device(u, device) for phase, u in u_CP.items()},
+        device_u_CP={phase: uploaded(u, device) for phase, u in u_CP.items()},
     )
 
 

@@ -127,12 +127,12 @@ def herded_subset(
     build = network_builder(network, real)
     extractor = build().to(runtime.device)
     extractor.load_state_dict(state)
-    data = labeled(real, real.train)
+    data = labeled(real, real.train).on(runtime.device)
     rows = []
     with track("herding", len(real.classes)) as bar:
         for start, stop in zip(real.train.offsets[:-1], real.train.offsets[1:], strict=True):
             parts = [
-                extractor.features(data.normalized(np.arange(i, min(i + 256, stop)), runtime.device))
+                extractor.features(data.normalized(torch.arange(i, min(i + 256, stop), device=data.home)))
                 for i in range(start, stop, 256)
             ]
             rows.append(start + herd(torch.cat(parts).double().cpu(), per_class))
@@ -143,11 +143,12 @@ def herded_subset(
 @torch.no_grad()
 def herding_seconds(real: RealData, per_class: int, network: NetworkSettings, runtime: Runtime) -> float:
     """Seconds that :func:`herded_subset` takes, measured on one batch."""
-    extractor, data = network_builder(network, real)().to(runtime.device), labeled(real, real.train)
-    index = np.arange(min(256, len(data)))
+    extractor = network_builder(network, real)().to(runtime.device)
+    data = labeled(real, real.train).on(runtime.device)
+    index = torch.arange(min(256, len(data)), device=data.home)
 
     def one_batch() -> None:
-        feat_ND = extractor.features(data.normalized(index, runtime.device))
+        feat_ND = extractor.features(data.normalized(index))
         herd(feat_ND.double().cpu(), min(per_class, len(index)))
 
     one = seconds_per_call(one_batch, runtime.device, compiled=False)
