@@ -18,8 +18,10 @@ from ncfmkit.config import DistillSettings, NetworkSettings, PoolSettings, Setti
 from ncfmkit.distillation import memory
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.memory import Plan, make_plan
+from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, State, make_problem, make_state
 from ncfmkit.distillation.step import distill_step
+from ncfmkit.errors import UserError
 from ncfmkit.images import labeled
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import track
@@ -157,6 +159,19 @@ def test_a_step_in_pieces(prepare: Prepare) -> None:
         "step, in pieces",
         counts_of_a_step(prepare, "bf16", sampler="learned", budget=memory.WORKSPACE["cuda"] + 400_000),
     )
+
+
+def test_a_budget_below_the_reserve_names_the_least_that_works(prepare: Prepare) -> None:
+    """The reserve of cuBLAS and cuDNN counts, and so does a pool that is on the device."""
+    with fake_cuda.fake_cuda():
+        with pytest.raises(UserError, match=r"--memory-budget 50 MiB is below .*: at least 65MiB") as caught:
+            prepare("bf16", budget=50 << 20)
+        problem, state, _ = prepare("bf16", budget=65 << 20)
+        assert problem.pool.nbytes_on(GPU) > 0
+        without = dataclasses.replace(problem, pool=Pool.empty())
+        spared = memory._fixed_bytes(problem, state) - memory._fixed_bytes(without, state)
+        assert spared == problem.pool.nbytes_on(GPU)
+    assert "one stored image" in str(caught.value)
 
 
 def test_a_checkpointed_step(prepare: Prepare) -> None:
