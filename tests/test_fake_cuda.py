@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ncfmkit import networks
-from ncfmkit.config import DistillSettings, NetworkSettings, PoolSettings, Settings, StudentSettings
-from ncfmkit.distillation import memory
+from ncfmkit.config import DistillSettings, NetworkSettings, PoolSettings, Settings, StudentSettings, override
+from ncfmkit.distillation import loop, memory
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.memory import Plan, make_plan
 from ncfmkit.distillation.pool import Pool
@@ -167,11 +167,29 @@ def test_a_budget_below_the_reserve_names_the_least_that_works(prepare: Prepare)
         with pytest.raises(UserError, match=r"--memory-budget 50 MiB is below .*: at least 65MiB") as caught:
             prepare("bf16", budget=50 << 20)
         problem, state, _ = prepare("bf16", budget=65 << 20)
-        assert problem.pool.nbytes_on(GPU) > 0
-        without = dataclasses.replace(problem, pool=Pool.empty())
+        weights = [v for side in (problem.pool.initial, problem.pool.final) for m in side for v in m.values()]
+        assert {v.device for v in weights} == {GPU}
+        without = dataclasses.replace(problem, pool_bytes=0)
         spared = memory._fixed_bytes(problem, state) - memory._fixed_bytes(without, state)
-        assert spared == problem.pool.nbytes_on(GPU)
+        assert spared == sum(v.nbytes for v in weights) > 0
     assert "one stored image" in str(caught.value)
+
+
+def test_a_budget_that_a_pool_will_not_fit_is_refused_before_it_is_trained(make_real: Callable) -> None:
+    """The rehearsal has an empty pool, and the plan of the run that follows."""
+    real = make_real((40, 30, 20))
+    changes = {"network.width": 8, "network.depth": 2, "distill.ipc": 2, "distill.frequencies": 64}
+    settings = override(Settings(), changes | {"pool.members": 3, "runtime.memory_budget": "80MiB"})
+    build = network_builder(settings.network, real)
+    weights = [fresh_state(build, 0, "member", m) for m in range(3)]
+    images = initialize("mix", real, ipc=2, factor=2, seed=0)
+    with fake_cuda.fake_cuda():
+        fixed = []
+        for pool in (Pool.empty(), dataclasses.replace(Pool.empty(), initial=weights, final=weights)):
+            problem, state, plan = loop.prepare(real, settings, pool, images, on("bf16"))
+            fixed.append((memory._fixed_bytes(problem, state), plan))
+    assert fixed[0] == fixed[1]
+    assert problem.pool_bytes > 0
 
 
 def test_a_checkpointed_step(prepare: Prepare) -> None:

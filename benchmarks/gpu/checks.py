@@ -109,7 +109,7 @@ def step(
 
     Args:
         chunk: images at once, instead of the plan's.
-        allow_tf32: float32 products in TF32; None: as ncfmkit chooses, with bfloat16.
+        allow_tf32: float32 products in TF32; None: as ncfmkit chooses.
         half_norms: norms in bfloat16, which autocast sends to float32.
         profile: kernels and host calls by time in profile.json, and the step's parts.
     """
@@ -122,7 +122,7 @@ def step(
 
     run = contender(precision=precision, compile=compile)
     assert run.plan is not None
-    allow_tf32 = precision == "bf16" if allow_tf32 is None else allow_tf32
+    allow_tf32 = torch.backends.cuda.matmul.allow_tf32 if allow_tf32 is None else allow_tf32
     with tf32(allow_tf32), mock.patch.object(torch.nn.GroupNorm, "forward", half if half_norms else plain):
         run.plan.chunk = chunk or run.plan.chunk
         result = say(steady(run, 5))

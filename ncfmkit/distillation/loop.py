@@ -66,6 +66,7 @@ def prepare(
         pool=pool,
         build=network_builder(settings.network, real),
         runtime=runtime,
+        members=settings.pool.members,
         budget=budget,
         gradient_checkpointing=settings.runtime.gradient_checkpointing,
     )

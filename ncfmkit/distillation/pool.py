@@ -72,21 +72,15 @@ class Pool:
         accuracy = f"test accuracy {' to '.join(ends)}" if known else "no test split"
         return f"extractor pool: {plural(len(self), 'member')}, {made}, {accuracy}"
 
-    def placed(self, device: torch.device, room: int) -> "Pool":
-        """The pool for steps on a device: on it, where that takes at most `room` bytes; else pinned in main memory."""
-        if device.type != "cuda" or not self.final:
+    def placed(self, device: torch.device, *, resident: bool) -> "Pool":
+        """The pool for steps on a device: where that is a GPU, its weights are there, or pinned in main memory."""
+        if device.type != "cuda":
             return self
-        fits = sum(v.nbytes for state in (*self.initial, *self.final) for v in state.values()) <= room
 
         def place(states: list[Weights]) -> list[Weights]:
-            return [{k: v.to(device) if fits else v.pin_memory() for k, v in state.items()} for state in states]
+            return [{k: v.to(device) if resident else v.pin_memory() for k, v in state.items()} for state in states]
 
         return dataclasses.replace(self, initial=place(self.initial), final=place(self.final))
-
-    def nbytes_on(self, device: torch.device) -> int:
-        """Bytes of its weights on a GPU."""
-        weights = (v for state in (*self.initial, *self.final) for v in state.values())
-        return sum(v.nbytes for v in weights if v.device == device) if device.type == "cuda" else 0
 
     @torch.no_grad()
     def blend(self, network: nn.Module, member: int, beta: float) -> None:

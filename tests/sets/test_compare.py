@@ -79,9 +79,13 @@ def rewrite(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     pq.write_table(change(pq.ParquetFile(file).read()), file)
 
 
-def labels(table: pa.Table) -> pa.Table:
+def texts(table: pa.Table) -> pa.Table:
+    return table.set_column(1, "label", table["label"].cast(pa.string()))
+
+
+def labels(table: pa.Table, third: int | None = 2) -> pa.Table:
     column = table["label"].to_pylist()
-    column[3] = 2
+    column[3] = third
     return table.set_column(1, "label", pa.array(column))
 
 
@@ -97,6 +101,11 @@ def other_names(table: pa.Table) -> pa.Table:
         (rewritten(lambda t: pa.concat_tables([t, t.slice(0, 1)])), "its parquet view has more images than the 24"),
         (rewritten(labels), "label 3 of its parquet view is 2, expected 0"),
         (rewritten(lambda table: table.drop(["label"])), "its parquet view is not whole: KeyError"),
+        (
+            rewritten(texts),
+            "its parquet view is not whole: TypeError: 'str' object cannot be interpreted as an integer",
+        ),
+        (rewritten(lambda t: labels(t, None)), "its parquet view is not whole: TypeError: 'NoneType' object cannot"),
         (rewritten(other_names), "its parquet view is not whole: ValueError: it declares other class names"),
         (rewritten(lambda table: table.replace_schema_metadata()), "its parquet view is not whole: KeyError"),
         (lambda f: next(f.glob("data/*")).write_bytes(b"PAR1"), "its parquet view is not whole: ArrowInvalid"),

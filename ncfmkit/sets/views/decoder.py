@@ -6,6 +6,7 @@ and time. Needs no torch.
 
 import json
 import math
+import operator
 import sys
 import time
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ def decoded(folder: Path, layout: str, view: View) -> Iterator[Row]:
             soft_shape = None if row.soft is None else row.soft.shape
             if row.image.shape != view.shape or soft_shape != ((len(view.classes),) if view.soft else None):
                 raise ValueError(f"an image of shape {row.image.shape} with soft labels {soft_shape}")
+            np.int64(operator.index(row.label))  # raises where it is none
             yield row
     except MemoryError:
         raise Unreadable(f"needs more memory than {MEMORY >> 20} MiB") from None
@@ -69,7 +71,7 @@ def main() -> None:
                 buffer["soft"] = row.soft
             sys.stdout.buffer.write(buffer.tobytes())
         sys.stdout.flush()
-    except (Unreadable, OverflowError) as error:
+    except Unreadable as error:
         sys.exit(str(error))
 
 
