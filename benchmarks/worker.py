@@ -97,7 +97,12 @@ def random_pool(setting: Setting, members: int = 2) -> Pool:
         torch.manual_seed(0)
         networks = [floor.build(setting) for _ in range(2 * members)]
     states = [{k: v.detach() for k, v in network.named_parameters()} for network in networks]
-    return Pool(key="", initial=states[:members], final=states[members:], accuracies=[None] * members, seconds=0.0)
+    return Pool(
+        key="",
+        stages=[list(ends) for ends in zip(states[:members], states[members:], strict=True)],
+        accuracies=[None] * members,
+        seconds=0.0,
+    )
 
 
 class Contender:

@@ -153,6 +153,13 @@ class PoolSettings(TrainSettings):
     """The pool of feature extractors and their training."""
 
     members: int = setting(20, "extractors in the pool", unit="extractors", at_least=1, flag="--pool")
+    snapshots: int = setting(
+        0,
+        "states kept of each extractor between its first and its last epoch, evenly spaced",
+        unit="snapshots",
+        at_least=0,
+        flag="--snapshots",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +234,21 @@ class DistillSettings:
     calibration_weight: float = setting(
         1.0, "weight of the calibration loss; 0 disables it", at_least=0, flag="--calibration"
     )
+    extractor: Literal["blend", "stages"] = setting(
+        "blend",
+        "matching extractor of a step: between a pool member's initial and final weights (blend, as in the paper), or "
+        "as the member was at one stage of its training (stages, see --snapshots)",
+        flag="--extractor",
+    )
+    stage_order: Literal["uniform", "rising"] = setting(
+        "uniform", "stages that a step may draw: all of them, or the early ones first and the late ones at the end"
+    )
+    calibration_stages: int | None = setting(
+        None,
+        "the calibration network is drawn from so many stages, the matching extractor's first; none: the final one",
+        unit="stages",
+        at_least=1,
+    )
     real_batch: int = setting(
         1024,
         "maximum number of real images per class and step",
@@ -238,7 +260,22 @@ class DistillSettings:
     lr: float = setting(1e-3, "learning rate of the images", above=0, flag="--lr")
     momentum: float = setting(0.5, "momentum of SGD", at_least=0, below=1)
     weight_decay: float = setting(5e-4, "weight decay of the images", at_least=0)
-    patience: int = setting(500, "steps without a lower loss after which lr halves", unit="steps", at_least=1)
+    schedule: Literal["plateau", "smooth-plateau", "cosine", "constant"] = setting(
+        "plateau",
+        "learning rate over the run: halved where the loss (plateau, as in the paper) or its moving average "
+        "(smooth-plateau) no longer falls, a cosine to 0, or constant",
+        flag="--schedule",
+    )
+    patience: int = setting(
+        500, "steps without a lower loss after which the plateau schedules halve lr", unit="steps", at_least=1
+    )
+    warmup: int = setting(0, "first steps, over which lr rises to its value", unit="steps", at_least=0)
+    average: float = setting(
+        0.0,
+        "decay of the moving average of the images that is stored in place of the last ones, such as 0.98; 0: none",
+        at_least=0,
+        below=1,
+    )
     augment: str = setting(
         "color_crop_cutout", "as pool.augment; drawn once per class and step, for real and synthetic images alike"
     )
@@ -562,6 +599,16 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
             f"{names['distill.sampler']} 'learned' needs 32 or more {names['distill.frequencies']} "
             f"(batch norm over two components), got {d.frequencies}"
         )
+    if settings.pool.snapshots >= settings.pool.epochs:
+        yield (
+            f"{names['pool.snapshots']} {settings.pool.snapshots}: expected fewer than the epochs of an extractor, "
+            f"{settings.pool.epochs} ({names['pool.epochs']})"
+        )
+    if d.extractor == "stages" and not settings.pool.snapshots:
+        yield f"{names['distill.extractor']} 'stages' needs {names['pool.snapshots']} of 1 or more"
+    if d.extractor == "blend" and (d.calibration_stages is not None or d.stage_order != "uniform"):
+        key = "distill.stage_order" if d.calibration_stages is None else "distill.calibration_stages"
+        yield f"{names[key]} needs {names['distill.extractor']} 'stages', got 'blend'"
     for section, train in (("pool", settings.pool), ("student", settings.student)):
         if list(train.milestones) != sorted(train.milestones):
             yield f"{section}.milestones: expected rising fractions, got {list(train.milestones)}"

@@ -133,7 +133,12 @@ def build_pool(
     build = network_builder(network, real)
     initial = [fresh_state(build, 5, "initial", m) for m in range(members)]
     final = [fresh_state(build, 5, "final", m) for m in range(members)]
-    return Pool(key="tiny", initial=initial, final=final, accuracies=[None] * members, seconds=0.0), build
+    return Pool(
+        key="tiny",
+        stages=[list(ends) for ends in zip(initial, final, strict=True)],
+        accuracies=[None] * members,
+        seconds=0.0,
+    ), build
 
 
 @pytest.fixture

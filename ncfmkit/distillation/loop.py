@@ -67,6 +67,7 @@ def prepare(
         build=network_builder(settings.network, real),
         runtime=runtime,
         members=settings.pool.members,
+        snapshots=settings.pool.snapshots,
         budget=budget,
         gradient_checkpointing=settings.runtime.gradient_checkpointing,
     )
@@ -178,7 +179,7 @@ def distill(
             if saves:
                 save()
                 if board is not None:
-                    board.add_images(_as_bytes(state.images), state.step)
+                    board.add_images(_as_bytes(state.result), state.step)
             for row in due:
                 try:
                     if callback is not None:
@@ -197,12 +198,12 @@ def distill(
                 raise Interrupted(f"saved after step {state.step} of {steps}: continue with --resume {run.path}")
 
     run.update(timings=Timings(distill_seconds=round(spent, 2), steps=steps))
-    return state.images.detach()
+    return state.result
 
 
 def _as_bytes(images: torch.Tensor) -> np.ndarray:
     """Images in [0, 1] as uint8, rounded as the set's are."""
-    return images.detach().mul(255).round().to(torch.uint8).cpu().numpy()
+    return images.mul(255).round().to(torch.uint8).cpu().numpy()
 
 
 def _budget(settings: Settings) -> int | None:

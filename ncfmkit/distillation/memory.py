@@ -159,6 +159,7 @@ def _fixed_bytes(problem: Problem, state: State) -> int:
     """Bytes on the device that no chunking changes: images, networks, psi, frequencies, characteristic functions."""
     s = problem.settings
     fixed = state.images.nbytes * (4 if s.optimizer == "adamw" else 3)  # with gradient and moments
+    fixed += 0 if state.average is None else state.average.nbytes
     fixed += WORKSPACE.get(problem.runtime.device.type, 0) + problem.pool_bytes
     fixed += sum(p.nbytes for network in (problem.matcher, problem.calibrator) for p in network.parameters())
     if isinstance(problem.train_images, torch.Tensor):

@@ -1,4 +1,4 @@
-"""The extractor pool: networks trained on the real data, kept at both ends of training (docs/method.md, section 3).
+"""The extractor pool: networks trained on the real data, kept at stages of their training (docs/method.md, section 3).
 
 A pool lives in the cache under a key of everything that decides its weights; members are files of their own, so a pool
 that was interrupted continues where it stopped, and a larger pool keeps the members of a smaller one.
@@ -40,29 +40,46 @@ from ncfmkit.training import (
     training_seconds,
 )
 
-Member = tuple[Weights, Weights, float | None]  # initial, final, test accuracy
+INITIAL, FINAL, SNAPSHOT = "initial", "final", "epoch-{}"  # stages of a member, in its file
 TITLE = "extractor pool"
 ABOUT = "pool.json"  # what a pool belongs to
 POOL_FORMAT = 1  # raised when training changes in a way that the settings do not show
 
 
 @dataclass(frozen=True, kw_only=True)
+class Member:
+    """One network at stages of its training, and its accuracy on the test split, a fraction; None: there is none."""
+
+    stages: dict[str, Weights]  # by name: `INITIAL`, `FINAL`, and `SNAPSHOT` of an epoch
+    accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The weights of every member, in main memory, at initialization and at the end of training."""
+    """The weights of every member at stages of its training, in main memory."""
 
     key: str
-    initial: list[Weights]
-    final: list[Weights]
+    stages: list[list[Weights]]  # of each member: at initialization, snapshots, at the end
     accuracies: list[float | None]  # on the test split, fractions; None where the source has no test split
     seconds: float  # spent training in this run; 0 where all came from the cache
 
     @classmethod
     def empty(cls) -> "Pool":
         """A pool without members, to check settings with before any is trained."""
-        return cls(key="", initial=[], final=[], accuracies=[], seconds=0.0)
+        return cls(key="", stages=[], accuracies=[], seconds=0.0)
 
     def __len__(self) -> int:
-        return len(self.final)
+        return len(self.stages)
+
+    @property
+    def initial(self) -> list[Weights]:
+        """Of each member."""
+        return [stages[0] for stages in self.stages]
+
+    @property
+    def final(self) -> list[Weights]:
+        """Of each member."""
+        return [stages[-1] for stages in self.stages]
 
     def describe(self) -> str:
         """One line that says where the pool came from and how good its members are."""
@@ -77,27 +94,38 @@ class Pool:
         if device.type != "cuda":
             return self
 
-        def place(states: list[Weights]) -> list[Weights]:
-            return [{k: v.to(device) if resident else v.pin_memory() for k, v in state.items()} for state in states]
+        def place(state: Weights) -> Weights:
+            return {k: v.to(device) if resident else v.pin_memory() for k, v in state.items()}
 
-        return dataclasses.replace(self, initial=place(self.initial), final=place(self.final))
+        return dataclasses.replace(self, stages=[list(map(place, of_member)) for of_member in self.stages])
 
     @torch.no_grad()
     def blend(self, network: nn.Module, member: int, beta: float) -> None:
         """Sets `network` to `beta * initial + (1 - beta) * final` of a member, in place."""
-        initial, final = self.initial[member], self.final[member]
+        initial, final = self.stages[member][0], self.stages[member][-1]
         for name, parameter in network.named_parameters():
             parameter.copy_(final[name], non_blocking=True)
             if beta > 0:
                 parameter.lerp_(initial[name].to(parameter.device, non_blocking=True), beta)
 
-    def load_final(self, network: nn.Module, member: int) -> None:
-        """Sets `network` to a member's weights at the end of training, in place."""
-        self.blend(network, member, 0.0)
+    @torch.no_grad()
+    def load(self, network: nn.Module, member: int, stage: int = -1) -> None:
+        """Sets `network` to a member's weights at a stage of its training, the end by default, in place."""
+        for name, parameter in network.named_parameters():
+            parameter.copy_(self.stages[member][stage][name], non_blocking=True)
+
+
+def snapshot_epochs(pool: PoolSettings) -> tuple[int, ...]:
+    """The epochs after which a member's state is kept, beside the last one: evenly spaced."""
+    return tuple(round(pool.epochs * k / (pool.snapshots + 1)) for k in range(1, pool.snapshots + 1))
+
+
+def _stage_names(pool: PoolSettings) -> list[str]:
+    return [INITIAL, *map(SNAPSHOT.format, snapshot_epochs(pool)), FINAL]
 
 
 def pool_key(real: RealData, network: NetworkSettings, pool: PoolSettings, seed: int, runtime: Runtime) -> str:
-    """A digest of what decides the members' weights; the number of members is not part of it."""
+    """A digest of what decides the members' weights; how many members and snapshots there are is not part of it."""
     content = _pool_content(real, network, pool, seed, runtime)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -109,7 +137,7 @@ def _pool_content(
         "format": POOL_FORMAT,
         "data": real.fingerprint,
         "network": to_dict(network),
-        "pool": {k: v for k, v in to_dict(pool).items() if k != "members"},
+        "pool": {k: v for k, v in to_dict(pool).items() if k not in ("members", "snapshots")},
         "seed": seed,
         "runtime": [runtime.device.type, runtime.precision, runtime.compile],
     }
@@ -133,7 +161,7 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
         if not (folder / ABOUT).exists():  # for `ncfmkit cache`, which lists pools
             about = _pool_content(real, network, pool, seed, runtime) | {"data_name": real.name}
             _write(folder / ABOUT, json.dumps(about, indent=1).encode())
-        kept = [_kept_member(file) for file in files]
+        kept = [_kept_member(file, pool) for file in files]
         missing = [m for m, member in enumerate(kept) if member is None]
         if missing:
             each = plural(pool.epochs, "epoch")
@@ -144,16 +172,22 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
                 for m in missing:
                     initial = fresh_state(build, seed, "extractor", m)
                     models.load([initial])
-                    train(models, [data], pool, seed=seed, keys=[m], bar=bar)
+                    snapshots: dict[str, Weights] = {}
+
+                    def keep(epoch: int, snapshots: dict[str, Weights] = snapshots) -> None:
+                        if epoch in snapshot_epochs(pool):
+                            snapshots[SNAPSHOT.format(epoch)] = _rounded(models.states()[0])
+
+                    train(models, [data], pool, seed=seed, keys=[m], bar=bar, after_epoch=keep)
                     score = accuracy(models, labeled(real, real.test))[0] if real.test else None
-                    _write_member(files[m], initial, models.states()[0], score)
+                    stages = {INITIAL: initial, **snapshots, FINAL: models.states()[0]}
+                    _write_member(files[m], Member(stages=stages, accuracy=score))
                     bar.advance(0, note="" if score is None else f"member {m}: test accuracy {score:.1%}")
         members = [member or _read_member(file) for member, file in zip(kept, files, strict=True)]
     return Pool(
         key=key,
-        initial=[m[0] for m in members],
-        final=[m[1] for m in members],
-        accuracies=[m[2] for m in members],
+        stages=[[member.stages[name] for name in _stage_names(pool)] for member in members],
+        accuracies=[member.accuracy for member in members],
         seconds=time.monotonic() - start if missing else 0.0,
     )
 
@@ -163,7 +197,7 @@ def estimate_pool(
 ) -> Iterator[Stage]:
     """The training of those members that :func:`open_pool` will not find; nothing where all are in the cache."""
     files = _member_files(_folder(pool_key(real, network, pool, seed, runtime)), pool)
-    missing = sum(not file.is_file() for file in files)
+    missing = sum(not file.is_file() or not _has_stages(file, pool) for file in files)
     if missing:
         models = StackedModels(network_builder(network, real), 1, runtime)
         seconds = training_seconds(models, labeled(real, real.train), len(real.train.images), pool)
@@ -180,9 +214,14 @@ def _member_files(folder: Path, pool: PoolSettings) -> list[Path]:
     return [folder / f"member-{m:03d}.safetensors" for m in range(pool.members)]
 
 
-def _write_member(file: Path, initial: Weights, final: Weights, score: float | None) -> None:
-    tensors = {f"{side}/{k}": v for side, state in (("initial", initial), ("final", final)) for k, v in state.items()}
-    facts = {"test_accuracy": score, "sha256": _checksum(tensors, score)}
+def _rounded(state: Weights) -> Weights:
+    """A snapshot, in half the bytes."""
+    return {name: v.bfloat16() for name, v in state.items()}
+
+
+def _write_member(file: Path, member: Member) -> None:
+    tensors = {f"{stage}/{k}": v for stage, state in member.stages.items() for k, v in state.items()}
+    facts = {"test_accuracy": member.accuracy, "sha256": _checksum(tensors, member.accuracy)}
     content = to_bytes(tensors, metadata={METADATA_KEY: json.dumps(facts)})  # one key: more come in a random order
     _write(file, content)
 
@@ -194,9 +233,25 @@ def _write(file: Path, content: bytes) -> None:
         raise UserError(f"{error}, {MOVE}") from None
 
 
-def _kept_member(file: Path) -> Member | None:
-    """A member from the cache, or None where it is missing or damaged; a damaged one is named in a notice."""
+def _has_stages(file: Path, pool: PoolSettings) -> bool:
+    """Whether a member's file holds the snapshots that are asked for; true of a damaged file, which reading finds."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            names = {name.split("/", 1)[0] for name in stored.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError):
+        return True
+    return names.issuperset(_stage_names(pool))
+
+
+def _kept_member(file: Path, pool: PoolSettings) -> Member | None:
+    """A member from the cache, or None where it is missing, damaged or without snapshots; notices say which."""
     if not file.is_file():
+        return None
+    if not _has_stages(file, pool):
+        notice(
+            f"extractor pool: {file} has no snapshots after epochs {', '.join(map(str, snapshot_epochs(pool)))}: "
+            "training this member again"
+        )
         return None
     try:
         return _read_member(file)
@@ -212,11 +267,11 @@ def _read_member(file: Path) -> Member:
     score = facts.get("test_accuracy")
     if facts.get("sha256") != _checksum(tensors, score):
         raise ValueError("its checksum is wrong")
-    sides: dict[str, Weights] = {"initial": {}, "final": {}}
+    stages: dict[str, Weights] = {}
     for name, tensor in tensors.items():
-        side, parameter = name.split("/", 1)
-        sides[side][parameter] = tensor.clone()  # off the mapped file, which may change under us
-    return sides["initial"], sides["final"], score
+        stage, parameter = name.split("/", 1)
+        stages.setdefault(stage, {})[parameter] = tensor.clone()  # off the mapped file, which may change under us
+    return Member(stages=stages, accuracy=score)
 
 
 def _checksum(tensors: Weights, score: float | None) -> str:

@@ -1,6 +1,5 @@
 """What a step reads, and what it changes."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from ncfmkit.config import DistillSettings
 from ncfmkit.distillation import frequencies, ncfd
 from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.pool import Pool
+from ncfmkit.distillation.schedule import Schedule, wide
 from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.images import channel_tensors, normalize
 from ncfmkit.mosaic import decode_mask
@@ -23,41 +23,6 @@ from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
 
 DEFAULT_WORKING = 256 * 2**20  # bytes that a step works with on a CPU, beyond what it keeps
-
-
-def wide(device: torch.device) -> torch.dtype:
-    """The floats of losses and rates: as Python's, where the device has such."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-class Plateau:
-    """Halves the learning rate after `patience` steps without a lower loss; nothing waits for the device.
-
-    torch's ReduceLROnPlateau with its defaults, in tensors.
-    """
-
-    THRESHOLD = 1e-4  # a loss is lower if it is so by this part of the lowest
-    LEAST_CHANGE = 1e-8  # of the rate
-
-    def __init__(self, lr: torch.Tensor, patience: int):
-        self.lr, self.patience = lr, patience
-        self.best = torch.full((), math.inf, dtype=wide(lr.device), device=lr.device)
-        self.bad = torch.zeros((), dtype=torch.int64, device=lr.device)
-
-    def step(self, loss: torch.Tensor) -> None:
-        lower = loss < self.best * (1 - self.THRESHOLD)
-        self.best.copy_(torch.where(lower, loss, self.best))
-        self.bad.add_(1).mul_(~lower)
-        late = self.bad > self.patience
-        self.bad.mul_(~late)
-        self.lr.mul_(1 - 0.5 * (late & (self.lr * 0.5 > self.LEAST_CHANGE)).to(self.lr.dtype))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": float(self.best), "num_bad_epochs": int(self.bad)}
-
-    def load_state_dict(self, stored: dict[str, Any]) -> None:
-        self.best.fill_(stored["best"])
-        self.bad.fill_(stored["num_bad_epochs"])
 
 
 class AugmentedNetwork:
@@ -129,14 +94,26 @@ class State:
 
     images: torch.Tensor  # float32 leaf [C*M, ch, H, W] in [0, 1]
     optimizer: torch.optim.Optimizer
-    scheduler: Plateau
+    schedule: Schedule
     scaler: torch.amp.GradScaler
     psi: frequencies.SamplingNetwork | None
     psi_optimizer: torch.optim.Optimizer | None
+    average: torch.Tensor | None  # of the images over the steps, where it is what is stored
     step: int = 0
 
+    @property
+    def result(self) -> torch.Tensor:
+        """The images to store, float32 in [0, 1] `[C*M, ch, H, W]`."""
+        return self.images.detach() if self.average is None else self.average
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Moves the average towards the images after a step, further in the first steps: until then, they are few."""
+        if self.average is not None:
+            self.average.lerp_(self.images, 1 - min(decay, self.step / (self.step + 9)))
+
     def _parts(self) -> dict[str, Any]:
-        parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        parts = {"optimizer": self.optimizer, "scaler": self.scaler}
         if self.psi is not None:
             parts |= {"psi": self.psi, "psi_optimizer": self.psi_optimizer}
         return parts
@@ -144,12 +121,16 @@ class State:
     def state_dict(self) -> dict[str, Any]:
         """Everything, as tensors and plain values. Random draws need no state: they are keyed by the step."""
         states = {name: part.state_dict() for name, part in self._parts().items()}
-        return {"step": self.step, "images": self.images.detach(), **states}
+        average = {} if self.average is None else {"average": self.average}
+        scheduler = self.schedule.state_dict()
+        return {"step": self.step, "images": self.images.detach(), **average, "scheduler": scheduler, **states}
 
     def load_state_dict(self, stored: dict[str, Any]) -> None:
         self.step = stored["step"]
         with torch.no_grad():
             self.images.copy_(stored["images"])
+            if self.average is not None:
+                self.average.copy_(stored["average"])
         for name, part in self._parts().items():
             content = stored[name]
             if isinstance(part, torch.optim.Optimizer):  # how it steps is of this device, but for the rate
@@ -157,8 +138,8 @@ class State:
                 content = content | {"param_groups": [own | {"lr": group["lr"]}]}
             part.load_state_dict(content)
         group = self.optimizer.param_groups[0]
-        self.scheduler.lr.fill_(float(group["lr"]))
-        group["lr"] = self.scheduler.lr
+        self.schedule.load_state_dict(stored["scheduler"], self.step, float(group["lr"]))
+        group["lr"] = self.schedule.rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +187,7 @@ def make_problem(
     build: Callable[[], Classifier],
     runtime: Runtime,
     members: int | None = None,
+    snapshots: int = 0,
     budget: int | None = None,
     gradient_checkpointing: bool = False,
 ) -> Problem:
@@ -213,6 +195,7 @@ def make_problem(
 
     Args:
         members: that the pool will have; None: as it is.
+        snapshots: of each of them.
         budget: as of :func:`ncfmkit.distillation.memory.make_plan`; real images that take at most a quarter of it are
             kept on a GPU, and so are a pool's weights.
 
@@ -224,7 +207,8 @@ def make_problem(
     matcher, calibrator = (build().to(runtime.device).requires_grad_(False) for _ in range(2))
     probe = torch.zeros(2, real.channels, real.size, real.size, device=runtime.device)
     features = checkpointed_features(matcher) if gradient_checkpointing else matcher.features
-    weights = 2 * sum(p.nbytes for p in matcher.parameters()) * (len(pool) if members is None else members)
+    one = sum(p.nbytes for p in matcher.parameters())
+    weights = (2 * one + snapshots * one // 2) * (len(pool) if members is None else members)
     images, room = real.train.images, (default_budget(runtime) if budget is None else budget) // 4
     on_device, pool_on_device = (runtime.device.type == "cuda" and size <= room for size in (images.nbytes, weights))
     return Problem(
@@ -288,10 +272,11 @@ def make_state(problem: Problem, images_NCHW: torch.Tensor) -> State:
     return State(
         images=images,
         optimizer=optimizer,
-        scheduler=Plateau(lr, s.patience),
+        schedule=Schedule(s, lr),
         scaler=scaler,
         psi=psi,
         psi_optimizer=psi_optimizer,
+        average=images.detach().clone() if s.average else None,
     )
 
 

@@ -31,7 +31,7 @@ def step_seconds(problem: Problem, images_NCHW: torch.Tensor, plan: Plan) -> flo
         plan: it is not changed.
     """
     weights = {name: p.detach().clone() for name, p in problem.matcher.named_parameters()}
-    pool = dataclasses.replace(Pool.empty(), initial=[weights], final=[weights])
+    pool = dataclasses.replace(Pool.empty(), stages=[[weights, weights]])
     problem = dataclasses.replace(problem, pool=pool, chunks={})
     groups = list(class_groups(problem.classes, plan.classes_per_batch))
     real = {("real", g, plan.chunk): real_chunks(problem, plan, g) for g in groups}

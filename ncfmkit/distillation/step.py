@@ -17,7 +17,8 @@ from ncfmkit import augment
 from ncfmkit.distillation import frequencies, ncfd
 from ncfmkit.distillation.memory import Plan, class_groups, kept_graphs_of, real_chunks, syn_chunks, within_memory
 from ncfmkit.distillation.ncfd import Chunk
-from ncfmkit.distillation.problem import Problem, State, StepReport, wide
+from ncfmkit.distillation.problem import Problem, State, StepReport
+from ncfmkit.distillation.schedule import wide
 from ncfmkit.images import gather, uploaded
 from ncfmkit.mosaic import decode, decode_factors
 from ncfmkit.rng import keyed_rng, torch_generator
@@ -75,12 +76,9 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepReport:
     """
     s = problem.settings
 
-    # Draw what all classes share: a pool member, which matches between its initial and its trained weights and
-    # calibrates with its trained ones; the frequencies. Each class draws its own real images and augmentations.
-    shared = keyed_rng(problem.seed, "step", state.step)
-    member, beta = int(shared.integers(len(problem.pool))), shared.random()
-    problem.pool.blend(problem.matcher, member, beta)
-    problem.pool.load_final(problem.calibrator, member)
+    # Draw what all classes share: the two networks, the frequencies. Each class draws its own real images and
+    # augmentations.
+    draw_networks(problem, state.step)
     draws = draw(problem, state.step)
     freq_TD = draw_frequencies(problem, state)
 
@@ -109,12 +107,31 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepReport:
     # a finite loss may have a gradient that is not
     images_wrong = _first_wrong(state.images.detach().isfinite().view(problem.classes, -1).all(1))
 
-    # The learning rate halves after `patience` steps without a lower loss.
-    values = [matching, calibration, state.scheduler.lr, matching_wrong, calibration_wrong, images_wrong]
+    values = [matching, calibration, state.schedule.rate, matching_wrong, calibration_wrong, images_wrong]
     report = StepReport(step=state.step, values=torch.stack([v.to(loss.dtype) for v in values]))
-    state.scheduler.step(loss)
     state.step += 1
+    # The learning rate of the next step; and the average of the images, where it is what is stored.
+    state.schedule.step(state.step, loss)
+    state.follow(s.average)
     return report
+
+
+def draw_networks(problem: Problem, step: int) -> None:
+    """Sets the matching extractor and the calibration network to weights of one pool member (section 3)."""
+    s, pool = problem.settings, problem.pool
+    shared = keyed_rng(problem.seed, "step", step)
+    member = int(shared.integers(len(pool)))
+    if s.extractor == "blend":
+        pool.blend(problem.matcher, member, shared.random())
+        pool.load(problem.calibrator, member)
+        return
+    last = len(pool.stages[member]) - 1
+    newest = last if s.stage_order == "uniform" else min(last, (last + 1) * step // s.steps)
+    stage = int(shared.integers(newest + 1))
+    latest = last if s.calibration_stages is None else min(last, stage + s.calibration_stages - 1)
+    earliest = last if s.calibration_stages is None else stage
+    pool.load(problem.matcher, member, stage)
+    pool.load(problem.calibrator, member, int(shared.integers(earliest, latest + 1)))
 
 
 def draw_frequencies(problem: Problem, state: State) -> torch.Tensor | None:

@@ -13,7 +13,7 @@ import torch
 
 from ncfmkit.config import NetworkSettings, PoolSettings
 from ncfmkit.distillation import pool as pool_module
-from ncfmkit.distillation.pool import open_pool, pool_key
+from ncfmkit.distillation.pool import open_pool, pool_key, snapshot_epochs
 from ncfmkit.errors import UserError
 from ncfmkit.files import cache_dir
 from ncfmkit.images import labeled
@@ -191,7 +191,7 @@ def test_what_the_key_depends_on(real, make_real, tiny_network, runtime) -> None
         "epochs": 3, "batch": 4, "optimizer": "adamw", "lr": 0.1, "momentum": 0.1, "weight_decay": 0.1,
         "milestones": (0.5,), "gamma": 0.3, "augment": "none", "cutmix": 0.1,
     }  # fmt: skip
-    assert changes.keys() == {f.name for f in dataclasses.fields(PoolSettings)} - {"members"}
+    assert changes.keys() == {f.name for f in dataclasses.fields(PoolSettings)} - {"members", "snapshots"}
     others += [key(pool=dataclasses.replace(SETTINGS, **{k: v})) for k, v in changes.items()]
     assert len({base, *others}) == 1 + len(others)
 
@@ -207,7 +207,7 @@ def test_blend(make_pool, real) -> None:
                 expected = beta * initial + (1 - beta) * final
                 tolerance = 0 if beta in (0.0, 1.0) else 1e-7
                 torch.testing.assert_close(parameter.detach().double(), expected, rtol=0, atol=tolerance)
-        pool.load_final(network, member)
+        pool.load(network, member)
         assert same({k: v.detach() for k, v in network.named_parameters()}, pool.final[member])
 
 
@@ -231,6 +231,54 @@ def test_accuracies_are_those_of_the_final_weights(open_tiny, real, tiny_network
 
 def test_without_a_test_split_there_are_no_accuracies(open_tiny, make_real) -> None:
     assert open_tiny(real=make_real(test_counts=None)).accuracies == [None, None]
+
+
+def test_snapshots_are_what_shorter_trainings_end_with(open_tiny, monkeypatch) -> None:
+    """At a constant rate; they are kept in bfloat16, and change neither the final weights nor the key."""
+    plain = open_tiny(epochs=4, milestones=())
+    kept = open_tiny(epochs=4, milestones=(), snapshots=1)
+    assert kept.key == plain.key
+    half = open_tiny(epochs=2, milestones=())
+    for member in range(2):
+        initial, snapshot, final = kept.stages[member]
+        assert same(initial, plain.initial[member])
+        assert same(final, plain.final[member])
+        assert same(snapshot, {k: v.bfloat16() for k, v in half.final[member].items()})
+    monkeypatch.setattr(pool_module, "train", refuse)
+    assert all(map(same, open_tiny(epochs=4, milestones=(), snapshots=1).stages[1], kept.stages[1]))
+    assert [len(stages) for stages in open_tiny(epochs=4, milestones=()).stages] == [2, 2]
+
+
+def test_snapshots_are_spread_evenly() -> None:
+    for epochs, snapshots, expected in ((8, 3, (2, 4, 6)), (8, 7, tuple(range(1, 8))), (60, 11, tuple(range(5, 60, 5)))):
+        assert snapshot_epochs(PoolSettings(epochs=epochs, snapshots=snapshots)) == expected
+    for epochs in range(1, 30):
+        for snapshots in range(epochs):
+            found = snapshot_epochs(PoolSettings(epochs=epochs, snapshots=snapshots))
+            assert len(set(found)) == snapshots
+            assert all(0 < epoch < epochs for epoch in found)
+
+
+def test_a_member_without_the_snapshots_is_named_and_trained_again(open_tiny, monkeypatch, capsys) -> None:
+    open_tiny(members=1, epochs=4)
+    capsys.readouterr()
+    calls = trained(monkeypatch)
+    opened = open_tiny(members=1, epochs=4, snapshots=3)
+    said = capsys.readouterr().err
+    assert "member-000.safetensors has no snapshots after epochs 1, 2, 3: training this member again" in said
+    assert calls == [[0]]
+    assert all(map(same, open_tiny(members=1, epochs=4, snapshots=1).stages[0], opened.stages[0][::2]))
+    assert calls == [[0]]  # fewer snapshots are among those that are there
+
+
+def test_a_network_at_a_stage(make_pool, real) -> None:
+    pool, build = make_pool(real)
+    middle = {k: v.bfloat16() for k, v in pool.initial[1].items()}
+    pool = dataclasses.replace(pool, stages=[pool.stages[0], [pool.initial[1], middle, pool.final[1]]])
+    network = build()
+    for stage, expected in ((0, pool.initial[1]), (1, {k: v.float() for k, v in middle.items()}), (2, pool.final[1])):
+        pool.load(network, 1, stage)
+        assert same({k: v.detach() for k, v in network.named_parameters()}, expected)
 
 
 def test_labeled(real) -> None:

@@ -23,7 +23,7 @@ from ncfmkit.config import DistillSettings, NetworkSettings
 from ncfmkit.distillation import step as step_module
 from ncfmkit.distillation.memory import Plan, cut, make_plan
 from ncfmkit.distillation.pool import Pool
-from ncfmkit.distillation.problem import Plateau, Problem, State, StepLosses, make_problem, make_state, read
+from ncfmkit.distillation.problem import Problem, State, StepLosses, make_problem, make_state, read
 from ncfmkit.distillation.step import distill_step, draw_class, draw_frequencies
 from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.runtime import Runtime, saved_bytes
@@ -253,7 +253,18 @@ def test_the_same_run_twice_and_the_global_generator(setting) -> None:
     assert torch.equal(run(setting, sampler="learned"), first)
 
 
-@pytest.mark.parametrize("settings", [{}, {"sampler": "learned"}, {"optimizer": "sgd"}, {"patience": 1}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"sampler": "learned"},
+        {"optimizer": "sgd"},
+        {"patience": 1},
+        {"schedule": "smooth-plateau", "patience": 1},
+        {"schedule": "cosine", "warmup": 2, "steps": 6},
+        {"average": 0.5},
+    ],
+)
 def test_a_restored_state_goes_on_bit_for_bit(setting, settings: dict) -> None:
     problem, state = setting(**settings)
     plan = whole(problem, chunk=8)
@@ -269,6 +280,7 @@ def test_a_restored_state_goes_on_bit_for_bit(setting, settings: dict) -> None:
     assert other.step == 3
     assert [losses_of(other_problem, other, plan) for _ in range(3)] == losses
     assert torch.equal(other.images, state.images)
+    assert torch.equal(other.result, state.result)
     for a, b in zip(*(s.psi.parameters() if s.psi else [] for s in (state, other)), strict=True):
         assert torch.equal(a, b)
 
@@ -323,40 +335,68 @@ def test_psi_starts_by_the_seed(setting) -> None:
     assert (first - other).abs().median() > 1e-3
 
 
-def drawn_networks(setting, make_real, make_pool, seed: int) -> tuple[list[int], list[float], list[int]]:
-    """Of 20 steps: the members that matched, their betas, and the members that calibrated."""
-    problem, state = setting()
+class SpiedPool(Pool):
+    """Notes which weights each network is set to, and sets none."""
+
+    def noted(self, network: object) -> list[tuple]:
+        return self.__dict__.setdefault(f"noted by {id(network)}", [])
+
+    def blend(self, network, member, beta):
+        self.noted(network).append((member, beta))
+
+    def load(self, network, member, stage=-1):
+        self.noted(network).append((member, stage))
+
+
+def drawn_networks(setting, make_real, make_pool, seed: int, stages: int = 2, **settings) -> tuple[list, list]:
+    """Of 300 steps: members and betas or stages that matched, and members and stages that calibrated."""
+    problem, state = setting(steps=300, **settings)
     pool, _ = make_pool(make_real(), members=3)
-    matched: list[int] = []
-    betas: list[float] = []
-    calibrated: list[int] = []
-
-    class Spy(Pool):
-        def blend(self, network, member, beta):
-            assert network is problem.matcher
-            matched.append(member)
-            betas.append(beta)
-
-        def load_final(self, network, member):
-            assert network is problem.calibrator
-            calibrated.append(member)
-
-    fields = {f.name: getattr(pool, f.name) for f in dataclasses.fields(pool)}
-    problem = dataclasses.replace(problem, pool=Spy(**fields), seed=seed)
-    for _ in range(20):
-        distill_step(problem, state, whole(problem))
-    return matched, betas, calibrated
+    spied = SpiedPool(**{f.name: getattr(pool, f.name) for f in dataclasses.fields(pool)})
+    spied = dataclasses.replace(spied, stages=[[of_member[0]] * stages for of_member in pool.stages])
+    problem = dataclasses.replace(problem, pool=spied, seed=seed)
+    for step in range(300):
+        step_module.draw_networks(problem, step)
+    return spied.noted(problem.matcher), spied.noted(problem.calibrator)
 
 
 def test_networks_of_a_step_are_one_member_drawn_from_the_whole_pool(setting, make_real, make_pool) -> None:
-    matched, betas, calibrated = drawn_networks(setting, make_real, make_pool, SEED)
-    assert calibrated == matched
-    assert set(matched) == {0, 1, 2}
-    assert min(betas) < 0.2
-    assert max(betas) > 0.8
-    other_members, other_betas, _ = drawn_networks(setting, make_real, make_pool, SEED + 1)
-    assert other_members != matched
-    assert not set(other_betas) & set(betas)
+    matched, calibrated = drawn_networks(setting, make_real, make_pool, SEED)
+    betas = [beta for _, beta in matched]
+    assert calibrated == [(member, -1) for member, _ in matched]
+    assert {member for member, _ in matched} == {0, 1, 2}
+    assert 0 <= min(betas) < 0.2
+    assert 0.8 < max(betas) < 1
+    others, _ = drawn_networks(setting, make_real, make_pool, SEED + 1)
+    assert [member for member, _ in others] != [member for member, _ in matched]
+    assert not {beta for _, beta in others} & set(betas)
+
+
+@pytest.mark.parametrize("count", [None, 1, 3, 100])
+def test_stages_of_a_step_are_of_one_member(setting, make_real, make_pool, count: int | None) -> None:
+    """Five stages; calibration by the final one, or by one of `count` stages from the matching one on."""
+    matched, calibrated = drawn_networks(
+        setting, make_real, make_pool, SEED, stages=5, extractor="stages", calibration_stages=count
+    )
+    assert [member for member, _ in calibrated] == [member for member, _ in matched]
+    assert {member for member, _ in matched} == {0, 1, 2}
+    assert {stage for _, stage in matched} == {0, 1, 2, 3, 4}
+    ahead = {stage: set() for stage in range(5)}
+    for (_, stage), (_, later) in zip(matched, calibrated, strict=True):
+        ahead[stage].add(later)
+    for stage, later in ahead.items():
+        assert later <= ({4} if count is None else set(range(stage, min(5, stage + count))))
+    assert ahead[0] == {None: {4}, 1: {0}, 3: {0, 1, 2}, 100: {0, 1, 2, 3, 4}}[count]
+
+
+def test_rising_stages_begin_with_the_first_and_end_with_all(setting, make_real, make_pool) -> None:
+    how = {"extractor": "stages", "stage_order": "rising", "stages": 5}
+    matched, _ = drawn_networks(setting, make_real, make_pool, SEED, **how)
+    stages = [stage for _, stage in matched]
+    for step, stage in enumerate(stages):
+        assert stage <= step // 60
+    assert set(stages[-60:]) - {0, 1}
+    assert [max(stages[: 60 * k]) for k in (1, 2, 5)] == [0, 1, 4]
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 7, 100])
@@ -500,26 +540,6 @@ def test_the_learning_rate_halves_after_patience(setting, monkeypatch) -> None:
     problem, state = setting(patience=3, calibration_weight=0.0, matching_weight=0.0)
     rates = [losses_of(problem, state, whole(problem)).lr for _ in range(12)]
     assert rates == [1e-3] * 5 + [5e-4] * 4 + [2.5e-4] * 3
-
-
-def test_the_plateau_is_torchs() -> None:
-    rng = np.random.default_rng(0)
-    for patience, falls in itertools.product((0, 2, 7), (0.0, 0.01, 1e-5)):
-        losses = (10 * (1 - falls) ** np.arange(400) + rng.choice([0, 0.02], 400)).tolist()
-        losses[50] = math.nan
-        parameter = torch.zeros(1, requires_grad=True)
-        optimizer = torch.optim.SGD([parameter], lr=0.3)
-        torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=patience)
-        ours = Plateau(torch.tensor(0.3, dtype=torch.float64), patience)
-        for i, loss in enumerate(losses):
-            torchs.step(loss)
-            ours.step(torch.tensor(loss, dtype=torch.float64))
-            assert float(ours.lr) == optimizer.param_groups[0]["lr"]
-            if i % 100 == 99:  # as a checkpoint has it
-                again = Plateau(ours.lr, patience)
-                again.load_state_dict(ours.state_dict())
-                ours = again
-    assert float(ours.lr) < 0.3
 
 
 @pytest.mark.parametrize(
