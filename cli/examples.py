@@ -14,6 +14,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "ncfmkit evaluate runs/digits-ipc1 --data digits --network alexnet --repeats 3",
     ),
     "train": ("ncfmkit train runs/digits-ipc1 --data digits --out student.safetensors",),
+    "relabel": (
+        "ncfmkit relabel runs/digits-ipc1 --data digits --out soft.safetensors",
+        "ncfmkit relabel soft.safetensors --hard --out hard.safetensors",
+    ),
     "pack": (
         "ncfmkit pack runs/digits-ipc1 --to webdataset",
         "ncfmkit pack runs/digits-ipc1 --to parquet --license bsd-3-clause",

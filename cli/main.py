@@ -24,6 +24,7 @@ from ncfmkit.cli.predict import predict
 from ncfmkit.cli.pretrain import pretrain
 from ncfmkit.cli.push import push
 from ncfmkit.cli.recipes import recipes
+from ncfmkit.cli.relabel import relabel
 from ncfmkit.cli.train import train
 from ncfmkit.cli.unpack import unpack
 from ncfmkit.cli.validate import validate
@@ -98,7 +99,7 @@ def _fail(message: str, code: int) -> None:
 
 
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # as --help shows them
-    "Make a set": (distill, pretrain, recipes),
+    "Make a set": (distill, relabel, pretrain, recipes),
     "Use a set": (inspect, evaluate, train),
     "Ship a set": (pack, verify, push, unpack, convert),
     "Deploy a student": (export, validate, predict),

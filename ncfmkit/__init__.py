@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ncfmkit.jobs.inspect import inspect
     from ncfmkit.jobs.pack import pack
     from ncfmkit.jobs.push import push
+    from ncfmkit.jobs.relabel import relabel
     from ncfmkit.jobs.train import train
     from ncfmkit.jobs.unpack import unpack
     from ncfmkit.jobs.verify import verify
@@ -44,6 +45,7 @@ _HOMES = {
     "pack": "ncfmkit.jobs.pack",
     "predict": "ncfmkit.exporters.predict",
     "push": "ncfmkit.jobs.push",
+    "relabel": "ncfmkit.jobs.relabel",
     "resume": "ncfmkit.jobs.distill",
     "save": "ncfmkit.sets.set_file",
     "train": "ncfmkit.jobs.train",
@@ -69,6 +71,7 @@ __all__ = [
     "pack",
     "predict",
     "push",
+    "relabel",
     "resume",
     "save",
     "train",

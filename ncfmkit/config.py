@@ -282,6 +282,27 @@ class DistillSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelSettings:
+    """Soft labels: what the extractors of the pool say of each decoded image (docs/method.md, section 8)."""
+
+    soft: bool = setting(
+        False,
+        "store what the extractors say of each decoded image, to train on in place of its class",
+        flag="--soft-labels",
+    )
+    temperature: float = setting(
+        1.0, "divides the extractors' logits: above 1 makes soft labels softer", above=0, flag="--temperature"
+    )
+    stages: int = setting(
+        1,
+        "last stages of each extractor that teach: 1 is its final state, more need --snapshots",
+        unit="stages",
+        at_least=1,
+        flag="--teacher-stages",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RuntimeSettings:
     """The machine: device, precision, memory."""
 
@@ -319,6 +340,7 @@ class Settings:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     pool: PoolSettings = field(default_factory=PoolSettings)
     distill: DistillSettings = field(default_factory=DistillSettings)
+    labels: LabelSettings = field(default_factory=LabelSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
 
@@ -330,6 +352,7 @@ SECTIONS: dict[str, type] = {
 PANELS = {  # of --help, by section
     "data": "Data",
     "distill": "Distillation",
+    "labels": "Distillation",
     "network": "Networks",
     "pool": "Networks",
     "student": "Networks",
@@ -603,6 +626,11 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
         yield (
             f"{names['pool.snapshots']} {settings.pool.snapshots}: expected fewer than the epochs of an extractor, "
             f"{settings.pool.epochs} ({names['pool.epochs']})"
+        )
+    if settings.labels.stages > settings.pool.snapshots + 1:
+        yield (
+            f"{names['labels.stages']} {settings.labels.stages}: expected at most {settings.pool.snapshots + 1}, the "
+            f"{names['pool.snapshots']} and the final state"
         )
     if d.extractor == "stages" and not settings.pool.snapshots:
         yield f"{names['distill.extractor']} 'stages' needs {names['pool.snapshots']} of 1 or more"

@@ -185,7 +185,7 @@ def test_a_budget_that_a_pool_will_not_fit_is_refused_before_it_is_trained(make_
     images = initialize("mix", real, ipc=2, factor=2, seed=0)
     with fake_cuda.fake_cuda():
         fixed = []
-        for pool in (Pool.empty(), dataclasses.replace(Pool.empty(), initial=weights, final=weights)):
+        for pool in (Pool.empty(), dataclasses.replace(Pool.empty(), stages=[[w, w] for w in weights])):
             problem, state, plan = loop.prepare(real, settings, pool, images, on("bf16"))
             fixed.append((memory._fixed_bytes(problem, state), plan))
     assert fixed[0] == fixed[1]

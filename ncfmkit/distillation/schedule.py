@@ -4,6 +4,7 @@ Everything is a tensor on the device, so no step waits for it.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,10 +34,10 @@ class Plateau:
 
     def __init__(self, rate: torch.Tensor, patience: int, smoothing: float = 0.0):
         self.rate, self.patience, self.smoothing = rate, patience, smoothing
-        new = {"dtype": wide(rate.device), "device": rate.device}
-        self.best = torch.full((), math.inf, **new)
+        new = partial(torch.full, (), dtype=wide(rate.device), device=rate.device)
+        self.best = new(math.inf)
         self.bad = torch.zeros((), dtype=torch.int64, device=rate.device)
-        self.mean, self.weight = torch.zeros((), **new), torch.zeros((), **new)
+        self.mean, self.weight = new(0.0), new(0.0)
 
     def step(self, loss: torch.Tensor) -> None:
         if self.smoothing:

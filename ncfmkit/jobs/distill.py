@@ -23,6 +23,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce, total_seconds
 from ncfmkit.files import format_bytes, write_atomic
 from ncfmkit.jobs.evaluate import real_mosaics
+from ncfmkit.jobs.relabel import relabeled, teachers_of
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decode, decode_factors, decoded_count
 from ncfmkit.progress import command_line, notice, shortened_list
@@ -219,6 +220,10 @@ def _opened(
     if settings.runtime.log == "tensorboard":
         require_tensorboard()
     names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
+    if settings.labels.soft:  # soft labels help every set: how much, the same labels of random images say
+        names = tuple(dict.fromkeys([*names, "random-soft"]))
+    elif "random-soft" in names:
+        raise UserError("--baselines random-soft needs --soft-labels")
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
     folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}")
     source.check(settings)
@@ -426,6 +431,7 @@ def _complete(
         notice(pool.describe())
         about_pool = PoolInfo(key=pool.key, accuracies=tuple(pool.accuracies), seconds=round(pool.seconds, 1))
         run.update(pool=about_pool)
+        teachers = teachers_of(real, settings, pool, runtime) if settings.labels.soft else None
         open_board = None
         if settings.runtime.log == "tensorboard":
             labels_N = np.repeat(np.arange(len(real.classes)), d.ipc)
@@ -434,6 +440,9 @@ def _complete(
 
         # What it gives: the set and its pictures.
         result = finished_set(settings, real, images)
+        if teachers is not None:
+            result, taught = relabeled(result, settings, teachers)
+            notice(taught.describe())
         set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         sheet = contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
         write_atomic(run.path / "preview.png", png_bytes(sheet))
@@ -449,6 +458,7 @@ def _complete(
                 stored=d.ipc,
                 baselines=baselines,
                 mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
+                soften=lambda data: teachers.label(data) if teachers is not None else data,
                 herding=lambda count: herded_subset(real, count, pool.final[0], settings.network, runtime),
                 runtime=runtime,
             )

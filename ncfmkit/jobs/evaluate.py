@@ -1,6 +1,7 @@
 """`ncfmkit evaluate`: students trained on a set and scored on real data."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from ncfmkit.distillation.pool import estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.images import LabeledImages
+from ncfmkit.jobs.relabel import open_teachers, teaching_pool
 from ncfmkit.jobs.setup import check_fits, resolve
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_class_list, split_arguments
@@ -21,6 +23,7 @@ from ncfmkit.run_records import Scores
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
+from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.sets.manifest import to_bytes
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -107,6 +110,10 @@ def evaluate_real(
         pool = open_pool(real, settings.network, _one_member(settings), seed=settings.seed, runtime=runtime)
         return herded_subset(real, count, pool.final[0], settings.network, runtime)
 
+    @functools.cache
+    def teachers() -> Teachers:
+        return open_teachers(real, settings, runtime)
+
     return students.score_set(
         result.labeled(),
         real,
@@ -115,6 +122,7 @@ def evaluate_real(
         baselines=baselines,
         mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
         herding=herding,
+        soften=lambda data: teachers().label(data),
         runtime=runtime,
     )
 
@@ -139,8 +147,8 @@ def estimate(
         UserError: as :func:`evaluate_real`.
     """
     settings = _checked(result, real, settings, baselines)
-    if "herding" in baselines:
-        pool = _one_member(settings)
+    pool = teaching_pool(settings) if "random-soft" in baselines else _one_member(settings)
+    if {"herding", "random-soft"} & set(baselines):
         yield from estimate_pool(real, settings.network, pool, seed=settings.seed, runtime=runtime)
     yield from students.estimate_scores(
         real, settings, stored=result.ipc, decoded=_decoded(result), baselines=baselines, runtime=runtime
@@ -150,6 +158,11 @@ def estimate(
 def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines: Sequence[str]) -> Settings:
     if not settings.student.repeats:
         raise UserError("--repeats 0: expected 1 or more students to score a set with")
+    if "random-soft" in baselines and not settings.labels.soft:
+        raise UserError(
+            "--baselines random-soft needs a set with soft labels of a pool (distill --soft-labels, relabel): this one "
+            f"has {'hard labels' if result.soft_labels is None else 'soft labels of unknown teachers'}"
+        )
     check_fits(result, real)
     real.test_split()
     check_baselines(real, baselines, stored=result.ipc, decoded=_decoded(result))
@@ -162,7 +175,7 @@ def _decoded(result: SyntheticSet) -> int:
 
 
 def _one_member(settings: Settings) -> PoolSettings:
-    return dataclasses.replace(settings.pool, members=1)
+    return dataclasses.replace(settings.pool, members=1, snapshots=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,12 @@ BASELINES: dict[str, Baseline] = {
         size="stored",
         draw=lambda real, per_class, seed, repeat: random_subset(real, per_class, seed, repeat),
     ),
+    "random-soft": Baseline(
+        # the same images, with soft labels of the set's teachers
+        label="random real, {} per class, soft labels",
+        size="stored",
+        draw=None,
+    ),
     "random-decoded": Baseline(
         # as many random real images as the set decodes to
         label="random real, {} per class",

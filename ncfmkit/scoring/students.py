@@ -22,7 +22,7 @@ from ncfmkit.progress import Tracker, plural, track
 from ncfmkit.real.store import RealData
 from ncfmkit.run_records import Accuracy, Curve, Score, Scores
 from ncfmkit.runtime import Runtime, device_name, versions
-from ncfmkit.scoring.baselines import BASELINES, herding_seconds
+from ncfmkit.scoring.baselines import BASELINES, herding_seconds, random_subset
 from ncfmkit.training import (
     Checkpoint,
     StackedModels,
@@ -217,6 +217,7 @@ def score_set(
     baselines: Sequence[str],
     mosaic: Callable[[int], LabeledImages],
     herding: Callable[[int], LabeledImages],
+    soften: Callable[[LabeledImages], LabeledImages],
     runtime: Runtime,
 ) -> Scores:
     """Scores of a set and of each baseline.
@@ -231,7 +232,8 @@ def score_set(
         stored: stored images per class of the set.
         baselines: names of rows of `BASELINES`.
         mosaic: gives real mosaics like the set's own, decoded, for the repeat of that number.
-        herding: gives the herded subset of that many images per class. Both are called only if asked for.
+        herding: gives the herded subset of that many images per class.
+        soften: gives images the soft labels of the set's teachers. All three are called only if asked for.
 
     Raises:
         UserError: there is no test split, or too few images for a baseline.
@@ -246,6 +248,9 @@ def score_set(
             sets = [distilled] * repeats
         elif name == "mosaic":
             sets = [mosaic(repeat) for repeat in range(repeats)]
+        elif name == "random-soft":
+            subsets = [random_subset(real, work.per_class, settings.seed, repeat) for repeat in range(repeats)]
+            sets = [soften(subset) for subset in subsets]
         elif (draw := BASELINES[name].draw) is None:
             sets = [herding(work.per_class)] * repeats
         else:

@@ -50,7 +50,7 @@ Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 MOST_TENSORS = 16
 
 # what the score of a student depends on, by sections of the settings
-TRAINED_BY = ("data", "network", "pool", "student", "runtime")
+TRAINED_BY = ("data", "network", "pool", "labels", "student", "runtime")
 
 
 class Ipc(Record):
@@ -73,7 +73,7 @@ class Training(Record):
     """What the score of a student depends on: sections of the settings, by name (docs/settings.md).
 
     `data` is how the real images are read, `network` and `student` how a student is trained, `pool` how the extractor
-    of the herding baseline is, `runtime` the precision.
+    of the herding baseline is, `labels` how extractors of the pool made soft labels, `runtime` the precision.
     """
 
     version: Count = TRAINING_VERSION
@@ -81,6 +81,7 @@ class Training(Record):
     data: dict[str, Any] = Field(default_factory=dict)
     network: dict[str, Any] = Field(default_factory=dict)
     pool: dict[str, Any] = Field(default_factory=dict)
+    labels: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda value: not value)  # none: hard labels
     student: dict[str, Any] = Field(default_factory=dict)
     runtime: dict[str, Any] = Field(default_factory=dict)
 
@@ -90,6 +91,8 @@ class Training(Record):
         sections = {name: settings[name] for name in TRAINED_BY if name in settings}
         if isinstance(sections.get("runtime"), dict):
             sections["runtime"] = {k: v for k, v in sections["runtime"].items() if k in ("precision", "compile")}
+        if isinstance(sections.get("labels"), dict) and not sections["labels"].get("soft"):
+            del sections["labels"]
         return cls(seed=settings.get("seed", 0), **sections)
 
     def settings(self) -> Settings:

@@ -250,7 +250,11 @@ def test_snapshots_are_what_shorter_trainings_end_with(open_tiny, monkeypatch) -
 
 
 def test_snapshots_are_spread_evenly() -> None:
-    for epochs, snapshots, expected in ((8, 3, (2, 4, 6)), (8, 7, tuple(range(1, 8))), (60, 11, tuple(range(5, 60, 5)))):
+    for epochs, snapshots, expected in (
+        (8, 3, (2, 4, 6)),
+        (8, 7, tuple(range(1, 8))),
+        (60, 11, tuple(range(5, 60, 5))),
+    ):
         assert snapshot_epochs(PoolSettings(epochs=epochs, snapshots=snapshots)) == expected
     for epochs in range(1, 30):
         for snapshots in range(epochs):

@@ -103,7 +103,7 @@ def test_a_warm_up_longer_than_the_run() -> None:
 
 
 @pytest.mark.parametrize("name", ["plateau", "smooth-plateau", "cosine", "constant"])
-def test_a_schedule_continues_from_a_checkpoint(name: str) -> None:
+def test_a_schedule_continues_from_a_checkpoint(name: Any) -> None:
     settings = DistillSettings(lr=0.3, steps=600, schedule=name, warmup=30, patience=20)
     losses = falling(noise=1.0, slope=-1.0, steps=600)
     whole = rates(settings, losses)

@@ -5,7 +5,6 @@ How far float32 may be off is judged by the reference's own distance from float6
 
 import dataclasses
 import io
-import itertools
 import math
 from functools import partial
 from itertools import pairwise
@@ -350,7 +349,7 @@ class SpiedPool(Pool):
 
 def drawn_networks(setting, make_real, make_pool, seed: int, stages: int = 2, **settings) -> tuple[list, list]:
     """Of 300 steps: members and betas or stages that matched, and members and stages that calibrated."""
-    problem, state = setting(steps=300, **settings)
+    problem, _ = setting(steps=300, **settings)
     pool, _ = make_pool(make_real(), members=3)
     spied = SpiedPool(**{f.name: getattr(pool, f.name) for f in dataclasses.fields(pool)})
     spied = dataclasses.replace(spied, stages=[[of_member[0]] * stages for of_member in pool.stages])
@@ -381,7 +380,7 @@ def test_stages_of_a_step_are_of_one_member(setting, make_real, make_pool, count
     assert [member for member, _ in calibrated] == [member for member, _ in matched]
     assert {member for member, _ in matched} == {0, 1, 2}
     assert {stage for _, stage in matched} == {0, 1, 2, 3, 4}
-    ahead = {stage: set() for stage in range(5)}
+    ahead: dict[int, set[int]] = {stage: set() for stage in range(5)}
     for (_, stage), (_, later) in zip(matched, calibrated, strict=True):
         ahead[stage].add(later)
     for stage, later in ahead.items():
@@ -390,8 +389,7 @@ def test_stages_of_a_step_are_of_one_member(setting, make_real, make_pool, count
 
 
 def test_rising_stages_begin_with_the_first_and_end_with_all(setting, make_real, make_pool) -> None:
-    how = {"extractor": "stages", "stage_order": "rising", "stages": 5}
-    matched, _ = drawn_networks(setting, make_real, make_pool, SEED, **how)
+    matched, _ = drawn_networks(setting, make_real, make_pool, SEED, stages=5, extractor="stages", stage_order="rising")
     stages = [stage for _, stage in matched]
     for step, stage in enumerate(stages):
         assert stage <= step // 60

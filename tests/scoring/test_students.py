@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import build_real, build_set
 from torch.func import functional_call
 
@@ -187,6 +188,7 @@ def scored(
         baselines=names,
         mosaic=lambda repeat: baselines.random_subset(real, decoded, 2, repeat),
         herding=lambda count: baselines.random_subset(real, count, 3, 0),
+        soften=lambda data: dataclasses.replace(data, soft_labels=F.one_hot(data.labels).half()),
         runtime=runtime,
     )
     return scores.rows
@@ -232,9 +234,17 @@ def test_baselines_take_as_many_gradient_steps_as_the_set(
     monkeypatch.setattr(StackedModels, "load", loaded)
     rows = scored(real, runtime, tiny_network, *baselines.BASELINES, epochs=6, batch=4)
     assert [row.set for row in rows] == ["distilled", *baselines.BASELINES]
-    epochs = {"distilled": 6, "random": 18, "random-decoded": 6, "mosaic": 6, "herding": 18, "whole": 3}
+    epochs = {
+        "distilled": 6,
+        "random": 18,
+        "random-soft": 18,
+        "random-decoded": 6,
+        "mosaic": 6,
+        "herding": 18,
+        "whole": 3,
+    }
     assert {row.set: row.epochs for row in rows} == epochs
-    assert [row.steps for row in rows] == [18] * 6 == taken
+    assert [row.steps for row in rows] == [18] * 7 == taken
 
 
 def test_the_whole_split_is_trained_no_shorter_than_its_own_epochs(

@@ -1,0 +1,79 @@
+"""Soft labels: what trained extractors say of an image, to train on in place of its class (docs/method.md, 8)."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ncfmkit.config import NetworkSettings
+from ncfmkit.files import format_bytes
+from ncfmkit.images import LabeledImages
+from ncfmkit.networks import network_builder
+from ncfmkit.real.store import RealData
+from ncfmkit.runtime import Runtime
+from ncfmkit.training import Weights
+
+BATCH = 256  # images at once
+CERTAIN = 30.0  # logit by which a hard label stands out: all other classes together have a probability below 1e-12 each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """Labels of images, and what the teachers know of them.
+
+    Attributes:
+        logits: float16 `[N, K]`; their softmax are the labels.
+        wrong: images whose likeliest class is another than their own, by the teachers: they keep their hard label.
+        certainty: mean probability of the images' own classes, a fraction.
+    """
+
+    logits: torch.Tensor
+    wrong: int
+    certainty: float
+
+    def describe(self) -> str:
+        """One line that says what the labels are like."""
+        return (
+            f"soft labels: {len(self.logits):,} images, mean probability of their class {self.certainty:.1%}, "
+            f"{self.wrong:,} hard because the extractors were wrong, {format_bytes(self.logits.nbytes)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teachers:
+    """Trained networks of one architecture that label images."""
+
+    states: Sequence[Weights]
+    network: NetworkSettings
+    real: RealData
+    temperature: float
+    runtime: Runtime
+
+    @torch.no_grad()
+    def teach(self, data: LabeledImages) -> Taught:
+        """The mean log-probability over all teachers, of images as they are, without augmentation.
+
+        The logits are divided by the temperature before. An image whose likeliest class is wrong keeps its hard label.
+        """
+        runtime = self.runtime
+        network = network_builder(self.network, self.real)().to(runtime.device)
+        rows = data.on(runtime.device)
+        mean_NK = torch.zeros(len(data), data.classes)
+        for state in self.states:
+            network.load_state_dict(state)
+            for start in range(0, len(data), BATCH):
+                index = torch.arange(start, min(start + BATCH, len(data)), device=rows.home)
+                with runtime.autocast():
+                    logits_BK = network(rows.normalized(index))
+                log_BK = (logits_BK.float() / self.temperature).log_softmax(1)
+                mean_NK[start : start + len(index)] += log_BK.cpu() / len(self.states)
+        wrong_N = mean_NK.argmax(1) != data.labels
+        own_N = mean_NK.softmax(1).gather(1, data.labels[:, None])[:, 0]
+        hard_NK = torch.full_like(mean_NK, -CERTAIN).scatter_(1, data.labels[:, None], 0.0)
+        mean_NK = torch.where(wrong_N[:, None], hard_NK, mean_NK.clamp(min=-CERTAIN))
+        return Taught(logits=mean_NK.half(), wrong=int(wrong_N.sum()), certainty=float(own_N.mean()))
+
+    def label(self, data: LabeledImages) -> LabeledImages:
+        """The same images with soft labels."""
+        return dataclasses.replace(data, soft_labels=self.teach(data).logits)
