@@ -38,7 +38,7 @@ def relabel(
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
-    """Gives a set soft labels: what trained extractors say of its decoded images."""
+    """Gives a set soft labels: what extractors say of its images."""
     from ncfmkit.files import format_bytes
     from ncfmkit.jobs import relabel as job
 

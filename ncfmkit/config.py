@@ -262,8 +262,7 @@ class DistillSettings:
     weight_decay: float = setting(5e-4, "weight decay of the images", at_least=0)
     schedule: Literal["plateau", "smooth-plateau", "cosine", "constant"] = setting(
         "plateau",
-        "learning rate over the run: halved where the loss (plateau, as in the paper) or its moving average "
-        "(smooth-plateau) no longer falls, a cosine to 0, or constant",
+        "learning rate over the run: plateau (the paper's), smooth-plateau, cosine or constant",
         flag="--schedule",
     )
     patience: int = setting(
@@ -622,20 +621,20 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
             f"{names['distill.sampler']} 'learned' needs 32 or more {names['distill.frequencies']} "
             f"(batch norm over two components), got {d.frequencies}"
         )
-    if settings.pool.snapshots >= settings.pool.epochs:
+    if settings.pool.snapshots and settings.pool.snapshots >= settings.pool.epochs:
         yield (
             f"{names['pool.snapshots']} {settings.pool.snapshots}: expected fewer than the epochs of an extractor, "
             f"{settings.pool.epochs} ({names['pool.epochs']})"
         )
-    if settings.labels.stages > settings.pool.snapshots + 1:
+    if settings.labels.stages > 1 + max(0, settings.pool.snapshots):
         yield (
             f"{names['labels.stages']} {settings.labels.stages}: expected at most {settings.pool.snapshots + 1}, the "
             f"{names['pool.snapshots']} and the final state"
         )
     if d.extractor == "stages" and not settings.pool.snapshots:
         yield f"{names['distill.extractor']} 'stages' needs {names['pool.snapshots']} of 1 or more"
-    if d.extractor == "blend" and (d.calibration_stages is not None or d.stage_order != "uniform"):
-        key = "distill.stage_order" if d.calibration_stages is None else "distill.calibration_stages"
+    if d.extractor == "blend" and (d.calibration_stages or d.stage_order != "uniform"):
+        key = "distill.calibration_stages" if d.calibration_stages else "distill.stage_order"
         yield f"{names[key]} needs {names['distill.extractor']} 'stages', got 'blend'"
     for section, train in (("pool", settings.pool), ("student", settings.student)):
         if list(train.milestones) != sorted(train.milestones):

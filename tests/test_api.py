@@ -142,6 +142,9 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
         "save": lambda: ncfmkit.save(made["load"], kind("copy.safetensors")),
         "inspect": lambda: ncfmkit.inspect(kind("copy.safetensors")),
         "evaluate": lambda: ncfmkit.evaluate(kind("run"), data=photos),
+        "relabel": lambda: ncfmkit.relabel(
+            kind("run"), out=kind("soft.safetensors"), data=photos, **{"pool.epochs": 40}
+        ),
         "train": lambda: ncfmkit.train(kind("run"), out=kind("student.safetensors"), data=photos),
         "pack": lambda: ncfmkit.pack(
             kind("run"), to="png", out=kind("packed"), license="mit", score=True, data=photos, repeats=2

@@ -199,7 +199,7 @@ def test_settings_are_frozen() -> None:
         ("ipc = 1\n", r"unknown key 'ipc'; did you mean 'distill\.ipc'\?"),
         ("epochs = 1\n", r"unknown key 'epochs'; did you mean 'pool\.epochs' or 'student\.epochs'\?"),
         ("[distil]\n", r"unknown section \[distil\]; did you mean \[distill\]\?"),
-        ("[gpu]\n", r"unknown section \[gpu\]; expected one of data, network, pool, distill, student, runtime"),
+        ("[gpu]\n", r"unknown section \[gpu\]; expected one of data, network, pool, distill, labels, student, runtime"),
         ("[distill]\nwindow = 1\n", r"unknown key 'distill\.window'; `python -m ncfmkit\.config` lists all settings"),
         ("[distill]\nipc = 1.5\n", r"mine\.toml: --ipc \(distill\.ipc\): expected a whole number, got 1\.5"),
         ("[distill]\nipc = true\n", r"--ipc \(distill\.ipc\): expected a whole number, got True"),
@@ -250,10 +250,8 @@ def test_bare_and_dotted_keys() -> None:
         full_key("icp")
     with pytest.raises(UserError, match=r"unknown setting 'distil\.ipc'; did you mean 'distill\.ipc'\?"):
         full_key("distil.ipc")
-    with pytest.raises(
-        UserError, match=r"^unknown setting 'temperature'; `python -m ncfmkit\.config` lists all settings$"
-    ):
-        full_key("temperature")
+    with pytest.raises(UserError, match=r"^unknown setting 'dropout'; `python -m ncfmkit\.config` lists all settings$"):
+        full_key("dropout")
 
 
 @pytest.mark.parametrize(
@@ -345,6 +343,12 @@ BOUNDS: dict[str, tuple[list, list]] = {
     "distill.momentum": ([0.0, 0.999], [-0.001, 1.0]),
     "distill.weight_decay": ([0.0], [-0.001]),
     "distill.patience": ([1], [0]),
+    "distill.warmup": ([0], [-1]),
+    "distill.average": ([0.0, 0.999], [-0.001, 1.0]),
+    "distill.calibration_stages": ([1, None], [0]),
+    "pool.snapshots": ([0, 59], [-1]),
+    "labels.temperature": ([1e-9], [0.0]),
+    "labels.stages": ([1], [0]),
     "student.repeats": ([0], [-1]),
     "student.evaluations": ([1], [0]),
     "student.whole_epochs": ([1, None], [0]),
@@ -373,6 +377,8 @@ def test_the_bounds_are_those_of_all_numbers() -> None:
 @pytest.mark.parametrize("key", BOUNDS)
 def test_bounds_of_a_number(key: str) -> None:
     base = override(Settings(), {"distill.decode": "bound"})
+    if key == "distill.calibration_stages":
+        base = override(base, {"distill.extractor": "stages", "pool.snapshots": 1})
     allowed, refused = BOUNDS[key]
     for value in allowed:
         assert check(override(base, {key: value}))

@@ -28,7 +28,7 @@ from ncfmkit.sets import set_file
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
-    *("distill", "pretrain", "evaluate", "train"),
+    *("distill", "relabel", "pretrain", "evaluate", "train"),
     *("pack", "unpack", "verify", "push", "convert", "inspect"),
     *("export", "validate", "predict"),
     *("recipes", "doctor", "cache"),
@@ -90,7 +90,7 @@ def test_commands_are_listed_in_groups_with_a_summary_of_one_line() -> None:
     assert [line.strip("╭╮─ ") for line in lines if "╭" in line] == ["Options", *groups]
     below = lines[next(i for i, line in enumerate(lines) if groups[0] in line) :]
     assert [line.split()[1] for line in below if re.match(r"│ [a-z]", line)] == [
-        *("distill", "pretrain", "recipes", "inspect", "evaluate", "train"),
+        *("distill", "relabel", "pretrain", "recipes", "inspect", "evaluate", "train"),
         *("pack", "verify", "push", "unpack", "convert"),
         *("export", "validate", "predict", "doctor", "cache"),
     ]
@@ -269,7 +269,10 @@ WRONG_SETTINGS = {
     "--ipc one": (["--ipc", "one"], r"--ipc \(distill\.ipc\): .*whole number.* 'one'$"),
     "--ipc 1000": (["--ipc", "1000"], r"--ipc 1000 is above the \d+ training images of class '\d' in digits"),
     "--factor": (["--factor", "9"], r"factor.* 9 is above the image side 8: lower the factor"),
-    "--baselines": (["--baselines", "random,hreding"], "unknown baseline 'hreding': known: random, random-decoded"),
+    "--baselines": (
+        ["--baselines", "random,hreding"],
+        "unknown baseline 'hreding': known: random, random-soft, random-decoded",
+    ),
     "--lr nan": (["--lr", "nan"], r"--lr \(distill\.lr\): expected"),
     "--steps -1": (["--steps=-1"], r"--steps \(distill\.steps\): .*0 or more.* -1$"),
     "--memory-budget": (["--memory-budget", "1KB"], "is below what one stored image needs"),

@@ -113,5 +113,7 @@ def test_parse_baselines(text: str, expected: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["best", "random;whole", "Random", "random,wholes"])
 def test_unknown_baselines(text: str) -> None:
-    with pytest.raises(UserError, match=r"unknown baseline .*known: random, random-decoded, mosaic, herding, whole, "):
+    with pytest.raises(
+        UserError, match=r"unknown baseline .*known: random, random-soft, random-decoded, mosaic, herding, whole, "
+    ):
         baselines.parse_baselines(text)
