@@ -1,5 +1,6 @@
 """`ncfmkit recipes`."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -24,23 +25,49 @@ def recipes(
         else:
             print(text, end="")
         return
-    title, rows = "recipe", {r: config.recipe_description(r) for r in config.recipe_names()}
+    if not data and not networks:
+        _list_recipes(json)
+        return
     if data:
         from ncfmkit.real.sources import SOURCES
 
         title, rows = "data", {s.name: s.summary for s in SOURCES}
-    if networks:
+    else:
         from ncfmkit.networks import NETWORKS
 
         title, rows = "network", {n: row.summary for n, row in NETWORKS.items()}
     if json:
         o.print_json(rows)
         return
+    _print_table([title, "description"], list(rows.items()))
+
+
+def _list_recipes(json: bool) -> None:
+    """What each is, and what it was measured to give."""
+    from ncfmkit import config
+    from ncfmkit.measured import measurements
+
+    found = measurements()
+    described = {name: config.recipe_description(name) for name in config.recipe_names()}
+    if json:
+        rows = {
+            name: {"description": text, "measured": found[name].to_dict() if name in found else None}
+            for name, text in described.items()
+        }
+        o.print_json(rows)
+        return
+    _print_table(
+        ["recipe", "description", "measured"],
+        [(name, text, found[name].describe() if name in found else "not yet") for name, text in described.items()],
+    )
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title, "description", box=box.SIMPLE_HEAD)
-    for key, text in rows.items():
-        table.add_row(key, text)
+    table = Table(*titles, box=box.SIMPLE_HEAD)
+    for cells in rows:
+        table.add_row(*cells)
     Console(highlight=False).print(table)

@@ -554,7 +554,8 @@ def _flatten(recipe: str, table: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _recipe_table(recipe: str) -> dict[str, Any]:
+def recipe_table(recipe: str) -> dict[str, Any]:
+    """A recipe as its TOML has it. Raises UserError where it is not valid TOML."""
     text = recipe_text(recipe)
     try:
         return tomllib.loads(text)
@@ -569,7 +570,7 @@ def load_recipe(recipe: str | os.PathLike[str]) -> Settings:
         UserError: unknown recipe, malformed TOML, unknown key or a value of the wrong type.
     """
     recipe = os.fspath(recipe)
-    table = _recipe_table(recipe)
+    table = recipe_table(recipe)
     name = Path(recipe).stem if recipe.endswith(".toml") else recipe
     try:
         return override(Settings(recipe=name), _flatten(recipe, table))
@@ -580,7 +581,7 @@ def load_recipe(recipe: str | os.PathLike[str]) -> Settings:
 
 def recipe_description(recipe: str) -> str:
     """The one-line description that a recipe gives of itself."""
-    return _recipe_table(recipe).get("description", "")
+    return recipe_table(recipe).get("description", "")
 
 
 def check(settings: Settings) -> Settings:
