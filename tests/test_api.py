@@ -133,6 +133,7 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
     made: dict[str, Any] = {}
     how = {key: value for key, value in TINY.items() if key != "network.width"} | {"student.repeats": 1}
     how |= {"student.epochs": 1, "distill.ipc": 2, "data.classes": kind("classes.txt")}
+    longer: dict[str, Any] = {"pool.epochs": 40}  # extractors that can teach
     calls: dict[str, Callable[[], Any]] = {
         "distill": lambda: ncfmkit.distill(
             photos, recipe=kind("tiny.toml"), out=kind("run"), data_root=kind("elsewhere"), **how
@@ -142,9 +143,7 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
         "save": lambda: ncfmkit.save(made["load"], kind("copy.safetensors")),
         "inspect": lambda: ncfmkit.inspect(kind("copy.safetensors")),
         "evaluate": lambda: ncfmkit.evaluate(kind("run"), data=photos),
-        "relabel": lambda: ncfmkit.relabel(
-            kind("run"), out=kind("soft.safetensors"), data=photos, **{"pool.epochs": 40}
-        ),
+        "relabel": lambda: ncfmkit.relabel(kind("run"), out=kind("soft.safetensors"), data=photos, **longer),
         "train": lambda: ncfmkit.train(kind("run"), out=kind("student.safetensors"), data=photos),
         "pack": lambda: ncfmkit.pack(
             kind("run"), to="png", out=kind("packed"), license="mit", score=True, data=photos, repeats=2

@@ -20,7 +20,7 @@ RECIPE += "frequencies = 32\nreal_batch = 32\n[student]\nepochs = 3\nrepeats = 1
 
 
 def measurement(**changes: Any) -> Measurement:
-    about = {
+    about: dict[str, Any] = {
         "recipe": "digits", "recipe_sha256": recipe_digest("digits"), "mean": 0.949, "std": 0.006, "n": 5, "best": 0.95,
         "soft_labels": False, "seed": 0, "pool_seconds": 524.0, "distill_seconds": 13.0, "student_seconds": 3.0,
         "device": "cpu (a processor, 2 threads), fp32", "commit": "abc", "date": "2026-11-27",

@@ -50,7 +50,10 @@ def test_a_run_with_soft_labels(soft: Path) -> None:
 
 def test_the_numpy_reader_has_the_soft_labels(soft: Path) -> None:
     stored = numpy_reader.read(soft / set_file.FILE_NAME)
-    assert np.array_equal(stored.soft_labels, set_file.load(soft).soft_labels)
+    soft_labels = set_file.load(soft).soft_labels
+    assert soft_labels is not None
+    assert stored.soft_labels is not None
+    assert np.array_equal(stored.soft_labels, soft_labels.numpy())
 
 
 def test_hard_labels_leave_no_trace_in_the_training_record(scored: Path) -> None:
@@ -66,9 +69,11 @@ def test_hard_and_soft_again(soft: Path, tmp_path: Path) -> None:
     assert hard.taught is None
     assert hard.set.soft_labels is None
     assert (hard.set.manifest.score, hard.set.manifest.training.labels) == (None, {})
-    settings = {"labels.stages": 2, "pool.snapshots": 2}
+    settings: dict[str, Any] = {"labels.stages": 2, "pool.snapshots": 2}
     again = relabel(hard.file, data="digits", out=tmp_path / "soft.safetensors", **settings)
     assert again.taught is not None
+    assert again.set.soft_labels is not None
+    assert result.soft_labels is not None
     assert torch.equal(again.set.soft_labels, result.soft_labels)
     assert again.set.manifest.training == result.manifest.training
     assert set_file.load(again.file).manifest == again.set.manifest
