@@ -153,6 +153,13 @@ class PoolSettings(TrainSettings):
     """The pool of feature extractors and their training."""
 
     members: int = setting(20, "extractors in the pool", unit="extractors", at_least=1, flag="--pool")
+    extractor_width: int | None = setting(
+        None,
+        "channels of each block of a ConvNet extractor; none takes --width, as students have it",
+        unit="channels",
+        at_least=1,
+        flag="--extractor-width",
+    )
     snapshots: int = setting(
         0,
         "states kept of each extractor between its first and its last epoch, evenly spaced",
@@ -342,6 +349,12 @@ class Settings:
     labels: LabelSettings = field(default_factory=LabelSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+
+    @property
+    def extractor(self) -> NetworkSettings:
+        """The network of the pool's extractors: the students', or a ConvNet of another width."""
+        width = self.pool.extractor_width
+        return self.network if width is None else dataclasses.replace(self.network, width=width)
 
 
 SECTIONS: dict[str, type] = {
@@ -622,6 +635,8 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
             f"{names['distill.sampler']} 'learned' needs 32 or more {names['distill.frequencies']} "
             f"(batch norm over two components), got {d.frequencies}"
         )
+    if settings.pool.extractor_width is not None and settings.network.name != "convnet":
+        yield f"{names['pool.extractor_width']} needs {names['network.name']} 'convnet', got {settings.network.name!r}"
     if settings.pool.snapshots and settings.pool.snapshots >= settings.pool.epochs:
         yield (
             f"{names['pool.snapshots']} {settings.pool.snapshots}: expected fewer than the epochs of an extractor, "

@@ -347,6 +347,7 @@ BOUNDS: dict[str, tuple[list, list]] = {
     "distill.average": ([0.0, 0.999], [-0.001, 1.0]),
     "distill.calibration_stages": ([1, None], [0]),
     "pool.snapshots": ([0, 59], [-1]),
+    "pool.extractor_width": ([1, None], [0]),
     "labels.temperature": ([1e-9], [0.0]),
     "labels.stages": ([1], [0]),
     "student.repeats": ([0], [-1]),

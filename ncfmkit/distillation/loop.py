@@ -64,7 +64,7 @@ def prepare(
         settings.distill,
         seed=settings.seed,
         pool=pool,
-        build=network_builder(settings.network, real),
+        build=network_builder(settings.extractor, real),
         runtime=runtime,
         members=settings.pool.members,
         snapshots=settings.pool.snapshots,

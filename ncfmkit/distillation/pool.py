@@ -42,6 +42,7 @@ from ncfmkit.training import (
 
 INITIAL, FINAL, SNAPSHOT = "initial", "final", "epoch-{}"  # stages of a member, in its file
 TITLE = "extractor pool"
+NOT_IN_KEY = ("members", "snapshots", "extractor_width")  # of the settings: no member depends on them
 ABOUT = "pool.json"  # what a pool belongs to
 POOL_FORMAT = 1  # raised when training changes in a way that the settings do not show
 
@@ -137,7 +138,7 @@ def _pool_content(
         "format": POOL_FORMAT,
         "data": real.fingerprint,
         "network": to_dict(network),
-        "pool": {k: v for k, v in to_dict(pool).items() if k not in ("members", "snapshots")},
+        "pool": {k: v for k, v in to_dict(pool).items() if k not in NOT_IN_KEY},
         "seed": seed,
         "runtime": [runtime.device.type, runtime.precision, runtime.compile],
     }

@@ -83,7 +83,8 @@ def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
     """The training record of a set as settings, overridden; another network has its own width."""
     settings = result.manifest.training.settings()
     if "network.name" in overrides:
-        settings = dataclasses.replace(settings, network=NetworkSettings())
+        own_width = dataclasses.replace(settings.pool, extractor_width=None)  # of the set's extractors: `_extractor`
+        settings = dataclasses.replace(settings, network=NetworkSettings(), pool=own_width)
     return check(override(settings, read_class_list(overrides)))
 
 
@@ -106,13 +107,15 @@ def evaluate_real(
     notice(f"device: {runtime.describe()}")
     announce(estimate(result, real, settings, runtime, baselines=baselines))
 
+    extractor = _extractor(result, real)
+
     def herding(count: int) -> LabeledImages:
-        pool = open_pool(real, settings.network, _one_member(settings), seed=settings.seed, runtime=runtime)
-        return herded_subset(real, count, pool.final[0], settings.network, runtime)
+        pool = open_pool(real, extractor, _one_member(settings), seed=settings.seed, runtime=runtime)
+        return herded_subset(real, count, pool.final[0], extractor, runtime)
 
     @functools.cache
     def teachers() -> Teachers:
-        return open_teachers(real, settings, runtime)
+        return open_teachers(real, settings, extractor, runtime)
 
     return students.score_set(
         result.labeled(),
@@ -147,11 +150,18 @@ def estimate(
         UserError: as :func:`evaluate_real`.
     """
     settings = _checked(result, real, settings, baselines)
+    extractor = _extractor(result, real)
     pool = teaching_pool(settings) if "random-soft" in baselines else _one_member(settings)
     if {"herding", "random-soft"} & set(baselines):
-        yield from estimate_pool(real, settings.network, pool, seed=settings.seed, runtime=runtime)
+        yield from estimate_pool(real, extractor, pool, seed=settings.seed, runtime=runtime)
     yield from students.estimate_scores(
-        real, settings, stored=result.ipc, decoded=_decoded(result), baselines=baselines, runtime=runtime
+        real,
+        settings,
+        extractor=extractor,
+        stored=result.ipc,
+        decoded=_decoded(result),
+        baselines=baselines,
+        runtime=runtime,
     )
 
 
@@ -172,6 +182,11 @@ def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines
 def _decoded(result: SyntheticSet) -> int:
     """Images per class that the set decodes to."""
     return result.manifest.ipc.decoded
+
+
+def _extractor(result: SyntheticSet, real: RealData) -> NetworkSettings:
+    """The network of the extractors that the set was made with, whatever its students are."""
+    return resolve(result.manifest.training.settings(), real).extractor
 
 
 def _one_member(settings: Settings) -> PoolSettings:

@@ -179,11 +179,19 @@ def row_work(name: str, real: RealData, settings: Settings, *, stored: int, deco
 
 
 def estimate_scores(
-    real: RealData, settings: Settings, *, stored: int, decoded: int, baselines: Sequence[str], runtime: Runtime
+    real: RealData,
+    settings: Settings,
+    *,
+    extractor: NetworkSettings,
+    stored: int,
+    decoded: int,
+    baselines: Sequence[str],
+    runtime: Runtime,
 ) -> Iterator[Stage]:
     """The students of each row of :func:`score_set`, and the choice of herded images.
 
     Args:
+        extractor: the network that herds.
         decoded: images per class that the set decodes to.
     """
     s = settings.student
@@ -199,7 +207,7 @@ def estimate_scores(
         one = training_seconds(models, labeled(real, real.train), work.images, how)
         one += testing * min(s.evaluations, work.epochs)
         if name == "herding":
-            seconds = herding_seconds(real, work.per_class, settings.network, runtime)
+            seconds = herding_seconds(real, work.per_class, extractor, runtime)
             yield Stage(name="herding", work=f"{work.per_class} of each class", seconds=seconds)
         yield Stage(
             name=f"students: {work.label}",

@@ -191,7 +191,11 @@ def test_what_the_key_depends_on(real, make_real, tiny_network, runtime) -> None
         "epochs": 3, "batch": 4, "optimizer": "adamw", "lr": 0.1, "momentum": 0.1, "weight_decay": 0.1,
         "milestones": (0.5,), "gamma": 0.3, "augment": "none", "cutmix": 0.1,
     }  # fmt: skip
-    assert changes.keys() == {f.name for f in dataclasses.fields(PoolSettings)} - {"members", "snapshots"}
+    assert changes.keys() == {f.name for f in dataclasses.fields(PoolSettings)} - {
+        "members",
+        "snapshots",
+        "extractor_width",
+    }
     others += [key(pool=dataclasses.replace(SETTINGS, **{k: v})) for k, v in changes.items()]
     assert len({base, *others}) == 1 + len(others)
 

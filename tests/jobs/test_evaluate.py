@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import build_real, build_set
-from small_runs import evaluate_on, evaluation_settings, make_folder
+from small_runs import evaluate_on, evaluation_settings, make_folder, start
 
+from ncfmkit.distillation import pool as pool_module
 from ncfmkit.errors import UserError
 from ncfmkit.jobs.evaluate import dry_run, evaluate, real_mosaics, requested_scoring
 from ncfmkit.real.arguments import DataArguments
@@ -24,6 +25,17 @@ def test_evaluate_with_another_network(scored: Path) -> None:
     assert [row.network for row in scores.rows] == ["alexnet", "alexnet"]
     assert [row.set for row in scores.rows] == ["distilled", "random"]
     assert scores.precision == "fp32"
+
+
+def test_baselines_are_chosen_by_the_sets_own_extractors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the students are; extractors may have another width than these."""
+    run = start(tmp_path / "run", pool__extractor_width=6, pool__epochs=4, student__repeats=0)
+    result = set_file.load(run)
+    monkeypatch.setattr(pool_module, "train", None)  # the pool is in the cache
+    for network, names in (("convnet", ["convnet-2 width 8"]), ("alexnet", ["alexnet"])):
+        changes = {} if network == "convnet" else {"network.name": network}
+        scores = evaluate_on("digits", result, evaluation_settings(result, **changes), baselines=("herding",))
+        assert [row.network for row in scores.rows] == names * 2
 
 
 def test_evaluate_as_the_run_scored(scored: Path) -> None:
