@@ -435,6 +435,8 @@ def _complete(
         # The method: a pool of extractors, then the loop.
         pool = open_pool(real, settings.extractor, settings.pool, seed=settings.seed, runtime=runtime)
         notice(pool.describe())
+        if d.extractor == "stages":
+            notice(_describe_stages(settings))
         about_pool = PoolInfo(key=pool.key, accuracies=tuple(pool.accuracies), seconds=round(pool.seconds, 1))
         run.update(pool=about_pool)
         teachers = teachers_of(real, settings, settings.extractor, pool, runtime) if settings.labels.soft else None
@@ -475,6 +477,17 @@ def _complete(
         run.update(status="done")
         write_report(run.path, report_images(result))
         run.finish()
+
+
+def _describe_stages(settings: Settings) -> str:
+    """What the networks of a step are, where they are stages of a training."""
+    d, stages = settings.distill, settings.pool.snapshots + 2
+    text = f"matching at one of {stages} stages of an extractor's training, the early ones first"
+    text = text if d.stage_order == "rising" else text.removesuffix(", the early ones first")
+    if d.calibration_stages is None:
+        return f"{text}, calibration at its end"
+    clipped = f" ({d.calibration_stages} asked for)" if d.calibration_stages > stages else ""
+    return f"{text}, calibration at one of {min(stages, d.calibration_stages)}{clipped} from there on"
 
 
 def report_images(result: SyntheticSet) -> SetImages:

@@ -67,6 +67,10 @@ STARTS = {
     "noise": "noise",
     "load": "an earlier distilled set",
 }
+EXTRACTORS = {
+    "blend": "each step draws one and blends it with its own initial weights",
+    "stages": "each step draws one, at a stage of its training",
+}
 LAYOUT_FILES = {"parquet": "`data/train-*.parquet`", "webdataset": "`*.tar`", "png": "`train/`"}
 FILES = {
     FILE_NAME: "the set, in one file",
@@ -213,7 +217,7 @@ def _what(result: SyntheticSet) -> Iterator[str]:
         "comes as close as possible to the accuracy of one trained on the real images. They are for training, not "
         "for viewing."
         + (f" {_mosaic_text(m)}" if _are_mosaics(m) else "")
-        + (" Every training image has logits to train on instead of its label." if _is_soft(result) else "")
+        + (f" {_soft_text(m)}" if _is_soft(result) else "")
     )
     yield "![preview](preview.png)"
     yield f"Classes, in label order: {_class_list(m.classes)}."
@@ -229,6 +233,17 @@ def _mosaic_text(m: Manifest) -> str:
     return (
         f"The stored images, in `{FILE_NAME}`, are mosaics: {m.ipc.stored:,} per class are cut {cuts} and enlarged to "
         f"{m.ipc.decoded:,} per class to train on. All other files and the code below hold or give those."
+    )
+
+
+def _soft_text(m: Manifest) -> str:
+    text = "Every training image has logits to train on instead of its label"
+    labels, members = m.training.labels, m.training.pool.get("members")
+    if not labels.get("soft"):
+        return f"{text}."
+    return (
+        f"{text}: the mean log-probability of {_number(members)} networks that were trained on the real images, at "
+        f"temperature {_number(labels.get('temperature'), 'g')}."
     )
 
 
@@ -336,7 +351,7 @@ def _distillation(settings: Settings) -> Iterator[str]:
     )
     yield (
         f"Features: {_number(p.members)} networks ({_network(settings)}), trained on the real images for "
-        f"{_number(p.epochs)} epochs; each step draws one and blends it with its own initial weights."
+        f"{_number(p.epochs)} epochs; {EXTRACTORS.get(str(d.extractor), _text(d.extractor))}."
     )
     start = STARTS.get(str(d.init), _text(d.init))
     yield f"Started from {start}. Recipe {_text(settings.recipe)}, seed {_number(settings.seed)}."
@@ -361,7 +376,7 @@ def _method(d: DistillSettings) -> str:
 
 
 def _network(settings: Settings) -> str:
-    n = settings.network
+    n = settings.extractor
     depth = "" if n.depth is None else f"-{_number(n.depth)}"
     return f"{_text(n.name)}{depth} width {_number(n.width)}"
 
