@@ -145,7 +145,7 @@ def card(result: SyntheticSet, view: View, layout: Layout, file_sizes: Mapping[s
         *_what(result),
         *_score(result.manifest),
         *_loading(result, view, layout),
-        *_making(result, _known(result.manifest)),
+        *_making(result),
         *_provenance(result.manifest),
         *_sizes(result),
         *_files(layout, view.encoding, file_sizes),
@@ -314,19 +314,18 @@ def _numbers(values: Iterable[float]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-def _making(result: SyntheticSet, settings: Settings) -> Iterator[str]:
-    converted = result.manifest.source.converted
+def _making(result: SyntheticSet) -> Iterator[str]:
+    m = result.manifest
+    converted, trained = m.source.converted, _known(m.settings | m.training.to_dict())
     yield "## How it was made"
-    how = _distillation(settings) if converted is None else _conversion(converted)
+    how = _distillation(_known(m.settings)) if converted is None else _conversion(converted)
     recipe = "Its training recipe" if converted is None else "ncfmkit's training recipe for it"
-    yield _list(
-        [*how, *_pixels(result.manifest), _decoding(result.manifest), f"{recipe}: {_student(settings.student)}"]
-    )
+    yield _list([*how, *_pixels(m), _decoding(m), f"{recipe}: {_student(trained.student)}"])
 
 
-def _known(m: Manifest) -> Settings:
+def _known(kept: dict[str, Any]) -> Settings:
     """The settings of a manifest that are known here, of whatever types; those that are missing are the default."""
-    sections, table = {}, known_names(m.settings | m.training.to_dict())
+    sections, table = {}, known_names(kept)
     for section, kind in SECTIONS.items():
         sections[section] = kind(**table.get(section, {}))
     return Settings(**{key: table[key] for key in ("recipe", "seed") if key in table}, **sections)

@@ -172,6 +172,32 @@ def test_it_says_what_the_set_is() -> None:
     assert "Classes, in label order: class 0, class 1, class 2." in text
 
 
+def test_it_says_who_taught_the_soft_labels() -> None:
+    result = make(soft=True)
+    assert "logits to train on instead of its label. " in f"{text_of(result)} ".replace("\n", " ")
+    made_by = {"labels": {"soft": True, "temperature": 2.5, "stages": 1}, "pool": {"members": 4}}
+    training = result.manifest.training.model_copy(update=made_by)
+    taught = dataclasses.replace(result, manifest=result.manifest.changed(training=training))
+    says = "the mean log-probability of 4 networks that were trained on the real images, at temperature 2.5."
+    assert says in text_of(taught)
+    odd = training.model_copy(update={"labels": {"soft": True, "temperature": ["<b>"]}, "pool": {}})
+    text_of(dataclasses.replace(result, manifest=result.manifest.changed(training=odd)))
+
+
+@pytest.mark.parametrize("extractor", ["blend", "stages"])
+def test_it_says_what_the_extractors_of_a_step_are(extractor: str) -> None:
+    result = make()
+    settings = result.manifest.settings
+    settings = settings | {
+        "distill": settings["distill"] | {"extractor": extractor},
+        "pool": settings["pool"] | {"snapshots": 3, "extractor_width": 7},
+    }
+    text = text_of(dataclasses.replace(result, manifest=result.manifest.changed(settings=settings)))
+    assert ("at a stage of its training" in text) == (extractor == "stages")
+    assert ("blends it with its own initial weights" in text) == (extractor == "blend")
+    assert "width 7)" in text
+
+
 def test_a_plain_set_has_no_mosaics_and_no_logits() -> None:
     text = text_of(make(factor=1, channels=1))
     assert "gray" in text
