@@ -113,7 +113,7 @@ def split(problem: Problem, state: State, plan: Plan) -> dict[str, float]:
         (ncfd.CharacteristicFunction, "backward", staticmethod(clock.timed("characteristic functions", backward))),
         (torch.Tensor, "backward", clock.timed("rest", torch.Tensor.backward)),
     ]
-    for network in (problem.features, problem.logits):
+    for network in (problem.architecture.features, problem.architecture.logits):
         prepare, inner = network._compiled
         patches.append((network, "_compiled", (clock.passed("augmentation", prepare), network_part(inner))))
     with ExitStack() as patched:

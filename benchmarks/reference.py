@@ -112,7 +112,9 @@ class Reference:
         if psi_parameters is not None:
             self.psi = [p.detach().to(dtype, copy=True).requires_grad_() for p in psi_parameters]
             self.psi_optimizer = torch.optim.SGD(self.psi, lr=s.sampler_lr, momentum=s.sampler_momentum, maximize=True)
-        self.matcher, self.calibrator = (copy.deepcopy(n).to(dtype) for n in (problem.matcher, problem.calibrator))
+        self.matcher, self.calibrator = (
+            copy.deepcopy(n).to(dtype) for n in (problem.architecture.matcher, problem.architecture.calibrator)
+        )
         mean, std = (
             torch.tensor(v, device=self.device, dtype=dtype).view(1, -1, 1, 1)
             for v in (problem.real.mean, problem.real.std)
@@ -142,7 +144,7 @@ class Reference:
                 parameter.copy_(pool.final[member][name])
 
     def draw_frequencies(self, step: int) -> torch.Tensor | None:
-        s, dim = self.problem.settings, self.problem.feature_dim
+        s, dim = self.problem.settings, self.problem.architecture.feature_dim
         if s.metric == "mean":
             return None
         generator = torch_generator(self.device, self.problem.seed, "frequencies", step)

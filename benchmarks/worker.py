@@ -125,7 +125,7 @@ class Contender:
             settings,
             seed=0,
             pool=random_pool(self.setting),
-            build=lambda: floor.build(self.setting),
+            builds=[lambda: floor.build(self.setting)],
             runtime=self.runtime,
             budget=budget,
         )

@@ -113,11 +113,14 @@ class DataSettings:
     )
 
 
+NetworkName = Literal["convnet", "alexnet", "vgg11", "resnet18", "resnetap10", "densenet121"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
     """The architecture of extractors and students."""
 
-    name: Literal["convnet", "alexnet", "vgg11", "resnet18", "resnetap10", "densenet121"] = setting(
+    name: NetworkName = setting(  # noqa: RUF009 (a literal, by its name)
         "convnet", "network architecture, see `ncfmkit recipes --networks`", flag="--network"
     )
     width: int = setting(128, "channels of each ConvNet block", unit="channels", at_least=1, flag="--width")
@@ -153,6 +156,11 @@ class PoolSettings(TrainSettings):
     """The pool of feature extractors and their training."""
 
     members: int = setting(20, "extractors in the pool", unit="extractors", at_least=1, flag="--pool")
+    networks: tuple[NetworkName, ...] = setting(
+        (),
+        "networks of the extractors, comma-separated, which the members take in turn; empty takes --network",
+        flag="--extractors",
+    )
     extractor_width: int | None = setting(
         None,
         "channels of each block of a ConvNet extractor; none takes --width, as students have it",
@@ -351,10 +359,13 @@ class Settings:
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
 
     @property
-    def extractor(self) -> NetworkSettings:
-        """The network of the pool's extractors: the students', or a ConvNet of another width."""
-        width = self.pool.extractor_width
-        return self.network if width is None else dataclasses.replace(self.network, width=width)
+    def extractors(self) -> tuple[NetworkSettings, ...]:
+        """The networks of the pool's extractors, which its members take in turn: the students', or others."""
+        own, width = self.network, self.pool.extractor_width
+        networks = [own if n == own.name else NetworkSettings(name=n) for n in self.pool.networks or (own.name,)]
+        return tuple(
+            n if n.name != "convnet" or width is None else dataclasses.replace(n, width=width) for n in networks
+        )
 
 
 SECTIONS: dict[str, type] = {
@@ -635,8 +646,18 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
             f"{names['distill.sampler']} 'learned' needs 32 or more {names['distill.frequencies']} "
             f"(batch norm over two components), got {d.frequencies}"
         )
-    if settings.pool.extractor_width is not None and settings.network.name != "convnet":
-        yield f"{names['pool.extractor_width']} needs {names['network.name']} 'convnet', got {settings.network.name!r}"
+    extractors = [n.name for n in settings.extractors]
+    if settings.pool.extractor_width is not None and "convnet" not in extractors:
+        yield f"{names['pool.extractor_width']} needs an extractor 'convnet', got {', '.join(extractors)}"
+    if len(set(extractors)) < len(extractors):
+        yield f"{names['pool.networks']}: a network is listed twice in {', '.join(extractors)}"
+    if settings.pool.members < len(extractors) > 1:
+        yield f"{names['pool.members']}: expected {len(extractors)} or more, one for each of {', '.join(extractors)}"
+    if len(extractors) > 1 and d.sampler == "learned":
+        yield (
+            f"{names['distill.sampler']} 'learned' needs extractors of one width of features: pass one of "
+            f"{names['pool.networks']}, or --sampler gaussian"
+        )
     if settings.pool.snapshots and settings.pool.snapshots >= settings.pool.epochs:
         yield (
             f"{names['pool.snapshots']} {settings.pool.snapshots}: expected fewer than the epochs of an extractor, "
@@ -740,6 +761,7 @@ def _type_words(about: Setting) -> str:
         float: "number",
         str: "text",
         tuple[str, ...]: "list of texts",
+        tuple[NetworkName, ...]: "list of networks",
         tuple[float, ...]: "list of numbers",
     }
     text = ", ".join(map(_code, about.choices)) or words[about.kind]

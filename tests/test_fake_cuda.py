@@ -29,6 +29,7 @@ from ncfmkit.run import read_checkpoint, write_checkpoint
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import herded_subset
+from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.training import StackedModels, accuracy, fresh_state, train
 
 # How often the host waits for the device; blocking copies to it; copies said not to block, but from pageable memory.
@@ -40,6 +41,9 @@ COUNTS = {
     "step, sgd, no calibration": (0, 0, 0),
     "step, bound": (0, 0, 0),
     "step, every augmentation": (0, 0, 0),
+    "step, smooth plateau": (0, 0, 0),
+    "step, cosine and average": (0, 0, 0),
+    "step, stages": (0, 0, 0),
     "step, fp32": (0, 0, 0),
     "step, fp16": (0, 0, 0),
     "step, in pieces": (0, 0, 0),
@@ -62,6 +66,9 @@ STEPS: dict[str, dict[str, Any]] = {
     "sgd, no calibration": {"optimizer": "sgd", "calibration_weight": 0.0},
     "bound": {"decode": "bound", "alpha": 0.3},
     "every augmentation": {"augment": "color_crop_flip_scale_rotate_cutout"},
+    "smooth plateau": {"schedule": "smooth-plateau"},
+    "cosine and average": {"schedule": "cosine", "warmup": 1, "average": 0.98},
+    "stages": {"extractor": "stages", "calibration_stages": 2},
 }
 
 
@@ -116,7 +123,7 @@ def prepare(make_real: Callable, make_pool: Callable) -> Prepare:
             DistillSettings(ipc=2, frequencies=64, real_batch=16, **settings),
             seed=0,
             pool=pool,
-            build=build,
+            builds=[build],
             runtime=on(precision),
             budget=budget,
             gradient_checkpointing=checkpointing,
@@ -264,12 +271,16 @@ def test_images_that_take_a_quarter_of_the_free_memory_are_moved(make_real: Call
         assert there.normalized(index).device == there.targets(index).device == GPU
 
 
-def test_scores_and_herding(make_real: Callable, make_pool: Callable) -> None:
+def test_scores_herding_and_soft_labels(make_real: Callable, make_pool: Callable) -> None:
     real, network = make_real((30, 30, 30)), NetworkSettings(width=8, depth=2)
     pool, build = make_pool(real, network=network)
     settings = StudentSettings(epochs=2, repeats=2, evaluations=1)
     with fake_cuda.fake_cuda():
         data = herded_subset(real, 3, pool.final[0], network, on("bf16"))
+        teachers = Teachers(
+            states=[(network, state) for state in pool.final], real=real, temperature=2.0, runtime=on("bf16")
+        )
+        data = teachers.label(data)
         test = labeled(real, real.test)
         about = students.row_work("random", real, Settings(network=network, student=settings), stored=3, decoded=3)
         row = students.score([data] * 2, test, build, settings, seed=0, runtime=on("bf16"), about=about)

@@ -39,7 +39,9 @@ def images_after(make_real, make_pool, monkeypatch: pytest.MonkeyPatch):
 
     def draw(problem, state):
         generator = torch_generator("cpu", problem.seed, "frequencies", state.step)
-        return frequencies.gaussian(problem.settings.frequencies, problem.feature_dim, generator).to(state.images)
+        return frequencies.gaussian(problem.settings.frequencies, problem.architecture.feature_dim, generator).to(
+            state.images
+        )
 
     monkeypatch.setattr(step, "draw_frequencies", draw)
 
@@ -47,7 +49,7 @@ def images_after(make_real, make_pool, monkeypatch: pytest.MonkeyPatch):
         real = make_real((40, 30, 20))
         pool, build = make_pool(real)
         chosen = DistillSettings(ipc=2, frequencies=64, real_batch=16, **settings)
-        problem = make_problem(real, chosen, seed=0, pool=pool, build=build, runtime=runtime)
+        problem = make_problem(real, chosen, seed=0, pool=pool, builds=[build], runtime=runtime)
         state = make_state(problem, initialize("mix", real, ipc=2, factor=2, seed=0))
         plan = make_plan(problem, state, budget=None)
         for _ in range(steps):
@@ -95,7 +97,7 @@ def test_a_step_keeps_to_its_memory_budget(
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     chosen = DistillSettings(ipc=10, real_batch=512, sampler=sampler)
-    problem = make_problem(real, chosen, seed=0, pool=pool, build=build, runtime=on("cuda", "bf16"), budget=budget)
+    problem = make_problem(real, chosen, seed=0, pool=pool, builds=[build], runtime=on("cuda", "bf16"), budget=budget)
     state = make_state(problem, initialize("mix", real, ipc=10, factor=2, seed=0))
     plan = make_plan(problem, state, budget=budget)
     for _ in range(3):

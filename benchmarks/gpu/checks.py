@@ -289,14 +289,14 @@ def out_of_memory() -> Result:
 @contextmanager
 def _small_cpu(run: worker.Contender, chunk: int) -> Iterator[None]:
     """A CPU on which a chunk of that many images runs out of memory."""
-    call = type(run.problem.features).__call__
+    call = type(run.problem.architecture.features).__call__
 
     def limited(network: Any, x_NCHW: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
         if run.plan is not None and run.plan.chunk >= chunk:
             raise torch.OutOfMemoryError("on purpose")
         return call(network, x_NCHW, *args, **more)
 
-    with mock.patch.object(type(run.problem.features), "__call__", limited):
+    with mock.patch.object(type(run.problem.architecture.features), "__call__", limited):
         yield
 
 

@@ -64,7 +64,7 @@ def prepare(
         settings.distill,
         seed=settings.seed,
         pool=pool,
-        build=network_builder(settings.extractor, real),
+        builds=[network_builder(network, real) for network in settings.extractors],
         runtime=runtime,
         members=settings.pool.members,
         snapshots=settings.pool.snapshots,

@@ -10,7 +10,7 @@ import torch
 
 from ncfmkit import augment
 from ncfmkit.distillation.ncfd import Chunk
-from ncfmkit.distillation.problem import Problem, State, default_budget
+from ncfmkit.distillation.problem import Architecture, Problem, State, default_budget
 from ncfmkit.errors import UserError
 from ncfmkit.files import format_bytes
 from ncfmkit.mosaic import decode, decode_factors
@@ -152,7 +152,7 @@ def planned_bytes(problem: Problem, state: State, plan: Plan) -> int:
 def _kept_bytes_per_class(problem: Problem) -> int:
     """Bytes of features and phases of a class's real images, which a sampler that learns keeps until the step ends."""
     s = problem.settings
-    return s.real_batch * (problem.feature_dim + 2 * s.frequencies) * 4 if s.sampler == "learned" else 0
+    return s.real_batch * (problem.architecture.feature_dim + 2 * s.frequencies) * 4 if s.sampler == "learned" else 0
 
 
 def _fixed_bytes(problem: Problem, state: State) -> int:
@@ -161,20 +161,26 @@ def _fixed_bytes(problem: Problem, state: State) -> int:
     fixed = state.images.nbytes * (4 if s.optimizer == "adamw" else 3)  # with gradient and moments
     fixed += 0 if state.average is None else state.average.nbytes
     fixed += WORKSPACE.get(problem.runtime.device.type, 0) + problem.pool_bytes
-    fixed += sum(p.nbytes for network in (problem.matcher, problem.calibrator) for p in network.parameters())
+    for of in problem.architectures:
+        fixed += sum(p.nbytes for network in (of.matcher, of.calibrator) for p in network.parameters())
     if isinstance(problem.train_images, torch.Tensor):
         fixed += problem.train_images.nbytes
     if problem.metric.uses_frequencies:
         fixed += 4 * 2 * problem.classes * s.frequencies * 4
         # learned: frequencies, their normal draws, scales, gradient, and another of each chunk before it is added
-        fixed += s.frequencies * problem.feature_dim * 4 * (6 if s.sampler == "learned" else 1)
+        widest = max(of.feature_dim for of in problem.architectures)
+        fixed += s.frequencies * widest * 4 * (6 if s.sampler == "learned" else 1)
     if state.psi is not None:
         fixed += 3 * sum(p.nbytes for p in state.psi.parameters())  # with gradient and momentum
     return fixed
 
 
 def _bytes_per_image(problem: Problem, state: State) -> int:
-    """Bytes that one decoded image needs on its way through the extractor and back, measured uncompiled."""
+    """Bytes that one decoded image needs on its way through the largest extractor and back, measured uncompiled."""
+    return max(_bytes_of(architecture, problem, state) for architecture in problem.architectures)
+
+
+def _bytes_of(architecture: Architecture, problem: Problem, state: State) -> int:
     mask_MP = problem.mask_MP
     probe = torch.rand(1, *state.images.shape[1:], device=state.images.device).requires_grad_()
     u_NP = torch.full((mask_MP.shape[1], augment.DRAWS), 0.5)
@@ -182,9 +188,9 @@ def _bytes_per_image(problem: Problem, state: State) -> int:
     factors = decode_factors(problem.settings.decode, problem.settings.factor)
 
     def run() -> torch.Tensor:
-        return problem.features(decode(probe, factors).flatten(0, 1), u_NP.to(probe.device), drawn, plain=True)
+        return architecture.features(decode(probe, factors).flatten(0, 1), u_NP.to(probe.device), drawn, plain=True)
 
-    weights = sum(p.nbytes for p in problem.matcher.parameters())
+    weights = sum(p.nbytes for p in architecture.matcher.parameters())
     graph = max(0, saved_bytes(run) - weights)
     phases = 4 * 4 * problem.settings.frequencies if problem.metric.uses_frequencies else 0
     return math.ceil(1.5 * graph / mask_MP.shape[1]) + phases

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from ncfmkit.estimate import Stage
 from ncfmkit.files import METADATA_KEY, MOVE, cache_dir, digest, writable, write_atomic
 from ncfmkit.images import labeled
 from ncfmkit.in_use import hold
-from ncfmkit.networks import network_builder
+from ncfmkit.networks import network_builder, resolve_network
 from ncfmkit.progress import notice, plural, track
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime
@@ -42,7 +42,7 @@ from ncfmkit.training import (
 
 INITIAL, FINAL, SNAPSHOT = "initial", "final", "epoch-{}"  # stages of a member, in its file
 TITLE = "extractor pool"
-NOT_IN_KEY = ("members", "snapshots", "extractor_width")  # of the settings: no member depends on them
+NOT_IN_KEY = ("members", "snapshots", "networks", "extractor_width")  # of the settings: no member depends on them
 ABOUT = "pool.json"  # what a pool belongs to
 POOL_FORMAT = 1  # raised when training changes in a way that the settings do not show
 
@@ -57,12 +57,16 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The weights of every member at stages of its training, in main memory."""
+    """The weights of every member at stages of its training, in main memory.
 
-    key: str
+    Members of several architectures take them in turn: member m has number `m % architectures`.
+    """
+
+    key: str  # of several architectures, that of each
     stages: list[list[Weights]]  # of each member: at initialization, snapshots, at the end
     accuracies: list[float | None]  # on the test split, fractions; None where the source has no test split
     seconds: float  # spent training in this run; 0 where all came from the cache
+    architectures: int = 1
 
     @classmethod
     def empty(cls) -> "Pool":
@@ -144,8 +148,13 @@ def _pool_content(
     }
 
 
-def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, seed: int, runtime: Runtime) -> Pool:
+def open_pool(
+    real: RealData, networks: Sequence[NetworkSettings], pool: PoolSettings, *, seed: int, runtime: Runtime
+) -> Pool:
     """The pool from the cache; members that are missing or damaged are trained first, under a lock.
+
+    Args:
+        networks: the architectures, which the members take in turn; each has a pool of its own in the cache.
 
     Returns:
         The pool, its weights in main memory.
@@ -154,19 +163,44 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
         UserError: the cache folder cannot be used, or its disk is full.
         NonFiniteLossError: of the training.
     """
+    keys: list[str] = []
+    members: dict[int, Member] = {}
+    seconds = 0.0
+    for number, network in enumerate(_resolved(networks, real)):
+        mine = range(number, pool.members, len(networks))
+        key, of_network, spent = _open_members(real, network, pool, mine, seed=seed, runtime=runtime)
+        keys, members, seconds = [*keys, key], members | of_network, seconds + spent
+    ordered = [members[m] for m in range(pool.members)]
+    return Pool(
+        key="+".join(keys),
+        stages=[[member.stages[name] for name in _stage_names(pool)] for member in ordered],
+        accuracies=[member.accuracy for member in ordered],
+        seconds=seconds,
+        architectures=len(networks),
+    )
+
+
+def _resolved(networks: Sequence[NetworkSettings], real: RealData) -> list[NetworkSettings]:
+    return [resolve_network(network, real.size) for network in networks]
+
+
+def _open_members(
+    real: RealData, network: NetworkSettings, pool: PoolSettings, numbers: Sequence[int], *, seed: int, runtime: Runtime
+) -> tuple[str, dict[int, Member], float]:
+    """The key, the members of those numbers, which are of one architecture, and the seconds spent training."""
     key = pool_key(real, network, pool, seed, runtime)
     folder = _folder(key)
-    files = _member_files(folder, pool)
+    files = _member_files(folder, numbers)
     start = time.monotonic()
     with closing(hold(folder)), FileLock(writable(folder) / "lock"):
         if not (folder / ABOUT).exists():  # for `ncfmkit cache`, which lists pools
             about = _pool_content(real, network, pool, seed, runtime) | {"data_name": real.name}
             _write(folder / ABOUT, json.dumps(about, indent=1).encode())
-        kept = [_kept_member(file, pool) for file in files]
-        missing = [m for m, member in enumerate(kept) if member is None]
+        kept = {m: _kept_member(file, pool) for m, file in files.items()}
+        missing = [m for m, member in kept.items() if member is None]
         if missing:
             each = plural(pool.epochs, "epoch")
-            notice(f"extractor pool: training {len(missing)} of {plural(pool.members, 'member')}, {each} each")
+            notice(f"extractor pool: training {len(missing)} of {plural(len(numbers), 'member')}, {each} each")
             build, data = network_builder(network, real), labeled(real, real.train)
             models = StackedModels(build, 1, runtime)
             with track(TITLE, len(missing) * pool.epochs) as bar:
@@ -184,35 +218,33 @@ def open_pool(real: RealData, network: NetworkSettings, pool: PoolSettings, *, s
                     stages = {INITIAL: initial, **snapshots, FINAL: models.states()[0]}
                     _write_member(files[m], Member(stages=stages, accuracy=score))
                     bar.advance(0, note="" if score is None else f"member {m}: test accuracy {score:.1%}")
-        members = [member or _read_member(file) for member, file in zip(kept, files, strict=True)]
-    return Pool(
-        key=key,
-        stages=[[member.stages[name] for name in _stage_names(pool)] for member in members],
-        accuracies=[member.accuracy for member in members],
-        seconds=time.monotonic() - start if missing else 0.0,
-    )
+        members = {m: member or _read_member(files[m]) for m, member in kept.items()}
+    return key, members, time.monotonic() - start if missing else 0.0
 
 
 def estimate_pool(
-    real: RealData, network: NetworkSettings, pool: PoolSettings, *, seed: int, runtime: Runtime
+    real: RealData, networks: Sequence[NetworkSettings], pool: PoolSettings, *, seed: int, runtime: Runtime
 ) -> Iterator[Stage]:
     """The training of those members that :func:`open_pool` will not find; nothing where all are in the cache."""
-    files = _member_files(_folder(pool_key(real, network, pool, seed, runtime)), pool)
-    missing = sum(not file.is_file() or not _has_stages(file, pool) for file in files)
-    if missing:
-        models = StackedModels(network_builder(network, real), 1, runtime)
-        seconds = training_seconds(models, labeled(real, real.train), len(real.train.images), pool)
-        if real.test is not None:
-            seconds += accuracy_seconds(models, labeled(real, real.test))
-        yield Stage(name=TITLE, work=f"{missing} x {plural(pool.epochs, 'epoch')}", seconds=missing * seconds)
+    for number, network in enumerate(_resolved(networks, real)):
+        numbers = range(number, pool.members, len(networks))
+        files = _member_files(_folder(pool_key(real, network, pool, seed, runtime)), numbers).values()
+        missing = sum(not file.is_file() or not _has_stages(file, pool) for file in files)
+        if missing:
+            models = StackedModels(network_builder(network, real), 1, runtime)
+            seconds = training_seconds(models, labeled(real, real.train), len(real.train.images), pool)
+            if real.test is not None:
+                seconds += accuracy_seconds(models, labeled(real, real.test))
+            name = TITLE if len(networks) == 1 else f"{TITLE}, {network.name}"
+            yield Stage(name=name, work=f"{missing} x {plural(pool.epochs, 'epoch')}", seconds=missing * seconds)
 
 
 def _folder(key: str) -> Path:
     return cache_dir() / "pools" / key
 
 
-def _member_files(folder: Path, pool: PoolSettings) -> list[Path]:
-    return [folder / f"member-{m:03d}.safetensors" for m in range(pool.members)]
+def _member_files(folder: Path, numbers: Sequence[int]) -> dict[int, Path]:
+    return {m: folder / f"member-{m:03d}.safetensors" for m in numbers}
 
 
 def _rounded(state: Weights) -> Weights:

@@ -60,8 +60,19 @@ class AugmentedNetwork:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The two networks of a step, of one architecture."""
+
+    matcher: Classifier  # the matching extractor
+    calibrator: Classifier
+    features: AugmentedNetwork  # of the matcher
+    logits: AugmentedNetwork  # of the calibrator
+    feature_dim: int  # D
+
+
+@dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What every step reads and none changes, but for the weights that are blended into the two networks."""
+    """What every step reads and none changes, but for the weights that are blended into the networks."""
 
     real: RealData
     settings: DistillSettings
@@ -69,11 +80,8 @@ class Problem:
     pool: Pool
     runtime: Runtime
     metric: ncfd.Metric
-    matcher: Classifier  # the matching extractor
-    calibrator: Classifier
-    features: AugmentedNetwork  # of the matcher
-    logits: AugmentedNetwork  # of the calibrator
-    feature_dim: int  # D
+    architectures: tuple[Architecture, ...]  # of the pool's members, in turn
+    current: int = 0  # the architecture of the step
     mask_MP: np.ndarray
     pool_bytes: int  # of the pool's weights on a GPU, of those that are yet to be trained too
     train_images: np.ndarray | torch.Tensor  # uint8 [N, ch, H, W], as `real` has them or on the device
@@ -82,6 +90,11 @@ class Problem:
     @property
     def classes(self) -> int:
         return len(self.real.classes)
+
+    @property
+    def architecture(self) -> Architecture:
+        """That of the step."""
+        return self.architectures[self.current]
 
     def drawn(self, u_NP: torch.Tensor) -> tuple[str, ...]:
         """The operations that rows of uniform numbers, on the CPU, pick."""
@@ -184,16 +197,17 @@ def make_problem(
     *,
     seed: int,
     pool: Pool,
-    build: Callable[[], Classifier],
+    builds: Sequence[Callable[[], Classifier]],
     runtime: Runtime,
     members: int | None = None,
     snapshots: int = 0,
     budget: int | None = None,
     gradient_checkpointing: bool = False,
 ) -> Problem:
-    """Checks the settings against the data and prepares the two networks.
+    """Checks the settings against the data and prepares the two networks of each architecture.
 
     Args:
+        builds: a function for each architecture of the pool.
         members: that the pool will have; None: as it is.
         snapshots: of each of them.
         budget: as of :func:`ncfmkit.distillation.memory.make_plan`; real images that take at most a quarter of it are
@@ -204,11 +218,14 @@ def make_problem(
     """
     if settings.factor > real.size:
         raise UserError(f"--factor {settings.factor} is above the image side of {real.name}, {real.size}: lower it")
-    matcher, calibrator = (build().to(runtime.device).requires_grad_(False) for _ in range(2))
-    probe = torch.zeros(2, real.channels, real.size, real.size, device=runtime.device)
-    features = checkpointed_features(matcher) if gradient_checkpointing else matcher.features
-    one = sum(p.nbytes for p in matcher.parameters())
-    weights = (2 * one + snapshots * one // 2) * (len(pool) if members is None else members)
+    architectures = tuple(
+        _architecture(build, real, settings, runtime, gradient_checkpointing=gradient_checkpointing) for build in builds
+    )
+    each = [sum(p.nbytes for p in architecture.matcher.parameters()) for architecture in architectures]
+    weights = sum(
+        2 * each[m % len(each)] + snapshots * each[m % len(each)] // 2
+        for m in range(len(pool) if members is None else members)
+    )
     images, room = real.train.images, (default_budget(runtime) if budget is None else budget) // 4
     on_device, pool_on_device = (runtime.device.type == "cuda" and size <= room for size in (images.nbytes, weights))
     return Problem(
@@ -218,15 +235,31 @@ def make_problem(
         pool=pool.placed(runtime.device, resident=pool_on_device),
         runtime=runtime,
         metric=ncfd.metric(settings.metric, alpha=settings.alpha),
+        architectures=architectures,
+        mask_MP=decode_mask(settings.decode, settings.factor, settings.ipc, settings.decoded_per_class),
+        pool_bytes=weights if pool_on_device else 0,
+        # torch.from_numpy would warn of an array that is read-only
+        train_images=torch.tensor(images, device=runtime.device) if on_device else images,
+    )
+
+
+def _architecture(
+    build: Callable[[], Classifier],
+    real: RealData,
+    settings: DistillSettings,
+    runtime: Runtime,
+    *,
+    gradient_checkpointing: bool,
+) -> Architecture:
+    matcher, calibrator = (build().to(runtime.device).requires_grad_(False) for _ in range(2))
+    features = checkpointed_features(matcher) if gradient_checkpointing else matcher.features
+    probe = torch.zeros(2, real.channels, real.size, real.size, device=runtime.device)
+    return Architecture(
         matcher=matcher,
         calibrator=calibrator,
         features=AugmentedNetwork(features, real, settings.augment, runtime),
         logits=AugmentedNetwork(calibrator, real, settings.augment, runtime),
         feature_dim=matcher.features(probe).shape[1],
-        mask_MP=decode_mask(settings.decode, settings.factor, settings.ipc, settings.decoded_per_class),
-        pool_bytes=weights if pool_on_device else 0,
-        # torch.from_numpy would warn of an array that is read-only
-        train_images=torch.tensor(images, device=runtime.device) if on_device else images,
     )
 
 
@@ -263,7 +296,7 @@ def make_state(problem: Problem, images_NCHW: torch.Tensor) -> State:
     if s.sampler == "learned":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(keyed_rng(problem.seed, "psi").integers(2**62)))
-            psi = frequencies.SamplingNetwork(problem.feature_dim).to(device)
+            psi = frequencies.SamplingNetwork(problem.architecture.feature_dim).to(device)
         psi_optimizer = torch.optim.SGD(
             psi.parameters(), lr=s.sampler_lr, momentum=s.sampler_momentum, maximize=True, fused=fused
         )

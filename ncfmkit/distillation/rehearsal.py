@@ -11,7 +11,7 @@ import torch
 from ncfmkit.distillation.memory import Plan, class_groups, real_chunks, syn_chunks
 from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.pool import Pool
-from ncfmkit.distillation.problem import Problem, make_state
+from ncfmkit.distillation.problem import Architecture, Problem, make_state
 from ncfmkit.distillation.step import distill_step
 from ncfmkit.estimate import seconds_per_call
 
@@ -20,7 +20,7 @@ PART = 4  # chunks of a part that is compared with a single one
 
 
 def step_seconds(problem: Problem, images_NCHW: torch.Tensor, plan: Plan) -> float:
-    """Seconds of one step, at the real shapes.
+    """Seconds of one step, at the real shapes; the mean over the architectures, which are drawn equally often.
 
     A long step is not made as a whole: real and synthetic images go through in equal chunks, so its time is reckoned
     from steps with one chunk of either kind and with a few.
@@ -30,9 +30,14 @@ def step_seconds(problem: Problem, images_NCHW: torch.Tensor, plan: Plan) -> flo
         images_NCHW: initial images, as of :func:`ncfmkit.distillation.problem.make_state`.
         plan: it is not changed.
     """
-    weights = {name: p.detach().clone() for name, p in problem.matcher.named_parameters()}
+    each = [_seconds_with(problem, architecture, images_NCHW, plan) for architecture in problem.architectures]
+    return sum(each) / len(each)
+
+
+def _seconds_with(problem: Problem, architecture: Architecture, images_NCHW: torch.Tensor, plan: Plan) -> float:
+    weights = {name: p.detach().clone() for name, p in architecture.matcher.named_parameters()}
     pool = dataclasses.replace(Pool.empty(), stages=[[weights, weights]])
-    problem = dataclasses.replace(problem, pool=pool, chunks={})
+    problem = dataclasses.replace(problem, pool=pool, architectures=(architecture,), chunks={})
     groups = list(class_groups(problem.classes, plan.classes_per_batch))
     real = {("real", g, plan.chunk): real_chunks(problem, plan, g) for g in groups}
     # the calibration takes all classes together

@@ -7,6 +7,7 @@ stepped exactly once.
 Axes: C classes, M stored images per class, N stacked images, P decoded images per stored image, T frequencies.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +79,7 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepReport:
 
     # Draw what all classes share: the two networks, the frequencies. Each class draws its own real images and
     # augmentations.
-    draw_networks(problem, state.step)
+    problem = draw_networks(problem, state.step)
     draws = draw(problem, state.step)
     freq_TD = draw_frequencies(problem, state)
 
@@ -116,22 +117,29 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepReport:
     return report
 
 
-def draw_networks(problem: Problem, step: int) -> None:
-    """Sets the matching extractor and the calibration network to weights of one pool member (section 3)."""
+def draw_networks(problem: Problem, step: int) -> Problem:
+    """Sets the matching extractor and the calibration network to weights of one pool member (section 3).
+
+    Returns:
+        The problem with that member's architecture as the current one.
+    """
     s, pool = problem.settings, problem.pool
     shared = keyed_rng(problem.seed, "step", step)
     member = int(shared.integers(len(pool)))
+    problem = dataclasses.replace(problem, current=member % pool.architectures)
+    matcher, calibrator = problem.architecture.matcher, problem.architecture.calibrator
     if s.extractor == "blend":
-        pool.blend(problem.matcher, member, shared.random())
-        pool.load(problem.calibrator, member)
-        return
+        pool.blend(matcher, member, shared.random())
+        pool.load(calibrator, member)
+        return problem
     last = len(pool.stages[member]) - 1
     newest = last if s.stage_order == "uniform" else min(last, (last + 1) * step // s.steps)
     stage = int(shared.integers(newest + 1))
     latest = last if s.calibration_stages is None else min(last, stage + s.calibration_stages - 1)
     earliest = last if s.calibration_stages is None else stage
-    pool.load(problem.matcher, member, stage)
-    pool.load(problem.calibrator, member, int(shared.integers(earliest, latest + 1)))
+    pool.load(matcher, member, stage)
+    pool.load(calibrator, member, int(shared.integers(earliest, latest + 1)))
+    return problem
 
 
 def draw_frequencies(problem: Problem, state: State) -> torch.Tensor | None:
@@ -141,7 +149,7 @@ def draw_frequencies(problem: Problem, state: State) -> torch.Tensor | None:
     count = problem.settings.frequencies
     if state.psi is not None:
         return state.psi(count, generator)
-    return frequencies.gaussian(count, problem.feature_dim, generator)
+    return frequencies.gaussian(count, problem.architecture.feature_dim, generator)
 
 
 def _match(
@@ -213,7 +221,7 @@ def _real_extractor(problem: Problem, draws: Draws, group: range, broken_C: torc
         x_NCHW = gather(problem.train_images, rows, device)
         label_N = group.start + chunk.label_N
         drawn = problem.drawn(draws.u_CP["matching"][group.start :][chunk.classes])
-        feat_ND = problem.features(x_NCHW, draws.device_u_CP["matching"][label_N], drawn)
+        feat_ND = problem.architecture.features(x_NCHW, draws.device_u_CP["matching"][label_N], drawn)
         _note_broken(broken_C, feat_ND, label_N)
         return feat_ND
 
@@ -225,7 +233,7 @@ def _syn_extractor(
 ) -> ncfd.Extract:
     """Network output for synthetic images: decoded, normalized, augmented; the backward pass adds to their gradient."""
     s = problem.settings
-    network = problem.features if phase == "matching" else problem.logits
+    network = problem.architecture.features if phase == "matching" else problem.architecture.logits
     factors = decode_factors(s.decode, s.factor)
     parts = problem.mask_MP.shape[1]
 

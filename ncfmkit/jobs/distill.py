@@ -294,14 +294,14 @@ def _estimate(
 ) -> Iterator[Stage]:
     """What is left of a run, stage by stage, each measured when it is asked for."""
     d = settings.distill
-    yield from estimate_pool(real, settings.extractor, settings.pool, seed=settings.seed, runtime=runtime)
+    yield from estimate_pool(real, settings.extractors, settings.pool, seed=settings.seed, runtime=runtime)
     if d.steps > steps_done:
         problem, _, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
         yield loop.estimate_steps(problem, images, plan, steps=d.steps - steps_done)
     yield from students.estimate_scores(
         real,
         settings,
-        extractor=settings.extractor,
+        extractor=settings.extractors[0],
         stored=d.ipc,
         decoded=_decoded_per_class(settings),
         baselines=baselines,
@@ -433,13 +433,13 @@ def _complete(
         announce(_estimate(real, settings, runtime, images, baselines, steps_done=run.steps_done()))
 
         # The method: a pool of extractors, then the loop.
-        pool = open_pool(real, settings.extractor, settings.pool, seed=settings.seed, runtime=runtime)
+        pool = open_pool(real, settings.extractors, settings.pool, seed=settings.seed, runtime=runtime)
         notice(pool.describe())
         if d.extractor == "stages":
             notice(_describe_stages(settings))
         about_pool = PoolInfo(key=pool.key, accuracies=tuple(pool.accuracies), seconds=round(pool.seconds, 1))
         run.update(pool=about_pool)
-        teachers = teachers_of(real, settings, settings.extractor, pool, runtime) if settings.labels.soft else None
+        teachers = teachers_of(real, settings, settings.extractors, pool, runtime) if settings.labels.soft else None
         open_board = None
         if settings.runtime.log == "tensorboard":
             labels_N = np.repeat(np.arange(len(real.classes)), d.ipc)
@@ -467,7 +467,7 @@ def _complete(
                 baselines=baselines,
                 mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
                 soften=lambda data: teachers.label(data) if teachers is not None else data,
-                herding=lambda count: herded_subset(real, count, pool.final[0], settings.extractor, runtime),
+                herding=lambda count: herded_subset(real, count, pool.final[0], settings.extractors[0], runtime),
                 runtime=runtime,
             )
             scores.write(run.scores_file)

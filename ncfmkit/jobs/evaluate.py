@@ -83,8 +83,9 @@ def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
     """The training record of a set as settings, overridden; another network has its own width."""
     settings = result.manifest.training.settings()
     if "network.name" in overrides:
-        own_width = dataclasses.replace(settings.pool, extractor_width=None)  # of the set's extractors: `_extractor`
-        settings = dataclasses.replace(settings, network=NetworkSettings(), pool=own_width)
+        # the extractors stay the set's own: `_extractors`
+        pool = dataclasses.replace(settings.pool, networks=(), extractor_width=None)
+        settings = dataclasses.replace(settings, network=NetworkSettings(), pool=pool)
     return check(override(settings, read_class_list(overrides)))
 
 
@@ -107,15 +108,15 @@ def evaluate_real(
     notice(f"device: {runtime.describe()}")
     announce(estimate(result, real, settings, runtime, baselines=baselines))
 
-    extractor = _extractor(result, real)
+    extractors = _extractors(result, real)
 
     def herding(count: int) -> LabeledImages:
-        pool = open_pool(real, extractor, _one_member(settings), seed=settings.seed, runtime=runtime)
-        return herded_subset(real, count, pool.final[0], extractor, runtime)
+        pool = open_pool(real, extractors[:1], _one_member(settings), seed=settings.seed, runtime=runtime)
+        return herded_subset(real, count, pool.final[0], extractors[0], runtime)
 
     @functools.cache
     def teachers() -> Teachers:
-        return open_teachers(real, settings, extractor, runtime)
+        return open_teachers(real, settings, extractors, runtime)
 
     return students.score_set(
         result.labeled(),
@@ -150,14 +151,16 @@ def estimate(
         UserError: as :func:`evaluate_real`.
     """
     settings = _checked(result, real, settings, baselines)
-    extractor = _extractor(result, real)
-    pool = teaching_pool(settings) if "random-soft" in baselines else _one_member(settings)
+    extractors = _extractors(result, real)
+    pool, networks = _one_member(settings), extractors[:1]
+    if "random-soft" in baselines:
+        pool, networks = teaching_pool(settings), extractors
     if {"herding", "random-soft"} & set(baselines):
-        yield from estimate_pool(real, extractor, pool, seed=settings.seed, runtime=runtime)
+        yield from estimate_pool(real, networks, pool, seed=settings.seed, runtime=runtime)
     yield from students.estimate_scores(
         real,
         settings,
-        extractor=extractor,
+        extractor=extractors[0],
         stored=result.ipc,
         decoded=_decoded(result),
         baselines=baselines,
@@ -184,9 +187,9 @@ def _decoded(result: SyntheticSet) -> int:
     return result.manifest.ipc.decoded
 
 
-def _extractor(result: SyntheticSet, real: RealData) -> NetworkSettings:
-    """The network of the extractors that the set was made with, whatever its students are."""
-    return resolve(result.manifest.training.settings(), real).extractor
+def _extractors(result: SyntheticSet, real: RealData) -> tuple[NetworkSettings, ...]:
+    """The networks of the extractors that the set was made with, whatever its students are."""
+    return resolve(result.manifest.training.settings(), real).extractors
 
 
 def _one_member(settings: Settings) -> PoolSettings:

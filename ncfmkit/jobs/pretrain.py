@@ -13,8 +13,8 @@ from ncfmkit.runtime import Runtime
 
 def estimate(real: RealData, settings: Settings, runtime: Runtime) -> Iterator[Stage]:
     """The members that :func:`pretrain` would train, measured; nothing where all are in the cache."""
-    network = resolve(settings, real).extractor
-    return estimate_pool(real, network, settings.pool, seed=settings.seed, runtime=runtime)
+    networks = resolve(settings, real).extractors
+    return estimate_pool(real, networks, settings.pool, seed=settings.seed, runtime=runtime)
 
 
 def pretrain(real: RealData, settings: Settings, runtime: Runtime) -> Pool:
@@ -22,4 +22,4 @@ def pretrain(real: RealData, settings: Settings, runtime: Runtime) -> Pool:
     settings = resolve(settings, real)
     notice(f"device: {runtime.describe()}")
     announce(estimate(real, settings, runtime))
-    return open_pool(real, settings.extractor, settings.pool, seed=settings.seed, runtime=runtime)
+    return open_pool(real, settings.extractors, settings.pool, seed=settings.seed, runtime=runtime)

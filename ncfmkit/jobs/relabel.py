@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,8 @@ def relabel(
         check_fits(result, real)
         settings = resolve(settings, real)
         notice(f"device: {runtime.describe()}")
-        announce(estimate_pool(real, settings.extractor, teaching_pool(settings), seed=settings.seed, runtime=runtime))
-        changed, taught = relabeled(result, settings, open_teachers(real, settings, settings.extractor, runtime))
+        announce(estimate_pool(real, settings.extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime))
+        changed, taught = relabeled(result, settings, open_teachers(real, settings, settings.extractors, runtime))
     manifest = set_file.save(changed, file, force=force)
     return Relabeled(file=file, set=dataclasses.replace(changed, manifest=manifest), taught=taught)
 
@@ -97,7 +97,7 @@ def dry_run(path: str | os.PathLike[str], *, data: Any, **overrides: Any) -> Ite
     check_fits(result, real)
     settings = resolve(settings, real)
     notice(f"device: {runtime.describe()}")
-    return estimate_pool(real, settings.extractor, teaching_pool(settings), seed=settings.seed, runtime=runtime)
+    return estimate_pool(real, settings.extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime)
 
 
 def _arguments(result: SyntheticSet, data: Any, overrides: dict[str, Any]) -> tuple[DataArguments, Settings, Runtime]:
@@ -128,7 +128,9 @@ def relabeled(result: SyntheticSet, settings: Settings, teachers: Teachers) -> t
     return dataclasses.replace(result, soft_labels=taught.logits, manifest=manifest), taught
 
 
-def teachers_of(real: RealData, settings: Settings, network: NetworkSettings, pool: Pool, runtime: Runtime) -> Teachers:
+def teachers_of(
+    real: RealData, settings: Settings, networks: Sequence[NetworkSettings], pool: Pool, runtime: Runtime
+) -> Teachers:
     """The members of a pool at the last stages of their training, as many as `labels.stages`.
 
     Raises:
@@ -142,18 +144,23 @@ def teachers_of(real: RealData, settings: Settings, network: NetworkSettings, po
                 "cannot teach soft labels; train it longer (--pool-epochs), or leave out --soft-labels"
             )
     return Teachers(
-        states=[state for stages in pool.stages for state in stages[-settings.labels.stages :]],
-        network=network,
+        states=[
+            (networks[member % len(networks)], state)
+            for member, stages in enumerate(pool.stages)
+            for state in stages[-settings.labels.stages :]
+        ],
         real=real,
         temperature=settings.labels.temperature,
         runtime=runtime,
     )
 
 
-def open_teachers(real: RealData, settings: Settings, network: NetworkSettings, runtime: Runtime) -> Teachers:
+def open_teachers(
+    real: RealData, settings: Settings, networks: Sequence[NetworkSettings], runtime: Runtime
+) -> Teachers:
     """The pool of the settings, as teachers; extractors that are not in the cache are trained first."""
-    pool = open_pool(real, network, teaching_pool(settings), seed=settings.seed, runtime=runtime)
-    return teachers_of(real, settings, network, pool, runtime)
+    pool = open_pool(real, networks, teaching_pool(settings), seed=settings.seed, runtime=runtime)
+    return teachers_of(real, settings, networks, pool, runtime)
 
 
 def teaching_pool(settings: Settings) -> PoolSettings:

@@ -42,10 +42,9 @@ class Taught:
 
 @dataclass(frozen=True, kw_only=True)
 class Teachers:
-    """Trained networks of one architecture that label images."""
+    """Trained networks that label images: what each is, and its weights."""
 
-    states: Sequence[Weights]
-    network: NetworkSettings
+    states: Sequence[tuple[NetworkSettings, Weights]]
     real: RealData
     temperature: float
     runtime: Runtime
@@ -57,10 +56,10 @@ class Teachers:
         The logits are divided by the temperature before. An image whose likeliest class is wrong keeps its hard label.
         """
         runtime = self.runtime
-        network = network_builder(self.network, self.real)().to(runtime.device)
         rows = data.on(runtime.device)
         mean_NK = torch.zeros(len(data), data.classes)
-        for state in self.states:
+        for settings, state in self.states:
+            network = network_builder(settings, self.real)().to(runtime.device)
             network.load_state_dict(state)
             for start in range(0, len(data), BATCH):
                 index = torch.arange(start, min(start + BATCH, len(data)), device=rows.home)

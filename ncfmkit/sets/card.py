@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ncfmkit.config import SECTIONS, DistillSettings, Settings, StudentSettings, known_names
+from ncfmkit.config import SECTIONS, DistillSettings, NetworkSettings, Settings, StudentSettings, known_names
 from ncfmkit.files import format_bytes
 from ncfmkit.mosaic import decode_factors
 from ncfmkit.progress import plural, printable
@@ -349,7 +349,7 @@ def _distillation(settings: Settings) -> Iterator[str]:
         f"{_number(d.real_batch, ',')} real images per class per step."
     )
     yield (
-        f"Features: {_number(p.members)} networks ({_network(settings)}), trained on the real images for "
+        f"Features: {_number(p.members)} networks ({_networks(settings)}), trained on the real images for "
         f"{_number(p.epochs)} epochs; {EXTRACTORS.get(str(d.extractor), _text(d.extractor))}."
     )
     start = STARTS.get(str(d.init), _text(d.init))
@@ -374,8 +374,15 @@ def _method(d: DistillSettings) -> str:
     )
 
 
-def _network(settings: Settings) -> str:
-    n = settings.extractor
+def _networks(settings: Settings) -> str:
+    """The extractors' architectures, of a manifest that may hold anything."""
+    try:
+        return ", ".join(map(_network, settings.extractors))
+    except (TypeError, AttributeError):
+        return _text(settings.pool.networks)
+
+
+def _network(n: NetworkSettings) -> str:
     depth = "" if n.depth is None else f"-{_number(n.depth)}"
     return f"{_text(n.name)}{depth} width {_number(n.width)}"
 

@@ -21,7 +21,7 @@ def test_the_work_of_a_step_is_what_torch_counts_in_the_reference(tmp_path: Path
         plain.step()
     s, twice = plain.setting, 0
     if s.sampler == "learned":  # the reference computes the phases once more for psi
-        twice = 2 * plain.problem.feature_dim * s.frequencies * (s.real_images + s.decoded_images)
+        twice = 2 * plain.problem.architecture.feature_dim * s.frequencies * (s.real_images + s.decoded_images)
     assert floor.work(s).flops == counter.get_total_flops() - twice
 
 

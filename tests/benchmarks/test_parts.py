@@ -17,9 +17,9 @@ def test_the_parts_make_up_the_step_and_change_nothing(tmp_path: Path, sampler: 
     assert timed.plan is not None
     assert other.plan is not None
     (expected,) = read(other.problem, [distill_step(other.problem, other.state, other.plan)])
-    before = timed.problem.features._compiled
+    before = timed.problem.architecture.features._compiled
     seconds = parts.split(timed.problem, timed.state, timed.plan)
-    assert timed.problem.features._compiled is before
+    assert timed.problem.architecture.features._compiled is before
     assert torch.equal(timed.state.images, other.state.images)
     assert expected.matching > 0
     assert all(seconds[p] > 0 for p in parts.PARTS)

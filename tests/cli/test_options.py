@@ -46,6 +46,7 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--lr": ("1e-2", "distill.lr", 0.01),
     "--schedule": ("cosine", "distill.schedule", "cosine"),
     "--extractor": ("stages", "distill.extractor", "stages"),
+    "--extractors": ("convnet,resnetap10", "pool.networks", ("convnet", "resnetap10")),
     "--extractor-width": ("16", "pool.extractor_width", 16),
     "--snapshots": ("7", "pool.snapshots", 7),
     "--soft-labels": (None, "labels.soft", True),

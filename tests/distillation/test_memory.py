@@ -34,7 +34,7 @@ def peak(make_real, make_pool, runtime):
             DistillSettings(**settings),
             seed=0,
             pool=pool,
-            build=build,
+            builds=[build],
             runtime=runtime,
             gradient_checkpointing=checkpointing,
         )

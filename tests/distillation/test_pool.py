@@ -13,7 +13,7 @@ import torch
 
 from ncfmkit.config import NetworkSettings, PoolSettings
 from ncfmkit.distillation import pool as pool_module
-from ncfmkit.distillation.pool import open_pool, pool_key, snapshot_epochs
+from ncfmkit.distillation.pool import estimate_pool, open_pool, pool_key, snapshot_epochs
 from ncfmkit.errors import UserError
 from ncfmkit.files import cache_dir
 from ncfmkit.images import labeled
@@ -28,7 +28,7 @@ SETTINGS = PoolSettings(members=2, epochs=2, batch=8, lr=0.02)
 def open_tiny(real, tiny_network, runtime):
     def opened(members: int = 2, real=real, seed: int = 0, **settings):
         pool = dataclasses.replace(SETTINGS, members=members, **settings)
-        return open_pool(real, tiny_network, pool, seed=seed, runtime=runtime)
+        return open_pool(real, [tiny_network], pool, seed=seed, runtime=runtime)
 
     return opened
 
@@ -194,6 +194,7 @@ def test_what_the_key_depends_on(real, make_real, tiny_network, runtime) -> None
     assert changes.keys() == {f.name for f in dataclasses.fields(PoolSettings)} - {
         "members",
         "snapshots",
+        "networks",
         "extractor_width",
     }
     others += [key(pool=dataclasses.replace(SETTINGS, **{k: v})) for k, v in changes.items()]
@@ -235,6 +236,28 @@ def test_accuracies_are_those_of_the_final_weights(open_tiny, real, tiny_network
 
 def test_without_a_test_split_there_are_no_accuracies(open_tiny, make_real) -> None:
     assert open_tiny(real=make_real(test_counts=None)).accuracies == [None, None]
+
+
+def test_members_take_architectures_in_turn(open_tiny, real, tiny_network, runtime, capsys) -> None:
+    """Each is the member of that number of a pool of its architecture alone."""
+    wide = dataclasses.replace(tiny_network, width=6)
+    settings = dataclasses.replace(SETTINGS, members=3)
+    stages = list(estimate_pool(real, [tiny_network, wide], settings, seed=0, runtime=runtime))
+    assert [(stage.name, stage.work) for stage in stages] == [
+        ("extractor pool, convnet", "2 x 2 epochs"),
+        ("extractor pool, convnet", "1 x 2 epochs"),
+    ]
+    pool = open_pool(real, [tiny_network, wide], settings, seed=0, runtime=runtime)
+    assert (len(pool), pool.architectures, len(pool.accuracies)) == (3, 2, 3)
+    narrow = open_tiny(members=3)
+    assert pool.key == f"{narrow.key}+{pool_key(real, wide, settings, 0, runtime)}"
+    assert same(pool.final[0], narrow.final[0])
+    assert same(pool.final[2], narrow.final[2])
+    alone = open_pool(real, [wide], settings, seed=0, runtime=runtime)
+    assert same(pool.final[1], alone.final[1])
+    capsys.readouterr()
+    assert open_pool(real, [tiny_network, wide], settings, seed=0, runtime=runtime).seconds == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_snapshots_are_what_shorter_trainings_end_with(open_tiny, monkeypatch) -> None:

@@ -21,7 +21,7 @@ def held_out_ncfd(problem: Problem, state: State, plan: Plan) -> torch.Tensor:
     found = []
     for state.step in HELD_OUT:
         shared = keyed_rng(problem.seed, "step", state.step)
-        problem.pool.blend(problem.matcher, int(shared.integers(len(problem.pool))), shared.random())
+        problem.pool.blend(problem.architecture.matcher, int(shared.integers(len(problem.pool))), shared.random())
         draws = step_module.draw(problem, state.step)
         freq_TD = step_module.draw_frequencies(problem, state)
         assert freq_TD is not None
@@ -41,7 +41,7 @@ def test_trained_psi_raises_the_ncfd_on_draws_beyond_the_run(runtime: Runtime) -
     d = settings.distill
     assert (d.sampler, d.sampler_lr, d.matching_weight) == ("learned", 1e-3, 300)
     real = DataArguments(data="digits").open(settings)
-    pool = open_pool(real, settings.network, settings.pool, seed=0, runtime=runtime)
+    pool = open_pool(real, [settings.network], settings.pool, seed=0, runtime=runtime)
     images = initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=0)
     problem, state, plan = prepare(real, settings, pool, images, runtime)
     assert state.psi is not None

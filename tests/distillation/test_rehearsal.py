@@ -19,7 +19,7 @@ SMALL = Plan(chunk=4, kept_graphs=2, classes_per_batch=2)  # 3 classes: two grou
 def problem(make_real, make_pool, runtime):
     _, build = make_pool(make_real())
     settings = DistillSettings(ipc=4, frequencies=32, sampler="learned", real_batch=6)
-    return make_problem(make_real((7, 5, 9)), settings, seed=0, pool=Pool.empty(), build=build, runtime=runtime)
+    return make_problem(make_real((7, 5, 9)), settings, seed=0, pool=Pool.empty(), builds=[build], runtime=runtime)
 
 
 @pytest.fixture
@@ -83,4 +83,6 @@ def test_the_planned_bytes_count_what_the_plan_says(problem) -> None:
     assert graph > 0
     assert needed(kept_graphs=100) == needed(kept_graphs=8)  # 2 classes of 4 images decode to 32, 4 at once
     assert needed(kept_graphs=8) - needed(kept_graphs=1) == 7 * graph
-    assert needed(classes_per_batch=2) - needed(classes_per_batch=1) == 6 * (problem.feature_dim + 2 * 32) * 4
+    assert (
+        needed(classes_per_batch=2) - needed(classes_per_batch=1) == 6 * (problem.architecture.feature_dim + 2 * 32) * 4
+    )

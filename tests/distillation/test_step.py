@@ -13,18 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_NETWORK
 from rounding import EPS, SPARE, allowed, off, smooth
 
 from benchmarks.reference import Reference
 from ncfmkit import augment as A
 from ncfmkit import networks
 from ncfmkit.config import DistillSettings, NetworkSettings
+from ncfmkit.distillation import memory
 from ncfmkit.distillation import step as step_module
 from ncfmkit.distillation.memory import Plan, cut, make_plan
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, State, StepLosses, make_problem, make_state, read
 from ncfmkit.distillation.step import distill_step, draw_class, draw_frequencies
 from ncfmkit.errors import NonFiniteLossError, UserError
+from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime, saved_bytes
 
 SEED = 3
@@ -57,7 +60,7 @@ def setting(make_real, make_pool, runtime):
             DistillSettings(**(BASE | settings)),
             seed=SEED,
             pool=pool,
-            build=smooth(build),
+            builds=[smooth(build)],
             runtime=runtime,
             gradient_checkpointing=checkpointing,
         )
@@ -69,6 +72,12 @@ def setting(make_real, make_pool, runtime):
 def whole(problem: Problem, **changes: int) -> Plan:
     """Everything at once."""
     return Plan(**({"chunk": 10_000, "kept_graphs": 1000, "classes_per_batch": problem.classes} | changes))
+
+
+def with_networks(problem: Problem, **networks: Any) -> Problem:
+    """A problem whose one architecture has other features or logits."""
+    changed = dataclasses.replace(problem.architecture, **networks)
+    return dataclasses.replace(problem, architectures=(changed,))
 
 
 def run(setting, steps: int = 3, plan: dict | None = None, **settings) -> torch.Tensor:
@@ -356,7 +365,7 @@ def drawn_networks(setting, make_real, make_pool, seed: int, stages: int = 2, **
     problem = dataclasses.replace(problem, pool=spied, seed=seed)
     for step in range(300):
         step_module.draw_networks(problem, step)
-    return spied.noted(problem.matcher), spied.noted(problem.calibrator)
+    return spied.noted(problem.architecture.matcher), spied.noted(problem.architecture.calibrator)
 
 
 def test_networks_of_a_step_are_one_member_drawn_from_the_whole_pool(setting, make_real, make_pool) -> None:
@@ -369,6 +378,54 @@ def test_networks_of_a_step_are_one_member_drawn_from_the_whole_pool(setting, ma
     others, _ = drawn_networks(setting, make_real, make_pool, SEED + 1)
     assert [member for member, _ in others] != [member for member, _ in matched]
     assert not {beta for _, beta in others} & set(betas)
+
+
+def test_a_pool_of_two_architectures_steps_as_each_alone(setting, make_real, make_pool) -> None:
+    """Members 0 and 2 are of one network, member 1 of another with twice the features."""
+    real = make_real()
+    wide = dataclasses.replace(TINY_NETWORK, width=2 * TINY_NETWORK.width)
+    parts = [make_pool(real, members=3), make_pool(real, members=3, network=wide)]
+    stages = [parts[m % 2][0].stages[m] for m in range(3)]
+    pool = dataclasses.replace(parts[0][0], stages=stages, accuracies=[None] * 3, architectures=2)
+    builds = [smooth(build) for _, build in parts]
+    settings = DistillSettings(**(BASE | SGD))
+    how: dict[str, Any] = {"seed": SEED, "runtime": setting()[0].runtime}
+    problem = make_problem(real, settings, pool=pool, builds=builds, **how)
+    assert [of.feature_dim for of in problem.architectures] == [32, 64]
+    state, seen = make_state(problem, start_images(problem)), set()
+    for step in range(6):
+        member = int(keyed_rng(SEED, "step", step).integers(3))
+        alone = make_problem(real, settings, pool=only(pool, member), builds=[builds[member % 2]], **how)
+        other = make_state(alone, state.images.detach())
+        other.load_state_dict(state.state_dict())
+        distill_step(problem, state, whole(problem))
+        distill_step(alone, other, whole(alone))
+        assert torch.equal(state.images, other.images)
+        seen.add(member % 2)
+    assert seen == {0, 1}
+
+
+def only(pool: Pool, member: int) -> Pool:
+    """A pool of equally many members, all of which are that one."""
+    return dataclasses.replace(pool, stages=[pool.stages[member]] * len(pool), architectures=1)
+
+
+def test_a_budget_counts_the_networks_of_all_architectures(setting, make_real, make_pool) -> None:
+    real = make_real()
+    wide = dataclasses.replace(TINY_NETWORK, width=4 * TINY_NETWORK.width)
+    (small, build_small), (large, build_large) = make_pool(real), make_pool(real, network=wide)
+    how: dict[str, Any] = {"seed": SEED, "runtime": setting()[0].runtime}
+
+    def bytes_of(pool: Pool, *builds: Any) -> tuple[int, int]:
+        problem = make_problem(real, DistillSettings(**BASE), pool=pool, builds=builds, **how)
+        state = make_state(problem, start_images(problem))
+        return memory._fixed_bytes(problem, state), memory._bytes_per_image(problem, state)
+
+    one, other = bytes_of(small, build_small), bytes_of(large, build_large)
+    both = bytes_of(dataclasses.replace(small, architectures=2), build_small, build_large)
+    assert both[1] == max(one[1], other[1])
+    weights = [sum(v.nbytes for v in pool.final[0].values()) for pool in (small, large)]
+    assert both[0] == other[0] + 2 * weights[0]
 
 
 @pytest.mark.parametrize("count", [None, 1, 3, 100])
@@ -433,8 +490,8 @@ class Small:
 def test_out_of_memory_halves_the_chunk(setting, capsys, where: str, sampler: str) -> None:
     problem, state = setting(sampler=sampler, **SGD)
     judged = judge(problem, state)
-    small = Small(getattr(problem, where), 5)
-    problem = dataclasses.replace(problem, **{where: small})
+    small = Small(getattr(problem.architecture, where), 5)
+    problem = with_networks(problem, **{where: small})
     plan = Plan(chunk=32, kept_graphs=100, classes_per_batch=3)
     for _ in range(3):
         distill_step(problem, state, plan)
@@ -464,8 +521,8 @@ def test_out_of_memory_in_the_backward_pass(setting) -> None:
     calls: list[int] = []
     problem, state = setting(**SGD)
     judged = judge(problem, state, 1)
-    features = problem.features
-    problem = dataclasses.replace(problem, features=lambda x, *how: Fails.apply(features(x, *how)))
+    features = problem.architecture.features
+    problem = with_networks(problem, features=lambda x, *how: Fails.apply(features(x, *how)))
     distill_step(problem, state, Plan(chunk=8, kept_graphs=2, classes_per_batch=3))
     assert calls[:4] == [8, 8, 4, 4]
     judged.check(state.images.detach())
@@ -473,7 +530,10 @@ def test_out_of_memory_in_the_backward_pass(setting) -> None:
 
 def test_persistent_out_of_memory_is_raised(setting) -> None:
     problem, state = setting()
-    problem, before = dataclasses.replace(problem, features=Small(problem.features, 0)), state.images.detach().clone()
+    problem, before = (
+        with_networks(problem, features=Small(problem.architecture.features, 0)),
+        state.images.detach().clone(),
+    )
     plan = Plan(chunk=32, kept_graphs=4, classes_per_batch=3)
     with pytest.raises(torch.OutOfMemoryError):
         distill_step(problem, state, plan)
@@ -489,7 +549,7 @@ def test_other_errors_are_raised_at_once(setting) -> None:
 
     plan = whole(problem)
     with pytest.raises(RuntimeError, match="no such kernel"):
-        distill_step(dataclasses.replace(problem, features=broken), state, plan)
+        distill_step(with_networks(problem, features=broken), state, plan)
     assert plan == whole(problem)
 
 
@@ -501,8 +561,8 @@ def test_a_non_finite_loss_names_class_and_step(setting, where: str, name: str, 
     with torch.no_grad():
         state.images[3, 0, 0, 0] = math.nan  # of class 1
     if name == "calibration":  # let the matching pass
-        features = problem.features
-        problem = dataclasses.replace(problem, features=lambda x, *how: features(x.nan_to_num(0, 0, 0), *how))
+        features = problem.architecture.features
+        problem = with_networks(problem, features=lambda x, *how: features(x.nan_to_num(0, 0, 0), *how))
     message = rf"the {name} loss of class 'class 1' became non-finite in step 1: lower --lr, or try --precision fp32"
     with pytest.raises(NonFiniteLossError, match=message):
         losses_of(problem, state, whole(problem, **plan))
@@ -599,7 +659,7 @@ def test_only_networks_of_blocks_can_be_checkpointed(make_real, make_pool, runti
             DistillSettings(),
             seed=0,
             pool=pool,
-            build=partial(networks.build, "alexnet", channels=3, classes=3, size=8),
+            builds=[partial(networks.build, "alexnet", channels=3, classes=3, size=8)],
             runtime=runtime,
             gradient_checkpointing=True,
         )
@@ -640,7 +700,7 @@ def test_what_is_kept_counts_in_the_budget(setting) -> None:
             make_plan(*setting(**settings), budget=0)
         return int(str(e.value).rsplit(" ", 1)[1].removesuffix("MiB"))
 
-    problem_features = setting()[0].feature_dim
+    problem_features = setting()[0].architecture.feature_dim
     images = 3 * 2000 * 3 * 8 * 8 * 4 / 2**20  # of 3 classes with 2000 images of 8 pixels each
     assert least(ipc=2000, factor=1) == pytest.approx(least(factor=1) + 6 * images, abs=1)
     psi_and_frequencies = least(sampler="learned", frequencies=4096) - least(frequencies=4096)
@@ -652,12 +712,14 @@ def test_a_plan_keeps_to_its_budget_by_the_graphs_it_holds(setting) -> None:
     """What autograd keeps of `kept_graphs` chunks is within the budget."""
     problem, state = setting(ipc=8)
     images = torch.rand(1, 3, 8, 8, requires_grad=True)
-    fixed = sum(p.nbytes for n in (problem.matcher, problem.calibrator) for p in n.parameters())
+    fixed = sum(
+        p.nbytes for n in (problem.architecture.matcher, problem.architecture.calibrator) for p in n.parameters()
+    )
     fixed += 4 * state.images.nbytes  # with gradient and two moments
 
     def features(chunk: int) -> torch.Tensor:
         rows = torch.full((chunk, A.DRAWS), 0.5)
-        return problem.features(images.expand(chunk, -1, -1, -1) * 1.0, rows, problem.drawn(rows))
+        return problem.architecture.features(images.expand(chunk, -1, -1, -1) * 1.0, rows, problem.drawn(rows))
 
     for budget in (2**20, 2**21, 2**23):
         plan = make_plan(problem, state, budget=budget)
@@ -753,7 +815,7 @@ def test_the_network_may_be_another(make_real, make_pool, runtime) -> None:
     """Depth 1 and one channel."""
     real = make_real(channels=1)
     pool, build = make_pool(real, network=NetworkSettings(width=4, depth=1))
-    problem = make_problem(real, DistillSettings(**BASE), seed=0, pool=pool, build=build, runtime=runtime)
-    assert problem.feature_dim == 4 * 4 * 4
+    problem = make_problem(real, DistillSettings(**BASE), seed=0, pool=pool, builds=[build], runtime=runtime)
+    assert problem.architecture.feature_dim == 4 * 4 * 4
     state = make_state(problem, start_images(problem))
     assert losses_of(problem, state, whole(problem)).matching > 0

@@ -48,7 +48,7 @@ def aged(days: float) -> None:
 def test_every_kind_is_listed(shapes: str, real: RealData, runtime: Runtime) -> None:
     open_and_drop(shapes, DataSettings(size=16, resize="crop", classes=("b", "a")))
     pool = PoolSettings(members=2, epochs=1, lr=0.5)
-    open_pool(real, NetworkSettings(width=8, depth=2), pool, seed=3, runtime=runtime)
+    open_pool(real, [NetworkSettings(width=8, depth=2)], pool, seed=3, runtime=runtime)
     for name in ("real/.tmp-dead", "compiled/x", "tensorrt", "downloads"):
         (cache_dir() / name).mkdir(parents=True)
     for name, size in (("compiled/x/code.so", 300), ("tensorrt/gpu.timing", 20), ("downloads/set.tar", 7)):
@@ -143,7 +143,7 @@ def test_a_pool_that_is_being_trained_stays(
         return original(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pool_module, "train", train)
-    open_pool(real, tiny_network, PoolSettings(members=1, epochs=1), seed=0, runtime=runtime)
+    open_pool(real, [tiny_network], PoolSettings(members=1, epochs=1), seed=0, runtime=runtime)
     assert seen == ["in use"]
     assert [outcome for _, outcome in clean(entries())] == ["removed"]
 

@@ -33,7 +33,7 @@ def pool(real: RealData, make_pool: Callable) -> Pool:
 def teachers(real: RealData, tiny_network: NetworkSettings, runtime: Runtime, pool: Pool) -> Callable[..., Teachers]:
     def made(*, pool: Pool = pool, **labels: Any) -> Teachers:
         settings = Settings(network=tiny_network, labels=LabelSettings(soft=True, **labels))
-        return teachers_of(real, settings, settings.extractor, pool, runtime)
+        return teachers_of(real, settings, settings.extractors, pool, runtime)
 
     return made
 
