@@ -3,6 +3,7 @@
 How far float32 may be off is judged by the reference's own distance from float64, with the same draws (`rounding.py`).
 """
 
+import copy
 import dataclasses
 import io
 import math
@@ -397,7 +398,7 @@ def test_a_pool_of_two_architectures_steps_as_each_alone(setting, make_real, mak
         member = int(keyed_rng(SEED, "step", step).integers(3))
         alone = make_problem(real, settings, pool=only(pool, member), builds=[builds[member % 2]], **how)
         other = make_state(alone, state.images.detach())
-        other.load_state_dict(state.state_dict())
+        other.load_state_dict(copy.deepcopy(state.state_dict()))
         distill_step(problem, state, whole(problem))
         distill_step(alone, other, whole(alone))
         assert torch.equal(state.images, other.images)
