@@ -140,7 +140,9 @@ def _summary(values_N: np.ndarray) -> Accuracy:
 
 def describe_network(network: NetworkSettings) -> str:
     """`convnet-3 width 64`, or the plain name of another network."""
-    return f"convnet-{network.depth} width {network.width}" if network.name == "convnet" else network.name
+    if network.name != "convnet":
+        return network.name
+    return f"convnet{'' if network.depth is None else f'-{network.depth}'} width {network.width}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,10 +44,14 @@ def test_a_cpu_gets_cpu_sized_settings(capsys: pytest.CaptureFixture[str]) -> No
     assert "--recipe paper selects pool of 20 x 60 epochs, 20,000 steps, 10 x 2,000 epochs per score" in said
 
 
-def test_the_cpu_recipe_is_that_of_cifar10_but_for_the_data() -> None:
+def test_the_cpu_recipe_is_that_of_cifar10_but_for_the_data_and_what_takes_long() -> None:
     own, cifar = (to_dict(load_recipe(name)) for name in ("cpu", "cifar10-ipc10-cpu"))
     assert cifar["network"].pop("depth") == 3  # by the size of the images; any data have their own
     assert own["network"].pop("depth") is None
+    assert own["network"].pop("width") == cifar["pool"].pop("extractor_width") == 64
+    assert cifar["network"].pop("width") == 128  # of the students
+    assert own["pool"].pop("extractor_width") is None
+    assert cifar["distill"].pop("steps") == 2 * own["distill"].pop("steps")
     for table in (own, cifar):
         del table["data"], table["recipe"]
     assert own == cifar
