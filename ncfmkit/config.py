@@ -646,7 +646,7 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
             f"{names['distill.sampler']} 'learned' needs 32 or more {names['distill.frequencies']} "
             f"(batch norm over two components), got {d.frequencies}"
         )
-    extractors = [n.name for n in settings.extractors]
+    extractors = settings.pool.networks or (settings.network.name,)
     if settings.pool.extractor_width is not None and "convnet" not in extractors:
         yield f"{names['pool.extractor_width']} needs an extractor 'convnet', got {', '.join(extractors)}"
     if len(set(extractors)) < len(extractors):

@@ -18,7 +18,7 @@ from ncfmkit.jobs import setup
 
 QUICK = {  # options that make an example short; what it shows is the rest
     "distill": [
-        *("--width", "8", "--pool", "2", "--pool-epochs", "1", "--steps", "2", "--frequencies", "32"),
+        *("--width", "8", "--pool", "2", "--pool-epochs", "6", "--steps", "2", "--frequencies", "32"),
         *("--student-epochs", "2", "--repeats", "2", "--compile", "off", "--set", "student.whole_epochs=1"),
     ],
     "pretrain": ["--width", "8", "--pool", "1", "--pool-epochs", "1"],

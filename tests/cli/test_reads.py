@@ -25,6 +25,10 @@ USES: dict[str, list[list[str]]] = {  # in an order in which each finds what it 
             *("distill", "digits", *TINY, "--out", "bound", "--init", "load", "--load", RUN, "--repeats", "0"),
             *("--factor", "2", "--decode", "bound", "--set", "distill.decoded_per_class=4", "--memory-budget", "1GiB"),
         ],
+        [
+            *("distill", "digits", *TINY, "--out", "stages", "--repeats", "0", "--soft-labels", "--pool-epochs", "5"),
+            *("--snapshots", "1", "--extractor", "stages", "--set", "distill.stage_order=rising"),
+        ],
     ],
     "pretrain": [
         ["pretrain", "digits", "--width", "8", "--pool", "1", "--pool-epochs", "1", "--compile", "off", *SGD[2:]]
@@ -44,6 +48,8 @@ RECORDED = {"pack": {"student.whole_epochs"}}  # only kept, in the recipe of the
 
 
 def _copies(frame: FrameType) -> bool:
+    if frame.f_code.co_name == "extractors":  # the settings of networks that jobs build
+        return False
     return frame.f_code.co_filename.endswith(COPIES) or frame.f_code.co_name in COPYING
 
 
