@@ -655,7 +655,7 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
         yield f"{names['pool.members']}: expected {len(extractors)} or more, one for each of {', '.join(extractors)}"
     if len(extractors) > 1 and d.sampler == "learned":
         yield (
-            f"{names['distill.sampler']} 'learned' needs extractors of one width of features: pass one of "
+            f"{names['distill.sampler']} 'learned' needs extractors of one width of features: pass one network as "
             f"{names['pool.networks']}, or --sampler gaussian"
         )
     if settings.pool.snapshots and settings.pool.snapshots >= settings.pool.epochs:

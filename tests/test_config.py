@@ -477,6 +477,21 @@ def test_all_broken_rules_are_reported_at_once() -> None:
         ({"data.classes": ("cat", "dog", "cat")}, ["data.classes", "twice", "cat"]),
         ({"pool.milestones": (0.8, 0.2)}, ["pool.milestones", "rising", "[0.8, 0.2]"]),
         ({"student.milestones": (0.8, 0.2)}, ["student.milestones", "rising", "[0.8, 0.2]"]),
+        ({"pool.epochs": 8, "pool.snapshots": 8}, ["pool.snapshots", "8: expected fewer than", "8 (--pool-epochs"]),
+        ({"distill.extractor": "stages"}, ["distill.extractor", "'stages' needs --snapshots"]),
+        ({"distill.stage_order": "rising"}, ["distill.stage_order", "needs --extractor", "got 'blend'"]),
+        ({"distill.calibration_stages": 3}, ["distill.calibration_stages", "needs --extractor", "got 'blend'"]),
+        ({"labels.stages": 3, "pool.snapshots": 1}, ["labels.stages", "3: expected at most 2"]),
+        (
+            {"network.name": "alexnet", "pool.extractor_width": 8},
+            ["pool.extractor_width", "needs an extractor 'convnet', got alexnet"],
+        ),
+        ({"pool.networks": ("alexnet", "alexnet")}, ["pool.networks", "listed twice in alexnet, alexnet"]),
+        ({"pool.networks": ("convnet", "alexnet"), "pool.members": 1}, ["pool.members", "expected 2 or more"]),
+        (
+            {"pool.networks": ("convnet", "alexnet"), "distill.sampler": "learned"},
+            ["distill.sampler", "'learned' needs extractors of one width of features"],
+        ),
     ],
 )
 def test_broken_rules(values: dict, says: list[str]) -> None:

@@ -199,8 +199,10 @@ def _open_members(
         kept = {m: _kept_member(file, pool) for m, file in files.items()}
         missing = [m for m, member in kept.items() if member is None]
         if missing:
-            each = plural(pool.epochs, "epoch")
-            notice(f"extractor pool: training {len(missing)} of {plural(len(numbers), 'member')}, {each} each")
+            each = f"{plural(pool.epochs, 'epoch')} each ({network.name})"
+            notice(
+                f"extractor pool: training {len(missing)} of {plural(len(numbers), 'member')}, {each} each ({network.name})"
+            )
             build, data = network_builder(network, real), labeled(real, real.train)
             models = StackedModels(build, 1, runtime)
             with track(TITLE, len(missing) * pool.epochs) as bar:

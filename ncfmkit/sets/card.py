@@ -384,7 +384,7 @@ def _networks(settings: Settings) -> str:
 
 def _network(n: NetworkSettings) -> str:
     depth = "" if n.depth is None else f"-{_number(n.depth)}"
-    return f"{_text(n.name)}{depth} width {_number(n.width)}"
+    return f"{_text(n.name)}{depth}" + (f" width {_number(n.width)}" if n.name == "convnet" else "")
 
 
 def _pixels(m: Manifest) -> Iterator[str]:
