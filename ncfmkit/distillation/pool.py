@@ -199,10 +199,8 @@ def _open_members(
         kept = {m: _kept_member(file, pool) for m, file in files.items()}
         missing = [m for m, member in kept.items() if member is None]
         if missing:
-            each = f"{plural(pool.epochs, 'epoch')} each ({network.name})"
-            notice(
-                f"extractor pool: training {len(missing)} of {plural(len(numbers), 'member')}, {each} each ({network.name})"
-            )
+            members, epochs = plural(len(numbers), "member"), plural(pool.epochs, "epoch")
+            notice(f"extractor pool: training {len(missing)} of {members}, {epochs} each ({network.name})")
             build, data = network_builder(network, real), labeled(real, real.train)
             models = StackedModels(build, 1, runtime)
             with track(TITLE, len(missing) * pool.epochs) as bar:
@@ -220,8 +218,8 @@ def _open_members(
                     stages = {INITIAL: initial, **snapshots, FINAL: models.states()[0]}
                     _write_member(files[m], Member(stages=stages, accuracy=score))
                     bar.advance(0, note="" if score is None else f"member {m}: test accuracy {score:.1%}")
-        members = {m: member or _read_member(files[m]) for m, member in kept.items()}
-    return key, members, time.monotonic() - start if missing else 0.0
+        opened = {m: member or _read_member(files[m]) for m, member in kept.items()}
+    return key, opened, time.monotonic() - start if missing else 0.0
 
 
 def estimate_pool(
