@@ -117,7 +117,8 @@ class Pool:
     def load(self, network: nn.Module, member: int, stage: int = -1) -> None:
         """Sets `network` to a member's weights at a stage of its training, the end by default, in place."""
         for name, parameter in network.named_parameters():
-            parameter.copy_(self.stages[member][stage][name], non_blocking=True)
+            # a snapshot is widened on the device: a copy from pinned memory that changes the type would wait
+            parameter.copy_(self.stages[member][stage][name].to(parameter.device, non_blocking=True))
 
 
 def snapshot_epochs(pool: PoolSettings) -> tuple[int, ...]:

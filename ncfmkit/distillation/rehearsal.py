@@ -20,7 +20,7 @@ PART = 4  # chunks of a part that is compared with a single one
 
 
 def step_seconds(problem: Problem, images_NCHW: torch.Tensor, plan: Plan) -> float:
-    """Seconds of one step, at the real shapes; the mean over the architectures, which are drawn equally often.
+    """Seconds of one step, at the real shapes; the mean over the architectures.
 
     A long step is not made as a whole: real and synthetic images go through in equal chunks, so its time is reckoned
     from steps with one chunk of either kind and with a few.
