@@ -271,6 +271,13 @@ class DistillSettings:
         at_least=1,
         flag="--real-batch",
     )
+    easiest: float = setting(
+        1.0,
+        "share of each class's real images that steps draw from: those that the extractors find easiest; 1 is all",
+        above=0,
+        at_most=1,
+        flag="--easiest",
+    )
     optimizer: Literal["adamw", "sgd"] = setting("adamw", "optimizer of the images", flag="--optimizer")
     lr: float = setting(1e-3, "learning rate of the images", above=0, flag="--lr")
     momentum: float = setting(0.5, "momentum of SGD", at_least=0, below=1)

@@ -6,7 +6,7 @@ numbers.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -274,14 +274,22 @@ def accuracy(models: StackedModels, data: LabeledImages, *, batch: int = 256) ->
 def class_hits(models: StackedModels, data: LabeledImages, *, batch: int = 256) -> np.ndarray:
     """How many images of each class each network of the stack gets right, int64 `[R, K]`."""
     device = models.runtime.device
-    rows, count, size = data.on(device), len(data), min(batch, len(data))
     hits_RK = torch.zeros(models.size, data.classes, dtype=torch.int64, device=device)
-    # the last batch is padded with the last image, which does not count
+    for label_B, logits_RBK in logits_of(models, data, batch=batch):
+        hits_RK.index_add_(1, label_B, (logits_RBK.argmax(-1) == label_B).long())
+    return hits_RK.cpu().numpy()
+
+
+@torch.no_grad()
+def logits_of(
+    models: StackedModels, data: LabeledImages, *, batch: int = 256
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Labels and logits on the device, `[B]` and `[R, B, K]`, batch after batch, in the order of the images."""
+    rows, count, size = data.on(models.runtime.device), len(data), min(batch, len(data))
+    # the last batch is padded with the last image, which is left out again
     index_SB = np.minimum(np.arange(math.ceil(count / size) * size), count - 1).reshape(-1, size)
     for step, index_B in enumerate(uploaded(torch.from_numpy(index_SB), rows.home)):
         x_BCHW = rows.normalized(index_B)
-        guess_RB = models.logits(x_BCHW.expand(models.size, *x_BCHW.shape)).argmax(-1)
+        logits_RBK = models.logits(x_BCHW.expand(models.size, *x_BCHW.shape))
         real = min(size, count - step * size)
-        label_B = uploaded(rows.labels[index_B[:real]], device)
-        hits_RK.index_add_(1, label_B, (guess_RB[:, :real] == label_B).long())
-    return hits_RK.cpu().numpy()
+        yield uploaded(rows.labels[index_B[:real]], models.runtime.device), logits_RBK[:, :real]

@@ -340,6 +340,7 @@ BOUNDS: dict[str, tuple[list, list]] = {
     "distill.calibration_weight": ([0.0], [-0.001]),
     "distill.real_batch": ([1], [0]),
     "distill.lr": ([1e-9], [0.0]),
+    "distill.easiest": ([1e-9, 1.0], [0.0, 1.001]),
     "distill.momentum": ([0.0, 0.999], [-0.001, 1.0]),
     "distill.weight_decay": ([0.0], [-0.001]),
     "distill.patience": ([1], [0]),

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ncfmkit.config import Settings
+from ncfmkit.distillation.difficulty import easiest
 from ncfmkit.distillation.memory import Plan, make_plan
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, State, StepReport, make_problem, make_state, read
@@ -59,15 +60,18 @@ def prepare(
         UserError: network, factor or memory budget do not fit the data.
     """
     budget = _budget(settings)
+    builds = [network_builder(network, real) for network in settings.extractors]
+    share = settings.distill.easiest
     problem = make_problem(
         real,
         settings.distill,
         seed=settings.seed,
         pool=pool,
-        builds=[network_builder(network, real) for network in settings.extractors],
+        builds=builds,
         runtime=runtime,
         members=settings.pool.members,
         snapshots=settings.pool.snapshots,
+        easiest=easiest(real, builds, pool, share, runtime) if share < 1 and len(pool) else None,
         budget=budget,
         gradient_checkpointing=settings.runtime.gradient_checkpointing,
     )

@@ -49,7 +49,7 @@ def kept_graphs_of(plan: Plan, chunks: int) -> int:
 def real_chunks(problem: Problem, plan: Plan, group: range) -> list[Chunk]:
     key = ("real", group, plan.chunk)
     if key not in problem.chunks:
-        counts = np.minimum(problem.real.train.counts()[group.start : group.stop], problem.settings.real_batch)
+        counts = problem.real_counts()[group.start : group.stop]
         label_N = np.repeat(np.arange(len(group)), counts)
         weight_NP = (1 / counts[label_N])[:, None]
         problem.chunks[key] = cut(label_N, weight_NP, plan.chunk, problem.runtime.device)

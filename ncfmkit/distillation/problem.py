@@ -10,6 +10,7 @@ import torch
 from ncfmkit import augment
 from ncfmkit.config import DistillSettings
 from ncfmkit.distillation import frequencies, ncfd
+from ncfmkit.distillation.difficulty import placeholder
 from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.schedule import Schedule, wide
@@ -83,6 +84,7 @@ class Problem:
     architectures: tuple[Architecture, ...]  # of the pool's members, in turn
     current: int = 0  # the architecture of the step
     mask_MP: np.ndarray
+    easiest: list[np.ndarray] | None  # positions in the train split that each class's draws are from; None: all
     pool_bytes: int  # of the pool's weights on a GPU, of those that are yet to be trained too
     train_images: np.ndarray | torch.Tensor  # uint8 [N, ch, H, W], as `real` has them or on the device
     chunks: dict[tuple, list[Chunk]] = field(default_factory=dict)  # they are the same at every step
@@ -90,6 +92,11 @@ class Problem:
     @property
     def classes(self) -> int:
         return len(self.real.classes)
+
+    def real_counts(self) -> np.ndarray:
+        """How many real images each class draws in a step, int64 `[C]`."""
+        counts = self.real.train.counts() if self.easiest is None else np.array([len(index) for index in self.easiest])
+        return np.minimum(counts, self.settings.real_batch)
 
     @property
     def architecture(self) -> Architecture:
@@ -201,6 +208,7 @@ def make_problem(
     runtime: Runtime,
     members: int | None = None,
     snapshots: int = 0,
+    easiest: list[np.ndarray] | None = None,
     budget: int | None = None,
     gradient_checkpointing: bool = False,
 ) -> Problem:
@@ -210,6 +218,7 @@ def make_problem(
         builds: a function for each architecture of the pool.
         members: that the pool will have; None: as it is.
         snapshots: of each of them.
+        easiest: what :func:`ncfmkit.distillation.difficulty.easiest` gives; None: any of that number.
         budget: as of :func:`ncfmkit.distillation.memory.make_plan`; real images that take at most a quarter of it are
             kept on a GPU, and so are a pool's weights.
 
@@ -237,6 +246,7 @@ def make_problem(
         metric=ncfd.metric(settings.metric, alpha=settings.alpha),
         architectures=architectures,
         mask_MP=decode_mask(settings.decode, settings.factor, settings.ipc, settings.decoded_per_class),
+        easiest=None if settings.easiest == 1 else easiest or placeholder(real, settings.easiest),
         pool_bytes=weights if pool_on_device else 0,
         # torch.from_numpy would warn of an array that is read-only
         train_images=torch.tensor(images, device=runtime.device) if on_device else images,

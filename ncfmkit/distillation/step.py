@@ -37,10 +37,10 @@ class ClassDraws:
 def draw_class(problem: Problem, step: int, label: int) -> ClassDraws:
     rng = keyed_rng(problem.seed, "class", step, label)
     start, stop = problem.real.train.offsets[label : label + 2]
-    count = min(problem.settings.real_batch, stop - start)
+    eligible = np.arange(start, stop) if problem.easiest is None else problem.easiest[label]
     matching, calibration = rng.random((2, augment.DRAWS), dtype=np.float32)
-    index = start + rng.choice(stop - start, count, replace=False, shuffle=False)
-    return ClassDraws(index, matching, calibration)
+    picks = rng.choice(len(eligible), min(problem.settings.real_batch, len(eligible)), replace=False, shuffle=False)
+    return ClassDraws(eligible[picks], matching, calibration)
 
 
 @dataclass(frozen=True)

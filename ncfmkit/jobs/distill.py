@@ -16,6 +16,7 @@ from ncfmkit import interrupts
 from ncfmkit._version import __version__
 from ncfmkit.config import Settings, from_dict, override, to_dict
 from ncfmkit.distillation import loop
+from ncfmkit.distillation.difficulty import estimate_difficulty
 from ncfmkit.distillation.initial import from_images, initialize
 from ncfmkit.distillation.memory import Plan, planned_bytes
 from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
@@ -26,6 +27,7 @@ from ncfmkit.jobs.evaluate import real_mosaics
 from ncfmkit.jobs.relabel import relabeled, teachers_of
 from ncfmkit.jobs.setup import make_settings, resolve
 from ncfmkit.mosaic import decode, decode_factors, decoded_count
+from ncfmkit.networks import network_builder
 from ncfmkit.progress import command_line, notice, shortened_list
 from ncfmkit.real.arguments import DataArguments, split_arguments
 from ncfmkit.real.store import RealData
@@ -296,6 +298,9 @@ def _estimate(
     d = settings.distill
     yield from estimate_pool(real, settings.extractors, settings.pool, seed=settings.seed, runtime=runtime)
     if d.steps > steps_done:
+        if d.easiest < 1:
+            builds = [network_builder(network, real) for network in settings.extractors]
+            yield estimate_difficulty(real, builds, settings.pool, runtime)
         problem, _, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
         yield loop.estimate_steps(problem, images, plan, steps=d.steps - steps_done)
     yield from students.estimate_scores(

@@ -346,7 +346,8 @@ def _distillation(settings: Settings) -> Iterator[str]:
     yield _method(d)
     yield (
         f"{_number(d.steps, ',')} steps with {_text(d.optimizer)}, lr {_number(d.lr, 'g')}, up to "
-        f"{_number(d.real_batch, ',')} real images per class per step."
+        f"{_number(d.real_batch, ',')} real images per class per step"
+        + ("." if d.easiest == 1 else f", of the easiest {_number(d.easiest, '.0%')} of each class.")
     )
     yield (
         f"Features: {_number(p.members)} networks ({_networks(settings)}), trained on the real images for "

@@ -43,6 +43,7 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--calibration": ("0", "distill.calibration_weight", 0.0),
     "--real-batch": ("32", "distill.real_batch", 32),
     "--optimizer": ("sgd", "distill.optimizer", "sgd"),
+    "--easiest": ("0.5", "distill.easiest", 0.5),
     "--lr": ("1e-2", "distill.lr", 0.01),
     "--schedule": ("cosine", "distill.schedule", "cosine"),
     "--extractor": ("stages", "distill.extractor", "stages"),
