@@ -222,7 +222,7 @@ def _opened(
     if settings.runtime.log == "tensorboard":
         require_tensorboard()
     names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
-    if settings.labels.soft:  # soft labels help every set: how much, the same labels of random images say
+    if settings.labels.soft:  # what the labels alone are worth, random images with the same say
         names = tuple(dict.fromkeys([*names, "random-soft"]))
     elif "random-soft" in names:
         raise UserError("--baselines random-soft needs --soft-labels")
