@@ -37,10 +37,11 @@ class ClassDraws:
 def draw_class(problem: Problem, step: int, label: int) -> ClassDraws:
     rng = keyed_rng(problem.seed, "class", step, label)
     start, stop = problem.real.train.offsets[label : label + 2]
-    eligible = np.arange(start, stop) if problem.easiest is None else problem.easiest[label]
+    of_class = stop - start if problem.easiest is None else len(problem.easiest[label])
     matching, calibration = rng.random((2, augment.DRAWS), dtype=np.float32)
-    picks = rng.choice(len(eligible), min(problem.settings.real_batch, len(eligible)), replace=False, shuffle=False)
-    return ClassDraws(eligible[picks], matching, calibration)
+    picks = rng.choice(of_class, min(problem.settings.real_batch, of_class), replace=False, shuffle=False)
+    index = start + picks if problem.easiest is None else problem.easiest[label][picks]
+    return ClassDraws(index, matching, calibration)
 
 
 @dataclass(frozen=True)

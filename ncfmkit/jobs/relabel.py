@@ -14,7 +14,7 @@ from ncfmkit.estimate import Stage, announce
 from ncfmkit.files import check_free, safe_name
 from ncfmkit.jobs.setup import check_fits, resolve
 from ncfmkit.progress import notice
-from ncfmkit.real.arguments import DataArguments, read_class_list, split_arguments
+from ncfmkit.real.arguments import read_class_list, split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring.soft_labels import Taught, Teachers
@@ -78,12 +78,8 @@ def relabel(
     if hard:
         changed, taught = _hard(path, result, data, overrides), None
     else:
-        source, settings, runtime = _arguments(result, data, overrides)
-        real = source.open(settings)
-        check_fits(result, real)
-        settings = resolve(settings, real)
-        notice(f"device: {runtime.describe()}")
-        announce(estimate_pool(real, settings.extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime))
+        real, settings, runtime = _opened(result, data, overrides)
+        announce(_estimate(real, settings, runtime))
         changed, taught = relabeled(result, settings, open_teachers(real, settings, settings.extractors, runtime))
     manifest = set_file.save(changed, file, force=force)
     return Relabeled(file=file, set=dataclasses.replace(changed, manifest=manifest), taught=taught)
@@ -91,22 +87,26 @@ def relabel(
 
 def dry_run(path: str | os.PathLike[str], *, data: Any, **overrides: Any) -> Iterator[Stage]:
     """What :func:`relabel` would train, measured; arguments and errors as there."""
-    result = set_file.load(path)
-    source, settings, runtime = _arguments(result, data, overrides)
-    real = source.open(settings)
-    check_fits(result, real)
-    settings = resolve(settings, real)
-    notice(f"device: {runtime.describe()}")
+    real, settings, runtime = _opened(set_file.load(path), data, overrides)
+    return _estimate(real, settings, runtime)
+
+
+def _estimate(real: RealData, settings: Settings, runtime: Runtime) -> Iterator[Stage]:
     return estimate_pool(real, settings.extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime)
 
 
-def _arguments(result: SyntheticSet, data: Any, overrides: dict[str, Any]) -> tuple[DataArguments, Settings, Runtime]:
+def _opened(result: SyntheticSet, data: Any, overrides: dict[str, Any]) -> tuple[RealData, Settings, Runtime]:
+    """The real data, which are opened after all other checks, the settings of the teachers, and the runtime."""
     if data is None:
         raise UserError("soft labels need --data: the real data that the set was made from")
     source, changes = split_arguments(data, overrides)
     settings = result.manifest.training.settings()
     settings = check(override(settings, read_class_list(changes) | {"labels.soft": True}))
-    return source, settings, choose_runtime(settings.runtime)
+    runtime = choose_runtime(settings.runtime)
+    real = source.open(settings)
+    check_fits(result, real)
+    notice(f"device: {runtime.describe()}")
+    return real, resolve(settings, real), runtime
 
 
 def _hard(path: str | os.PathLike[str], result: SyntheticSet, data: Any, overrides: dict[str, Any]) -> SyntheticSet:

@@ -12,9 +12,8 @@ from ncfmkit.images import LabeledImages
 from ncfmkit.networks import network_builder
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime
-from ncfmkit.training import Weights
+from ncfmkit.training import StackedModels, Weights, logits_of
 
-BATCH = 256  # images at once
 CERTAIN = 30.0  # logit by which a hard label stands out: all other classes together have a probability below 1e-12 each
 
 
@@ -55,18 +54,13 @@ class Teachers:
 
         The logits are divided by the temperature before. An image whose likeliest class is wrong keeps its hard label.
         """
-        runtime = self.runtime
-        rows = data.on(runtime.device)
+        runtime = dataclasses.replace(self.runtime, compile=False)  # there are too few images for it to pay
         mean_NK = torch.zeros(len(data), data.classes)
         for settings, state in self.states:
-            network = network_builder(settings, self.real)().to(runtime.device)
-            network.load_state_dict(state)
-            for start in range(0, len(data), BATCH):
-                index = torch.arange(start, min(start + BATCH, len(data)), device=rows.home)
-                with runtime.autocast():
-                    logits_BK = network(rows.normalized(index))
-                log_BK = (logits_BK.float() / self.temperature).log_softmax(1)
-                mean_NK[start : start + len(index)] += log_BK.cpu() / len(self.states)
+            models = StackedModels(network_builder(settings, self.real), 1, runtime)
+            models.load([state])
+            logits_NK = torch.cat([logits_RBK[0] for _, logits_RBK in logits_of(models, data)])
+            mean_NK += (logits_NK / self.temperature).log_softmax(1).cpu() / len(self.states)
         wrong_N = mean_NK.argmax(1) != data.labels
         own_N = mean_NK.softmax(1).gather(1, data.labels[:, None])[:, 0]
         hard_NK = torch.full_like(mean_NK, -CERTAIN).scatter_(1, data.labels[:, None], 0.0)
