@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
 
 from ncfmkit import in_use
 from ncfmkit.config import DataSettings, NetworkSettings, PoolSettings, to_dict
 from ncfmkit.errors import UserError
-from ncfmkit.files import cache_dir
-from ncfmkit.progress import shortened_list
+from ncfmkit.files import cache_dir, format_bytes
+from ncfmkit.progress import plural, shortened_list
 from ncfmkit.records import Record
 
 UNFINISHED = ".tmp-"  # begins the name of a store that is being written
 HOURS = {"h": 1, "d": 24, "w": 24 * 7}
+BYTES_OF = {"BF16": 2, "F32": 4}  # types of a member's weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +177,27 @@ def _store(file: Path) -> str:
 
 def _pools(cache: Path) -> Iterator[tuple[Path, str]]:
     for path in (cache / "pools").glob("*/"):
-        members = f"{len(list(path.glob('member-*.safetensors')))} members"
-        yield path, f"{_pool(path / 'pool.json')}, {members}"
+        members = list(path.glob("member-*.safetensors"))
+        text = f"{_pool(path / 'pool.json')}, {plural(len(members), 'member')}"
+        kept = [_snapshots(member) for member in members]
+        if snapshots := sum(count for count, _ in kept):
+            text += f", {plural(snapshots, 'snapshot')} ({format_bytes(sum(size for _, size in kept))} of the size)"
+        yield path, text
+
+
+def _snapshots(member: Path) -> tuple[int, int]:
+    """How many snapshots a member's file holds, and their bytes; none in a damaged file."""
+    epochs, size = set(), 0
+    try:
+        with safe_open(member, framework="np") as stored:
+            for name in stored.keys():  # noqa: SIM118 (not a dict)
+                if name.startswith("epoch-"):
+                    tensor = stored.get_slice(name)
+                    epochs.add(name.split("/", 1)[0])
+                    size += math.prod(tensor.get_shape()) * BYTES_OF[tensor.get_dtype()]
+    except (SafetensorError, OSError, KeyError):
+        return 0, 0
+    return len(epochs), size
 
 
 def _pool(file: Path) -> str:

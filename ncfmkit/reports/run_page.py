@@ -42,7 +42,7 @@ def write_report(folder: Path, images: SetImages | None = None) -> Path:
         "run.html",
         title=_title(info),
         status=None if info.status == "done" else info.status,
-        score=distilled and _score(distilled, rows, info.data),
+        score=distilled and _score(distilled, rows, info.data, info.settings.get("labels")),
         few=info.data.test if distilled and info.data.test < FEW_TEST_IMAGES else None,
         scores=scores and _score_table(scores, info.data),
         training=_training_plot(rows, info.data),
@@ -70,14 +70,20 @@ def _title(info: RunInfo) -> str:
     return f"{info.data.name}: {plural(images, 'image')} {'stand' if images > 1 else 'stands'} for {info.data.train:,}"
 
 
-def _score(row: Score, rows: Sequence[Score], data: DataInfo) -> dict[str, str]:
-    """The score in words: `figure` in percent, what it is beside the `whole` set, `how` it was measured."""
+def _score(row: Score, rows: Sequence[Score], data: DataInfo, labels: object) -> dict[str, str]:
+    """The score in words: `figure` in percent, what it is beside the `whole` set, `how` it was measured.
+
+    Args:
+        labels: the settings `labels`; None in runs of before they were there.
+    """
     share, whole = share_of_whole(row, rows), whole_row(row, rows)
     beside = ""
     if share is not None and whole is not None:
         of_whole = percent(whole.last, whole.n)
         beside = f", {100 * share:.1f}% of the accuracy with the whole set ({of_whole}%)"
     students = "one student" if row.n == 1 else f"{row.n} students"
+    if isinstance(labels, dict) and labels.get("soft"):
+        students += f" with soft labels of the extractors, temperature {_said(labels.get('temperature'))}"
     return {
         "figure": percent(row.last, row.n),
         "whole": beside,

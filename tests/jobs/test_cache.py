@@ -17,7 +17,7 @@ from ncfmkit import in_use
 from ncfmkit.config import DataSettings, NetworkSettings, PoolSettings, Settings, override
 from ncfmkit.distillation.pool import open_pool
 from ncfmkit.errors import UserError
-from ncfmkit.files import cache_dir
+from ncfmkit.files import cache_dir, format_bytes
 from ncfmkit.jobs.cache import KINDS, clean, entries, parse_age
 from ncfmkit.real.opening import open_real
 from ncfmkit.real.store import RealData
@@ -63,6 +63,18 @@ def test_every_kind_is_listed(shapes: str, real: RealData, runtime: Runtime) -> 
     sizes = {entry.kind: entry.bytes for entry in found}
     assert (sizes["compiled"], sizes["timing"], sizes["download"]) == (300, 20, 7)
     assert sizes["pool"] == sum(p.stat().st_size for p in (cache_dir() / "pools").glob("*/*"))
+
+
+def test_snapshots_of_a_pool_are_counted_with_their_bytes(real: RealData, runtime: Runtime) -> None:
+    network = NetworkSettings(width=8, depth=2)
+    pool = PoolSettings(members=2, epochs=3, snapshots=2)
+    opened = open_pool(real, [network], pool, seed=0, runtime=runtime)
+    (before,) = entries("pool")
+    parameters = sum(v.numel() for v in opened.final[0].values())
+    assert before.belongs_to.endswith(f", 2 members, 4 snapshots ({format_bytes(2 * 2 * parameters * 2)} of the size)")
+    (before.path / "member-001.safetensors").write_bytes(b"damaged")
+    (after,) = entries("pool")
+    assert after.belongs_to.endswith(f", 2 members, 2 snapshots ({format_bytes(2 * parameters * 2)} of the size)")
 
 
 def test_damaged_or_old_facts_do_not_stop_the_list(shapes: str) -> None:

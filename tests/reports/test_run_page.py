@@ -85,6 +85,12 @@ def test_report_leads_with_what_stands_for_what_and_the_score(tmp_path: Path) ->
         assert expected in page.text
 
 
+def test_report_says_that_students_learn_from_soft_labels(tmp_path: Path) -> None:
+    settings = to_dict(override(Settings(recipe="digits"), {"labels.soft": True, "labels.temperature": 1.5}))
+    page = Page(write_report(done_run(tmp_path, [score("distilled", 0.893)], settings=settings)))
+    assert "5 students with soft labels of the extractors, temperature 1.5, after the last of 300 epochs" in page.text
+
+
 @pytest.mark.parametrize(("test", "says"), [(99, "only 99 test images: one image is 1 points"), (100, "")])
 def test_a_score_on_few_test_images_is_said_to_be_coarse(tmp_path: Path, test: int, says: str) -> None:
     data = run_info().data.model_copy(update={"test": test})
