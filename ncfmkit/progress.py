@@ -29,6 +29,7 @@ console = Console(stderr=True, highlight=False, emoji=False)
 
 JOINERS = "\u200c\u200d"  # zero-width; not printable to Python
 FIRST_LINE_SECONDS = 2.0  # work that takes longer shows its time left
+WARM_UP = Fraction(1, 50)  # of the work: a first part that is smaller says nothing about the speed
 QUIET_SECONDS = 30.0  # between two lines where no terminal shows a live bar
 NOTEBOOK_SECONDS = 0.25  # between two states of a notebook's bar
 
@@ -52,9 +53,12 @@ class Tracker:
     def __init__(self, description: str, total: int, live: Progress | None, done: int = 0):
         self.description, self.total, self.note = description, total, ""
         self.done: int | Fraction = done
-        self._live, self._before = live, done
+        self._live = live
         self._task = live.add_task(description, total=total, completed=done, note="") if live else None
         self._start = time.monotonic()
+        self._first = True
+        self._since = self._start  # from where on the speed is measured
+        self._before: int | Fraction = done
         self._next_line = self._start + FIRST_LINE_SECONDS
 
     def advance(self, count: int | Fraction = 1, note: str | None = None) -> None:
@@ -63,8 +67,13 @@ class Tracker:
         self.note = self.note if note is None else note
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=float(self.done), note=self.note)
-        elif (now := time.monotonic()) > self._next_line and self._before < self.done < self.total:
-            left = (now - self._start) * float((self.total - self.done) / (self.done - self._before))
+            return
+        now, first = time.monotonic(), self._first and count > 0
+        self._first = self._first and count == 0
+        if first and count < (self.total - self._before) * WARM_UP:  # it may have compiled the code that the others run
+            self._since, self._before = now, self.done
+        elif now > self._next_line and self._before < self.done < self.total:
+            left = (now - self._since) * float((self.total - self.done) / (self.done - self._before))
             self._show(f", {_clock(left)} left {self.note}")
 
     def finish(self) -> None:

@@ -52,6 +52,18 @@ def test_what_was_done_before_says_nothing_of_the_speed(clock, capsys) -> None:
     assert lines(capsys)[0] == "distilling: 91/100, 0:27 left"
 
 
+def test_a_first_part_that_compiles_says_nothing_of_the_speed(clock, capsys) -> None:
+    with progress.track("extractor pool", 10) as bar:
+        clock.now += 20
+        bar.advance(0, note="compiled")
+        bar.advance(Fraction(1, 100))
+        assert lines(capsys) == []
+        clock.now += 1
+        bar.advance(Fraction(1, 100))
+        assert lines(capsys) == ["extractor pool: 0/10, 16:38 left compiled"]  # 998 parts of 1 s
+    assert lines(capsys) == ["extractor pool: 0/10 in 0:21 compiled"]
+
+
 def test_parts_of_a_unit_move_the_time_left(clock, capsys) -> None:
     with progress.track("extractor pool", 4) as bar:
         clock.now += 3
