@@ -20,6 +20,7 @@ from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import DeviceFailed, UserError
 from ncfmkit.files import cache_dir, writable
 from ncfmkit.in_use import hold_until_exit
+from ncfmkit.progress import plural
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -88,7 +89,7 @@ def device_name(device: torch.device) -> str:
     """The device with its model, for reports."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device.type} ({_cpu_model()}, {torch.get_num_threads()} threads)"
+    return f"{device.type} ({_cpu_model()}, {plural(torch.get_num_threads(), 'thread')})"
 
 
 def _cpu_model() -> str:

@@ -439,7 +439,7 @@ def test_the_whole_command(
     value = json.loads((out / "validation.json").read_text())
     (section,) = value["speed"]
     assert section["device"].startswith("cpu (")
-    assert section["device"].endswith("1 threads)")
+    assert section["device"].endswith("1 thread)")
     assert [row["name"] for row in section["rows"]] == ["ONNX Runtime cpu", "torch eager", "torch.compile"]
     assert [b["batch"] for b in section["rows"][0]["batches"]] == [1, 2, 4]
     assert section["rows"][0]["batches"][0]["times"].keys() == {"torch eager"}
