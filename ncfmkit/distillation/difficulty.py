@@ -23,7 +23,7 @@ def share_counts(real: RealData, share: float) -> np.ndarray:
     return np.maximum(1, np.ceil(share * real.train.counts())).astype(np.int64)
 
 
-def easiest(
+def easiest_images(
     real: RealData, builds: Sequence[Callable[[], nn.Module]], pool: Pool, share: float, runtime: Runtime
 ) -> list[np.ndarray]:
     """Positions in the train split of the easiest images of each class, in ascending order.
@@ -55,7 +55,7 @@ def easiest(
 def estimate_difficulty(
     real: RealData, builds: Sequence[Callable[[], nn.Module]], pool: PoolSettings, runtime: Runtime
 ) -> Stage:
-    """What :func:`easiest` takes; every architecture is measured on a batch."""
+    """What :func:`easiest_images` takes; every architecture is measured on a batch."""
     data, per_member = labeled(real, real.train), pool.snapshots + 1
     each = [accuracy_seconds(StackedModels(build, 1, runtime), data) for build in builds]
     seconds = sum(each[member % len(each)] for member in range(pool.members)) * per_member
@@ -73,7 +73,7 @@ def own_log_probability(models: StackedModels, data: LabeledImages) -> np.ndarra
 
 
 def placeholder(real: RealData, share: float) -> list[np.ndarray]:
-    """As many positions of each class as :func:`easiest` gives, for steps before there is a pool."""
+    """As many positions of each class as :func:`easiest_images` gives, for steps before there is a pool."""
     return [
         start + np.arange(count)
         for start, count in zip(real.train.offsets[:-1], share_counts(real, share), strict=True)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ncfmkit.config import Settings
-from ncfmkit.distillation.difficulty import easiest
+from ncfmkit.distillation.difficulty import easiest_images
 from ncfmkit.distillation.memory import Plan, make_plan
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, State, StepReport, make_problem, make_state, read
@@ -47,7 +47,13 @@ class Board(Protocol):
 
 
 def prepare(
-    real: RealData, settings: Settings, pool: Pool, images_NCHW: torch.Tensor, runtime: Runtime
+    real: RealData,
+    settings: Settings,
+    pool: Pool,
+    images_NCHW: torch.Tensor,
+    runtime: Runtime,
+    *,
+    easiest: list[np.ndarray] | None = None,
 ) -> tuple[Problem, State, Plan]:
     """All that a step takes, before the first one.
 
@@ -55,13 +61,13 @@ def prepare(
 
     Args:
         images_NCHW: initial images, float32 in [0, 1] `[C*M, ch, H, W]`.
+        easiest: positions in the train split that steps draw each class from; None: all.
 
     Raises:
         UserError: network, factor or memory budget do not fit the data.
     """
     budget = _budget(settings)
     builds = [network_builder(network, real) for network in settings.extractors]
-    share = settings.distill.easiest
     problem = make_problem(
         real,
         settings.distill,
@@ -71,7 +77,7 @@ def prepare(
         runtime=runtime,
         members=settings.pool.members,
         snapshots=settings.pool.snapshots,
-        easiest=easiest(real, builds, pool, share, runtime) if share < 1 and len(pool) else None,
+        easiest=easiest,
         budget=budget,
         gradient_checkpointing=settings.runtime.gradient_checkpointing,
     )
@@ -116,11 +122,15 @@ def distill(
         NonFiniteLossError: with the class and the step; the last checkpoint is kept.
         Interrupted: Ctrl-C or SIGTERM; the state is saved first.
     """
-    problem, state, plan = prepare(real, settings, pool, images_NCHW, runtime)
-    steps = settings.distill.steps
+    steps, share = settings.distill.steps, settings.distill.easiest
+    stored = run.load_checkpoint()
+    easiest = None
+    if share < 1 and (stored is None or stored["step"] < steps):
+        builds = [network_builder(network, real) for network in settings.extractors]
+        easiest = easiest_images(real, builds, pool, share, runtime)
+    problem, state, plan = prepare(real, settings, pool, images_NCHW, runtime, easiest=easiest)
 
     # Resume: random draws are keyed by the step, so the state is all that an interrupted run needs.
-    stored = run.load_checkpoint()
     if stored is not None:
         state.load_state_dict(stored)
         if stored.get("device") == device_name(runtime.device):  # the same cuts give the same bytes

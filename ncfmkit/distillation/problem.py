@@ -218,7 +218,7 @@ def make_problem(
         builds: a function for each architecture of the pool.
         members: that the pool will have; None: as it is.
         snapshots: of each of them.
-        easiest: what :func:`ncfmkit.distillation.difficulty.easiest` gives; None: any of that number.
+        easiest: what :func:`ncfmkit.distillation.difficulty.easiest_images` gives; None: any of that number.
         budget: as of :func:`ncfmkit.distillation.memory.make_plan`; real images that take at most a quarter of it are
             kept on a GPU, and so are a pool's weights.
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ncfmkit.config import DistillSettings, PoolSettings
-from ncfmkit.distillation.difficulty import easiest, estimate_difficulty, placeholder
+from ncfmkit.distillation.difficulty import easiest_images, estimate_difficulty, placeholder
 from ncfmkit.distillation.memory import Plan
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, make_problem, make_state
@@ -37,7 +37,7 @@ def test_the_easiest_are_those_of_the_lowest_loss(
     middle = [{k: v.bfloat16() for k, v in state.items()} for state in tiny.initial]
     stages = [[tiny.initial[m], middle[1 - m], tiny.final[m]] for m in range(2)]  # the initial ones do not count
     pool = dataclasses.replace(tiny, stages=stages)
-    found = easiest(real, [build], pool, share, runtime)
+    found = easiest_images(real, [build], pool, share, runtime)
     loss_N = loss_of_each(real, build, [state for of_member in stages for state in of_member[1:]])
     for index, start, stop, count in zip(found, real.train.offsets[:-1], real.train.offsets[1:], counts, strict=True):
         assert index.tolist() == sorted(index.tolist())
@@ -49,7 +49,7 @@ def test_the_easiest_are_those_of_the_lowest_loss(
 def half(real: RealData, make_pool: Callable, runtime: Runtime) -> Problem:
     pool, build = make_pool(real)
     settings = DistillSettings(ipc=1, frequencies=32, real_batch=4, easiest=0.5)
-    index = easiest(real, [build], pool, 0.5, runtime)
+    index = easiest_images(real, [build], pool, 0.5, runtime)
     return make_problem(real, settings, seed=0, pool=pool, builds=[build], runtime=runtime, easiest=index)
 
 

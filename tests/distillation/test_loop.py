@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from small_runs import TINY, set_bytes, steps_logged
 
 import ncfmkit
+from ncfmkit.distillation import loop
 from ncfmkit.reports.contact_sheet import contact_sheet
 from ncfmkit.run import RunDirectory
 from ncfmkit.run_records import MetricsRow
@@ -44,6 +46,25 @@ def test_a_callback_that_raises_stops_the_run_with_its_state_saved(tmp_path: Pat
     assert [row.step for row in rows] == list(range(7, 13))
     assert result.run_dir == tmp_path / "run"
     ncfmkit.distill("digits", out=tmp_path / "whole", **HOW)
+    assert set_bytes(tmp_path / "run") == set_bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("stops", "looks"), [(6, 2), (12, 1)])
+def test_a_resumed_run_finds_the_easiest_images_again_if_steps_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: int, looks: int
+) -> None:
+    def stop(row: MetricsRow) -> None:
+        if row.step == stops:
+            raise LookupError("enough")
+
+    how = HOW | {"distill.easiest": 0.5}
+    ncfmkit.distill("digits", out=tmp_path / "whole", **how)
+    look = Mock(wraps=loop.easiest_images)
+    monkeypatch.setattr(loop, "easiest_images", look)
+    with pytest.raises(LookupError, match="enough"):
+        ncfmkit.distill("digits", out=tmp_path / "run", callback=stop, **how)
+    ncfmkit.resume(tmp_path / "run")
+    assert look.call_count == looks
     assert set_bytes(tmp_path / "run") == set_bytes(tmp_path / "whole")
 
 
