@@ -61,9 +61,9 @@ def distill(
             )
         folder = Path(resume)
         if moved is None:
-            job.resume(folder)
+            job.go_on(folder)
         else:
-            job.resume(folder, moved.data, data_root=moved.data_root, download=moved.download)
+            job.go_on(folder, moved.data, data_root=moved.data_root, download=moved.download)
     elif moved is not None:
         raise UserError("--data goes with --resume: to start a run, name the data first, as in `ncfmkit distill DATA`")
     elif data is None:
@@ -74,14 +74,10 @@ def distill(
         return
     else:
         folder = job.start(data, recipe=recipe, out=out, force=force, baselines=names, overrides=overrides)
-    run = RunDirectory.open(folder)
-    if json:
-        o.print_json({"run": str(folder), **run.to_dict()})
-    else:
-        _show(run)
+    show(RunDirectory.open(folder), json=json)
 
 
-def _show(run: "RunDirectory") -> None:
+def show(run: "RunDirectory", *, json: bool) -> None:
     """The paths of what was made, and the score table last."""
     from rich.console import Console
     from rich.markup import escape
@@ -89,6 +85,9 @@ def _show(run: "RunDirectory") -> None:
     from ncfmkit.jobs import distill as job
     from ncfmkit.reports.scores import score_table
 
+    if json:
+        o.print_json({"run": str(run.path), **run.to_dict()})
+        return
     console = Console(highlight=False)
     for name, what in job.ARTIFACTS.items():
         if (run.path / name).exists():

@@ -19,6 +19,7 @@ from ncfmkit.cli.evaluate import evaluate
 from ncfmkit.cli.examples import epilog
 from ncfmkit.cli.export import export
 from ncfmkit.cli.inspect import inspect
+from ncfmkit.cli.merge import merge
 from ncfmkit.cli.pack import pack
 from ncfmkit.cli.predict import predict
 from ncfmkit.cli.pretrain import pretrain
@@ -99,7 +100,7 @@ def _fail(message: str, code: int) -> None:
 
 
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # as --help shows them
-    "Make a set": (distill, relabel, pretrain, recipes),
+    "Make a set": (distill, merge, relabel, pretrain, recipes),
     "Use a set": (inspect, evaluate, train),
     "Ship a set": (pack, verify, push, unpack, convert),
     "Deploy a student": (export, validate, predict),

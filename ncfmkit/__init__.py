@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ncfmkit.jobs.distill import Result, distill, resume
     from ncfmkit.jobs.evaluate import evaluate
     from ncfmkit.jobs.inspect import inspect
+    from ncfmkit.jobs.merge import merge
     from ncfmkit.jobs.pack import pack
     from ncfmkit.jobs.push import push
     from ncfmkit.jobs.relabel import relabel
@@ -45,6 +46,7 @@ _HOMES = {
     "pack": "ncfmkit.jobs.pack",
     "predict": "ncfmkit.exporters.predict",
     "push": "ncfmkit.jobs.push",
+    "merge": "ncfmkit.jobs.merge",
     "relabel": "ncfmkit.jobs.relabel",
     "resume": "ncfmkit.jobs.distill",
     "save": "ncfmkit.sets.set_file",
@@ -68,6 +70,7 @@ __all__ = [
     "export",
     "inspect",
     "load",
+    "merge",
     "pack",
     "predict",
     "push",

@@ -9,6 +9,7 @@ import difflib
 import math
 import operator
 import os
+import re
 import tomllib
 import types
 import typing
@@ -225,6 +226,11 @@ class DistillSettings:
         "budget of --decode bound, at least ipc * factor**2; none uses this minimum",
         unit="images per class",
         at_least=1,
+    )
+    shard: str | None = setting(
+        None,
+        "distill only this part of the classes, such as 3/8, for `ncfmkit merge` to join; none: all classes",
+        flag="--shard",
     )
     init: Literal["mix", "random", "noise", "load"] = setting("mix", "initial images", flag="--init")
     load: str | None = setting(None, "set that --init load starts from", flag="--load")
@@ -628,6 +634,39 @@ def check(settings: Settings) -> Settings:
     return settings
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """The number of a shard, from 1, and of how many: `3/8` is the third of eight.
+
+    Raises:
+        UserError: not such a text.
+    """
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    number, of = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= of:
+        raise UserError(f"--shard {text!r}: expected a number and of how many, such as 3/8, counted from 1")
+    return number, of
+
+
+def _broken_by_shard(settings: Settings) -> Iterator[str]:
+    """What makes the classes of a run depend on one another, where each shard is to be as if all were there."""
+    d = settings.distill
+    if d.shard is None:
+        return
+    try:
+        parse_shard(d.shard)
+    except UserError as error:
+        yield str(error)
+    if d.schedule not in ("cosine", "constant"):
+        yield f"--shard: --schedule {d.schedule} follows the loss of all classes: pass --schedule cosine or constant"
+    if d.sampler == "learned" and d.sampler_lr > 0:
+        yield (
+            "--shard: a sampling network learns from all classes: pass --sampler gaussian, or "
+            "--set distill.sampler_lr=0 to keep it as it is initialized"
+        )
+    if settings.runtime.precision == "fp16":
+        yield "--shard: --precision fp16 scales the gradients of all classes alike: pass bf16 or fp32"
+
+
 def _broken_rules(settings: Settings) -> Iterator[str]:
     """What is wrong with settings that go together, or with the items of a list."""
     d, data = settings.distill, settings.data
@@ -653,6 +692,7 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
             f"{names['distill.sampler']} 'learned' needs 32 or more {names['distill.frequencies']} "
             f"(batch norm over two components), got {d.frequencies}"
         )
+    yield from _broken_by_shard(settings)
     extractors = settings.pool.networks or (settings.network.name,)
     if settings.pool.extractor_width is not None and "convnet" not in extractors:
         yield f"{names['pool.extractor_width']} needs an extractor 'convnet', got {', '.join(extractors)}"

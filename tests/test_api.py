@@ -17,6 +17,7 @@ from small_runs import make_folder
 
 import ncfmkit
 from ncfmkit.errors import UserError
+from ncfmkit.jobs import distill as distill_job
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.run import RunDirectory
 
@@ -143,6 +144,7 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
         "save": lambda: ncfmkit.save(made["load"], kind("copy.safetensors")),
         "inspect": lambda: ncfmkit.inspect(kind("copy.safetensors")),
         "evaluate": lambda: ncfmkit.evaluate(kind("run"), data=photos),
+        "merge": lambda: ncfmkit.merge([kind("shard-1"), kind("shard-2")], out=kind("joined")),
         "relabel": lambda: ncfmkit.relabel(kind("run"), out=kind("soft.safetensors"), data=photos, **longer),
         "train": lambda: ncfmkit.train(kind("run"), out=kind("student.safetensors"), data=photos),
         "pack": lambda: ncfmkit.pack(
@@ -178,6 +180,10 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
     }
     assert calls.keys() == {function.__name__ for function in functions()}
     monkeypatch.setattr("ncfmkit.exporters.calibration.FEWEST", 1)
+    for k in (1, 2):
+        apart = how | {"distill.shard": f"{k}/2", "distill.schedule": "constant"}
+        source = DataArguments(data="photos")
+        distill_job.start(source, recipe="tiny.toml", out=f"shard-{k}", baselines=(), overrides=apart)
     with traced_once():
         for name, call in calls.items():
             made[name] = call()
@@ -190,6 +196,7 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
     assert Path("copy.safetensors").read_bytes() == Path("run/synthetic.safetensors").read_bytes()
     assert made["inspect"].summary["source"] == "photos, 12 training images"
     assert made["evaluate"].rows[0].n == 1
+    assert made["merge"].set.classes == ("cat", "dog")
     assert made["train"].test_accuracy is not None
     assert made["pack"][0] == Path("packed")
     assert made["verify"].measured.n == 2

@@ -33,7 +33,8 @@ class Plan:
 
     def describe(self) -> str:
         graphs = f"up to {self.kept_graphs} graphs of a chunk"
-        return f"chunks of {self.chunk} images, {graphs} in memory, {self.classes_per_batch} classes stacked"
+        stacked = f"{self.classes_per_batch} classes stacked" if self.classes_per_batch > 1 else "one class at a time"
+        return f"chunks of {self.chunk} images, {graphs} in memory, {stacked}"
 
 
 def class_groups(classes: int, classes_per_batch: int) -> Iterator[range]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ncfmkit import augment
-from ncfmkit.config import DistillSettings
+from ncfmkit.config import DistillSettings, parse_shard
 from ncfmkit.distillation import frequencies, ncfd
 from ncfmkit.distillation.difficulty import placeholder
 from ncfmkit.distillation.ncfd import Chunk
@@ -84,6 +84,8 @@ class Problem:
     architectures: tuple[Architecture, ...]  # of the pool's members, in turn
     current: int = 0  # the architecture of the step
     mask_MP: np.ndarray
+    label_C: np.ndarray  # of the classes that are distilled here, ascending; int64
+    device_label_C: torch.Tensor  # the same on the device
     easiest: list[np.ndarray] | None  # positions in the train split that each class's draws are from; None: all
     pool_bytes: int  # of the pool's weights on a GPU, of those that are yet to be trained too
     train_images: np.ndarray | torch.Tensor  # uint8 [N, ch, H, W], as `real` has them or on the device
@@ -91,12 +93,13 @@ class Problem:
 
     @property
     def classes(self) -> int:
-        return len(self.real.classes)
+        """How many are distilled here."""
+        return len(self.label_C)
 
     def real_counts(self) -> np.ndarray:
         """How many real images each class draws in a step, int64 `[C]`."""
         counts = self.real.train.counts() if self.easiest is None else np.array([len(index) for index in self.easiest])
-        return np.minimum(counts, self.settings.real_batch)
+        return np.minimum(counts[self.label_C], self.settings.real_batch)
 
     @property
     def architecture(self) -> Architecture:
@@ -189,8 +192,9 @@ def read(problem: Problem, reports: Sequence[StepReport]) -> list[StepLosses]:
     for report, (matching, calibration, lr, *wrong) in zip(reports, rows, strict=True):
         for what, label in zip(("matching loss", "calibration loss", "images"), map(int, wrong), strict=True):
             if label >= 0:
+                name = problem.real.classes[problem.label_C[label]]
                 raise NonFiniteLossError(
-                    f"the {what} of class {problem.real.classes[label]!r} became non-finite in step {report.step}: "
+                    f"the {what} of class {name!r} became non-finite in step {report.step}: "
                     "lower --lr, or try --precision fp32; the last checkpoint is kept"
                 )
         calibrated = calibration if problem.settings.calibration_weight > 0 else None
@@ -235,6 +239,7 @@ def make_problem(
         2 * each[m % len(each)] + snapshots * each[m % len(each)] // 2
         for m in range(len(pool) if members is None else members)
     )
+    label_C = distilled_labels(real.train.counts().tolist(), settings)
     images, room = real.train.images, (default_budget(runtime) if budget is None else budget) // 4
     on_device, pool_on_device = (runtime.device.type == "cuda" and size <= room for size in (images.nbytes, weights))
     return Problem(
@@ -246,11 +251,37 @@ def make_problem(
         metric=ncfd.metric(settings.metric, alpha=settings.alpha),
         architectures=architectures,
         mask_MP=decode_mask(settings.decode, settings.factor, settings.ipc, settings.decoded_per_class),
+        label_C=label_C,
+        device_label_C=torch.from_numpy(label_C).to(runtime.device),
         easiest=None if settings.easiest == 1 else easiest or placeholder(real, settings.easiest),
         pool_bytes=weights if pool_on_device else 0,
         # torch.from_numpy would warn of an array that is read-only
         train_images=torch.tensor(images, device=runtime.device) if on_device else images,
     )
+
+
+def distilled_labels(counts_C: Sequence[int], settings: DistillSettings) -> np.ndarray:
+    """The classes that a run distills, ascending, int64: all, or a shard of them.
+
+    Every shard has about as many real images in a step.
+
+    Args:
+        counts_C: training images of each class.
+
+    Raises:
+        UserError: there are more shards than classes.
+    """
+    if settings.shard is None:
+        return np.arange(len(counts_C))
+    number, of = parse_shard(settings.shard)
+    if of > len(counts_C):
+        raise UserError(f"--shard {settings.shard}: expected at most {len(counts_C)} shards, one for each class")
+    work_C = np.minimum(counts_C, settings.real_batch)
+    loads, shard_C = np.zeros((of, 2), np.int64), np.empty(len(work_C), np.int64)  # real images and classes of each
+    for label in np.argsort(-work_C, kind="stable"):
+        shard_C[label] = np.lexsort((loads[:, 1], loads[:, 0]))[0]
+        loads[shard_C[label]] += work_C[label], 1
+    return np.flatnonzero(shard_C == number - 1)
 
 
 def _architecture(
@@ -291,9 +322,10 @@ def checkpointed_features(network: Classifier) -> Callable[[torch.Tensor], torch
 
 
 def make_state(problem: Problem, images_NCHW: torch.Tensor) -> State:
-    """The state before the first step, from initial images in [0, 1]."""
+    """The state before the first step, from initial images in [0, 1], those of all classes of the real data."""
     s, device = problem.settings, problem.runtime.device
-    images = images_NCHW.to(device).clone().requires_grad_()
+    of_class_CMCHW = images_NCHW.unflatten(0, (len(problem.real.classes), s.ipc))
+    images = of_class_CMCHW[problem.label_C].flatten(0, 1).to(device).requires_grad_()
     fused = device.type == "cuda"  # where it takes its rate, and fp16's overflow, from the device
     lr = torch.full((), s.lr, dtype=torch.float32 if fused else wide(device), device=device)
     how: dict[str, Any] = {"lr": s.lr, "weight_decay": s.weight_decay, "fused": fused}

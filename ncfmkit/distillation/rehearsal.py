@@ -40,9 +40,9 @@ def _seconds_with(problem: Problem, architecture: Architecture, images_NCHW: tor
     problem = dataclasses.replace(problem, pool=pool, architectures=(architecture,), chunks={})
     groups = list(class_groups(problem.classes, plan.classes_per_batch))
     real = {("real", g, plan.chunk): real_chunks(problem, plan, g) for g in groups}
-    # the calibration takes all classes together
-    synthetic = {("synthetic", g, plan.chunk): syn_chunks(problem, plan, g) for g in [*groups, range(problem.classes)]}
+    synthetic = {("synthetic", g, plan.chunk): syn_chunks(problem, plan, g) for g in groups}
     state = make_state(problem, images_NCHW)
+    first_NCHW = state.images.detach().clone()
 
     def seconds(most_real: int, most_synthetic: int) -> float:
         chunks = {key: _ends(of, most_real) for key, of in real.items()}
@@ -54,7 +54,7 @@ def _seconds_with(problem: Problem, architecture: Architecture, images_NCHW: tor
         def step() -> None:
             distill_step(part, state, cut)
             with torch.no_grad():
-                state.images.copy_(images_NCHW)  # each step is a first one: none can diverge
+                state.images.copy_(first_NCHW)  # each step is a first one: none can diverge
 
         return seconds_per_call(step, problem.runtime.device, compiled=problem.runtime.compile)
 

@@ -55,7 +55,7 @@ class Draws:
 
 
 def draw(problem: Problem, step: int) -> Draws:
-    of_class = [draw_class(problem, step, c) for c in range(problem.classes)]
+    of_class = [draw_class(problem, step, label) for label in problem.label_C.tolist()]
     index = [draws.real_index for draws in of_class]
     device, resident = problem.runtime.device, isinstance(problem.train_images, torch.Tensor)
     u_CP = {
@@ -195,13 +195,14 @@ def _calibrate(problem: Problem, state: State, plan: Plan, draws: Draws) -> tupl
     weight = _scaled(state, problem.settings.calibration_weight)
     loss_C = torch.zeros(problem.classes, device=state.images.device)
     broken_C = torch.zeros_like(loss_C, dtype=torch.int32)
-    everything, parts = range(problem.classes), problem.mask_MP.shape[1]
-    logits = _syn_extractor(problem, state, draws, "calibration", everything, broken_C)
-    for chunk in syn_chunks(problem, plan, everything):
-        label_N = chunk.label_N.repeat_interleave(parts)
-        part_C = chunk.weight_CN @ F.cross_entropy(logits(chunk).float(), label_N, reduction="none")
-        (part_C.sum() * weight).backward()
-        loss_C[chunk.classes] += part_C.detach()
+    parts = problem.mask_MP.shape[1]
+    for group in class_groups(problem.classes, plan.classes_per_batch):
+        logits = _syn_extractor(problem, state, draws, "calibration", group, broken_C)
+        for chunk in syn_chunks(problem, plan, group):
+            label_N = problem.device_label_C[group.start + chunk.label_N].repeat_interleave(parts)
+            part_C = chunk.weight_CN @ F.cross_entropy(logits(chunk).float(), label_N, reduction="none")
+            (part_C.sum() * weight).backward()
+            loss_C[group.start :][chunk.classes] += part_C.detach()
     return loss_C, _first_wrong(loss_C.isfinite(), broken_C)
 
 

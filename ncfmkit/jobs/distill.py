@@ -20,6 +20,7 @@ from ncfmkit.distillation.difficulty import estimate_difficulty
 from ncfmkit.distillation.initial import from_images, initialize
 from ncfmkit.distillation.memory import Plan, planned_bytes
 from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
+from ncfmkit.distillation.problem import distilled_labels
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce, total_seconds
 from ncfmkit.files import format_bytes, write_atomic
@@ -145,6 +146,8 @@ def distill(
         >>> ncfmkit.distill("digits", callback=lambda row: print(row.step, row.matching))
     """
     source, settings = split_arguments(data, overrides)
+    if settings.get("distill.shard", settings.get("shard")) is not None:
+        raise UserError("a shard has no set of its own: distill it with `ncfmkit distill DATA --shard ...`")
     run_dir = start(
         source, recipe=recipe, out=out, force=force, baselines=baselines, overrides=settings, callback=callback
     )
@@ -152,6 +155,9 @@ def distill(
 
 
 def _result(folder: Path) -> Result:
+    shard = from_dict(RunDirectory.open(folder).info().settings).distill.shard
+    if shard is not None:
+        raise UserError(f"{folder} is shard {shard}, without a set of its own: ncfmkit.merge joins the shards")
     return Result(set=set_file.load(folder), scores=RunDirectory.open(folder).scores(), run_dir=folder)
 
 
@@ -195,7 +201,7 @@ def dry_run(
     info = _run_info(real, settings, runtime, source, names)
     return Planned(
         run=str(folder),
-        writes=tuple(str(folder / name) for name in ARTIFACTS if settings.student.repeats or name != "scores.json"),
+        writes=_writes(folder, settings),
         data=info.data,
         settings=info.settings,
         device=info.device,
@@ -207,6 +213,12 @@ def dry_run(
         estimate=tuple(stages),
         seconds=total_seconds(stages),
     )
+
+
+def _writes(folder: Path, settings: Settings) -> tuple[str, ...]:
+    if settings.distill.shard is not None:
+        return (str(folder / "checkpoint"),)
+    return tuple(str(folder / name) for name in ARTIFACTS if settings.student.repeats or name != "scores.json")
 
 
 def _opened(
@@ -227,7 +239,8 @@ def _opened(
     elif "random-soft" in names:
         raise UserError("--baselines random-soft needs --soft-labels")
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
-    folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}")
+    part = "" if settings.distill.shard is None else f"-shard-{settings.distill.shard.replace('/', '-of-')}"
+    folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}{part}")
     source.check(settings)
     RunDirectory.free(folder, force=force)
     runtime = choose_runtime(settings.runtime)
@@ -303,6 +316,8 @@ def _estimate(
             yield estimate_difficulty(real, builds, settings.pool, runtime)
         problem, _, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
         yield loop.estimate_steps(problem, images, plan, steps=d.steps - steps_done)
+    if d.shard is not None:
+        return
     yield from students.estimate_scores(
         real,
         settings,
@@ -320,6 +335,7 @@ def _headline(real: RealData, settings: Settings) -> str:
         f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
         f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
         f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
+        + (f"; shard {d.shard} of the classes" if d.shard else "")
         + (f"; {real.skipped} unreadable images skipped" if real.skipped else "")
     )
 
@@ -351,6 +367,19 @@ def resume(
     Example:
         >>> result = ncfmkit.resume("runs/digits-ipc1")
     """
+    go_on(path, data, data_root=data_root, download=download, callback=callback)
+    return _result(Path(path))
+
+
+def go_on(
+    path: str | os.PathLike[str],
+    data: Any = None,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    callback: loop.Callback | None = None,
+) -> None:
+    """As :func:`resume`, also of a run that distills a shard."""
     run = RunDirectory.open(Path(path))
     info = run.info()
     settings = from_dict(info.settings)
@@ -358,11 +387,11 @@ def resume(
     chosen = {"runtime.precision": info.precision, "runtime.compile": "on" if info.compile else "off"}
     runtime = choose_runtime(override(settings, chosen).runtime)
     if info.status == "done":
-        if not (run.path / "report.html").exists():
+        if settings.distill.shard is None and not (run.path / "report.html").exists():
             write_report(run.path, report_images(set_file.load(run.path)))
         run.finish()
         notice(f"{path} is already finished")
-        return _result(run.path)
+        return
     if settings.runtime.log == "tensorboard":
         require_tensorboard()
     arguments: dict[str, Any] = dict(info.arguments)
@@ -379,14 +408,13 @@ def resume(
         except UserError as error:
             if source.memory is not None:
                 raise
-            raise UserError(f"{error}\nif the data of {path} have moved, say where they are with --data") from error
+            raise UserError(f"{error}\nif the data have moved: ncfmkit distill --resume {path} --data DATA") from error
         if real.fingerprint != info.data.fingerprint:
             raise UserError(_changed(run.path, source, info.data, _data_info(real)))
         run.update(arguments=source.recorded())
         # sums in another order would end with other bytes
         with cpu_threads(info.threads or torch.get_num_threads()):
             _complete(run, real, settings, runtime, _initial_images(settings, real), info.baselines, callback)
-    return _result(run.path)
 
 
 def _changed(path: Path, source: DataArguments, then: DataInfo, now: DataInfo) -> str:
@@ -444,12 +472,19 @@ def _complete(
             notice(_describe_stages(settings))
         about_pool = PoolInfo(key=pool.key, accuracies=tuple(pool.accuracies), seconds=round(pool.seconds, 1))
         run.update(pool=about_pool)
-        teachers = teachers_of(real, settings, settings.extractors, pool, runtime) if settings.labels.soft else None
+        soft = settings.labels.soft and d.shard is None
+        teachers = teachers_of(real, settings, settings.extractors, pool, runtime) if soft else None
         open_board = None
         if settings.runtime.log == "tensorboard":
-            labels_N = np.repeat(np.arange(len(real.classes)), d.ipc)
+            labels_N = np.repeat(distilled_labels(real.train.counts().tolist(), d), d.ipc)
             open_board = partial(EventLog, run.path, labels_N=labels_N, classes=real.classes)
         images = loop.distill(run, real, settings, pool, images, runtime, open_board=open_board, callback=callback)
+
+        if d.shard is not None:
+            run.update(status="done")
+            run.finish()
+            notice(f"shard {d.shard} is distilled: once all are, join them with `ncfmkit merge RUN ...`")
+            return
 
         # What it gives: the set and its pictures.
         result = finished_set(settings, real, images)

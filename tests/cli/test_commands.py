@@ -28,7 +28,7 @@ from ncfmkit.sets import set_file
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
-    *("distill", "relabel", "pretrain", "evaluate", "train"),
+    *("distill", "merge", "relabel", "pretrain", "evaluate", "train"),
     *("pack", "unpack", "verify", "push", "convert", "inspect"),
     *("export", "validate", "predict"),
     *("recipes", "doctor", "cache"),
@@ -90,7 +90,7 @@ def test_commands_are_listed_in_groups_with_a_summary_of_one_line() -> None:
     assert [line.strip("╭╮─ ") for line in lines if "╭" in line] == ["Options", *groups]
     below = lines[next(i for i, line in enumerate(lines) if groups[0] in line) :]
     assert [line.split()[1] for line in below if re.match(r"│ [a-z]", line)] == [
-        *("distill", "relabel", "pretrain", "recipes", "inspect", "evaluate", "train"),
+        *("distill", "merge", "relabel", "pretrain", "recipes", "inspect", "evaluate", "train"),
         *("pack", "verify", "push", "unpack", "convert"),
         *("export", "validate", "predict", "doctor", "cache"),
     ]
@@ -393,7 +393,10 @@ def test_resume_where_the_data_are_now(tmp_path: Path, monkeypatch: pytest.Monke
         refused("distill", folder, *flags, says="continue with --resume run", code=130)
     folder.rename(tmp_path / "forms")
     refused(
-        "distill", "--resume", "run", says=r"no data found at .*shapes.*\n.*have moved, say where they are with --data"
+        "distill",
+        "--resume",
+        "run",
+        says=r"no data found at .*shapes.*\n.*have moved: ncfmkit distill --resume run --data DATA",
     )
     succeeds("distill", "--resume", "run", "--data", "forms")
     info = json.loads(Path("run/run.json").read_text())

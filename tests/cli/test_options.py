@@ -33,6 +33,7 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--ipc": ("3", "distill.ipc", 3),
     "--factor": ("1", "distill.factor", 1),
     "--decode": ("multi", "distill.decode", "multi"),
+    "--shard": ("1/2", "distill.shard", "1/2"),
     "--init": ("noise", "distill.init", "noise"),
     "--load": ("old.safetensors", "distill.load", "old.safetensors"),
     "--steps": ("20_001", "distill.steps", 20_001),

@@ -45,10 +45,9 @@ def clock(monkeypatch: pytest.MonkeyPatch):
 
 def chunk_counts(problem, plan: Plan) -> tuple[int, int]:
     groups = list(class_groups(problem.classes, plan.classes_per_batch))
-    together = range(problem.classes)  # the calibration's
     return (
         sum(len(real_chunks(problem, plan, g)) for g in groups),
-        sum(len(syn_chunks(problem, plan, g)) for g in {*groups, together}),
+        sum(len(syn_chunks(problem, plan, g)) for g in groups),
     )
 
 
