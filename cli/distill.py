@@ -107,19 +107,21 @@ def _show_plan(found: "Planned") -> None:
     s = from_dict(found.settings)
     d, pool, student = s.distill, s.pool, s.student
     beside = f", and for each baseline ({', '.join(found.baselines)})" if found.baselines else ""
-    students = f"{student.repeats} of {student.epochs:,} epochs for the set{beside}"
+    scored = f"{student.repeats} of {student.epochs:,} epochs for the set{beside}"
+    students = "none" if not student.repeats else scored if d.shard is None else "by ncfmkit merge"
     other = "" if s.extractors == (s.network,) else f": {', '.join(map(describe_network, s.extractors))}"
+    part = "" if d.shard is None else f"; shard {d.shard} of the classes"
     averaged = f", average of decay {d.average:g}" if d.average else ""
     rows = {
         "data": f"{found.data.train:,} images to train on, {found.data.test:,} to test on",
         "recipe": f"{s.recipe}, seed {s.seed}",
         "network": describe_network(s.network),
         "pool": f"{plural(pool.members, 'extractor')} of {plural(pool.epochs, 'epoch')}{other}",
-        "images": f"{d.ipc} per class, factor {d.factor}, from {d.init}",
+        "images": f"{d.ipc} per class, factor {d.factor}, from {d.init}{part}",
         "matching": f"{d.steps:,} steps of lr {d.lr:g}, {d.metric}, {d.frequencies} frequencies ({d.sampler}), "
         f"{d.real_batch} real images per class, schedule {d.schedule}{averaged}",
         "labels": f"soft, by the pool at temperature {s.labels.temperature:g}" if s.labels.soft else "hard",
-        "students": students if student.repeats else "none",
+        "students": students,
         "memory": f"{format_bytes(found.memory)} for a step on {found.device.split()[0]}, {found.precision}",
         "time": f"about {duration(found.seconds)}",
         "writes": ", ".join(found.writes),

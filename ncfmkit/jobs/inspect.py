@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ncfmkit.config import from_dict, known_names
 from ncfmkit.errors import UserError
 from ncfmkit.files import METADATA_KEY, format_bytes, starts_as_safetensors
 from ncfmkit.run import RunDirectory
@@ -78,6 +79,7 @@ def _kind(path: Path) -> str | None:
 def _describe_run(path: Path) -> Description:
     run = RunDirectory.open(path)
     info, scores = run.info(), run.scores()
+    shard = from_dict(known_names(info.settings)).distill.shard
     summary = {
         "status": info.status,
         "data": f"{info.data.name}, {info.data.train:,} training images",
@@ -87,6 +89,8 @@ def _describe_run(path: Path) -> Description:
         "pool": info.pool and info.pool.key,
         "distilled in": info.timings and f"{info.timings.distill_seconds} s",
     }
+    if shard is not None:
+        summary["shard"] = f"{shard} of the classes: ncfmkit merge joins the shards"
     done = (path / set_file.FILE_NAME).is_file()
     held = _describe_set(path) if done else None
     return Description(

@@ -61,7 +61,7 @@ def merge(
     shards = _checked([_opened(Path(path)) for path in runs])
     first, state, rows = shards[0], _joined_state(shards), _joined_metrics(shards)
     whole = dataclasses.replace(first.settings, distill=dataclasses.replace(first.settings.distill, shard=None))
-    name = first.run.path.name.removesuffix(f"-shard-{first.number}-of-{first.of}")
+    name = f"{first.info.data.name}-ipc{whole.distill.ipc}"
     folder = Path(out) if out else next_free(first.run.path.parent, name)
     changes = {"settings": to_dict(whole), "command": command_line(), "status": "distilling", "timings": None}
     run = RunDirectory.create(folder, first.info.model_copy(update=changes | {"replaces": ()}), force=force)

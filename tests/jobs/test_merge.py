@@ -100,6 +100,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert made.stdout == ""
     parts = sorted(str(path) for path in Path("runs").iterdir())
     assert parts == ["runs/digits-ipc1-shard-1-of-2", "runs/digits-ipc1-shard-2-of-2"]
+    assert "1/2 of the classes: ncfmkit merge joins the shards" in call("inspect", parts[0]).stdout
     merged = call("merge", *parts)
     assert merged.exit_code == 0
     assert "2 shards joined in runs/digits-ipc1" in merged.stderr
