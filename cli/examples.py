@@ -4,6 +4,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "distill": (
         "ncfmkit distill digits",
         "ncfmkit distill photos/ --ipc 10 --size 64 --resize crop --holdout 0.1",
+        "ncfmkit distill digits --shard 1/2 --sampler gaussian --schedule constant",
         "ncfmkit distill --resume runs/digits-ipc1",
     ),
     "pretrain": ("ncfmkit pretrain digits", "ncfmkit pretrain cifar10 --recipe cifar10-ipc10 --download"),
