@@ -770,6 +770,14 @@ def known_names(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: table[key] for key in ("recipe", "seed") if key in table} | known
 
 
+def by_name(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`to_dict` wrote, with full names as keys, such as `distill.lr`."""
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
 def from_dict(table: Mapping[str, Any]) -> Settings:
     """The settings that :func:`to_dict` wrote, now or in an earlier version."""
     table = current_names(table)

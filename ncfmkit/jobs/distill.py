@@ -155,10 +155,11 @@ def distill(
 
 
 def _result(folder: Path) -> Result:
-    shard = from_dict(RunDirectory.open(folder).info().settings).distill.shard
+    run = RunDirectory.open(folder)
+    shard = from_dict(run.info().settings).distill.shard
     if shard is not None:
         raise UserError(f"{folder} is shard {shard}, without a set of its own: ncfmkit.merge joins the shards")
-    return Result(set=set_file.load(folder), scores=RunDirectory.open(folder).scores(), run_dir=folder)
+    return Result(set=set_file.load(folder), scores=run.scores(), run_dir=folder)
 
 
 def start(

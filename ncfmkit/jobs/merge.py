@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ncfmkit.config import Settings, from_dict, parse_shard, to_dict
+from ncfmkit.config import Settings, by_name, from_dict, parse_shard, to_dict
 from ncfmkit.distillation.problem import distilled_labels
 from ncfmkit.errors import UserError
 from ncfmkit.jobs.distill import Result, resume
@@ -128,9 +128,7 @@ def _difference(one: Shard, other: Shard) -> str | None:
 
 def _compared(settings: Settings) -> dict[str, object]:
     """The settings that shards of one run share, by name: all but the shard and what is of a machine."""
-    found: dict[str, object] = {}
-    for name, value in to_dict(settings).items():
-        found |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+    found = by_name(to_dict(settings))
     return {k: v for k, v in found.items() if k != "distill.shard" and not k.startswith("runtime.")}
 
 

@@ -6,7 +6,7 @@ Everything here reads plain arrays and the run's files; nothing needs torch.
 from collections.abc import Sequence
 from pathlib import Path
 
-from ncfmkit.config import Settings, to_dict
+from ncfmkit.config import Settings, by_name, to_dict
 from ncfmkit.progress import plural
 from ncfmkit.reports.curves import accuracies, losses
 from ncfmkit.reports.layout import Plot, plot, write_page
@@ -149,19 +149,12 @@ def _losses(metrics: Sequence[MetricsRow]) -> str:
 
 def _settings(settings: dict[str, object]) -> dict[str, list[list[str]]]:
     """`changed` settings with their values and defaults, and the `rest`, by name and value."""
-    used, default = _flat(settings), _flat(to_dict(Settings()))
+    used, default = by_name(settings), by_name(to_dict(Settings()))
     changed = [key for key, value in used.items() if key not in default or default[key] != value]
     return {
         "changed": [[k, _said(used[k]), _said(default[k]) if k in default else ABSENT] for k in changed],
         "rest": [[key, _said(value)] for key, value in used.items() if key not in changed],
     }
-
-
-def _flat(settings: dict[str, object]) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in settings.items():
-        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _said(value: object) -> str:
