@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ncfmkit import distributed
 from ncfmkit.cli import options as o
 from ncfmkit.config import from_dict
 from ncfmkit.errors import UserError
@@ -48,10 +49,18 @@ def distill(
     A run directory keeps the set, its preview, scores, losses and checkpoints.
     """
     from ncfmkit.jobs import distill as job
-    from ncfmkit.run import RunDirectory
     from ncfmkit.scoring.baselines import parse_baselines
 
     names = parse_baselines(baselines)
+    if data is not None and resume is None and distributed.may_restart():
+        if out is None or force:
+            raise UserError(
+                "torchrun --max-restarts: ranks that are started again go on in the directory of the run: pass --out "
+                "with a new directory, without --force"
+            )
+        if distributed.restarted() and distributed.from_first(lambda: job.is_of_this_command(Path(out))):
+            job.go_on(Path(out))
+            return _show_first(Path(out), json=json)
     if resume is not None:
         settings = data is not None or overrides or recipe or out or force or dry_run or names != ("random",)
         if settings or (data_flags if moved is None else moved.skip_bad):
@@ -74,7 +83,15 @@ def distill(
         return
     else:
         folder = job.start(data, recipe=recipe, out=out, force=force, baselines=names, overrides=overrides)
-    show(RunDirectory.open(folder), json=json)
+    _show_first(folder, json=json)
+
+
+def _show_first(folder: Path, *, json: bool) -> None:
+    """What a run made; its directory is known to the first of its ranks."""
+    from ncfmkit.run import RunDirectory
+
+    if distributed.is_first():
+        show(RunDirectory.open(folder), json=json)
 
 
 def show(run: "RunDirectory", *, json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ncfmkit import interrupts, progress
+from ncfmkit import distributed, interrupts, progress
 from ncfmkit._version import __version__
 from ncfmkit.cli.cache import cache
 from ncfmkit.cli.convert import convert
@@ -30,7 +30,15 @@ from ncfmkit.cli.train import train
 from ncfmkit.cli.unpack import unpack
 from ncfmkit.cli.validate import validate
 from ncfmkit.cli.verify import verify
-from ncfmkit.errors import CheckFailed, DeviceFailed, Interrupted, NonFiniteLossError, UserError
+from ncfmkit.errors import (
+    CheckFailed,
+    DeviceFailed,
+    FollowedError,
+    Interrupted,
+    NonFiniteLossError,
+    RankFailed,
+    UserError,
+)
 from ncfmkit.progress import printable
 
 app = typer.Typer(
@@ -73,14 +81,17 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
     def wrapper(**arguments: Any) -> None:
         interrupts.begin()
         try:
-            command(**arguments)
+            with distributed.ranks(command.__name__, apart=arguments.get("distill__shard") is not None):
+                command(**arguments)
         except Interrupted as error:
             _fail(str(error), error.exit_code)
         except (Exception, KeyboardInterrupt) as error:
             # whatever follows a signal is its consequence: libraries make other errors of KeyboardInterrupt
             if interrupts.received() or isinstance(error, KeyboardInterrupt):
                 _fail(interrupts.message(), Interrupted.exit_code)
-            if isinstance(error, CheckFailed | UserError | NonFiniteLossError | DeviceFailed):
+            if isinstance(error, FollowedError) or (isinstance(error, RankFailed) and error.silent):
+                raise typer.Exit(error.exit_code) from None
+            if isinstance(error, CheckFailed | UserError | NonFiniteLossError | DeviceFailed | RankFailed):
                 _fail(str(error), error.exit_code)
             if isinstance(error, BrokenPipeError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -95,7 +106,9 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
 def _fail(message: str, code: int) -> None:
     if _debug and sys.exc_info()[1] is not None:
         raise
-    print("\n".join(map(printable, f"ncfmkit: {message}".split("\n"))), file=sys.stderr)
+    who = "ncfmkit" if distributed.is_first() else f"ncfmkit, rank {distributed.rank()}"
+    if distributed.is_first() or code != Interrupted.exit_code:  # the first rank says that all were interrupted
+        print("\n".join(map(printable, f"{who}: {message}".split("\n"))), file=sys.stderr)
     raise typer.Exit(code) from None
 
 

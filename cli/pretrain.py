@@ -31,13 +31,13 @@ def pretrain(
     `distill` with the same settings finds the pool in the cache.
     """
     from ncfmkit.jobs import pretrain as job
-    from ncfmkit.jobs.setup import make_settings
+    from ncfmkit.jobs.setup import make_settings, open_data
     from ncfmkit.progress import notice
     from ncfmkit.runtime import choose_runtime
 
     settings = make_settings(data.data, recipe, overrides)
     runtime = choose_runtime(settings.runtime)
-    real = data.open(settings)
+    real = open_data(data, settings)
     if dry_run:
         notice(f"device: {runtime.describe()}")
         o.show_estimate(job.estimate(real, settings, runtime), json)

@@ -232,6 +232,16 @@ class DistillSettings:
         "distill only this part of the classes, such as 3/8, for `ncfmkit merge` to join; none: all classes",
         flag="--shard",
     )
+    add_to: str | None = setting(
+        None,
+        "set to which the data's new classes are added: only they are distilled, by its settings unless a recipe is "
+        "named",
+        flag="--add-to",
+    )
+    drop_classes: tuple[str, ...] = setting(
+        (), "classes of the set of --add-to to leave out, which the data do not have", flag="--drop-classes"
+    )
+    new_classes: tuple[str, ...] = setting((), "classes of the data that the set of --add-to lacks: found, not set")
     init: Literal["mix", "random", "noise", "load"] = setting("mix", "initial images", flag="--init")
     load: str | None = setting(None, "set that --init load starts from", flag="--load")
     steps: int = setting(
@@ -348,6 +358,9 @@ class RuntimeSettings:
     )
     classes_per_batch: int | None = setting(
         None, "classes stacked into one batch; none stacks as many as memory allows", unit="classes", at_least=1
+    )
+    rank_timeout: float = setting(
+        600.0, "how long the ranks of a run wait for one that is silent or stuck", unit="seconds", above=0
     )
     checkpoint_every: int = setting(
         500, "steps between checkpoints", unit="steps", at_least=1, flag="--checkpoint-every"
@@ -693,6 +706,10 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
             f"(batch norm over two components), got {d.frequencies}"
         )
     yield from _broken_by_shard(settings)
+    if d.add_to is None and (d.drop_classes or d.new_classes):
+        yield f"{names['distill.drop_classes' if d.drop_classes else 'distill.new_classes']} needs --add-to SET"
+    if d.add_to is not None and d.init == "load":
+        yield f"{names['distill.add_to']}: --init load starts all classes from a set: pass another for the new classes"
     extractors = settings.pool.networks or (settings.network.name,)
     if settings.pool.extractor_width is not None and "convnet" not in extractors:
         yield f"{names['pool.extractor_width']} needs an extractor 'convnet', got {', '.join(extractors)}"

@@ -36,6 +36,27 @@ class DeviceFailed(RuntimeError):
     exit_code = 1
 
 
+class RankFailed(RuntimeError):
+    """Another rank of this command is gone or stuck; the message names it. Exit code 1.
+
+    It is `silent` where another rank says so.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, silent: bool = False):
+        super().__init__(message)
+        self.silent = silent
+
+
+class FollowedError(Exception):
+    """Another rank failed, and says why; its exit code."""
+
+    def __init__(self, exit_code: int):
+        super().__init__("another rank failed")
+        self.exit_code = exit_code
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM arrived and the state is saved. Exit code 130."""
 

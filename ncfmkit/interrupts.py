@@ -38,6 +38,7 @@ class _State:
     kept: Callable[[], str | None] | None = None  # what the work in progress leaves behind
     written: list["Path"] = []  # noqa: RUF012 (one process, one state)
     cached = False  # something was written to the cache
+    muted = False
 
 
 def install() -> None:
@@ -48,6 +49,11 @@ def install() -> None:
     sys.unraisablehook = _on_swallowed
     atexit.register(_ignore)  # runs last: from then on Python would let a signal end the process with another exit code
     _State.installed = True
+
+
+def mute() -> None:
+    """From now on a signal ends this process without a message: another process says it."""
+    _State.muted = True
 
 
 def begin() -> None:
@@ -95,6 +101,8 @@ def _ignore() -> None:
 
 def _print(text: str) -> None:
     """Past `sys.stderr`, which a live bar or a lock may hold."""
+    if _State.muted:
+        return
     start = f"\r\n{SHOW_CURSOR}" if os.isatty(2) else ""
     os.write(2, f"{start}ncfmkit: {text}\n".encode(errors="backslashreplace"))
 

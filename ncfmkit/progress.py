@@ -50,6 +50,8 @@ class ElapsedColumn(TimeElapsedColumn):
 class Tracker:
     """One piece of long work: `advance` as it goes, with a short note such as the loss."""
 
+    newest: "Tracker | None" = None  # of this process
+
     def __init__(self, description: str, total: int, live: Progress | None, done: int = 0):
         self.description, self.total, self.note = description, total, ""
         self.done: int | Fraction = done
@@ -60,6 +62,10 @@ class Tracker:
         self._since = self._start  # from where on the speed is measured
         self._before: int | Fraction = done
         self._next_line = self._start + FIRST_LINE_SECONDS
+        Tracker.newest = self
+
+    def __str__(self) -> str:
+        return f"{self.description}: {int(self.done)}/{self.total}"
 
     def advance(self, count: int | Fraction = 1, note: str | None = None) -> None:
         """`count` more units, or a part of one, are done; `note` replaces the text behind the bar."""
@@ -86,7 +92,7 @@ class Tracker:
         notice(self._line(more))
 
     def _line(self, more: str) -> str:
-        return f"{self.description}: {int(self.done)}/{self.total}{more}".rstrip()
+        return f"{self}{more}".rstrip()
 
 
 class NotebookTracker(Tracker):

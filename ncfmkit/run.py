@@ -1,4 +1,7 @@
-"""A run directory: settings, metrics, checkpoints. Whatever is written appears whole or not at all."""
+"""A run directory: settings, metrics, checkpoints. Whatever is written appears whole or not at all.
+
+Of several ranks the first alone writes, and reads what all go on from.
+"""
 
 import hashlib
 import io
@@ -16,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from ncfmkit import interrupts
+from ncfmkit import distributed, interrupts
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free_folder, write_atomic
 from ncfmkit.progress import notice
@@ -94,6 +97,7 @@ class RunDirectory:
         paths = [self.path.with_name(name) for name in names if re.fullmatch(pattern, name)]
         return [path for path in paths if path.is_dir() and not _foreign_entries(path)]
 
+    @distributed.first_only
     def finish(self) -> None:
         """The run is done: those that it replaces are deleted."""
         for path in self.replaced():
@@ -123,6 +127,9 @@ class RunDirectory:
         Raises:
             UserError: another process works in it, or nothing can be written there.
         """
+        if not distributed.is_first():
+            yield
+            return
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise UserError(f"the run directory {self.path} is not writable")
         try:
@@ -155,10 +162,12 @@ class RunDirectory:
         scores = self.scores()
         return self.info().to_dict() | ({"scores": scores.to_dict()} if scores else {})
 
+    @distributed.first_only
     def update(self, **changes: object) -> None:
         """Sets fields of `run.json`."""
         self.info().model_copy(update=changes).write(self.info_file)
 
+    @distributed.first_only
     def append_metrics(self, row: MetricsRow) -> None:
         """Adds one line to `metrics.jsonl`."""
         try:
@@ -188,7 +197,8 @@ class RunDirectory:
     def cut_metrics(self, steps: int) -> list[MetricsRow]:
         """Drops what was logged after `steps` steps, as on resuming; returns what is left."""
         rows = [row for row in self.metrics() if row.step <= steps]
-        write_atomic(self.metrics_file, "".join(map(_line, rows)).encode())
+        if distributed.is_first():
+            write_atomic(self.metrics_file, "".join(map(_line, rows)).encode())
         return rows
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:

@@ -64,7 +64,9 @@ class RunInfo(Record):
         arguments: where the data were, as `DataArguments.recorded` gives it.
         baselines: rows of the table of baselines that are scored beside the set.
         settings: all of them, as `config.from_dict` reads them.
-        threads: of torch on the CPU.
+        threads: of torch on the CPU, of each rank.
+        ranks: processes that started the run.
+        added_to: the digest of the set that classes are added to; None: all are distilled.
         status: `started`, `distilling`, `scoring`, `done`.
         pool, timings: None until the pool is open, and the last step done.
         replaces: names of the runs that stay beside this one until it is done.
@@ -81,6 +83,8 @@ class RunInfo(Record):
     precision: str
     compile: bool
     threads: Annotated[int, Field(ge=1)] | None = None
+    ranks: Annotated[int, Field(ge=1)] = 1
+    added_to: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     status: str
     pool: PoolInfo | None = None

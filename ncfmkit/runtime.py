@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from ncfmkit import distributed
 from ncfmkit.config import RuntimeSettings
-from ncfmkit.errors import DeviceFailed, UserError
+from ncfmkit.errors import DeviceFailed, RankFailed, UserError
 from ncfmkit.files import cache_dir, writable
 from ncfmkit.in_use import hold_until_exit
 from ncfmkit.progress import plural
@@ -108,6 +109,7 @@ def choose_runtime(settings: RuntimeSettings) -> Runtime:
         UserError: the device, the precision or the compiler is not there.
     """
     device = choose_device(settings.device)
+    distributed.wait_at_most(settings.rank_timeout)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # fp32 means float32
         torch.backends.cudnn.deterministic = True  # the same run gives the same bytes
@@ -149,7 +151,7 @@ def choose_device(name: str) -> torch.device:
         UserError: an unknown device, or one that is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _gpu_of_rank(torch.device("cuda")) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -167,6 +169,21 @@ def choose_device(name: str) -> torch.device:
             )
         if (device.index or 0) >= count:
             raise UserError(f"device {name} is not available: torch sees {count} GPU(s), cuda:0 to cuda:{count - 1}")
+        device = _gpu_of_rank(device)
+    return device
+
+
+def _gpu_of_rank(device: torch.device) -> torch.device:
+    """Of several ranks on this machine each has a GPU of its own."""
+    ranks, count = distributed.local_world(), torch.cuda.device_count()
+    if ranks == 1:
+        return device
+    if device.index is not None:
+        raise UserError(f"--device {device}: {ranks} ranks on this machine need a GPU each: pass --device cuda")
+    if 1 < count < ranks:
+        raise UserError(f"{ranks} ranks on this machine, where torch sees {count} GPUs: start one rank for each")
+    device = torch.device("cuda", distributed.local_rank() % count)  # srun may show each rank its own GPU alone
+    torch.cuda.set_device(device)
     return device
 
 
@@ -220,13 +237,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def device_failures(advice: Callable[[], str]) -> Iterator[None]:
-    """A block that says what to do where a GPU fails in it: `advice`, asked for then.
+    """A block that says what to do where a GPU or another rank fails in it: `advice`, asked for then.
 
     Raises:
         DeviceFailed: in place of torch's error.
+        RankFailed: with the advice.
     """
     try:
         yield
+    except RankFailed as error:
+        raise RankFailed(f"{error}; {advice()}", silent=error.silent) from None
     except RuntimeError as error:
         said = str(error).split("\n")[0]
         if not said.startswith("CUDA error: ") or is_out_of_memory(error):

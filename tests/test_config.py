@@ -355,6 +355,7 @@ BOUNDS: dict[str, tuple[list, list]] = {
     "student.evaluations": ([1], [0]),
     "student.whole_epochs": ([1, None], [0]),
     "runtime.classes_per_batch": ([1, None], [0]),
+    "runtime.rank_timeout": ([1e-9], [0.0]),
     "runtime.checkpoint_every": ([1], [0]),
 }
 for trained in ("pool", "student"):
@@ -464,6 +465,9 @@ def test_all_broken_rules_are_reported_at_once() -> None:
     [
         ({"init": "load"}, ["distill.init", "'load'", "distill.load"]),
         ({"load": "old.safetensors"}, ["distill.load", "--init", "distill.init", "'mix'"]),
+        ({"drop_classes": ("a",)}, ["distill.drop_classes", "--add-to"]),
+        ({"new_classes": ("a",)}, ["distill.new_classes", "--add-to"]),
+        ({"add_to": "a", "init": "load", "load": "b"}, ["distill.add_to", "--init load"]),
         ({"decoded_per_class": 4}, ["distill.decoded_per_class", "distill.decode", "'bound'", "'single'"]),
         (
             {"metric": "mean", "sampler": "learned"},

@@ -14,12 +14,14 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from ncfmkit import distributed
 from ncfmkit.config import Settings
 from ncfmkit.distillation.difficulty import easiest_images
 from ncfmkit.distillation.memory import Plan, make_plan
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, State, StepReport, make_problem, make_state, read
 from ncfmkit.distillation.rehearsal import step_seconds
+from ncfmkit.distillation.shares import image_rows, joined, share_of
 from ncfmkit.distillation.step import distill_step
 from ncfmkit.errors import Interrupted
 from ncfmkit.estimate import Stage
@@ -116,23 +118,24 @@ def distill(
         callback: called with each row of metrics.jsonl. What it raises ends the run, once the state is saved.
 
     Returns:
-        The images after the last step, float32 in [0, 1] on the runtime's device, same shape.
+        The images after the last step, of all ranks, float32 in [0, 1] `[C*M, ch, H, W]`.
 
     Raises:
         NonFiniteLossError: with the class and the step; the last checkpoint is kept.
         Interrupted: Ctrl-C or SIGTERM; the state is saved first.
     """
     steps, share = settings.distill.steps, settings.distill.easiest
-    stored = run.load_checkpoint()
+    stored = distributed.from_first(run.load_checkpoint)
     easiest = None
     if share < 1 and (stored is None or stored["step"] < steps):
         builds = [network_builder(network, real) for network in settings.extractors]
         easiest = easiest_images(real, builds, pool, share, runtime)
     problem, state, plan = prepare(real, settings, pool, images_NCHW, runtime, easiest=easiest)
+    rows = image_rows(problem.shares, settings.distill.ipc)
 
     # Resume: random draws are keyed by the step, so the state is all that an interrupted run needs.
     if stored is not None:
-        state.load_state_dict(stored)
+        state.load_state_dict(share_of(stored, rows[distributed.rank()]))
         if stored.get("device") == device_name(runtime.device):  # the same cuts give the same bytes
             plan = Plan(**stored["plan"])
         del stored
@@ -146,16 +149,22 @@ def distill(
 
     saved = state.step
 
-    def save() -> None:
+    def save() -> torch.Tensor | None:
+        """Saves the state of all ranks; what a set of it would hold, on the first."""
         nonlocal saved
         how = {"plan": dataclasses.asdict(plan), "device": device_name(runtime.device)}
-        run.save_checkpoint(state.state_dict() | how)
+        parts = distributed.gathered_by_first(state.state_dict())
+        whole = None if parts is None else joined(parts, rows)
+        with distributed.agreed():
+            if whole is not None:
+                run.save_checkpoint(whole | how)
         saved = state.step
+        return None if whole is None else whole.get("average", whole["images"])
 
     log_every = max(1, math.ceil(steps / LOGGED_STEPS))
     start = time.monotonic() - spent
     with ExitStack() as stack:
-        interrupted = stack.enter_context(deferred_interrupts())
+        signaled = stack.enter_context(deferred_interrupts())
         bar = stack.enter_context(track(TITLE, steps, done=state.step))
         stack.enter_context(
             device_failures(
@@ -172,29 +181,30 @@ def distill(
         reports: list[StepReport] = []
         while state.step < steps:
             reports.append(distill_step(problem, state, plan))
-            last, stop = state.step == steps, interrupted()
-            saves = state.step % settings.runtime.checkpoint_every == 0 or last or stop
             # a GPU is waited for once a second; what a checkpoint holds is known to be finite
-            if not saves and time.monotonic() - start < spent + READ_EVERY.get(runtime.device.type, 0):
+            due = time.monotonic() - start >= spent + READ_EVERY.get(runtime.device.type, 0)
+            stop, due = distributed.any_of(signaled(), due)
+            saves = state.step % settings.runtime.checkpoint_every == 0 or state.step == steps or stop
+            if not saves and not due:
                 continue
             losses, read_before, spent = read(problem, reports), spent, time.monotonic() - start
-            rows = [
+            logs = [
                 MetricsRow(step=report.step + 1, **dataclasses.asdict(of_step), seconds=float(seconds))
                 for report, of_step, seconds in zip(
                     reports, losses, np.linspace(read_before, spent, len(reports) + 1)[1:], strict=True
                 )
             ]
             reports = []
-            due = [row for row in rows if row.step % log_every == 0 or row.step == steps]
-            for row in due:
+            logs_due = [row for row in logs if row.step % log_every == 0 or row.step == steps]
+            for row in logs_due:
                 run.append_metrics(row)
                 if board is not None:
                     board.add_row(row)
             if saves:
-                save()
-                if board is not None:
-                    board.add_images(_as_bytes(state.result), state.step)
-            for row in due:
+                result = save()
+                if board is not None and result is not None:
+                    board.add_images(_as_bytes(result), state.step)
+            for row in logs_due:
                 try:
                     if callback is not None:
                         callback(row)
@@ -207,12 +217,21 @@ def distill(
                     raise
             newest = losses[-1]
             calibration = "" if newest.calibration is None else f", calibration {newest.calibration:.3f}"
-            bar.advance(len(rows), note=f"matching {newest.matching:.2f}{calibration}")
+            bar.advance(len(logs), note=f"matching {newest.matching:.2f}{calibration}")
             if stop:
                 raise Interrupted(f"saved after step {state.step} of {steps}: continue with --resume {run.path}")
 
     run.update(timings=Timings(distill_seconds=round(spent, 2), steps=steps))
-    return state.result
+    return _whole(state.result, rows)
+
+
+def _whole(images_NCHW: torch.Tensor, rows: list[np.ndarray]) -> torch.Tensor:
+    """The images of all ranks, in their order."""
+    parts = distributed.gathered(images_NCHW.cpu())
+    whole_NCHW = images_NCHW.new_empty((sum(map(len, rows)), *images_NCHW.shape[1:]))
+    for part_NCHW, of_rank in zip(parts, rows, strict=True):
+        whole_NCHW[of_rank] = part_NCHW.to(whole_NCHW.device)
+    return whole_NCHW
 
 
 def _as_bytes(images: torch.Tensor) -> np.ndarray:

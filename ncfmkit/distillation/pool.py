@@ -1,15 +1,17 @@
 """The extractor pool: networks trained on the real data, kept at stages of their training (docs/method.md, section 3).
 
 A pool lives in the cache under a key of everything that decides its weights; members are files of their own, so a pool
-that was interrupted continues where it stopped, and a larger pool keeps the members of a smaller one.
+that was interrupted continues where it stopped, and a larger pool keeps the members of a smaller one. Several ranks
+train a part of the members each.
 """
 
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from ncfmkit import distributed
 from ncfmkit.config import NetworkSettings, PoolSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
@@ -44,6 +47,7 @@ INITIAL, FINAL, SNAPSHOT = "initial", "final", "epoch-{}"  # stages of a member,
 TITLE = "extractor pool"
 NOT_IN_KEY = ("members", "snapshots", "networks", "extractor_width")  # of the settings: no member depends on them
 ABOUT = "pool.json"  # what a pool belongs to
+UNREADABLE = (SafetensorError, OSError, ValueError, AttributeError)  # raised by reading a damaged member
 POOL_FORMAT = 1  # raised when training changes in a way that the settings do not show
 
 
@@ -152,7 +156,7 @@ def _pool_content(
 def open_pool(
     real: RealData, networks: Sequence[NetworkSettings], pool: PoolSettings, *, seed: int, runtime: Runtime
 ) -> Pool:
-    """The pool from the cache; members that are missing or damaged are trained first, under a lock.
+    """The pool from the cache; members that are missing or damaged are trained first, each under a lock.
 
     Args:
         networks: the architectures, which the members take in turn; each has a pool of its own in the cache.
@@ -193,34 +197,68 @@ def _open_members(
     folder = _folder(key)
     files = _member_files(folder, numbers)
     start = time.monotonic()
-    with closing(hold(folder)), FileLock(writable(folder) / "lock"):
-        if not (folder / ABOUT).exists():  # for `ncfmkit cache`, which lists pools
+    with closing(hold(folder)):
+        if not (writable(folder) / ABOUT).exists():  # for `ncfmkit cache`, which lists pools
             about = _pool_content(real, network, pool, seed, runtime) | {"data_name": real.name}
             _write(folder / ABOUT, json.dumps(about, indent=1).encode())
-        kept = {m: _kept_member(file, pool) for m, file in files.items()}
-        missing = [m for m, member in kept.items() if member is None]
+        with distributed.agreed():
+            kept = {m: _kept_member(file, pool) for m, file in files.items()}
+        anywhere = set().union(*distributed.gathered({m for m, member in kept.items() if member is not None}))
+        missing = [m for m in numbers if m not in anywhere]
         if missing:
             members, epochs = plural(len(numbers), "member"), plural(pool.epochs, "epoch")
             notice(f"extractor pool: training {len(missing)} of {members}, {epochs} each ({network.name})")
-            build, data = network_builder(network, real), labeled(real, real.train)
-            models = StackedModels(build, 1, runtime)
-            with track(TITLE, len(missing) * pool.epochs) as bar:
-                for m in missing:
-                    initial = fresh_state(build, seed, "extractor", m)
-                    models.load([initial])
-                    snapshots: dict[str, Weights] = {}
+            mine = {m: files[m] for m in missing[distributed.rank() :: distributed.world()]}
+            with distributed.agreed():
+                if mine:
+                    _train_members(real, network, pool, mine, seed=seed, runtime=runtime)
+        with distributed.agreed():
+            opened = {m: member or _read_or_none(files[m]) for m, member in kept.items()}
+        _exchange(files, opened)
+    return (
+        key,
+        {m: member or _read_member(files[m]) for m, member in opened.items()},
+        (time.monotonic() - start if missing else 0.0),
+    )
 
-                    def keep(epoch: int, snapshots: dict[str, Weights] = snapshots) -> None:
-                        if epoch in snapshot_epochs(pool):
-                            snapshots[SNAPSHOT.format(epoch)] = _rounded(models.states()[0])
 
-                    train(models, [data], pool, seed=seed, keys=[m], bar=bar, after_epoch=keep)
-                    score = accuracy(models, labeled(real, real.test))[0] if real.test else None
-                    stages = {INITIAL: initial, **snapshots, FINAL: models.states()[0]}
-                    _write_member(files[m], Member(stages=stages, accuracy=score))
-                    bar.advance(0, note="" if score is None else f"member {m}: test accuracy {score:.1%}")
-        opened = {m: member or _read_member(files[m]) for m, member in kept.items()}
-    return key, opened, time.monotonic() - start if missing else 0.0
+def _train_members(
+    real: RealData, network: NetworkSettings, pool: PoolSettings, files: dict[int, Path], *, seed: int, runtime: Runtime
+) -> None:
+    """Trains members and writes them, unless another process has by then."""
+    build, data = network_builder(network, real), labeled(real, real.train)
+    models = StackedModels(build, 1, runtime)
+    with track(TITLE, len(files) * pool.epochs) as bar:
+        for m, file in files.items():
+            with FileLock(file.with_suffix(".lock")):
+                if _read_or_none(file) is not None and _has_stages(file, pool):
+                    bar.advance(pool.epochs)
+                    continue
+                initial = fresh_state(build, seed, "extractor", m)
+                models.load([initial])
+                snapshots: dict[str, Weights] = {}
+
+                def keep(epoch: int, snapshots: dict[str, Weights] = snapshots) -> None:
+                    if epoch in snapshot_epochs(pool):
+                        snapshots[SNAPSHOT.format(epoch)] = _rounded(models.states()[0])
+
+                train(models, [data], pool, seed=seed, keys=[m], bar=bar, after_epoch=keep)
+                score = accuracy(models, labeled(real, real.test))[0] if real.test else None
+                stages = {INITIAL: initial, **snapshots, FINAL: models.states()[0]}
+                _write_member(file, Member(stages=stages, accuracy=score))
+            bar.advance(0, note="" if score is None else f"member {m}: test accuracy {score:.1%}")
+
+
+def _exchange(files: dict[int, Path], opened: dict[int, Member | None]) -> None:
+    """Writes to this rank's cache what only the caches of ranks on other machines hold."""
+    lacking = distributed.gathered({m for m, member in opened.items() if member is None})
+    for m, file in files.items():
+        having = [rank for rank, of_rank in enumerate(lacking) if m not in of_rank]
+        if len(having) == len(lacking):
+            continue
+        content = distributed.sent(file.read_bytes() if distributed.rank() == having[0] else None, source=having[0])
+        if opened[m] is None:
+            _write(file, content)
 
 
 def estimate_pool(
@@ -233,11 +271,12 @@ def estimate_pool(
         missing = sum(not file.is_file() or not _has_stages(file, pool) for file in files)
         if missing:
             models = StackedModels(network_builder(network, real), 1, runtime)
+            each = math.ceil(missing / distributed.world())
             seconds = training_seconds(models, labeled(real, real.train), len(real.train.images), pool)
             if real.test is not None:
                 seconds += accuracy_seconds(models, labeled(real, real.test))
             name = TITLE if len(networks) == 1 else f"{TITLE}, {network.name}"
-            yield Stage(name=name, work=f"{missing} x {plural(pool.epochs, 'epoch')}", seconds=missing * seconds)
+            yield Stage(name=name, work=f"{missing} x {plural(pool.epochs, 'epoch')}", seconds=each * seconds)
 
 
 def _folder(key: str) -> Path:
@@ -289,9 +328,16 @@ def _kept_member(file: Path, pool: PoolSettings) -> Member | None:
         return None
     try:
         return _read_member(file)
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+    except UNREADABLE as error:
         notice(f"extractor pool: {file} is damaged ({error}): training this member again")
         return None
+
+
+def _read_or_none(file: Path) -> Member | None:
+    """A member that another process may have written in the meantime."""
+    with suppress(*UNREADABLE):
+        return _read_member(file)
+    return None
 
 
 def _read_member(file: Path) -> Member:

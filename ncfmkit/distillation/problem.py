@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ncfmkit import augment
-from ncfmkit.config import DistillSettings, parse_shard
+from ncfmkit import augment, distributed
+from ncfmkit.config import DistillSettings
 from ncfmkit.distillation import frequencies, ncfd
 from ncfmkit.distillation.difficulty import placeholder
 from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.schedule import Schedule, wide
+from ncfmkit.distillation.shares import rank_labels
 from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.images import channel_tensors, normalize
 from ncfmkit.mosaic import decode_mask
@@ -84,7 +85,9 @@ class Problem:
     architectures: tuple[Architecture, ...]  # of the pool's members, in turn
     current: int = 0  # the architecture of the step
     mask_MP: np.ndarray
-    label_C: np.ndarray  # of the classes that are distilled here, ascending; int64
+    label_C: np.ndarray  # of the classes that this rank distills, ascending; int64
+    shares: list[np.ndarray]  # such labels, of all ranks
+    shared: bool = True  # with the other ranks
     device_label_C: torch.Tensor  # the same on the device
     easiest: list[np.ndarray] | None  # positions in the train split that each class's draws are from; None: all
     pool_bytes: int  # of the pool's weights on a GPU, of those that are yet to be trained too
@@ -93,8 +96,16 @@ class Problem:
 
     @property
     def classes(self) -> int:
-        """How many are distilled here."""
+        """How many this rank distills."""
         return len(self.label_C)
+
+    def mean(self, *losses: torch.Tensor) -> torch.Tensor:
+        """The mean over the classes of all ranks of each of some losses `[C]`, in the floats of a rate."""
+        sums = torch.stack([loss_C.sum().to(wide(loss_C.device)) for loss_C in losses])
+        if not self.shared:
+            return sums / self.classes
+        distributed.add(sums)
+        return sums / sum(map(len, self.shares))
 
     def real_counts(self) -> np.ndarray:
         """How many real images each class draws in a step, int64 `[C]`."""
@@ -170,8 +181,8 @@ class StepReport:
     """What a step found, on the device, where it waits to be read together with other steps."""
 
     step: int
-    values: torch.Tensor  # [6]: matching, calibration, lr; the first class whose matching loss, calibration loss and
-    # images are not finite, each -1 where there is none
+    values: torch.Tensor  # [6]: matching, calibration, lr; the number here of the first class whose matching loss,
+    # calibration loss and images are not finite, each -1 where there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,15 +199,19 @@ def read(problem: Problem, reports: Sequence[StepReport]) -> list[StepLosses]:
         NonFiniteLossError: with the class and the step.
     """
     losses = []
-    rows = torch.stack([report.values for report in reports]).tolist()
-    for report, (matching, calibration, lr, *wrong) in zip(reports, rows, strict=True):
-        for what, label in zip(("matching loss", "calibration loss", "images"), map(int, wrong), strict=True):
-            if label >= 0:
-                name = problem.real.classes[problem.label_C[label]]
-                raise NonFiniteLossError(
-                    f"the {what} of class {name!r} became non-finite in step {report.step}: "
-                    "lower --lr, or try --precision fp32; the last checkpoint is kept"
-                )
+    values_SV = torch.stack([report.values for report in reports]).cpu()
+    wrong_SW, none = values_SV[:, 3:].long(), len(problem.real.classes)
+    wrong_SW = torch.where(wrong_SW < 0, none, torch.from_numpy(problem.label_C)[wrong_SW])
+    distributed.lowest(wrong_SW)
+    rows = zip(reports, values_SV[:, :3].tolist(), wrong_SW.tolist(), strict=True)
+    for report, (matching, calibration, lr), wrong in rows:
+        for what, label in zip(("matching loss", "calibration loss", "images"), wrong, strict=True):
+            if label < none:
+                with distributed.agreed():
+                    raise NonFiniteLossError(
+                        f"the {what} of class {problem.real.classes[label]!r} became non-finite in step {report.step}: "
+                        "lower --lr, or try --precision fp32; the last checkpoint is kept"
+                    )
         calibrated = calibration if problem.settings.calibration_weight > 0 else None
         losses.append(StepLosses(matching=matching, calibration=calibrated, lr=lr))
     return losses
@@ -239,7 +254,8 @@ def make_problem(
         2 * each[m % len(each)] + snapshots * each[m % len(each)] // 2
         for m in range(len(pool) if members is None else members)
     )
-    label_C = distilled_labels(real.train.counts().tolist(), settings)
+    shares = rank_labels(real.classes, real.train.counts().tolist(), settings, distributed.world())
+    label_C = shares[distributed.rank()]
     images, room = real.train.images, (default_budget(runtime) if budget is None else budget) // 4
     on_device, pool_on_device = (runtime.device.type == "cuda" and size <= room for size in (images.nbytes, weights))
     return Problem(
@@ -252,36 +268,13 @@ def make_problem(
         architectures=architectures,
         mask_MP=decode_mask(settings.decode, settings.factor, settings.ipc, settings.decoded_per_class),
         label_C=label_C,
+        shares=shares,
         device_label_C=torch.from_numpy(label_C).to(runtime.device),
         easiest=None if settings.easiest == 1 else easiest or placeholder(real, settings.easiest),
         pool_bytes=weights if pool_on_device else 0,
         # torch.from_numpy would warn of an array that is read-only
         train_images=torch.tensor(images, device=runtime.device) if on_device else images,
     )
-
-
-def distilled_labels(counts_C: Sequence[int], settings: DistillSettings) -> np.ndarray:
-    """The classes that a run distills, ascending, int64: all, or a shard of them.
-
-    Every shard has about as many real images in a step.
-
-    Args:
-        counts_C: training images of each class.
-
-    Raises:
-        UserError: there are more shards than classes.
-    """
-    if settings.shard is None:
-        return np.arange(len(counts_C))
-    number, of = parse_shard(settings.shard)
-    if of > len(counts_C):
-        raise UserError(f"--shard {settings.shard}: expected at most {len(counts_C)} shards, one for each class")
-    work_C = np.minimum(counts_C, settings.real_batch)
-    loads, shard_C = np.zeros((of, 2), np.int64), np.empty(len(work_C), np.int64)  # real images and classes of each
-    for label in np.argsort(-work_C, kind="stable"):
-        shard_C[label] = np.lexsort((loads[:, 1], loads[:, 0]))[0]
-        loads[shard_C[label]] += work_C[label], 1
-    return np.flatnonzero(shard_C == number - 1)
 
 
 def _architecture(

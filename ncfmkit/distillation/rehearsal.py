@@ -37,7 +37,7 @@ def step_seconds(problem: Problem, images_NCHW: torch.Tensor, plan: Plan) -> flo
 def _seconds_with(problem: Problem, architecture: Architecture, images_NCHW: torch.Tensor, plan: Plan) -> float:
     weights = {name: p.detach().clone() for name, p in architecture.matcher.named_parameters()}
     pool = dataclasses.replace(Pool.empty(), stages=[[weights, weights]])
-    problem = dataclasses.replace(problem, pool=pool, architectures=(architecture,), chunks={})
+    problem = dataclasses.replace(problem, pool=pool, architectures=(architecture,), chunks={}, shared=False)
     groups = list(class_groups(problem.classes, plan.classes_per_batch))
     real = {("real", g, plan.chunk): real_chunks(problem, plan, g) for g in groups}
     synthetic = {("synthetic", g, plan.chunk): syn_chunks(problem, plan, g) for g in groups}

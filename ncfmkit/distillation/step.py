@@ -14,12 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ncfmkit import augment
+from ncfmkit import augment, distributed
 from ncfmkit.distillation import frequencies, ncfd
 from ncfmkit.distillation.memory import Plan, class_groups, kept_graphs_of, real_chunks, syn_chunks, within_memory
 from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.problem import Problem, State, StepReport
-from ncfmkit.distillation.schedule import wide
 from ncfmkit.images import gather, uploaded
 from ncfmkit.mosaic import decode, decode_factors
 from ncfmkit.rng import keyed_rng, torch_generator
@@ -88,24 +87,26 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepReport:
     matching_C, matching_wrong, freq_grad = within_memory(
         plan, problem, state, lambda: _match(problem, state, plan, draws, freq_TD)
     )
+    calibration_C, calibration_wrong = torch.zeros_like(matching_C), torch.full_like(matching_wrong, -1)
     optimizers = [state.optimizer]
     # Ascend: psi goes one step up the same loss, summed over classes, at the frequencies that it drew.
     if state.psi_optimizer is not None:
         assert freq_TD is not None
+        assert freq_grad is not None
+        if problem.shared:
+            distributed.add(freq_grad)
         freq_TD.backward(freq_grad)
         optimizers.append(state.psi_optimizer)
-    take_step(state, *optimizers)
-    loss = matching = s.matching_weight * matching_C.mean().to(wide(matching_C.device))
+    take_step(problem, state, *optimizers)
 
     # Calibrate: the images go one more step, down the cross-entropy of the trained network.
-    calibration, calibration_wrong = torch.zeros_like(loss), torch.full_like(matching_wrong, -1)
     if s.calibration_weight > 0:
         calibration_C, calibration_wrong = within_memory(
             plan, problem, state, lambda: _calibrate(problem, state, plan, draws)
         )
-        take_step(state, state.optimizer)
-        calibration = calibration_C.mean().to(loss.dtype)
-        loss = loss + s.calibration_weight * calibration
+        take_step(problem, state, state.optimizer)
+    matching, calibration = problem.mean(s.matching_weight * matching_C, calibration_C)
+    loss = matching + s.calibration_weight * calibration
     # a finite loss may have a gradient that is not
     images_wrong = _first_wrong(state.images.detach().isfinite().view(problem.classes, -1).all(1))
 
@@ -273,8 +274,13 @@ def _first_wrong(finite_C: torch.Tensor, broken_C: torch.Tensor | None = None) -
     return torch.where(finite_C.all(), -1, wrong_C.to(torch.int8).argmax())
 
 
-def take_step(state: State, *optimizers: torch.optim.Optimizer) -> None:
+def take_step(problem: Problem, state: State, *optimizers: torch.optim.Optimizer) -> None:
     """A step of the images, of psi too where its optimizer is given: each is skipped where its gradient overflowed."""
+    if problem.shared and state.scaler.is_enabled():  # where it overflows on one rank, it does on all
+        assert state.images.grad is not None
+        broken = (~state.images.grad.isfinite().all()).to(torch.int32)
+        distributed.add(broken)
+        state.images.grad.masked_fill_(broken > 0, torch.inf)
     for optimizer in optimizers:
         state.scaler.step(optimizer)
     state.scaler.update()

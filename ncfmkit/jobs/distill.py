@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ncfmkit import interrupts
+from ncfmkit import distributed, interrupts
 from ncfmkit._version import __version__
 from ncfmkit.config import Settings, from_dict, override, to_dict
 from ncfmkit.distillation import loop
@@ -20,16 +20,17 @@ from ncfmkit.distillation.difficulty import estimate_difficulty
 from ncfmkit.distillation.initial import from_images, initialize
 from ncfmkit.distillation.memory import Plan, planned_bytes
 from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
-from ncfmkit.distillation.problem import distilled_labels
+from ncfmkit.distillation.shares import distilled_labels
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce, total_seconds
 from ncfmkit.files import format_bytes, write_atomic
 from ncfmkit.jobs.evaluate import real_mosaics
+from ncfmkit.jobs.growing import digest, grown, with_new_classes
 from ncfmkit.jobs.relabel import relabeled, teachers_of
-from ncfmkit.jobs.setup import make_settings, resolve
+from ncfmkit.jobs.setup import make_settings, open_data, resolve
 from ncfmkit.mosaic import decode, decode_factors, decoded_count
 from ncfmkit.networks import network_builder
-from ncfmkit.progress import command_line, notice, shortened_list
+from ncfmkit.progress import command_line, notice, plural, shortened_list
 from ncfmkit.real.arguments import DataArguments, split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.records import Record
@@ -43,8 +44,9 @@ from ncfmkit.run_records import DataInfo, PoolInfo, RunInfo, Scores
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
+from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.sets import set_file
-from ncfmkit.sets.manifest import finished_set, manifest_score
+from ncfmkit.sets.manifest import finished_set, manifest_score, to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
 
 ARTIFACTS = {
@@ -241,11 +243,14 @@ def _opened(
         raise UserError("--baselines random-soft needs --soft-labels")
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
     part = "" if settings.distill.shard is None else f"-shard-{settings.distill.shard.replace('/', '-of-')}"
-    folder = Path(out) if out else next_free(Path("runs"), f"{data_name}-ipc{settings.distill.ipc}{part}")
-    source.check(settings)
-    RunDirectory.free(folder, force=force)
-    runtime = choose_runtime(settings.runtime)
-    return source.open(settings), settings, runtime, folder, names
+    name = f"{data_name}-ipc{settings.distill.ipc}{part}"
+    folder = distributed.from_first(lambda: Path(out) if out else next_free(Path("runs"), name))
+    with distributed.agreed():
+        source.check(settings)
+        if distributed.is_first():
+            RunDirectory.free(folder, force=force)
+        runtime = choose_runtime(settings.runtime)
+    return open_data(source, settings), settings, runtime, folder, names
 
 
 def distill_real(
@@ -272,10 +277,11 @@ def distill_real(
         UserError, NonFiniteLossError, Interrupted: as :func:`distill`.
     """
     # Check: what would fail late fails now, before an extractor is trained and before anything is written.
-    settings, images = _checked(real, settings, baselines)
-    loop.prepare(real, settings, Pool.empty(), images, runtime)
-
-    run = RunDirectory.create(folder, _run_info(real, settings, runtime, source, baselines), force=force)
+    with distributed.agreed():
+        settings, images = _checked(real, settings, baselines)
+        loop.prepare(real, settings, Pool.empty(), images, runtime)
+        info = _run_info(real, settings, runtime, source, baselines)
+        run = RunDirectory.create(folder, info, force=force) if distributed.is_first() else RunDirectory(folder)
     with run.alone():
         _complete(run, real, settings, runtime, images, baselines, callback)
 
@@ -286,7 +292,7 @@ def _checked(real: RealData, settings: Settings, baselines: Sequence[str]) -> tu
     Raises:
         UserError: no test split, or too few images for a baseline.
     """
-    settings = resolve(settings, real)
+    settings = with_new_classes(resolve(settings, real), real)
     images = _initial_images(settings, real)
     if settings.student.repeats:
         real.test_split(otherwise=students.NO_SCORE)
@@ -336,6 +342,7 @@ def _headline(real: RealData, settings: Settings) -> str:
         f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
         f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
         f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
+        + (f"; {len(d.new_classes)} of the classes are new, the others are from {d.add_to}" if d.add_to else "")
         + (f"; shard {d.shard} of the classes" if d.shard else "")
         + (f"; {real.skipped} unreadable images skipped" if real.skipped else "")
     )
@@ -372,6 +379,11 @@ def resume(
     return _result(Path(path))
 
 
+def is_of_this_command(folder: Path) -> bool:
+    """Whether a run is there that the running command line started."""
+    return (folder / "run.json").exists() and RunDirectory.open(folder).info().command == command_line()
+
+
 def go_on(
     path: str | os.PathLike[str],
     data: Any = None,
@@ -381,13 +393,15 @@ def go_on(
     callback: loop.Callback | None = None,
 ) -> None:
     """As :func:`resume`, also of a run that distills a shard."""
-    run = RunDirectory.open(Path(path))
-    info = run.info()
+    run = RunDirectory(Path(path))
+    info = distributed.from_first(lambda: RunDirectory.open(run.path).info())
     settings = from_dict(info.settings)
     # what was chosen then, not what would be chosen now
     chosen = {"runtime.precision": info.precision, "runtime.compile": "on" if info.compile else "off"}
     runtime = choose_runtime(override(settings, chosen).runtime)
     if info.status == "done":
+        if not distributed.is_first():
+            return
         if settings.distill.shard is None and not (run.path / "report.html").exists():
             write_report(run.path, report_images(set_file.load(run.path)))
         run.finish()
@@ -405,16 +419,23 @@ def go_on(
     with interrupts.keeping(run.kept), run.alone():
         source = DataArguments(**arguments)
         try:
-            real = source.open(settings)
+            real = open_data(source, settings)
         except UserError as error:
             if source.memory is not None:
                 raise
             raise UserError(f"{error}\nif the data have moved: ncfmkit distill --resume {path} --data DATA") from error
         if real.fingerprint != info.data.fingerprint:
             raise UserError(_changed(run.path, source, info.data, _data_info(real)))
+        if digest(settings) != info.added_to:
+            raise UserError(f"the set {settings.distill.add_to} has changed since {path} was started: restore it")
         run.update(arguments=source.recorded())
-        # sums in another order would end with other bytes
-        with cpu_threads(info.threads or torch.get_num_threads()):
+        threads = torch.get_num_threads()
+        if info.ranks == distributed.world():  # sums in another order would end with other bytes
+            threads = info.threads or threads
+        else:
+            ranks = " and ".join(plural(count, "rank") for count in (info.ranks, distributed.world()))
+            notice(f"the run has had {ranks} in turn: its images differ by rounding from those of one that has not")
+        with cpu_threads(threads):
             _complete(run, real, settings, runtime, _initial_images(settings, real), info.baselines, callback)
 
 
@@ -476,8 +497,8 @@ def _complete(
         soft = settings.labels.soft and d.shard is None
         teachers = teachers_of(real, settings, settings.extractors, pool, runtime) if soft else None
         open_board = None
-        if settings.runtime.log == "tensorboard":
-            labels_N = np.repeat(distilled_labels(real.train.counts().tolist(), d), d.ipc)
+        if settings.runtime.log == "tensorboard" and distributed.is_first():
+            labels_N = np.repeat(distilled_labels(real.classes, real.train.counts().tolist(), d), d.ipc)
             open_board = partial(EventLog, run.path, labels_N=labels_N, classes=real.classes)
         images = loop.distill(run, real, settings, pool, images, runtime, open_board=open_board, callback=callback)
 
@@ -488,14 +509,9 @@ def _complete(
             return
 
         # What it gives: the set and its pictures.
-        result = finished_set(settings, real, images)
-        if teachers is not None:
-            result, taught = relabeled(result, settings, teachers)
-            notice(taught.describe())
-        set_file.save(result, run.path / set_file.FILE_NAME, force=True)
-        sheet = contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
-        write_atomic(run.path / "preview.png", png_bytes(sheet))
-        curves(run.metrics(), run.path / "curves.png")
+        stored = to_bytes(images).cpu()
+        distilled = finished_set(settings, real, stored if d.add_to is None else grown(stored, settings, real))
+        result = distributed.from_first(lambda: _write_set(run, distilled, settings, teachers))
 
         # How good it is: students trained on it, and on the baselines.
         if settings.student.repeats:
@@ -511,13 +527,26 @@ def _complete(
                 herding=lambda count: herded_subset(real, count, pool.final[0], settings.extractors[0], runtime),
                 runtime=runtime,
             )
-            scores.write(run.scores_file)
-            score = manifest_score(scores.rows[0])
-            result = dataclasses.replace(result, manifest=result.manifest.changed(score=score))
-            set_file.save(result, run.path / set_file.FILE_NAME, force=True)
+            result = dataclasses.replace(result, manifest=result.manifest.changed(score=manifest_score(scores.rows[0])))
+            if distributed.is_first():
+                scores.write(run.scores_file)
+                set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         run.update(status="done")
-        write_report(run.path, report_images(result))
+        if distributed.is_first():
+            write_report(run.path, report_images(result))
         run.finish()
+
+
+def _write_set(run: RunDirectory, result: SyntheticSet, settings: Settings, teachers: Teachers | None) -> SyntheticSet:
+    """The set, with soft labels where it has teachers, in the run's directory with its pictures."""
+    if teachers is not None:
+        result, taught = relabeled(result, settings, teachers)
+        notice(taught.describe())
+    set_file.save(result, run.path / set_file.FILE_NAME, force=True)
+    sheet = contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
+    write_atomic(run.path / "preview.png", png_bytes(sheet))
+    curves(run.metrics(), run.path / "curves.png")
+    return result
 
 
 def _describe_stages(settings: Settings) -> str:
@@ -585,6 +614,8 @@ def _run_info(
         precision=runtime.precision,
         compile=runtime.compile,
         threads=torch.get_num_threads(),
+        ranks=distributed.world(),
+        added_to=digest(settings),
         versions=versions(),
         status="started",
     )

@@ -14,7 +14,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.images import LabeledImages
 from ncfmkit.jobs.relabel import open_teachers, teaching_pool
-from ncfmkit.jobs.setup import check_fits, resolve
+from ncfmkit.jobs.setup import check_fits, open_data, resolve
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_class_list, split_arguments
 from ncfmkit.real.store import RealData
@@ -76,7 +76,7 @@ def _opened(
     settings = settings_for(result, changes)
     names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
     runtime = choose_runtime(settings.runtime)
-    return result, source.open(settings), settings, runtime, names
+    return result, open_data(source, settings), settings, runtime, names
 
 
 def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ncfmkit.config import Settings, by_name, from_dict, parse_shard, to_dict
-from ncfmkit.distillation.problem import distilled_labels
+from ncfmkit.distillation.shares import distilled_labels, image_rows, joined
 from ncfmkit.errors import UserError
 from ncfmkit.jobs.distill import Result, resume
 from ncfmkit.progress import command_line, notice, shortened_list
@@ -35,7 +34,8 @@ class Shard:
 
     def label_C(self) -> np.ndarray:
         """The classes that it distilled, ascending."""
-        return distilled_labels(self.info.data.counts["train"], self.settings.distill)
+        data = self.info.data
+        return distilled_labels(data.classes, data.counts["train"], self.settings.distill)
 
 
 def merge(
@@ -140,22 +140,7 @@ def _joined_state(shards: Sequence[Shard]) -> dict[str, Any]:
         if state is None or state["step"] != shard.settings.distill.steps:
             raise UserError(f"{shard.run.path} has no whole checkpoint of its last step: distill this shard again")
         states.append(state)
-    ipc = shards[0].settings.distill.ipc
-    rows = [(shard.label_C()[:, None] * ipc + np.arange(ipc)).ravel() for shard in shards]
-    return _joined(states, rows, [state["images"].shape for state in states])
-
-
-def _joined(parts: list[Any], rows: list[np.ndarray], shapes: list[torch.Size]) -> Any:
-    """Parts of the shards' states as one: what has the images' shape is put at their places, the rest is equal."""
-    first = parts[0]
-    if isinstance(first, dict):
-        return {key: _joined([part[key] for part in parts], rows, shapes) for key in first}
-    if isinstance(first, torch.Tensor) and first.shape == shapes[0]:
-        whole = first.new_empty((sum(map(len, rows)), *first.shape[1:]))
-        for part, of_shard in zip(parts, rows, strict=True):
-            whole[of_shard] = part
-        return whole
-    return first
+    return joined(states, image_rows([shard.label_C() for shard in shards], shards[0].settings.distill.ipc))
 
 
 def _joined_metrics(shards: Sequence[Shard]) -> list[MetricsRow]:

@@ -4,38 +4,57 @@ import dataclasses
 import os
 from typing import Any
 
-from ncfmkit import networks
+from ncfmkit import distributed, networks
 from ncfmkit.augment import parse_strategy
 from ncfmkit.config import RuntimeSettings, Settings, check, full_key, load_recipe, override
 from ncfmkit.errors import UserError
 from ncfmkit.files import parse_bytes
+from ncfmkit.jobs.growing import settings_of
 from ncfmkit.mosaic import check_budget
 from ncfmkit.progress import notice, shortened_list
-from ncfmkit.real.arguments import DEFAULT_RECIPES, read_class_list
+from ncfmkit.real.arguments import DEFAULT_RECIPES, DataArguments, read_class_list
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import choose_device
+from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 
 
 def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> Settings:
-    """Default < recipe < overrides, checked; without a recipe, the data's own or the device's.
+    """Default < recipe < overrides, checked; without a recipe, that of `--add-to`, the data's own or the device's.
 
     Raises:
         UserError: an unknown recipe or setting, a value out of range, or a device that is not there.
     """
     overrides = {full_key(key): value for key, value in read_class_list(overrides).items()}
     own = DEFAULT_RECIPES.get(data) if isinstance(data, str) else None
-    chosen = recipe or own or _recipe_for_device(overrides)
-    settings = check(override(load_recipe(chosen), overrides))
+    if recipe is None and (earlier := overrides.get("distill.add_to")):
+        base = settings_of(load(earlier))
+    else:
+        base = load_recipe(recipe or own or _recipe_for_device(overrides))
+    settings = check(override(base, overrides))
     for strategy in (settings.pool.augment, settings.distill.augment, settings.student.augment):
         parse_strategy(strategy)
     d = settings.distill
     check_budget(d.decode, d.factor, d.ipc, d.decoded_per_class)
     if settings.runtime.memory_budget:
         parse_bytes(settings.runtime.memory_budget)
-    if recipe is None and own is None:
+    if recipe is None and own is None and settings.distill.add_to is None:
         notice(_describe_choice(settings))
     return settings
+
+
+def open_data(source: DataArguments, settings: Settings) -> RealData:
+    """The real data; several ranks find the same, and their store is built once on each machine.
+
+    Raises:
+        UserError: as :meth:`DataArguments.open`, or a rank finds other data than the first.
+    """
+    real = distributed.once_per_machine(lambda: source.open(settings))
+    first = distributed.sent(real.fingerprint, source=0)
+    with distributed.agreed():
+        if real.fingerprint != first:
+            raise UserError(f"rank {distributed.rank()} finds other data than rank 0 at {source.data}")
+    return real
 
 
 def _recipe_for_device(overrides: dict[str, Any]) -> str:

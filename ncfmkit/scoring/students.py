@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from ncfmkit import distributed
 from ncfmkit.config import NetworkSettings, Settings, StudentSettings
 from ncfmkit.estimate import Stage
 from ncfmkit.images import LabeledImages, labeled
@@ -62,6 +63,8 @@ def score(
 ) -> Score:
     """Trains one fresh student per set and tests it; repeats are given as equal sets, or as several random ones.
 
+    Several ranks train a part of the students each.
+
     Args:
         sets: what the students are trained on, one each, equally many images.
         settings: how; their `epochs` are those of `about`.
@@ -69,19 +72,24 @@ def score(
     """
     start = time.monotonic()
     settings = dataclasses.replace(settings, epochs=about.epochs)
-    together = side_by_side(len(sets), test.images.shape[-1], runtime)
+    mine = range(len(sets))[distributed.rank() :: distributed.world()]
+    together = side_by_side(len(mine), test.images.shape[-1], runtime)
     when = evaluated_epochs(settings)
-    hits_NEK = np.empty((0, len(when), test.classes), np.int64)
+    hits: dict[int, np.ndarray] = {}  # of each student, int64 [E, K]
     models: StackedModels | None = None
-    with track(f"students: {about.label}", len(sets) * settings.epochs) as bar:
-        for first in range(0, len(sets), together):
-            keys = range(first, min(first + together, len(sets)))
+    with distributed.agreed(), track(f"students: {about.label}", len(mine) * settings.epochs) as bar:
+        for first in range(0, len(mine), together):
+            keys = mine[first : first + together]
             if models is None or models.size != len(keys):  # one stack for all, because each is compiled anew
                 models = StackedModels(build, len(keys), runtime)
             models.load([fresh_state(build, seed, "student", k) for k in keys])
             tested_REK = _train_and_test(models, [sets[k] for k in keys], test, settings, seed, list(keys), bar)
-            hits_NEK = np.concatenate([hits_NEK, tested_REK])
-            bar.advance(0, note=f"last epoch {hits_NEK[:, -1].sum() / (len(hits_NEK) * len(test)):.1%}")
+            hits |= dict(zip(keys, tested_REK, strict=True))
+            last = sum(int(hits_EK[-1].sum()) for hits_EK in hits.values())
+            bar.advance(0, note=f"last epoch {last / (len(hits) * len(test)):.1%}")
+    for of_rank in distributed.gathered(hits):
+        hits |= of_rank
+    hits_NEK = np.stack([hits[k] for k in range(len(sets))])
     accuracy_NE = hits_NEK.sum(2) / len(test)
     count_K = np.bincount(test.labels.numpy(), minlength=test.classes)
     tested = [_summary(values) for values in accuracy_NE.T]
@@ -200,7 +208,8 @@ def estimate_scores(
     if not s.repeats:
         return
     build, test = network_builder(settings.network, real), labeled(real, real.test_split(otherwise=NO_SCORE))
-    together = side_by_side(s.repeats, real.size, runtime)
+    of_rank = math.ceil(s.repeats / distributed.world())
+    together = side_by_side(of_rank, real.size, runtime)
     models = StackedModels(build, together, runtime)
     testing = accuracy_seconds(models, test)
     for name in ("distilled", *baselines):
@@ -214,7 +223,7 @@ def estimate_scores(
         yield Stage(
             name=f"students: {work.label}",
             work=f"{s.repeats} x {plural(work.epochs, 'epoch')}",
-            seconds=one * math.ceil(s.repeats / together),
+            seconds=one * math.ceil(of_rank / together),
         )
 
 

@@ -343,6 +343,13 @@ def _conversion(converted: Converted) -> Iterator[str]:
 
 def _distillation(settings: Settings) -> Iterator[str]:
     d, p = settings.distill, settings.pool
+    if d.add_to is not None:
+        yield (
+            f"Added to an earlier set ({_text(d.add_to)}): {_names(d.new_classes)}. The images of its other classes "
+            "are those of that set; what follows is how the added ones were made."
+        )
+    if d.drop_classes:
+        yield f"Classes of the earlier set that are left out: {_names(d.drop_classes)}."
     yield _method(d)
     yield (
         f"{_number(d.steps, ',')} steps with {_text(d.optimizer)}, lr {_number(d.lr, 'g')}, up to "
@@ -373,6 +380,11 @@ def _method(d: DistillSettings) -> str:
         f"features of synthetic and real images are matched at {_number(d.frequencies, ',')} frequencies per step, "
         f"{drawn}{calibrated}."
     )
+
+
+def _names(names: Any) -> str:
+    """Some classes, of a manifest that may hold anything."""
+    return ", ".join(map(_text, names[:MOST_CLASSES])) if isinstance(names, list | tuple) else _text(names)
 
 
 def _networks(settings: Settings) -> str:

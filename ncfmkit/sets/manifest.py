@@ -484,7 +484,8 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
     labels = torch.arange(len(real.classes)).repeat_interleave(d.ipc)
     kept = to_dict(settings)
     kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine
-    kept["distill"]["load"] = Path(d.load).name if d.load else None
+    for key in ("load", "add_to"):
+        kept["distill"][key] = Path(kept["distill"][key]).name if kept["distill"][key] else None
     content = {
         "kind": KIND,
         "tool": f"ncfmkit {__version__}",

@@ -34,6 +34,8 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--factor": ("1", "distill.factor", 1),
     "--decode": ("multi", "distill.decode", "multi"),
     "--shard": ("1/2", "distill.shard", "1/2"),
+    "--add-to": ("old.safetensors", "distill.add_to", "old.safetensors"),
+    "--drop-classes": ("cat,3", "distill.drop_classes", ("cat", "3")),
     "--init": ("noise", "distill.init", "noise"),
     "--load": ("old.safetensors", "distill.load", "old.safetensors"),
     "--steps": ("20_001", "distill.steps", 20_001),

@@ -467,7 +467,7 @@ def test_interrupted_in_the_pool_then_resumed(
     monkeypatch.setattr(pool_module, "train", second_is_interrupted)
     with pytest.raises(Interrupted, match=f"interrupted; finished work is saved: continue with --resume {out}"):
         start(out)
-    assert len(list((tmp_path / "cache" / "pools").rglob("member-*"))) == 1
+    assert len(list((tmp_path / "cache" / "pools").rglob("member-*.safetensors"))) == 1
     distill_job.resume(out)
     assert len(calls) == 3  # the finished member was kept
     same_as(out, whole("learned"))

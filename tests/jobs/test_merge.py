@@ -15,7 +15,8 @@ from small_runs import TINY, make_folder, set_bytes, steps_logged
 
 import ncfmkit
 from ncfmkit.config import DistillSettings, Settings, check, override
-from ncfmkit.distillation.problem import StepReport, distilled_labels, make_problem, read
+from ncfmkit.distillation.problem import StepReport, make_problem, read
+from ncfmkit.distillation.shares import distilled_labels
 from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.jobs import distill as job
 from ncfmkit.real.arguments import DataArguments
@@ -176,7 +177,10 @@ def test_more_shards_than_classes_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("of", [1, 2, 3, 7, 20])
 def test_shards_share_the_work(of: int) -> None:
     counts = np.random.default_rng(0).integers(1, 200, 20).tolist()
-    parts = [distilled_labels(counts, DistillSettings(shard=f"{k}/{of}", real_batch=100)) for k in range(1, of + 1)]
+    parts = [
+        distilled_labels("abcdefghij"[: len(counts)], counts, DistillSettings(shard=f"{k}/{of}", real_batch=100))
+        for k in range(1, of + 1)
+    ]
     assert sorted(np.concatenate(parts).tolist()) == list(range(20))
     work = [sum(min(counts[c], 100) for c in part) for part in parts]
     assert max(work) - min(work) <= 100
@@ -184,7 +188,7 @@ def test_shards_share_the_work(of: int) -> None:
 
 
 def test_equal_classes_are_shared_evenly() -> None:
-    sizes = [len(distilled_labels([500] * 10, DistillSettings(shard=f"{k}/4"))) for k in range(1, 5)]
+    sizes = [len(distilled_labels("abcdefghij", [500] * 10, DistillSettings(shard=f"{k}/4"))) for k in range(1, 5)]
     assert sorted(sizes) == [2, 2, 3, 3]
 
 
