@@ -155,6 +155,11 @@ def replace_folder(new: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def is_address(data: str) -> bool:
+    """Whether a text is an address such as `hf://me/birds` or `s3://bucket/train.tar`, not a path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", data) is not None
+
+
 def check_name(path: str | Path) -> None:
     """Raises UserError unless a path is valid UTF-8: libraries take no other, and neither do manifests."""
     try:

@@ -17,6 +17,7 @@ from ncfmkit.config import DataSettings, NetworkSettings, PoolSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import cache_dir, format_bytes
 from ncfmkit.progress import plural, shortened_list
+from ncfmkit.real.remote import Copies
 from ncfmkit.records import Record
 
 UNFINISHED = ".tmp-"  # begins the name of a store that is being written
@@ -232,6 +233,12 @@ def _timings(cache: Path) -> Iterator[tuple[Path, str]]:
         yield path, path.stem
 
 
+def _remote(cache: Path) -> Iterator[tuple[Path, str]]:
+    for path in (cache / "remote").glob("*/"):
+        about = Copies.of(path)
+        yield path, (about.address or "unknown") + (", not finished" if about.content is None else "")
+
+
 def _downloads(cache: Path) -> Iterator[tuple[Path, str]]:
     for path in (cache / "downloads").glob("*"):
         yield path, "a data set that torchvision downloaded"
@@ -244,6 +251,7 @@ KINDS = {
         Kind("pool", "trained extractors", _pools),
         Kind("compiled", "code that torch.compile made", _compiled),
         Kind("timing", "kernels that TensorRT timed", _timings),
+        Kind("remote", "copies of data at an address", _remote),
         Kind("download", "data sets as they were downloaded: only listed, remove them yourself", _downloads, False),
     )
 }

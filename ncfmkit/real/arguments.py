@@ -8,7 +8,7 @@ from typing import Any
 
 from ncfmkit.config import Settings, check, full_key, load_recipe, override
 from ncfmkit.errors import UserError
-from ncfmkit.files import HUB
+from ncfmkit.files import is_address
 from ncfmkit.real.memory import memory_name
 from ncfmkit.real.opening import find_real, open_real
 from ncfmkit.real.sources import NAMED, as_text
@@ -61,15 +61,15 @@ class DataArguments:
     def check(self, settings: Settings) -> None:
         """Raises UserError unless the files of the data can be found; they are not read.
 
-        Data in memory and from the Hub are not checked, because finding them reads all of them.
+        Data in memory and at an address are not checked, because finding them reads all of them.
         """
-        if self.memory is None and not self.data.startswith(HUB):
+        if self.memory is None and not is_address(self.data):
             root = Path(self.data_root) if self.data_root else None
             find_real(self.data, settings.data, data_root=root, download=self.download)
 
     def recorded(self) -> dict[str, Any]:
         """As `run.json` keeps them, valid in any working directory; `data` is None for data in memory."""
-        place = self.data if self.data in NAMED or self.data.startswith(HUB) else os.path.abspath(self.data)
+        place = self.data if self.data in NAMED or is_address(self.data) else os.path.abspath(self.data)
         return {
             "data": place if self.memory is None else None,
             "data_root": self.data_root and os.path.abspath(self.data_root),

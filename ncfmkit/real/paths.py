@@ -13,12 +13,13 @@ def matching(data: str, suffix: str) -> list[Path]:
     elif path.is_file():
         found = [path]
     else:
-        found = [Path(p) for pattern in _expanded(data) for p in glob.glob(pattern)]
+        found = [Path(p) for pattern in expanded(data) for p in glob.glob(pattern)]
     # not resolved: in a Hugging Face cache the names are links to files named by their hash
     return sorted({Path(os.path.abspath(p)) for p in found if p.suffix.lower() == suffix and p.is_file()})
 
 
-def _expanded(data: str) -> list[str]:
+def expanded(data: str) -> list[str]:
+    """What a text with braces stands for."""
     if "{" not in data:
         return [data]
     from braceexpand import braceexpand  # here, so that only braces need the library

@@ -17,6 +17,7 @@ from ncfmkit.real.listing import Request, Source
 from ncfmkit.real.memory import open_memory
 from ncfmkit.real.parquet import open_parquet
 from ncfmkit.real.paths import matching
+from ncfmkit.real.remote import is_remote, open_remote
 from ncfmkit.real.saved import is_saved, open_saved
 from ncfmkit.real.shards import open_shards
 
@@ -47,6 +48,12 @@ SOURCES = (
         "a data set of the Hugging Face Hub, read by the datasets library: hf://OWNER/NAME",
         open_hub,
         lambda data: data.startswith(HUB),
+    ),
+    SourceKind(
+        "remote",
+        "Parquet, WebDataset shards or a .zip of class folders at s3://, gs://, https://, ..., read by fsspec",
+        open_remote,
+        is_remote,
     ),
     SourceKind(
         "parquet",
@@ -114,6 +121,6 @@ def _unknown(data: str) -> str:
     near = difflib.get_close_matches(data, names + beside, n=3)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     return (
-        f"no data found at {data!r}{hint} Accepted: {', '.join(names)}; hf://OWNER/NAME; a folder of class folders or "
-        "of save_to_disk; a folder, file or glob of .parquet files or .tar shards"
+        f"no data found at {data!r}{hint} Accepted: {', '.join(names)}; hf://OWNER/NAME; s3://, gs://, https://; a "
+        "folder of class folders or of save_to_disk; a folder, file or glob of .parquet files or .tar shards"
     )

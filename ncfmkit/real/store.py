@@ -145,7 +145,7 @@ def clean_stale(home: Path) -> None:
             continue
 
 
-def check_space(home: Path, needed: int) -> None:
+def check_space(home: Path, needed: int, what: str = "the store of images") -> None:
     """Refuses to start what would not fit.
 
     Raises:
@@ -154,7 +154,7 @@ def check_space(home: Path, needed: int) -> None:
     free = shutil.disk_usage(home).free
     if needed > free:
         raise UserError(
-            f"the store of images needs {format_bytes(needed)} in {home}, where {format_bytes(free)} are free: "
+            f"{what} needs {format_bytes(needed)} in {home}, where {format_bytes(free)} are free: "
             f"free some space, {MOVE}"
         )
 

@@ -28,6 +28,7 @@ def test_table_names_are_unique_and_described():
         "parquet",
         "webdataset",
         "hub",
+        "remote",
         "datasets",
     } == set(names)
     assert all(kind.summary for kind in SOURCES)
