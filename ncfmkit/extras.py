@@ -12,7 +12,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {  # as pyproject.toml has them for Linux x
     "tensorrt": (*_ONNX, "onnxruntime-gpu>=1.23", "tensorrt>=10,<11"),
     "tensorboard": ("tensorboard>=2.16",),
     "hub": ("datasets>=3", "huggingface_hub>=0.26"),
-    "remote": ("fsspec>=2024.6", "aiohttp>=3.9", "s3fs>=2024.6", "gcsfs>=2024.6"),
+    "remote": ("fsspec>=2024.6", "aiohttp>=3.9", "s3fs>=2024.6"),
 }
 
 
