@@ -13,10 +13,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ncfmkit import interrupts, progress
@@ -33,6 +35,49 @@ LEAVING = 10.0  # seconds that the rank with the store waits for the others at t
 PORTS = 10_000, 20_000  # the first port, and how many, that SLURM's job numbers are spread over
 
 
+class _Table:
+    """A small table of texts that all ranks read and write; each call waits for the one that has it, but not forever.
+
+    Torch's store would wait for as long as the connection counts as open, which after a cut is hours.
+    """
+
+    def __init__(self, store: Any):
+        self.store, self.seconds = store, _Ranks.timeout
+        self._broken = False
+        self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def set(self, key: str, value: str | bytes) -> None:
+        self._ask(lambda: self.store.set(key, value))
+
+    def get(self, key: str) -> bytes:
+        found: bytes = self._ask(lambda: self.store.get(key))
+        return found
+
+    def check(self, keys: list[str]) -> bool:
+        """Whether all of them are there."""
+        return bool(self._ask(lambda: self.store.check(keys)))
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        if self._broken:
+            raise ConnectionError("the connection is cut")
+        answer: Future[Any] = Future()
+        self._calls.put((call, answer))
+        try:
+            return answer.result(self.seconds)
+        except TimeoutError:
+            self._broken = True
+            raise ConnectionError(f"no answer within {self.seconds:g} s") from None
+
+    def _serve(self) -> None:
+        while True:
+            call, answer = self._calls.get()
+            try:
+                answer.set_result(call())
+            except BaseException as error:  # to the thread that asked
+                answer.set_exception(error)
+
+
 @dataclass(kw_only=True)
 class _Ranks:
     """This process among the others."""
@@ -41,7 +86,7 @@ class _Ranks:
     world: int
     local_rank: int = 0  # among those of this machine
     local_world: int = 1
-    store: Any  # a small table that all ranks read and write
+    table: _Table
     timeout: float = 600.0  # seconds
     meetings: int = 0  # so far
     group: Any = None  # of torch.distributed, once it is connected
@@ -126,7 +171,7 @@ def _join(rank: int, world: int) -> None:
         ) from None
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun keeps the store when it starts ranks again
     store, for_beats = (distributed.PrefixStore(f"ncfmkit/{attempt}", s) for s in (store, store.clone()))
-    _ranks = _Ranks(rank=rank, world=world, store=store, stopped=threading.Event())
+    _ranks = _Ranks(rank=rank, world=world, table=_Table(store), stopped=threading.Event())
     threading.Thread(target=_beat, args=(_ranks, for_beats), daemon=True).start()
     told = _meet((socket.gethostname(), progress.command_line()))
     hosts, commands = zip(*told, strict=True)
@@ -168,10 +213,10 @@ def _leave(why: str | None) -> None:
         return
     ranks.stopped.set()
     with suppress(Exception):  # the others may be gone
-        ranks.store.set(f"left/{ranks.rank}", why or "")
+        ranks.table.set(f"left/{ranks.rank}", why or "")
         others = [f"left/{r}" for r in range(1, ranks.world)]
         end = time.monotonic() + (LEAVING if why is None else 3 * BEAT)
-        while ranks.rank == 0 and time.monotonic() < end and not ranks.store.check(others):
+        while ranks.rank == 0 and time.monotonic() < end and not ranks.table.check(others):
             time.sleep(POLL)
     if ranks.group is not None:
         from torch import distributed
@@ -187,8 +232,8 @@ def _first_says(why: str) -> bool:
     with suppress(Exception):  # it may be gone
         end = time.monotonic() + 3 * BEAT
         while time.monotonic() < end:
-            if _ranks.store.check(["left/0"]):
-                return _ranks.store.get("left/0").decode() == why
+            if _ranks.table.check(["left/0"]):
+                return _ranks.table.get("left/0").decode() == why
             time.sleep(POLL)
     return False
 
@@ -241,7 +286,7 @@ def first_only(function: Callable[..., T]) -> Callable[..., T | None]:
 def wait_at_most(seconds: float) -> None:
     """How long ranks wait for one that is silent, or late for a step."""
     if _ranks is not None:
-        _ranks.timeout = seconds
+        _ranks.timeout = _ranks.table.seconds = seconds
 
 
 @contextmanager
@@ -360,7 +405,7 @@ def _collective(work: Callable[[Any, Any], object]) -> None:
         timeout = timedelta(seconds=_ranks.timeout)
         if _ranks.group is None:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            how: dict[str, Any] = {"rank": _ranks.rank, "world_size": _ranks.world, "store": _ranks.store}
+            how: dict[str, Any] = {"rank": _ranks.rank, "world_size": _ranks.world, "store": _ranks.table.store}
             distributed.init_process_group(backend, timeout=timeout, **how)
             _ranks.group, _ranks.group_timeout = distributed.group.WORLD, _ranks.timeout
         if _ranks.group_timeout != _ranks.timeout:  # settings were read in the meantime
@@ -373,10 +418,10 @@ def _collective(work: Callable[[Any, Any], object]) -> None:
 def _diagnosis(ranks: _Ranks, error: RuntimeError) -> RankFailed:
     """Who did not take part in something that failed, what it was at, and since when it is silent."""
     try:
-        ranks.store.set(f"waited/{ranks.rank}/{ranks.meetings}", "")
+        ranks.table.set(f"waited/{ranks.rank}/{ranks.meetings}", "")
         time.sleep(3 * BEAT)  # the others find out as well
         absent = [
-            r for r in range(ranks.world) if r != ranks.rank and not ranks.store.check([f"waited/{r}/{ranks.meetings}"])
+            r for r in range(ranks.world) if r != ranks.rank and not ranks.table.check([f"waited/{r}/{ranks.meetings}"])
         ]
         if absent:
             return _failed(ranks, absent, "did not take part")
@@ -399,18 +444,18 @@ def _failed(ranks: _Ranks, absent: list[int], what: str) -> RankFailed:
     """The message of the lowest rank that is left; the others are silent, and so are all where the first has spoken."""
     told = [f"rank {r} of {ranks.world} {_last_heard(ranks, r, what)}" for r in absent]
     lowest = min(set(range(ranks.world)) - set(absent))
-    spoken = 0 in absent and ranks.store.check(["left/0"])
+    spoken = 0 in absent and ranks.table.check(["left/0"])
     message = f"{'; '.join(told)} (rank {ranks.rank}: {_doing()})"
     return RankFailed(message, silent=spoken or lowest != ranks.rank)
 
 
 def _last_heard(ranks: _Ranks, other: int, what: str) -> str:
-    if ranks.store.check([f"left/{other}"]):
-        why = ranks.store.get(f"left/{other}").decode()
+    if ranks.table.check([f"left/{other}"]):
+        why = ranks.table.get(f"left/{other}").decode()
         return f"has ended: {why}" if why else "has ended"
-    if not ranks.store.check([f"beat/{other}"]):
+    if not ranks.table.check([f"beat/{other}"]):
         return f"{what}: it never answered"
-    when, host, doing = ranks.store.get(f"beat/{other}").decode().split("\n")
+    when, host, doing = ranks.table.get(f"beat/{other}").decode().split("\n")
     clock = time.strftime("%H:%M:%S", time.localtime(float(when)))
     return f"{what}: it was last heard of at {clock}, on {host}, at {doing}"
 
@@ -440,12 +485,12 @@ def _meet(message: Any) -> list[Any]:
     name = f"meeting/{ranks.meetings}"
     try:
         if ranks.rank:
-            ranks.store.set(f"{name}/{ranks.rank}", pickle.dumps(message))
+            ranks.table.set(f"{name}/{ranks.rank}", pickle.dumps(message))
             _await(ranks, {name: 0})
-            return pickle.loads(ranks.store.get(name))
+            return pickle.loads(ranks.table.get(name))
         _await(ranks, {f"{name}/{r}": r for r in range(1, ranks.world)})
-        told = [message, *(pickle.loads(ranks.store.get(f"{name}/{r}")) for r in range(1, ranks.world))]
-        ranks.store.set(name, pickle.dumps(told))
+        told = [message, *(pickle.loads(ranks.table.get(f"{name}/{r}")) for r in range(1, ranks.world))]
+        ranks.table.set(name, pickle.dumps(told))
         return told
     except RankFailed:
         raise
@@ -458,17 +503,17 @@ def _await(ranks: _Ranks, keys: dict[str, int]) -> None:
     seen: dict[int, tuple[bytes, float]] = {}  # the newest sign of life of each rank, and when it came, by our clock
     pause = POLL
     while keys:
-        keys = {key: r for key, r in keys.items() if not ranks.store.check([key])}
+        keys = {key: r for key, r in keys.items() if not ranks.table.check([key])}
         if not keys:
             return
         for r in dict.fromkeys(keys.values()):
-            beat = ranks.store.get(f"beat/{r}") if ranks.store.check([f"beat/{r}"]) else b""
+            beat = ranks.table.get(f"beat/{r}") if ranks.table.check([f"beat/{r}"]) else b""
             if r not in seen or seen[r][0] != beat:
                 seen[r] = beat, time.monotonic()
         now = time.monotonic()
         silent = [r for r, (_, when) in seen.items() if r in keys.values() and now - when > ranks.timeout]
-        ended = [r for r in dict.fromkeys(keys.values()) if ranks.store.check([f"left/{r}"])]
-        still = [r for r in ended if not ranks.store.check([key for key, of in keys.items() if of == r])]
+        ended = [r for r in dict.fromkeys(keys.values()) if ranks.table.check([f"left/{r}"])]
+        still = [r for r in ended if not ranks.table.check([key for key, of in keys.items() if of == r])]
         if still:
             raise _failed(ranks, still, "has ended")
         if silent:

@@ -48,6 +48,7 @@ class Ranks:
     Args:
         own: what each rank is given beside `arguments`.
         caches: a cache of its own for each rank, as on machines that share no disk.
+        before: what each rank's command begins with, such as `ip netns exec NAME`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Ranks:
         environment: Callable[[int, int, int], dict[str, str]] = by_torchrun,
         own: Sequence[Sequence[str]] | None = None,
         caches: Sequence[Path] | None = None,
+        before: Sequence[Sequence[str]] | None = None,
     ):
         port = free_port()
         self.processes = []
@@ -64,7 +66,8 @@ class Ranks:
             env = os.environ | {"COLUMNS": "200"} | environment(rank, world, port)
             if caches is not None:
                 env["NCFMKIT_CACHE"] = str(caches[rank])
-            command = [sys.executable, "-m", "ncfmkit", *map(str, arguments), *(own[rank] if own else ())]
+            command = [*(before[rank] if before else ()), sys.executable, "-m", "ncfmkit", *map(str, arguments)]
+            command += own[rank] if own else ()
             pipe = subprocess.PIPE
             self.processes.append(subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True))
 

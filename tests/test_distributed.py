@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from commands import call, refused
-from ranks import Ended, Ranks, by_srun, when
+from ranks import Ended, Ranks, by_srun, by_torchrun, when
 from small_runs import TINY, set_bytes, steps_logged
 
 import ncfmkit
@@ -112,7 +115,7 @@ def test_srun_starts_ranks_too(tmp_path: Path) -> None:
     assert all((tmp_path / f"shard-{k}" / "run.json").exists() for k in (1, 2))
 
 
-LONG = {"distill__steps": 400, "student__repeats": 2, **{k.replace(".", "__"): v for k, v in ALONE.items()}}
+LONG = {"distill__steps": 200, "student__repeats": 2, **{k.replace(".", "__"): v for k, v in ALONE.items()}}
 
 
 def saved(folder: Path) -> bool:
@@ -167,6 +170,58 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path: Path) -> N
     assert "continue with --resume" in ended[0].err
     assert ended[1].err == ""
     all_end(Ranks(2, "distill", "--resume", run).end())
+    assert set_bytes(run) == set_bytes(whole)
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[str]]:
+    """Two network namespaces, joined by a cable."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("needs Linux, root and iproute2")
+    names = [f"ncfmkit-{os.getpid()}-{side}" for side in "ab"]
+    try:
+        if subprocess.run(["ip", "netns", "add", names[0]], check=False).returncode != 0:
+            pytest.skip("network namespaces are not allowed here")
+        ip("netns", "add", names[1])
+        ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
+        for number, name in enumerate(names, start=1):
+            ip("-n", name, "addr", "add", f"10.97.0.{number}/24", "dev", "cable")
+            for device in ("lo", "cable"):
+                ip("-n", name, "link", "set", device, "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("for_good", [False, True])
+def test_two_hosts_whose_link_is_cut(tmp_path: Path, hosts: list[str], for_good: bool) -> None:
+    def environment(rank: int, world: int, port: int) -> dict[str, str]:
+        return by_torchrun(rank, world, port) | {"MASTER_ADDR": "10.97.0.1", "GLOO_SOCKET_IFNAME": "cable"}
+
+    whole, run = one_process(tmp_path / "one", **LONG), tmp_path / "two"
+    caches = [tmp_path / "cache-a", tmp_path / "cache-b"]
+    before = [["ip", "netns", "exec", host] for host in hosts]
+    how = flags(**LONG, runtime__rank_timeout=5 if for_good else 60)
+    ranks = Ranks(2, "distill", *how, "--out", run, environment=environment, caches=caches, before=before)
+    when(lambda: saved(run))
+    ip("-n", hosts[0], "link", "set", "cable", "down")
+    if not for_good:
+        time.sleep(10)
+        ip("-n", hosts[0], "link", "set", "cable", "up")
+    ended = ranks.end()
+    if for_good:
+        all_end(ended, 1)
+        assert "rank 1 of 2 did not take part: it was last heard of at " in ended[0].err
+        assert "rank 0 of 2 does not answer rank 1" in ended[1].err
+        all_end(Ranks(1, "distill", "--resume", run).end())
+    else:
+        all_end(ended)
     assert set_bytes(run) == set_bytes(whole)
 
 
