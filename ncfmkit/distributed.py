@@ -6,8 +6,8 @@ function of this module gives back what it was given. Ranks meet in two ways: :f
 for steps, which all ranks make at the same pace, and fail after `runtime.rank_timeout`.
 """
 
+import json
 import os
-import pickle
 import re
 import socket
 import threading
@@ -124,7 +124,7 @@ def ranks(command: str, *, apart: bool) -> Iterator[None]:
         why = None
     except Exception as error:
         why = str(error).split("\n")[0]
-        if _first_says(why):
+        if not isinstance(error, FollowedError) and _first_says(why):
             raise FollowedError(getattr(error, "exit_code", 1)) from None
         raise
     finally:
@@ -475,7 +475,7 @@ def _beat(ranks: _Ranks, store: Any) -> None:
 
 
 def _meet(message: Any) -> list[Any]:
-    """The messages of all ranks, on every rank, as soon as the last has given its own.
+    """The messages of all ranks, on every rank, as soon as the last has given its own; values that JSON has.
 
     The first collects and publishes them. Nobody is waited for who has ended, or gives no sign of life.
     """
@@ -485,12 +485,12 @@ def _meet(message: Any) -> list[Any]:
     name = f"meeting/{ranks.meetings}"
     try:
         if ranks.rank:
-            ranks.table.set(f"{name}/{ranks.rank}", pickle.dumps(message))
+            ranks.table.set(f"{name}/{ranks.rank}", json.dumps(message))
             _await(ranks, {name: 0})
-            return pickle.loads(ranks.table.get(name))
+            return json.loads(ranks.table.get(name))
         _await(ranks, {f"{name}/{r}": r for r in range(1, ranks.world)})
-        told = [message, *(pickle.loads(ranks.table.get(f"{name}/{r}")) for r in range(1, ranks.world))]
-        ranks.table.set(name, pickle.dumps(told))
+        told = [message, *(json.loads(ranks.table.get(f"{name}/{r}")) for r in range(1, ranks.world))]
+        ranks.table.set(name, json.dumps(told))
         return told
     except RankFailed:
         raise
