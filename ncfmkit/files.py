@@ -7,12 +7,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
+from filelock import FileLock, Timeout
 
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError
@@ -66,6 +67,34 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
+    """A block in which no other process holds this lock; the system lifts that of a process that is killed.
+
+    Args:
+        timeout: seconds to wait for another process; negative: for as long as it takes.
+
+    Raises:
+        filelock.Timeout: another process holds it.
+        UserError: nothing can be written there, or the file system has no locks.
+    """
+    lock = FileLock(path, timeout=timeout)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{path} cannot be locked ({reason}): the folder must be writable, and its file system must have locks "
+            f"(flock); choose another --out, {MOVE}"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def note_written(path: Path) -> None:

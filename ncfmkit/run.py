@@ -12,16 +12,16 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pydantic import ValidationError
 
 from ncfmkit import distributed, interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_free_folder, write_atomic
+from ncfmkit.files import check_free_folder, locked, write_atomic
 from ncfmkit.progress import notice
 from ncfmkit.records import problems
 from ncfmkit.run_records import MetricsRow, RunInfo, Scores
@@ -132,13 +132,13 @@ class RunDirectory:
             return
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise UserError(f"the run directory {self.path} is not writable")
-        try:
-            lock = FileLock(self.path / "lock").acquire(blocking=False)
-        except Timeout:
-            raise UserError(
-                f"another process works in {self.path}: wait until it ends, or stop it, and then pass --resume"
-            ) from None
-        with lock:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / "lock", timeout=0))
+            except Timeout:
+                raise UserError(
+                    f"another process works in {self.path}: wait until it ends, or stop it, and then pass --resume"
+                ) from None
             yield
 
     def info(self) -> RunInfo:

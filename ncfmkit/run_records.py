@@ -67,7 +67,7 @@ class RunInfo(Record):
         threads: of torch on the CPU, of each rank.
         ranks: processes that started the run.
         added_to: the digest of the set that classes are added to; None: all are distilled.
-        status: `started`, `distilling`, `scoring`, `done`.
+        status: `started`, `distilling`, `scoring`, `done`; `joining`, while shards are merged.
         pool, timings: None until the pool is open, and the last step done.
         replaces: names of the runs that stay beside this one until it is done.
     """

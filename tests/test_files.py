@@ -3,11 +3,13 @@
 import errno
 import io
 import os
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import Timeout
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import (
@@ -15,6 +17,7 @@ from ncfmkit.files import (
     check_free_folder,
     check_safetensors,
     format_bytes,
+    locked,
     parse_bytes,
     replace_folder,
     write_atomic,
@@ -213,3 +216,23 @@ def test_what_is_no_safetensors_file_is_named(tmp_path: Path, name: str, says: s
     (tmp_path / name).write_bytes((30).to_bytes(8, "little") + b"{")  # a set under another name, if damaged
     check_safetensors(tmp_path / name, "a set")
     check_safetensors(tmp_path / "m.safetensors", "a set")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="flock is of Unix")
+def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    says = r"lock cannot be locked \(No locks available\): .* NCFMKIT_CACHE"
+    with pytest.raises(UserError, match=says), locked(tmp_path / "lock"):
+        raise AssertionError("not locked")
+
+
+def test_a_lock_that_another_holds(tmp_path: Path) -> None:
+    with locked(tmp_path / "lock"), pytest.raises(Timeout), locked(tmp_path / "lock", timeout=0):
+        raise AssertionError("locked twice")
+    with locked(tmp_path / "lock", timeout=0):
+        pass

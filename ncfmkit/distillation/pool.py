@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
@@ -26,7 +25,7 @@ from ncfmkit import distributed
 from ncfmkit.config import NetworkSettings, PoolSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
-from ncfmkit.files import METADATA_KEY, MOVE, cache_dir, digest, writable, write_atomic
+from ncfmkit.files import METADATA_KEY, MOVE, cache_dir, digest, locked, writable, write_atomic
 from ncfmkit.images import labeled
 from ncfmkit.in_use import hold
 from ncfmkit.networks import network_builder, resolve_network
@@ -230,7 +229,7 @@ def _train_members(
     models = StackedModels(build, 1, runtime)
     with track(TITLE, len(files) * pool.epochs) as bar:
         for m, file in files.items():
-            with FileLock(file.with_suffix(".lock")):
+            with locked(file.with_suffix(".lock")):
                 if _read_or_none(file) is not None and _has_stages(file, pool):
                     bar.advance(pool.epochs)
                     continue

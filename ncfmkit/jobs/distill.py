@@ -396,6 +396,8 @@ def go_on(
     run = RunDirectory(Path(path))
     info = distributed.from_first(lambda: RunDirectory.open(run.path).info())
     settings = from_dict(info.settings)
+    if info.status == "joining":
+        raise UserError(f"{path} was not joined to its end: run `ncfmkit merge RUN ... --out {path} --force` again")
     # what was chosen then, not what would be chosen now
     chosen = {"runtime.precision": info.precision, "runtime.compile": "on" if info.compile else "off"}
     runtime = choose_runtime(override(settings, chosen).runtime)

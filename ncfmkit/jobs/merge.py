@@ -63,12 +63,13 @@ def merge(
     whole = dataclasses.replace(first.settings, distill=dataclasses.replace(first.settings.distill, shard=None))
     name = f"{first.info.data.name}-ipc{whole.distill.ipc}"
     folder = Path(out) if out else next_free(first.run.path.parent, name)
-    changes = {"settings": to_dict(whole), "command": command_line(), "status": "distilling", "timings": None}
+    changes = {"settings": to_dict(whole), "command": command_line(), "status": "joining", "timings": None}
     run = RunDirectory.create(folder, first.info.model_copy(update=changes | {"replaces": ()}), force=force)
     with run.alone():
         for row in rows:
             run.append_metrics(row)
         run.save_checkpoint(state)
+        run.update(status="distilling")
     notice(f"{len(shards)} shards joined in {folder}")
     return resume(folder)
 

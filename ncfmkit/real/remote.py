@@ -17,12 +17,10 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock
-
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError, cause
 from ncfmkit.extras import import_optional
-from ncfmkit.files import HUB, cache_dir, check_name, format_bytes, is_address, safe_name, writable
+from ncfmkit.files import HUB, cache_dir, check_name, format_bytes, is_address, locked, safe_name, writable
 from ncfmkit.in_use import hold_until_exit
 from ncfmkit.progress import Tracker, notice, plural, track
 from ncfmkit.real.folders import open_folder
@@ -105,7 +103,7 @@ def _fetch(data: str, folder: Path) -> None:
     suffix, files, system = _listed(data)
     name = safe_name(PurePosixPath(data.split("*")[0].split("{")[0].rstrip("/")).name.removesuffix(suffix))
     content = writable(folder) / name
-    with FileLock(folder / "lock"):
+    with locked(folder / "lock"):
         before = Copies.of(folder).versions
         whole = {f.name: f.version for f in files if before.get(f.name) == f.version and _is_whole(content / f.name, f)}
         left = [file for file in files if file.name not in whole]

@@ -9,18 +9,18 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.files import MOVE, format_bytes, writable
+from ncfmkit.files import MOVE, format_bytes, locked, writable
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,21 +125,20 @@ def new_store(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def lock_of(folder: Path) -> FileLock:
+def lock_of(folder: Path, *, timeout: float = -1) -> AbstractContextManager[None]:
     """The lock under which one process at a time writes the store `folder`.
 
     Raises:
         UserError: the cache folder cannot be used.
     """
-    return FileLock(writable(folder.parent) / f"{folder.name}.lock")
+    return locked(writable(folder.parent) / f"{folder.name}.lock", timeout=timeout)
 
 
 def clean_stale(home: Path) -> None:
     """Removes temporary folders whose writers were killed: nobody holds their locks."""
     for temporary in home.glob(".tmp-*"):
-        lock = lock_of(home / temporary.name.removeprefix(".tmp-"))
         try:
-            with lock.acquire(timeout=0):
+            with lock_of(home / temporary.name.removeprefix(".tmp-"), timeout=0):
                 shutil.rmtree(temporary, ignore_errors=True)
         except Timeout:
             continue

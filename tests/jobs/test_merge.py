@@ -200,3 +200,18 @@ def test_a_broken_class_of_a_shard_is_named(real: RealData, make_pool: Callable,
     report = StepReport(step=4, values=torch.tensor([1.0, 1.0, 1e-3, 0, -1, -1]))  # the first class that is there
     with pytest.raises(NonFiniteLossError, match=f"of class '{real.classes[label]}' became non-finite in step 4"):
         read(problem, [report])
+
+
+def test_a_merge_that_was_cut_off_is_no_run_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = shards(tmp_path, 2)
+
+    def killed(self: RunDirectory, state: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ncfmkit.merge(parts, out=tmp_path / "joined")
+    refused("distill", "--resume", tmp_path / "joined", says="was not joined to its end: run `ncfmkit merge RUN")
+    ncfmkit.merge(parts, out=tmp_path / "joined", force=True)
+    assert RunDirectory(tmp_path / "joined").info().status == "done"
