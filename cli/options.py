@@ -121,7 +121,7 @@ _DATA_FLAGS = (
         "download",
         bool,
         False,
-        _data_option("--download", "fetch a named data set that is not there (torchvision, hf://)"),
+        _data_option("--download", "fetch a named data set that is not there (torchvision, hf://), or copy an address"),
     ),
     _parameter("skip_bad", bool, False, _data_option("--skip-bad", "skip unreadable images, and list them")),
 )

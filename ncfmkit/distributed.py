@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 COMMANDS = ("distill", "evaluate", "pretrain")  # that work in several processes
 BEAT = 1.0  # seconds between two signs of life of a rank
-POLL = 0.02  # seconds between two looks at what the others have said
-LEAVING = 10.0  # seconds that the rank with the store waits for the others at the end
+POLL = 0.002  # seconds until the second look at what the others have said; later ones are further apart
+LEAVING = 8.0  # seconds that the rank with the store waits for the others at the end
 PORTS = 10_000, 20_000  # the first port, and how many, that SLURM's job numbers are spread over
 
 
@@ -214,15 +214,17 @@ def _leave(why: str | None) -> None:
     ranks.stopped.set()
     with suppress(Exception):  # the others may be gone
         ranks.table.set(f"left/{ranks.rank}", why or "")
-        others = [f"left/{r}" for r in range(1, ranks.world)]
-        end = time.monotonic() + (LEAVING if why is None else 3 * BEAT)
-        while ranks.rank == 0 and time.monotonic() < end and not ranks.table.check(others):
-            time.sleep(POLL)
-    if ranks.group is not None:
+    if ranks.group is not None:  # those who wait in it find out
         from torch import distributed
 
+        ranks.group = None
         with suppress(Exception):
             distributed.destroy_process_group()
+    with suppress(Exception):
+        others = [f"left/{r}" for r in range(1, ranks.world)]
+        end = time.monotonic() + LEAVING
+        while ranks.rank == 0 and time.monotonic() < end and not ranks.table.check(others):
+            time.sleep(POLL)
 
 
 def _first_says(why: str) -> bool:
@@ -412,6 +414,8 @@ def _collective(work: Callable[[Any, Any], object]) -> None:
             _ranks.group, _ranks.group_timeout = distributed.new_group(timeout=timeout), _ranks.timeout
         work(distributed, _ranks.group)
     except RuntimeError as error:  # torch raises it for all that can go wrong between ranks
+        if str(error).startswith("CUDA error: ") or isinstance(error, torch.OutOfMemoryError):
+            raise
         raise _diagnosis(_ranks, error) from None
 
 

@@ -131,7 +131,7 @@ class Trial:
         if self.package.exists() or ((self.run / "run.json").exists() and self.status() == "done"):
             return "package"
         if not (self.run / "run.json").exists():
-            return "store" if not list(self.folder.glob("cache/real/*/facts.json")) else "before the run"
+            return "store" if not list(self.folder.glob("cache/real/*/store.json")) else "before the run"
         if self.status() == "started":
             return "pool"
         return {"distilling": "steps", "scoring": "students"}[self.status()]
@@ -241,6 +241,9 @@ def writes(folder: Path, pictures: Path, *, count: int, seed: int, power: bool) 
                 lengths[which] = max(lengths.get(which, 0), len(done))
             if hit and len(done) <= nth and not (power and code == -9):
                 continue  # the command has fewer writes: nothing failed, and it is done
+            if hit and name == "cut short" and done[nth][0] != "W":
+                harm = "a call that cannot be cut short"  # nothing failed
+                continue
             if hit:
                 call = " ".join(done[nth][:2]) if nth < len(done) else ""
                 harm = f"{name} in call {nth} of {which}, {call}: exit {code}"

@@ -119,7 +119,7 @@ LONG = {"distill__steps": 200, "student__repeats": 2, **{k.replace(".", "__"): v
 
 
 def saved(folder: Path) -> bool:
-    return RunDirectory(folder).steps_done() > 0
+    return RunDirectory(folder).steps_done() > 4  # the first one is known to all ranks by then
 
 
 @pytest.mark.slow
@@ -274,6 +274,31 @@ def test_what_one_rank_finds_wrong_is_said_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_fails_on_the_first_rank_alone_is_said_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ranks = Ranks(3, "distill", *flags(**LONG), "--out", run)
+    when(lambda: saved(run))
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").mkdir()
+    ended = ranks.end()
+    assert ended[0].code == 2
+    assert "cannot write" in ended[0].err
+    assert [rank.err for rank in ended[1:]] == ["", ""]
+
+
+@pytest.mark.slow
+def test_members_without_snapshots_are_trained_again_on_all_machines(tmp_path: Path) -> None:
+    caches = [tmp_path / "cache-0", tmp_path / "cache-1"]
+    how = [text for key in ("network.width=8", "pool.epochs=3", "pool.members=3") for text in ("--set", key)]
+    for snapshots in ("0", "1"):
+        kept = ["--set", f"pool.snapshots={snapshots}"]
+        all_end(Ranks(2, "pretrain", "digits", *how, *kept, "--json", caches=caches).end())
+    members = [{p.name: p.read_bytes() for p in cache.rglob("member-*.safetensors")} for cache in caches]
+    assert members[0] == members[1]
+    assert all(b"epoch-2/" in content for content in members[0].values())
+
+
+@pytest.mark.slow
 def test_evaluate_and_pretrain_in_ranks(tmp_path: Path) -> None:
     run = one_process(tmp_path / "one", student__repeats=3)
     ranks = Ranks(2, "evaluate", run, "--data", "digits", "--json", "--baselines", "herding").end()
@@ -343,6 +368,14 @@ def test_ranks_get_classes_of_about_as_many_images() -> None:
     )
     with pytest.raises(UserError, match="8 ranks for 7 classes"):
         rank_labels(names, counts, DistillSettings(), 8)
+
+
+def test_every_rank_goes_on_with_its_own_plan(tmp_path: Path) -> None:
+    folder = one_process(tmp_path / "run", distill__sampler="gaussian", student__repeats=0)
+    state = RunDirectory(folder).load_checkpoint()
+    assert state is not None
+    assert len(state["plans"]) == 1
+    assert state["plans"][0].keys() == {"chunk", "kept_graphs", "classes_per_batch"}
 
 
 def test_states_of_ranks_are_joined_and_dealt_again() -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ from ncfmkit.distillation.memory import Plan, make_plan
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, State, StepReport, make_problem, make_state, read
 from ncfmkit.distillation.rehearsal import step_seconds
-from ncfmkit.distillation.shares import image_rows, joined, share_of
+from ncfmkit.distillation.shares import image_rows, joined, on_cpu, share_of
 from ncfmkit.distillation.step import distill_step
 from ncfmkit.errors import Interrupted
 from ncfmkit.estimate import Stage
@@ -136,8 +136,9 @@ def distill(
     # Resume: random draws are keyed by the step, so the state is all that an interrupted run needs.
     if stored is not None:
         state.load_state_dict(share_of(stored, rows[distributed.rank()]))
-        if stored.get("device") == device_name(runtime.device):  # the same cuts give the same bytes
-            plan = Plan(**stored["plan"])
+        plans = stored.get("plans", [stored["plan"]])
+        if stored.get("device") == device_name(runtime.device) and len(plans) == distributed.world():
+            plan = Plan(**plans[distributed.rank()])  # the same cuts give the same bytes
         del stored
         notice(f"resuming after step {state.step} of {steps}")
     logged = run.cut_metrics(state.step)
@@ -152,12 +153,13 @@ def distill(
     def save() -> torch.Tensor | None:
         """Saves the state of all ranks; what a set of it would hold, on the first."""
         nonlocal saved
-        how = {"plan": dataclasses.asdict(plan), "device": device_name(runtime.device)}
-        parts = distributed.gathered_by_first(state.state_dict())
+        mine = state.state_dict() | {"plan": dataclasses.asdict(plan)}
+        parts = distributed.gathered_by_first(mine if distributed.world() == 1 else on_cpu(mine))
         whole = None if parts is None else joined(parts, rows)
         with distributed.agreed():
-            if whole is not None:
-                run.save_checkpoint(whole | how)
+            if parts is not None and whole is not None:
+                plans = [part["plan"] for part in parts]
+                run.save_checkpoint(whole | {"plans": plans, "device": device_name(runtime.device)})
         saved = state.step
         return None if whole is None else whole.get("average", whole["images"])
 
@@ -196,10 +198,11 @@ def distill(
             ]
             reports = []
             logs_due = [row for row in logs if row.step % log_every == 0 or row.step == steps]
-            for row in logs_due:
-                run.append_metrics(row)
-                if board is not None:
-                    board.add_row(row)
+            with distributed.agreed() if logs_due else nullcontext():
+                for row in logs_due:
+                    run.append_metrics(row)
+                    if board is not None:
+                        board.add_row(row)
             if saves:
                 result = save()
                 if board is not None and result is not None:

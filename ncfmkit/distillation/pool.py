@@ -212,7 +212,7 @@ def _open_members(
                 if mine:
                     _train_members(real, network, pool, mine, seed=seed, runtime=runtime)
         with distributed.agreed():
-            opened = {m: member or _read_or_none(files[m]) for m, member in kept.items()}
+            opened = {m: member or _read_or_none(files[m], pool) for m, member in kept.items()}
         _exchange(files, opened)
     return (
         key,
@@ -230,7 +230,7 @@ def _train_members(
     with track(TITLE, len(files) * pool.epochs) as bar:
         for m, file in files.items():
             with locked(file.with_suffix(".lock")):
-                if _read_or_none(file) is not None and _has_stages(file, pool):
+                if _read_or_none(file, pool) is not None:
                     bar.advance(pool.epochs)
                     continue
                 initial = fresh_state(build, seed, "extractor", m)
@@ -253,11 +253,16 @@ def _exchange(files: dict[int, Path], opened: dict[int, Member | None]) -> None:
     lacking = distributed.gathered({m for m, member in opened.items() if member is None})
     for m, file in files.items():
         having = [rank for rank, of_rank in enumerate(lacking) if m not in of_rank]
-        if len(having) == len(lacking):
+        if not having or len(having) == len(lacking):
             continue
-        content = distributed.sent(file.read_bytes() if distributed.rank() == having[0] else None, source=having[0])
-        if opened[m] is None:
-            _write(file, content)
+        content = None
+        with distributed.agreed():
+            if distributed.rank() == having[0]:
+                content = file.read_bytes()
+        content = distributed.sent(content, source=having[0])
+        with distributed.agreed():
+            if opened[m] is None:
+                _write(file, content)
 
 
 def estimate_pool(
@@ -332,10 +337,10 @@ def _kept_member(file: Path, pool: PoolSettings) -> Member | None:
         return None
 
 
-def _read_or_none(file: Path) -> Member | None:
-    """A member that another process may have written in the meantime."""
+def _read_or_none(file: Path, pool: PoolSettings) -> Member | None:
+    """A member that another process may have written in the meantime, with its snapshots."""
     with suppress(*UNREADABLE):
-        return _read_member(file)
+        return _read_member(file) if _has_stages(file, pool) else None
     return None
 
 

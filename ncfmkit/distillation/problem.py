@@ -85,9 +85,9 @@ class Problem:
     architectures: tuple[Architecture, ...]  # of the pool's members, in turn
     current: int = 0  # the architecture of the step
     mask_MP: np.ndarray
-    label_C: np.ndarray  # of the classes that this rank distills, ascending; int64
-    shares: list[np.ndarray]  # such labels, of all ranks
+    shares: list[np.ndarray]  # labels of the classes that each rank distills, ascending; int64
     shared: bool = True  # with the other ranks
+    label_C: np.ndarray  # of those of this rank
     device_label_C: torch.Tensor  # the same on the device
     easiest: list[np.ndarray] | None  # positions in the train split that each class's draws are from; None: all
     pool_bytes: int  # of the pool's weights on a GPU, of those that are yet to be trained too

@@ -73,7 +73,7 @@ def joined(parts: Sequence[Any], rows: Sequence[np.ndarray]) -> Any:
         parts: what :meth:`ncfmkit.distillation.problem.State.state_dict` gives.
         rows: as :func:`image_rows` gives them.
     """
-    return _joined(parts, rows, parts[0]["images"].shape)
+    return parts[0] if len(parts) == 1 else _joined(parts, rows, parts[0]["images"].shape)
 
 
 def _joined(parts: Sequence[Any], rows: Sequence[np.ndarray], shape: torch.Size) -> Any:
@@ -86,6 +86,13 @@ def _joined(parts: Sequence[Any], rows: Sequence[np.ndarray], shape: torch.Size)
             whole[of_share] = part
         return whole
     return first
+
+
+def on_cpu(state: Any) -> Any:
+    """A state to send to another rank, which may not have the same devices."""
+    if isinstance(state, dict):
+        return {key: on_cpu(part) for key, part in state.items()}
+    return state.cpu() if isinstance(state, torch.Tensor) else state
 
 
 def share_of(state: Any, rows: np.ndarray) -> Any:

@@ -25,7 +25,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce, total_seconds
 from ncfmkit.files import format_bytes, write_atomic
 from ncfmkit.jobs.evaluate import real_mosaics
-from ncfmkit.jobs.growing import digest, grown, with_new_classes
+from ncfmkit.jobs.growing import check_place, earlier_set, grown, with_new_classes
 from ncfmkit.jobs.relabel import relabeled, teachers_of
 from ncfmkit.jobs.setup import make_settings, open_data, resolve
 from ncfmkit.mosaic import decode, decode_factors, decoded_count
@@ -129,8 +129,8 @@ def distill(
             `matching` and `calibration` (losses, float; the latter None where it is left out), `lr` and `seconds` since
             the first step. What it raises stops the run with the state saved; :func:`resume` continues it.
         overrides: settings by name (docs/settings.md), such as `ipc=1` or `**{"distill.lr": 3e-3}`. And how the data
-            are found and read: `data_root`, the folder of torchvision's data sets; `download=True`, let torchvision
-            download; `skip_bad=True`, pass over images that cannot be read, and count them.
+            are found and read: `data_root`, the folder of torchvision's data sets; `download=True`, fetch
+            what is not there; `skip_bad=True`, pass over images that cannot be read, and count them.
 
     Returns:
         The set, its scores and the run directory.
@@ -247,6 +247,7 @@ def _opened(
     folder = distributed.from_first(lambda: Path(out) if out else next_free(Path("runs"), name))
     with distributed.agreed():
         source.check(settings)
+        check_place(folder, settings)
         if distributed.is_first():
             RunDirectory.free(folder, force=force)
         runtime = choose_runtime(settings.runtime)
@@ -428,9 +429,9 @@ def go_on(
             raise UserError(f"{error}\nif the data have moved: ncfmkit distill --resume {path} --data DATA") from error
         if real.fingerprint != info.data.fingerprint:
             raise UserError(_changed(run.path, source, info.data, _data_info(real)))
-        if digest(settings) != info.added_to:
+        if _digest(settings) != info.added_to:
             raise UserError(f"the set {settings.distill.add_to} has changed since {path} was started: restore it")
-        run.update(arguments=source.recorded())
+        run.update(arguments=source.recorded(), ranks=distributed.world())
         threads = torch.get_num_threads()
         if info.ranks == distributed.world():  # sums in another order would end with other bytes
             threads = info.threads or threads
@@ -480,10 +481,10 @@ def _complete(
     callback: loop.Callback | None,
 ) -> None:
     """All that is left of a run, new or resumed; an interruption says how to continue."""
-    d = settings.distill
+    d, earlier = settings.distill, earlier_set(settings)
     notice(f"run directory: {run.path}")
-    for earlier in run.replaced():
-        notice(f"the earlier run stays in {earlier} until this one is done")
+    for replaced in run.replaced():
+        notice(f"the earlier run stays in {replaced} until this one is done")
     with interrupts.keeping(run.kept):
         notice(_headline(real, settings))
         notice(f"device: {runtime.describe()}")
@@ -512,7 +513,8 @@ def _complete(
 
         # What it gives: the set and its pictures.
         stored = to_bytes(images).cpu()
-        distilled = finished_set(settings, real, stored if d.add_to is None else grown(stored, settings, real))
+        stored = stored if earlier is None else grown(stored, earlier, settings, real)
+        distilled = finished_set(settings, real, stored)
         result = distributed.from_first(lambda: _write_set(run, distilled, settings, teachers))
 
         # How good it is: students trained on it, and on the baselines.
@@ -583,6 +585,12 @@ def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
     return initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
 
 
+def _digest(settings: Settings) -> str | None:
+    """Of the set that classes are added to."""
+    earlier = earlier_set(settings)
+    return None if earlier is None else earlier.manifest.manifest_sha256
+
+
 def _data_info(real: RealData) -> DataInfo:
     splits = {"train": real.train} | ({"test": real.test} if real.test else {})
     return DataInfo(
@@ -617,7 +625,7 @@ def _run_info(
         compile=runtime.compile,
         threads=torch.get_num_threads(),
         ranks=distributed.world(),
-        added_to=digest(settings),
+        added_to=_digest(settings),
         versions=versions(),
         status="started",
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 import torch
 
@@ -70,20 +71,29 @@ def with_new_classes(settings: Settings, real: RealData) -> Settings:
     return dataclasses.replace(settings, distill=dataclasses.replace(d, add_to=path, new_classes=new))
 
 
-def grown(distilled: torch.Tensor, settings: Settings, real: RealData) -> torch.Tensor:
+def earlier_set(settings: Settings) -> SyntheticSet | None:
+    """The set of `--add-to`; None: all classes are distilled."""
+    path = settings.distill.add_to
+    return None if path is None else load(path)
+
+
+def check_place(folder: Path, settings: Settings) -> None:
+    """Raises UserError where the run would replace the set that it adds to."""
+    path = settings.distill.add_to
+    if path is None or is_address(path):
+        return
+    own, place = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
+    if own.is_relative_to(place):
+        raise UserError(f"--out {folder} holds the set that classes are added to: choose another --out")
+
+
+def grown(distilled: torch.Tensor, earlier: SyntheticSet, settings: Settings, real: RealData) -> torch.Tensor:
     """The images of all classes, uint8 `[C*M, ch, H, W]`: the new ones, and the earlier set's as they are.
 
     Args:
         distilled: images of the new classes, uint8.
     """
     d = settings.distill
-    earlier = load(str(d.add_to))
     of_class = dict(zip(earlier.classes, earlier.images.split(d.ipc), strict=True))
     of_class |= dict(zip(d.new_classes, distilled.split(d.ipc), strict=True))
     return torch.cat([of_class[name] for name in real.classes])
-
-
-def digest(settings: Settings) -> str | None:
-    """Of the earlier set, as its manifest has it; None: there is none."""
-    path = settings.distill.add_to
-    return None if path is None else load(path).manifest.manifest_sha256

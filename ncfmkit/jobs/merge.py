@@ -63,7 +63,7 @@ def merge(
     whole = dataclasses.replace(first.settings, distill=dataclasses.replace(first.settings.distill, shard=None))
     name = f"{first.info.data.name}-ipc{whole.distill.ipc}"
     folder = Path(out) if out else next_free(first.run.path.parent, name)
-    changes = {"settings": to_dict(whole), "command": command_line(), "status": "joining", "timings": None}
+    changes = {"settings": to_dict(whole), "command": command_line(), "status": "joining", "timings": None, "ranks": 1}
     run = RunDirectory.create(folder, first.info.model_copy(update=changes | {"replaces": ()}), force=force)
     with run.alone():
         for row in rows:
@@ -148,10 +148,10 @@ def _joined_metrics(shards: Sequence[Shard]) -> list[MetricsRow]:
     """Losses are means over classes, seconds those of all shards together."""
     weights = np.array([len(shard.label_C()) for shard in shards], float)
     weights /= weights.sum()
-    joined = []
+    means = []
     for rows in zip(*(shard.run.metrics() for shard in shards), strict=False):
         calibrations = [row.calibration for row in rows if row.calibration is not None]
-        joined.append(
+        means.append(
             MetricsRow(
                 step=rows[0].step,
                 matching=float(weights @ [row.matching for row in rows]),
@@ -160,4 +160,4 @@ def _joined_metrics(shards: Sequence[Shard]) -> list[MetricsRow]:
                 seconds=sum(row.seconds for row in rows),
             )
         )
-    return joined
+    return means

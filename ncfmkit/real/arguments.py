@@ -11,6 +11,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.files import is_address
 from ncfmkit.real.memory import memory_name
 from ncfmkit.real.opening import find_real, open_real
+from ncfmkit.real.remote import is_remote
 from ncfmkit.real.sources import NAMED, as_text
 from ncfmkit.real.store import RealData
 
@@ -69,11 +70,11 @@ class DataArguments:
 
     def recorded(self) -> dict[str, Any]:
         """As `run.json` keeps them, valid in any working directory; `data` is None for data in memory."""
-        place = self.data if self.data in NAMED or is_address(self.data) else os.path.abspath(self.data)
+        place: str = self.data if self.data in NAMED or is_address(self.data) else os.path.abspath(self.data)
         return {
             "data": place if self.memory is None else None,
             "data_root": self.data_root and os.path.abspath(self.data_root),
-            "download": self.download,
+            "download": self.download and not is_remote(place),  # what was copied to the cache is gone on with
             "skip_bad": self.skip_bad,
         }
 

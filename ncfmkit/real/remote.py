@@ -5,6 +5,7 @@ pictures. A copy that was cut short goes on where it stopped.
 """
 
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,10 +22,10 @@ from typing import Any
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError, cause
 from ncfmkit.extras import import_optional
-from ncfmkit.files import HUB, cache_dir, check_name, format_bytes, is_address, locked, safe_name, writable
+from ncfmkit.files import HUB, MOVE, cache_dir, check_name, format_bytes, is_address, locked, safe_name, writable
 from ncfmkit.in_use import hold_until_exit
-from ncfmkit.progress import Tracker, notice, plural, track
-from ncfmkit.real.folders import open_folder
+from ncfmkit.progress import Tracker, notice, plural, shortened_list, track
+from ncfmkit.real.folders import is_noise, open_folder
 from ncfmkit.real.listing import Request, Source
 from ncfmkit.real.parquet import open_parquet
 from ncfmkit.real.paths import expanded
@@ -58,7 +60,7 @@ class Copies(Record):
     Attributes:
         address: where they are from.
         suffix: of their names, which says how they are read.
-        content: the folder to read, below that of the copies; None: not all of them are there.
+        content: the folder or glob to read, below the folder of the copies; None: not all of them are there.
         versions: of each whole copy, by name.
     """
 
@@ -93,17 +95,19 @@ def open_remote(request: Request) -> Source:
     if request.download:
         _fetch(request.data, folder)
     about = Copies.of(folder)
-    if about.content is None or not (folder / about.content).is_dir():
+    place = "" if about.content is None else os.path.join(glob.escape(str(folder)), about.content)
+    found = glob.glob(place)
+    if not found:
         raise UserError(f"{request.data} is not in the cache: pass --download to copy it there")
-    return READERS[about.suffix](dataclasses.replace(request, data=str(folder / about.content)))
+    return READERS[about.suffix](dataclasses.replace(request, data=found[0] if os.path.isdir(found[0]) else place))
 
 
 def _fetch(data: str, folder: Path) -> None:
-    """Copies what the cache lacks, or what has another size there than at the address."""
+    """Copies what the cache lacks, or what is of another version there than at the address."""
     suffix, files, system = _listed(data)
     name = safe_name(PurePosixPath(data.split("*")[0].split("{")[0].rstrip("/")).name.removesuffix(suffix))
-    content = writable(folder) / name
-    with locked(folder / "lock"):
+    content = writable(folder) / "content" / name
+    with locked(folder / "lock"), _said_where(data, folder):
         before = Copies.of(folder).versions
         whole = {f.name: f.version for f in files if before.get(f.name) == f.version and _is_whole(content / f.name, f)}
         left = [file for file in files if file.name not in whole]
@@ -119,9 +123,12 @@ def _fetch(data: str, folder: Path) -> None:
         for path in content.rglob("*"):  # what is no longer at the address
             if path.is_file() and path.relative_to(content).as_posix() not in {file.name for file in files}:
                 path.unlink()
-        if suffix == ".zip":
-            content = _unpacked(content / files[0].name, folder / "unpacked" / name, anew=bool(left))
         place = content.relative_to(folder).as_posix()
+        if suffix == ".zip":
+            unpacked = _unpacked(content / files[0].name, folder / "unpacked" / files[0].version / name)
+            place = glob.escape(unpacked.relative_to(folder).as_posix())
+        elif (depth := len(PurePosixPath(files[0].name).parts)) > 1:
+            place = "/".join([place, *["*"] * (depth - 1), f"*{suffix}"])
         Copies(address=data, suffix=suffix, content=place, versions=whole).write(folder / LISTING)
 
 
@@ -135,11 +142,13 @@ def _listed(data: str) -> tuple[str, list[RemoteFile], Any]:
             path = system._strip_protocol(pattern)
             if "*" in path:
                 places += system.glob(path)
-            elif not path.lower().endswith(tuple(READERS)) and system.isdir(path):  # over HTTP it would read a file
-                places += system.find(path)
+            elif not _suffix(path) and system.isdir(path):  # over HTTP it would read a file
+                below = [path, f"{path.rstrip('/')}/data"]  # as in a folder on the disk
+                inside = [system.find(folder, maxdepth=1) for folder in below if system.isdir(folder)]
+                places += next((found for found in inside if any(map(_suffix, found))), inside[0])
             elif system.exists(path):
                 places.append(path)
-        by_suffix = {s: sorted({p for p in places if p.lower().endswith(s)}) for s in READERS}
+        by_suffix = {s: sorted({p for p in places if _suffix(p) == s}) for s in READERS}
         suffix = next((s for s, found in by_suffix.items() if found), None)
         if suffix is None:
             there = plural(len(places), "other file") if places else "nothing"
@@ -156,11 +165,30 @@ def _listed(data: str) -> tuple[str, list[RemoteFile], Any]:
     files, root = [], os.path.commonpath([os.path.dirname(path) for path in found])
     for path, (size, version) in found.items():
         check_name(path)
-        name = PurePosixPath(os.path.relpath(path, root))
+        name = PurePosixPath(os.path.relpath(path.split("?")[0], root))
         if name.is_absolute() or ".." in name.parts or "\\" in str(name):
             raise UserError(f"{data}: refusing the file name {str(name)!r}, which leads out of its folder")
         files.append(RemoteFile(path, str(name), size, version))
+    names = [file.name for file in files]
+    if len(set(names)) < len(names) or len({name.count("/") for name in names}) > 1:
+        raise UserError(f"{data}: expected files of different names, in folders of one depth: {shortened_list(names)}")
     return suffix, files, system
+
+
+def _suffix(path: str) -> str | None:
+    """Of a file that is read; what follows a question mark in an address is no part of its name."""
+    return next((suffix for suffix in READERS if path.split("?")[0].lower().endswith(suffix)), None)
+
+
+@contextmanager
+def _said_where(data: str, folder: Path) -> Iterator[None]:
+    """A block that writes copies."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{data}: cannot write its copy in {folder}: {error.strerror or error}; free some space, {MOVE}"
+        ) from None
 
 
 def _size_and_version(system: Any, path: str) -> tuple[int | None, str]:
@@ -188,6 +216,10 @@ def _copy(system: Any, data: str, file: RemoteFile, to: Path, bar: Tracker) -> N
             bar.advance(Fraction(len(content), MIB))
         out.flush()
         os.fsync(out.fileno())
+    system.invalidate_cache()
+    if _size_and_version(system, file.path)[1] != file.version:
+        part.unlink()
+        raise UserError(f"{data}: {file.name} changed while it was copied: run the command again")
     os.replace(part, to)
     interrupts.note_cached()
 
@@ -206,8 +238,8 @@ def _parts(system: Any, data: str, file: RemoteFile, start: int) -> Iterator[byt
 
 def _part(system: Any, file: RemoteFile, start: int, end: int) -> bytes:
     content: bytes = system.cat_file(file.path, start=start, end=end)
-    if start == 0 and len(content) == file.size:  # a server that gives no parts
-        return content
+    if len(content) == file.size:  # a server that gives no parts
+        return content[start:]
     if len(content) != end - start:
         raise OSError(f"asked for {end - start} bytes from byte {start} on, got {len(content)}")
     return content
@@ -229,13 +261,12 @@ def _persistent(data: str, file: RemoteFile, read: Callable[[], bytes]) -> bytes
     raise AssertionError
 
 
-def _unpacked(archive: Path, folder: Path, *, anew: bool) -> Path:
-    """The folder of what a zip holds; the only folder in it, where there is one."""
-    if anew or not folder.is_dir():
+def _unpacked(archive: Path, folder: Path) -> Path:
+    """The folder of what a zip holds; the only folder in it, where there is one. Those of other versions go."""
+    if not folder.is_dir():
         partial = folder.with_name(f".{folder.name}.tmp")
-        for path in (partial, folder):
-            shutil.rmtree(path, ignore_errors=True)
-        folder.parent.mkdir(exist_ok=True)
+        shutil.rmtree(folder.parent.parent, ignore_errors=True)
+        folder.parent.mkdir(parents=True)
         try:
             with zipfile.ZipFile(archive) as content:
                 check_space(folder.parent, sum(info.file_size for info in content.infolist()), "what is in the zip")
@@ -247,5 +278,5 @@ def _unpacked(archive: Path, folder: Path, *, anew: bool) -> Path:
                 f"{archive.name} is not a whole zip file that opens without a password ({error})"
             ) from error
         os.replace(partial, folder)
-    inside = list(folder.iterdir())
+    inside = [path for path in folder.iterdir() if not (is_noise(path.name) or path.name == "__MACOSX")]
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder

@@ -103,6 +103,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, earlier: Path) -> None:
     refused(*add, earlier, "--size", "16", "--resize", "crop", says=r"its images are of shape \(1, 8, 8\), those of")
     refused(*add, tmp_path / "nothing", says="nothing")
     refused("distill", "digits", "--drop-classes", "a", says="needs --add-to SET")
+    in_place = ["distill", tmp_path / "photos", "--add-to", earlier, "--device", "cpu", "--out", earlier, "--force"]
+    refused(*in_place, says="holds the set that classes are added to: choose another --out")
     assert not (tmp_path / "grown").exists()
 
 

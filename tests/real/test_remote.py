@@ -2,9 +2,7 @@
 
 import http.server
 import io
-import json
 import re
-import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import succeeds
 from source_files import class_folders, encoded, parquet, pixels, shard
 
 from ncfmkit.config import DataSettings
@@ -20,6 +19,7 @@ from ncfmkit.files import cache_dir
 from ncfmkit.jobs.cache import clean, entries
 from ncfmkit.real import remote
 from ncfmkit.real.opening import open_real
+from ncfmkit.run import RunDirectory
 
 fsspec = pytest.importorskip("fsspec")
 LABELS = [0, 1, 1, 0, 1, 0, 0, 1]
@@ -145,8 +145,10 @@ def test_a_zip_stays_in_its_folder(bucket: str, tmp_path: Path) -> None:
     fsspec.filesystem("memory").pipe({"/bucket/evil.zip": content.getvalue()})
     opened = open_real(f"{bucket}/evil.zip", DataSettings(holdout=0.5), download=True)
     assert opened.classes == ("owl", "wren")
-    inside = cache_dir() / "remote"
-    assert all(path.is_relative_to(inside) for path in cache_dir().rglob("*.png"))
+    (of_address,) = (cache_dir() / "remote").glob("*/")
+    pictures = list(tmp_path.rglob("?.png"))
+    assert sum(path.is_relative_to(of_address / "unpacked") for path in pictures) == 4
+    assert all(path.is_relative_to(of_address) or "birds" in path.parts for path in pictures)
 
 
 def test_a_zip_that_unpacks_to_more_than_fits(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,9 +318,105 @@ def test_an_s3_server(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_damaged_listing_is_no_copy(bucket: str) -> None:
-    open_real(f"{bucket}/table", DataSettings(), download=True)
+    before = open_real(f"{bucket}/table", DataSettings(), download=True)
     (listing,) = (cache_dir() / "remote").glob("*/files.json")
-    assert json.loads(listing.read_text())["address"] == f"{bucket}/table"
-    shutil.rmtree(listing.parent)
+    listing.write_text(listing.read_text()[:50])
     with pytest.raises(UserError, match="is not in the cache"):
         open_real(f"{bucket}/table", DataSettings())
+    assert open_real(f"{bucket}/table", DataSettings(), download=True).fingerprint == before.fingerprint
+
+
+def test_folders_are_listed_as_on_the_disk(bucket: str, local: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    content = (local / "table" / "train-0.parquet").read_bytes()
+    memory.pipe({f"/bucket/nested/data/{name}-0.parquet": content for name in ("train", "test")})
+    memory.pipe({f"/bucket/split/{name}/0.parquet": content for name in ("train", "test")})
+    memory.pipe({"/bucket/nested/old/train-1.parquet": content, "/bucket/mixed/a/b/0.parquet": content})
+    memory.pipe({"/bucket/mixed/0.parquet": content})
+    assert len(open_real(f"{bucket}/nested", DataSettings(), download=True).train.images) == 8
+    split = open_real(f"{bucket}/split/*/0.parquet", DataSettings(), download=True)
+    assert split.test is not None
+    assert open_real(f"{bucket}/split/*/0.parquet", DataSettings()).fingerprint == split.fingerprint
+    with pytest.raises(UserError, match="found nothing"):
+        open_real(f"{bucket}/split", DataSettings(), download=True)
+    with pytest.raises(UserError, match="in folders of one depth"):
+        open_real(f"{bucket}/mixed/{{0.parquet,a/b/0.parquet}}", DataSettings(), download=True)
+
+
+@pytest.mark.parametrize("name", ["lock", "unpacked", "content"])
+def test_names_that_the_cache_has_itself(bucket: str, local: Path, name: str) -> None:
+    fsspec.filesystem("memory").pipe({f"/bucket/{name}.zip": (local / "birds.zip").read_bytes()})
+    first, second = (open_real(f"{bucket}/{name}.zip", DataSettings(), download=True) for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+
+
+def test_a_zip_of_which_the_unpacking_was_cut_off(bucket: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, memory = f"{bucket}/birds.zip", fsspec.filesystem("memory")
+    open_real(address, DataSettings(), download=True)
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in ("owl", "wren"):
+            for number, image in enumerate(pixels(6, seed=len(name))):
+                for split in ("train", "test"):
+                    archive.writestr(f"birds/{split}/{name}/{number}.png", encoded(image))
+    memory.pipe({"/bucket/birds.zip": content.getvalue()})
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_unpacked", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_real(address, DataSettings(), download=True)
+    with pytest.raises(UserError, match="is not in the cache"):
+        open_real(address, DataSettings())
+    assert len(open_real(address, DataSettings(), download=True).train.images) == 12
+
+
+def test_a_file_that_changes_while_it_is_copied(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, whole = fsspec.filesystem("memory"), remote._part
+
+    def changing(system: object, file: remote.RemoteFile, start: int, end: int) -> bytes:
+        found = whole(system, file, start, end)
+        memory.pipe({file.path: b"other" * 5000})
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_part", changing)
+        with pytest.raises(UserError, match=r"train-0\.parquet changed while it was copied: run the command again"):
+            open_real(f"{bucket}/table/train-0.parquet", DataSettings(), download=True)
+    assert not list(cache_dir().rglob("*.part"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_without_ranges_gives_the_rest_too(local: Path) -> None:
+    with Server(local / "shards", ranges=False) as server:
+        system = fsspec.filesystem("http")
+        path = f"{server.address}/train-000.tar"
+        content = (local / "shards" / "train-000.tar").read_bytes()
+        file = remote.RemoteFile(path, "train-000.tar", len(content), "")
+        assert remote._part(system, file, 3000, 5000) == content[3000:]
+        server.shutdown()
+
+
+def test_a_run_goes_on_with_what_was_copied(bucket: str, tmp_path: Path) -> None:
+    how = [
+        "--set",
+        "network.width=8",
+        "--pool",
+        "1",
+        "--pool-epochs",
+        "1",
+        "--steps",
+        "2",
+        "--ipc",
+        "1",
+        "--repeats",
+        "0",
+    ]
+    how += ["--device", "cpu", "--compile", "off", "--real-batch", "4", "--frequencies", "32"]
+    succeeds("distill", f"{bucket}/shards", "--download", *how, "--out", tmp_path / "run")
+    fsspec.filesystem("memory").store.clear()
+    run = RunDirectory(tmp_path / "run")
+    run.update(status="distilling")
+    succeeds("distill", "--resume", run.path)
