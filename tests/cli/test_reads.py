@@ -29,6 +29,11 @@ USES: dict[str, list[list[str]]] = {  # in an order in which each finds what it 
             *("distill", "digits", *TINY, "--out", "stages", "--repeats", "0", "--soft-labels", "--pool-epochs", "5"),
             *("--snapshots", "1", "--extractor", "stages", "--set", "distill.stage_order=rising"),
         ],
+        ["distill", "digits", *TINY, "--out", "few", "--classes", "0,1", "--repeats", "0"],
+        [
+            *("distill", "digits", "--add-to", "few", "--classes", "1,2", "--drop-classes", "0", "--out", "grown"),
+            *("--device", "cpu"),
+        ],
     ],
     "pretrain": [
         ["pretrain", "digits", "--width", "8", "--pool", "1", "--pool-epochs", "1", "--compile", "off", *SGD[2:]]
