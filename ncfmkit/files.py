@@ -40,7 +40,7 @@ LONGEST_NAME = 100  # characters of a name that is made of a text
 
 
 def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
-    """Writes to a temporary name, syncs, renames.
+    """Writes to a temporary name, syncs, renames, syncs the folder.
 
     Args:
         content: whole, or in parts that are made while it is written.
@@ -57,6 +57,7 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
                 os.fsync(file.fileno())
             with interrupts.held():
                 os.replace(partial, path)
+                sync_folder(path.parent)
                 note_written(path)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -67,6 +68,18 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk: after a power cut, a rename that was not synced may not have been."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems sync no folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

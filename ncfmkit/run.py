@@ -60,7 +60,7 @@ class RunDirectory:
                 f"{path} already exists and holds a run: continue it with --resume {path}, pass --force to overwrite "
                 "it, or choose another --out"
             )
-        empty = path.is_dir() and not any(path.iterdir())
+        empty = path.is_dir() and not (path / "run.json").exists() and not _foreign_entries(path)
         check_free_folder(path, force=force or empty, foreign=_foreign_entries, made_by="distill", parents=True)
         if (path / "run.json").exists():
             with RunDirectory(path).alone():
@@ -234,10 +234,12 @@ class RunDirectory:
 
 
 def _foreign_entries(path: Path) -> list[str]:
-    """What lies in a folder and is not a run's; all of it where there is no run."""
+    """What lies in a folder and is not a run's; where there is no run, all but what a start that was killed left."""
     names = sorted(entry.name for entry in path.iterdir())
+    if "run.json" not in names:
+        return [name for name in names if not re.fullmatch(r"\.run\.json\.\d+\.tmp", name)]
     others = re.compile(r"\..*\.tmp|events\.out\.tfevents\..*")  # of a process that was killed; of TensorBoard
-    return [name for name in names if "run.json" not in names or not (name in ENTRIES or others.fullmatch(name))]
+    return [name for name in names if not (name in ENTRIES or others.fullmatch(name))]
 
 
 def _line(row: MetricsRow) -> str:

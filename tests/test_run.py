@@ -458,3 +458,13 @@ def test_scores(run: RunDirectory) -> None:
     run.scores_file.write_text(json.dumps(content | {"rows": [rows[0] | {"n": 0}]}))
     with pytest.raises(UserError, match=r"scores\.json is damaged: rows\.0\.n: .*greater than or equal to 1, got 0"):
         run.scores()
+
+
+def test_a_start_that_was_killed_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".run.json.1234.tmp").write_text("{")
+    RunDirectory.free(folder)
+    (folder / "mine.txt").write_text("a file of the user's")
+    with pytest.raises(UserError, match="already exists"):
+        RunDirectory.free(folder)

@@ -20,7 +20,7 @@ from filelock import Timeout
 
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.files import MOVE, format_bytes, locked, writable
+from ncfmkit.files import MOVE, format_bytes, locked, sync_folder, writable
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +116,7 @@ def new_store(folder: Path) -> Iterator[Path]:
             yield temporary
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
+            sync_folder(folder.parent)
             interrupts.note_cached()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
