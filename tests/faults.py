@@ -109,7 +109,8 @@ class Trial:
 
     def __init__(self, folder: Path, pictures: Path, ranks: int = 1):
         self.folder, self.ranks = folder, ranks
-        self.run, self.package, self.log = folder / "run", folder / "packed", folder / "log.txt"
+        self.run, self.package = folder / "run", folder / "packed"
+        self.log = folder.with_suffix(".log")  # apart: what is printed is no file that a fault may hit
         self.start = ["distill", str(pictures), *SMALL, "--out", str(self.run)]
         self.cache = {"NCFMKIT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
         folder.mkdir(parents=True)
@@ -294,6 +295,7 @@ def _judge(trial: Trial, expected: dict[str, str], whole: bool, tally: Tally, *,
         tally.wrong.append(f"trial {tally.trials}, {about}: a traceback, or an unexpected error\n{said[-1500:]}")
     else:
         shutil.rmtree(trial.folder)
+        trial.log.unlink()
     tally.trials += 1
     print(f"\r{tally.trials} trials, {tally.faults} faults, {len(tally.wrong)} wrong ", end="", file=sys.stderr)
 
