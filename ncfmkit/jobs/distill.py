@@ -343,7 +343,7 @@ def _headline(real: RealData, settings: Settings) -> str:
         f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
         f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
         f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
-        + (f"; {len(d.new_classes)} of the classes are new, the others are from {d.add_to}" if d.add_to else "")
+        + (f"; new classes: {shortened_list(d.new_classes)}, the others from {d.add_to}" if d.add_to else "")
         + (f"; shard {d.shard} of the classes" if d.shard else "")
         + (f"; {real.skipped} unreadable images skipped" if real.skipped else "")
     )
