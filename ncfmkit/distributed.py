@@ -408,15 +408,30 @@ def _collective(work: Callable[[Any, Any], object]) -> None:
         if _ranks.group is None:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             how: dict[str, Any] = {"rank": _ranks.rank, "world_size": _ranks.world, "store": _ranks.table.store}
-            distributed.init_process_group(backend, timeout=timeout, **how)
+            with _without_stdout():
+                distributed.init_process_group(backend, timeout=timeout, **how)
             _ranks.group, _ranks.group_timeout = distributed.group.WORLD, _ranks.timeout
         if _ranks.group_timeout != _ranks.timeout:  # settings were read in the meantime
-            _ranks.group, _ranks.group_timeout = distributed.new_group(timeout=timeout), _ranks.timeout
+            with _without_stdout():
+                _ranks.group, _ranks.group_timeout = distributed.new_group(timeout=timeout), _ranks.timeout
         work(distributed, _ranks.group)
     except RuntimeError as error:  # torch raises it for all that can go wrong between ranks
         if str(error).startswith("CUDA error: ") or isinstance(error, torch.OutOfMemoryError):
             raise
         raise _diagnosis(_ranks, error) from None
+
+
+@contextmanager
+def _without_stdout() -> Iterator[None]:
+    """A block whose C code prints nothing: gloo of torch 2.9 tells stdout, where `--json` goes, of its connections."""
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _diagnosis(ranks: _Ranks, error: RuntimeError) -> RankFailed:
