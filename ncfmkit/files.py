@@ -72,14 +72,12 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
 
 def sync_folder(folder: Path) -> None:
     """Brings the names in a folder to the disk: after a power cut, a rename that was not synced may not have been."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems sync no folders
+    with suppress(OSError):  # of file systems that sync no folders, of folders that may be written but not listed
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

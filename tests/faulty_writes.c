@@ -121,32 +121,21 @@ static int refuses_open(const char *path, int flags)
     return counts(path) && fails(flags & O_TRUNC ? "T" : "O", path, 0, 0);
 }
 
-#define OPENS(name)                                                                      \
-    int name(const char *path, int flags, ...)                                           \
+#define OPENS(name, parameters, opened)                                                  \
+    int name parameters                                                                  \
     {                                                                                    \
         NEXT(name);                                                                      \
         va_list rest;                                                                    \
         va_start(rest, flags);                                                           \
         mode_t mode = va_arg(rest, mode_t);                                              \
         va_end(rest);                                                                    \
-        return refuses_open(path, flags) ? -1 : next(path, flags, mode);                 \
+        return refuses_open(path, flags) ? -1 : opened;                                  \
     }
 
-#define OPENS_AT(name)                                                                   \
-    int name(int folder, const char *path, int flags, ...)                               \
-    {                                                                                    \
-        NEXT(name);                                                                      \
-        va_list rest;                                                                    \
-        va_start(rest, flags);                                                           \
-        mode_t mode = va_arg(rest, mode_t);                                              \
-        va_end(rest);                                                                    \
-        return refuses_open(path, flags) ? -1 : next(folder, path, flags, mode);         \
-    }
-
-OPENS(open)
-OPENS(open64)
-OPENS_AT(openat)
-OPENS_AT(openat64)
+OPENS(open, (const char *path, int flags, ...), next(path, flags, mode))
+OPENS(open64, (const char *path, int flags, ...), next(path, flags, mode))
+OPENS(openat, (int folder, const char *path, int flags, ...), next(folder, path, flags, mode))
+OPENS(openat64, (int folder, const char *path, int flags, ...), next(folder, path, flags, mode))
 
 static int refuses_rename(const char *from, const char *to)
 {
