@@ -13,6 +13,7 @@ from ncfmkit.distillation import ncfd, step
 from ncfmkit.distillation.memory import Plan
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, State
+from ncfmkit.runtime import Runtime
 
 PARTS = (
     "real features",
@@ -112,6 +113,7 @@ def split(problem: Problem, state: State, plan: Plan) -> dict[str, float]:
         (ncfd, "streamed_statistic", statistic_of(ncfd.streamed_statistic)),
         (ncfd.CharacteristicFunction, "backward", staticmethod(clock.timed("characteristic functions", backward))),
         (torch.Tensor, "backward", clock.timed("rest", torch.Tensor.backward)),
+        (Runtime, "records", False),
     ]
     for network in (problem.architecture.features, problem.architecture.logits):
         prepare, inner = network._compiled

@@ -22,13 +22,16 @@ class Stage:
     seconds: float
 
 
-def seconds_per_call(call: Callable[[], object], device: torch.device, *, compiled: bool) -> float:
+def seconds_per_call(call: Callable[[], object], device: torch.device, *, compiled: bool, uncounted: int = 0) -> float:
     """Seconds that a call takes, measured after a first one that compiles, allocates and fills caches.
 
     Args:
         compiled: the first call compiles, so its time says nothing.
+        uncounted: calls after the first one that say nothing either.
     """
     first = _timed(call, device)
+    for _ in range(uncounted):
+        call()
     if first > LONG_CALL and not compiled:
         return first
     seconds, calls = 0.0, 0

@@ -45,6 +45,11 @@ class Runtime:
     compile: bool
     why: str  # how precision and compilation were chosen, for people
 
+    @property
+    def records(self) -> bool:
+        """Whether steps are recorded and replayed (:mod:`ncfmkit.recorded`): the scaler of fp16 waits for the GPU."""
+        return self.device.type == "cuda" and self.compile and self.precision != "fp16"
+
     def autocast(self) -> AbstractContextManager:
         """The context in which networks run; outside it everything is float32."""
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")

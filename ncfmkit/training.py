@@ -23,6 +23,7 @@ from ncfmkit.errors import NonFiniteLossError
 from ncfmkit.estimate import seconds_per_call
 from ncfmkit.images import DeviceImages, LabeledImages, uploaded
 from ncfmkit.progress import Tracker
+from ncfmkit.recorded import Recorded
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
 
@@ -87,12 +88,22 @@ def batch_plan(count: int, batch: int) -> tuple[int, int]:
     return steps, math.ceil(count / steps)
 
 
-def _optimizer(settings: TrainSettings, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+def _optimizer(settings: TrainSettings, models: StackedModels) -> torch.optim.Optimizer:
+    parameters, records = list(models.parameters.values()), models.runtime.records
+    # what is recorded reads the rate on the device
+    lr = torch.full((), settings.lr, device=models.runtime.device) if records else settings.lr
+    how: dict[str, Any] = {"lr": lr, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    return torch.optim.SGD(
-        parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
-    )
+        return torch.optim.AdamW(parameters, capturable=records, **how)
+    return torch.optim.SGD(parameters, momentum=settings.momentum, **how)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,27 +187,29 @@ def train(
     device = models.runtime.device
     there = {key: d.on(device) for key, d in {id(d): d for d in data}.items()}  # networks may share their data
     rows, steps = [there[id(d)] for d in data], batch_plan(len(data[0]), settings.batch)[0]
-    optimizer, scaler = _optimizer(settings, list(models.parameters.values())), models.runtime.scaler()
+    optimizer, scaler = _optimizer(settings, models), models.runtime.scaler()
     done = 0
     stored = None if checkpoint is None else checkpoint.load()
     if stored is not None:  # random draws are keyed by the epoch: this is all
         with torch.no_grad():
             for name, parameter in models.parameters.items():
                 parameter.copy_(stored["parameters"][name])
-        optimizer.load_state_dict(stored["optimizer"])
+        # how it steps is of this device, and its rate is set below
+        own = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict(stored["optimizer"] | {"param_groups": own})
         scaler.load_state_dict(stored["scaler"])
         done = stored["epoch"]
+    step_on = _training_step(models, optimizer, scaler)
     for epoch in range(done, settings.epochs):
         passed = sum(epoch >= settings.epochs * m for m in settings.milestones)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * settings.gamma**passed
+        _set_rate(optimizer, settings.lr * settings.gamma**passed)
         draws = [
             _draw_epoch(d, len(d), settings, keyed_rng(seed, "train", key, epoch))
             for d, key in zip(rows, keys, strict=True)
         ]
         total = torch.zeros((), device=device)
         for step in range(steps):
-            total += _train_step(models, rows, draws, step, optimizer, scaler)
+            total += step_on(*_batches(rows, draws, step))
             bar.advance(Fraction(models.size, steps))
         if not bool(total.isfinite()):
             raise NonFiniteLossError(
@@ -215,24 +228,27 @@ def train(
             )
 
 
-def _train_step(
-    models: StackedModels,
-    data: Sequence[DeviceImages],
-    draws: Sequence[EpochDraws],
-    step: int,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> torch.Tensor:
-    """One step of every network, that of its epoch; the sum of their losses, detached."""
+def _batches(data: Sequence[DeviceImages], draws: Sequence[EpochDraws], step: int) -> tuple[torch.Tensor, ...]:
+    """What every network is trained on in a step of its epoch: images `[R, B, C, H, W]`, targets `[R, B, K]`."""
     rows = [_batch(d, of_d, step) for d, of_d in zip(data, draws, strict=True)]
-    x_RBCHW, target_RBK = (torch.stack(side) for side in zip(*rows, strict=True))
-    logits_RBK = models.logits(x_RBCHW)
-    loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * models.size
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    return loss.detach()
+    return tuple(torch.stack(side) for side in zip(*rows, strict=True))
+
+
+def _training_step(
+    models: StackedModels, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> Callable[..., torch.Tensor]:
+    """A step of every network on what :func:`_batches` gives; the sum of their losses, detached."""
+
+    def step(x_RBCHW: torch.Tensor, target_RBK: torch.Tensor) -> torch.Tensor:
+        logits_RBK = models.logits(x_RBCHW)
+        loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * models.size
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach()
+
+    return Recorded(step) if models.runtime.records else step
 
 
 def training_seconds(models: StackedModels, like: LabeledImages, count: int, settings: TrainSettings) -> float:
@@ -245,15 +261,17 @@ def training_seconds(models: StackedModels, like: LabeledImages, count: int, set
     """
     steps, size = batch_plan(count, settings.batch)
     data = like.on(models.runtime.device)
-    optimizer, scaler = _optimizer(settings, list(models.parameters.values())), models.runtime.scaler()
+    step_on = _training_step(models, _optimizer(settings, models), models.runtime.scaler())
     rngs = [keyed_rng(0, "estimate", r) for r in range(models.size)]
 
     def one_step() -> None:
         draws = [_draw_epoch(data, size, settings, rng) for rng in rngs]
         draws = [dataclasses.replace(d, index_SB=d.index_SB % len(data)) for d in draws]
-        _train_step(models, [data] * models.size, draws, 0, optimizer, scaler)
+        step_on(*_batches([data] * models.size, draws, 0))
 
-    one = seconds_per_call(one_step, models.runtime.device, compiled=models.runtime.compile)
+    runtime = models.runtime
+    uncounted = Recorded.PLAIN_CALLS if runtime.records else 0
+    one = seconds_per_call(one_step, runtime.device, compiled=runtime.compile, uncounted=uncounted)
     return one * steps * settings.epochs
 
 

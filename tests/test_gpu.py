@@ -1,6 +1,7 @@
-"""What only a CUDA device can show: `python -m pytest -m gpu`. Not yet run on one."""
+"""What only a CUDA device can show: `python -m pytest -m gpu`."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from ncfmkit.jobs.distill import distill
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import Tracker
 from ncfmkit.real import arguments
+from ncfmkit.recorded import Recorded
 from ncfmkit.rng import torch_generator
 from ncfmkit.runtime import Runtime
 from ncfmkit.training import StackedModels, class_hits, fresh_state, train
@@ -37,13 +39,14 @@ def on(device: str, precision: str = "fp32", compile: bool = False) -> Runtime:
 def images_after(make_real, make_pool, monkeypatch: pytest.MonkeyPatch):
     """The images after some steps on a runtime, on the CPU; frequencies are drawn on the CPU for all."""
 
-    def draw(problem, state):
-        generator = torch_generator("cpu", problem.seed, "frequencies", state.step)
-        return frequencies.gaussian(problem.settings.frequencies, problem.architecture.feature_dim, generator).to(
-            state.images
-        )
+    def draw(problem, step):
+        generator = torch_generator("cpu", problem.seed, "frequencies", step)
+        count, dim, device = problem.settings.frequencies, problem.architecture.feature_dim, problem.runtime.device
+        if problem.settings.sampler == "learned":
+            return tuple(noise.to(device) for noise in frequencies.noise(count, dim, generator))
+        return (frequencies.gaussian(count, dim, generator).to(device),)
 
-    monkeypatch.setattr(step, "draw_frequencies", draw)
+    monkeypatch.setattr(step, "draw_noise", draw)
 
     def run(runtime: Runtime, steps: int = 5, **settings) -> torch.Tensor:
         real = make_real((40, 30, 20))
@@ -57,6 +60,30 @@ def images_after(make_real, make_pool, monkeypatch: pytest.MonkeyPatch):
         return state.images.detach().cpu()
 
     return run
+
+
+@pytest.fixture
+def plain_and_replayed(monkeypatch: pytest.MonkeyPatch):
+    """What a function gives where nothing is recorded, and where all but the first calls are replays."""
+
+    def both(function: Callable[[], Any]) -> tuple[Any, Any]:
+        replays = []
+        replay = torch.cuda.CUDAGraph.replay
+
+        def counted(graph: torch.cuda.CUDAGraph) -> None:
+            replays.append(graph)
+            replay(graph)
+
+        monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", counted)
+        replayed = function()
+        assert len(replays) > 2
+        monkeypatch.setattr(Recorded, "PLAIN_CALLS", 10**6)
+        before = len(replays)
+        plain = function()
+        assert len(replays) == before
+        return plain, replayed
+
+    return both
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +106,48 @@ def test_half_precision_is_near(images_after, precision: str) -> None:
 @pytest.mark.filterwarnings("default")  # torch's compiler warns of itself
 def test_compiled_is_near(images_after) -> None:
     torch.testing.assert_close(images_after(on("cuda", compile=True)), images_after(on("cuda")), rtol=0, atol=2e-3)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+def test_replayed_steps_are_the_plain_ones(images_after, plain_and_replayed, precision: str, sampler: str) -> None:
+    settings: dict[str, Any] = {"sampler": sampler, "schedule": "cosine", "average": 0.9}
+    run = lambda: images_after(on("cuda", precision, compile=True), 8, **settings)  # noqa: E731
+    assert torch.equal(*plain_and_replayed(run))
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_replayed_training_is_the_plain_one(make_real, plain_and_replayed, size: int, optimizer: Any) -> None:
+    real = make_real((40, 30, 20))
+    build = network_builder(NetworkSettings(width=8, depth=2), real)
+    settings = TrainSettings(epochs=4, batch=16, cutmix=0.5, optimizer=optimizer, lr=0.02)
+
+    def run() -> torch.Tensor:
+        models = StackedModels(build, size, on("cuda", "bf16", compile=True))
+        models.load([fresh_state(build, 0, "student", k) for k in range(size)])
+        data, bar = [labeled(real, real.train)] * size, Tracker("tests", 1, None)
+        train(models, data, settings, seed=0, keys=list(range(size)), bar=bar)
+        return torch.cat([v.flatten() for state in models.states() for v in state.values()])
+
+    assert torch.equal(*plain_and_replayed(run))
+
+
+def test_steps_go_on_unrecorded_where_a_recording_runs_out_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    total = torch.zeros(3, device="cuda")
+
+    def add(value: torch.Tensor) -> torch.Tensor:
+        total.add_(value)
+        if torch.cuda.is_current_stream_capturing():
+            raise torch.OutOfMemoryError("on purpose")
+        return total * 2
+
+    recorded = Recorded(add)
+    ones = torch.ones(3, device="cuda")
+    assert [recorded(ones * k).tolist() for k in range(1, 6)] == [[float(k * (k + 1))] * 3 for k in range(1, 6)]
+    assert "steps are not recorded" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -26,7 +26,7 @@ BASE = {
         "records",
         "in_use",
     ),
-    *("distributed", "runtime", "run", "run_records", "mosaic", "augment", "recipes", "measured"),
+    *("distributed", "runtime", "recorded", "run", "run_records", "mosaic", "augment", "recipes", "measured"),
 }
 ROOMS: dict[str, set[str]] = {  # what each may import beside itself; `base` are the modules above
     "base": set(),

@@ -14,6 +14,11 @@ def gaussian(count: int, dim: int, generator: torch.Generator) -> torch.Tensor:
     return torch.randn(count, dim, generator=generator, device=generator.device)
 
 
+def noise(count: int, dim: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """What :class:`SamplingNetwork` takes for `count` frequencies, a multiple of 16: draws `[G, D]` and `[T, D]`."""
+    return gaussian(count // PER_COMPONENT, dim, generator), gaussian(count, dim, generator)
+
+
 class SamplingNetwork(nn.Module):
     """psi: a scale mixture of normals over frequencies, trained to make the discrepancy large.
 
@@ -36,9 +41,6 @@ class SamplingNetwork(nn.Module):
             nn.Tanh(),
         )
 
-    def forward(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """`[T, D]` distinct frequencies; differentiable in the network's parameters. `count` is a multiple of 16."""
-        components = count // PER_COMPONENT
-        sigma_GD = self.layers(torch.randn(components, self.dim, generator=generator, device=generator.device))
-        z_TD = torch.randn(count, self.dim, generator=generator, device=generator.device)
-        return sigma_GD.repeat_interleave(PER_COMPONENT, dim=0) * z_TD
+    def forward(self, eps_GD: torch.Tensor, z_TD: torch.Tensor) -> torch.Tensor:
+        """`[T, D]` distinct frequencies; differentiable in the network's parameters."""
+        return self.layers(eps_GD).repeat_interleave(PER_COMPONENT, dim=0) * z_TD

@@ -99,7 +99,8 @@ def within_memory(plan: Plan, problem: Problem, state: State, phase: Callable[[]
             return phase()
         except Exception as error:
             smallest = problem.mask_MP.shape[1]
-            if not is_out_of_memory(error) or plan.chunk <= smallest:
+            recording = problem.runtime.records and torch.cuda.is_current_stream_capturing()
+            if not is_out_of_memory(error) or plan.chunk <= smallest or recording:
                 raise
             plan.chunk = max(smallest, plan.chunk // 2)
             plan.classes_per_batch = max(1, plan.classes_per_batch // 2)

@@ -21,6 +21,7 @@ from ncfmkit.mosaic import decode_mask
 from ncfmkit.networks import Classifier
 from ncfmkit.networks.convnet import ConvNet
 from ncfmkit.real.store import RealData
+from ncfmkit.recorded import Recorded
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
 
@@ -134,6 +135,7 @@ class State:
     psi_optimizer: torch.optim.Optimizer | None
     average: torch.Tensor | None  # of the images over the steps, where it is what is stored
     step: int = 0
+    recorded: dict[tuple, Recorded] = field(default_factory=dict)  # steps, by what decides their work
 
     @property
     def result(self) -> torch.Tensor:
@@ -161,6 +163,7 @@ class State:
 
     def load_state_dict(self, stored: dict[str, Any]) -> None:
         self.step = stored["step"]
+        self.recorded.clear()  # optimizers get other tensors
         with torch.no_grad():
             self.images.copy_(stored["images"])
             if self.average is not None:
@@ -323,7 +326,7 @@ def make_state(problem: Problem, images_NCHW: torch.Tensor) -> State:
     lr = torch.full((), s.lr, dtype=torch.float32 if fused else wide(device), device=device)
     how: dict[str, Any] = {"lr": s.lr, "weight_decay": s.weight_decay, "fused": fused}
     if s.optimizer == "adamw":
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW([images], **how)
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW([images], capturable=fused, **how)
     else:
         optimizer = torch.optim.SGD([images], momentum=s.momentum, **how)
     optimizer.param_groups[0]["lr"] = lr

@@ -14,6 +14,7 @@ from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Architecture, Problem, make_state
 from ncfmkit.distillation.step import distill_step
 from ncfmkit.estimate import seconds_per_call
+from ncfmkit.recorded import Recorded
 
 WHOLE_STEP = 3.0  # seconds; a longer one is reckoned from parts of it
 PART = 4  # chunks of a part that is compared with a single one
@@ -56,7 +57,10 @@ def _seconds_with(problem: Problem, architecture: Architecture, images_NCHW: tor
             with torch.no_grad():
                 state.images.copy_(first_NCHW)  # each step is a first one: none can diverge
 
-        return seconds_per_call(step, problem.runtime.device, compiled=problem.runtime.compile)
+        state.recorded.clear()  # with other chunks
+        runtime = problem.runtime
+        uncounted = Recorded.PLAIN_CALLS if runtime.records else 0
+        return seconds_per_call(step, runtime.device, compiled=runtime.compile, uncounted=uncounted)
 
     def rest(of: dict[tuple, list[Chunk]], made: int, with_one: float, more: Callable[[], float]) -> float:
         """Seconds of the chunks that a step with one of each list leaves out."""

@@ -8,6 +8,7 @@ Axes: C classes, M stored images per class, N stacked images, P decoded images p
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.problem import Problem, State, StepReport
 from ncfmkit.images import gather, uploaded
 from ncfmkit.mosaic import decode, decode_factors
+from ncfmkit.recorded import Recorded
 from ncfmkit.rng import keyed_rng, torch_generator
 
 
@@ -45,12 +47,28 @@ def draw_class(problem: Problem, step: int, label: int) -> ClassDraws:
 
 @dataclass(frozen=True)
 class Draws:
-    """What all classes draw in one step; on the host, and what the device needs of it there, too."""
+    """What is drawn in one step; on the host, and what the device needs of it there, too."""
 
     real_index: list[np.ndarray]  # of each class
     real_index_N: torch.Tensor | None  # of all, where real images are on the device
     u_CP: dict[str, torch.Tensor]  # by phase, on the host
     device_u_CP: dict[str, torch.Tensor]
+    noise: tuple[torch.Tensor, ...]  # that frequencies are made of
+
+    @property
+    def on_device(self) -> tuple[torch.Tensor, ...]:
+        index_N = () if self.real_index_N is None else (self.real_index_N,)
+        return (*self.device_u_CP.values(), *self.noise, *index_N)
+
+    def moved(self, on_device: tuple[torch.Tensor, ...]) -> "Draws":
+        """The same with other tensors in place of those `on_device`."""
+        phases, noise = len(self.device_u_CP), len(self.noise)
+        return dataclasses.replace(
+            self,
+            device_u_CP=dict(zip(self.device_u_CP, on_device[:phases], strict=True)),
+            noise=on_device[phases : phases + noise],
+            real_index_N=None if self.real_index_N is None else on_device[-1],
+        )
 
 
 def draw(problem: Problem, step: int) -> Draws:
@@ -66,7 +84,19 @@ def draw(problem: Problem, step: int) -> Draws:
         real_index_N=uploaded(torch.from_numpy(np.concatenate(index)), device) if resident else None,
         u_CP=u_CP,
         device_u_CP={phase: uploaded(u, device) for phase, u in u_CP.items()},
+        noise=draw_noise(problem, step),
     )
+
+
+def draw_noise(problem: Problem, step: int) -> tuple[torch.Tensor, ...]:
+    """What the frequencies of a step are made of, on the device."""
+    if not problem.metric.uses_frequencies:
+        return ()
+    count, dim = problem.settings.frequencies, problem.architecture.feature_dim
+    generator = torch_generator(problem.runtime.device, problem.seed, "frequencies", step)
+    if problem.settings.sampler == "learned":
+        return frequencies.noise(count, dim, generator)
+    return (frequencies.gaussian(count, dim, generator),)
 
 
 def distill_step(problem: Problem, state: State, plan: Plan) -> StepReport:
@@ -75,13 +105,46 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepReport:
     Nothing waits for the device: what the step found is read by :func:`ncfmkit.distillation.problem.read`, which also
     raises where it is not finite.
     """
-    s = problem.settings
-
-    # Draw what all classes share: the two networks, the frequencies. Each class draws its own real images and
+    # Draw what all classes share: the two networks, the frequencies' noise. Each class draws its own real images and
     # augmentations.
     problem = draw_networks(problem, state.step)
     draws = draw(problem, state.step)
-    freq_TD = draw_frequencies(problem, state)
+
+    # Match, ascend psi, calibrate: by a replay of an earlier step, where one is recorded.
+    found = _movement(problem, state, plan, draws)(*draws.on_device)
+    loss = found[0] + problem.settings.calibration_weight * found[1]
+    rate = state.schedule.rate.to(loss.dtype)
+    report = StepReport(step=state.step, values=torch.cat([found[:2], rate[None], found[2:]]))
+
+    # The learning rate of the next step; and the average of the images, where it is what is stored.
+    state.step += 1
+    state.schedule.step(state.step, loss)
+    state.follow(problem.settings.average)
+    return report
+
+
+def _movement(problem: Problem, state: State, plan: Plan, draws: Draws) -> Callable[..., torch.Tensor]:
+    """:func:`_move` as a function of the draws on the device; recorded where nothing else of a step changes it."""
+
+    def move(*on_device: torch.Tensor) -> torch.Tensor:
+        return _move(problem, state, plan, draws.moved(on_device))
+
+    picks = set(augment.parse_strategy(problem.settings.augment)) & set(augment.GEOMETRIC)
+    alone = not problem.shared or distributed.world() == 1
+    if not (problem.runtime.records and alone and draws.real_index_N is not None and len(picks) <= 1):
+        return move
+    key = (problem.current, *dataclasses.astuple(plan))
+    return state.recorded.setdefault(key, Recorded(move))
+
+
+def _move(problem: Problem, state: State, plan: Plan, draws: Draws) -> torch.Tensor:
+    """Moves the images and psi.
+
+    Returns:
+        What a :class:`StepReport` has, without the learning rate: float `[5]`.
+    """
+    s = problem.settings
+    freq_TD = make_frequencies(state, draws.noise)
 
     # Match: the images of every class go one step down the discrepancy (Eq. 8).
     matching_C, matching_wrong, freq_grad = within_memory(
@@ -105,18 +168,11 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepReport:
             plan, problem, state, lambda: _calibrate(problem, state, plan, draws)
         )
         take_step(problem, state, state.optimizer)
-    matching, calibration = problem.mean(s.matching_weight * matching_C, calibration_C)
-    loss = matching + s.calibration_weight * calibration
+    means = problem.mean(s.matching_weight * matching_C, calibration_C)
     # a finite loss may have a gradient that is not
     images_wrong = _first_wrong(state.images.detach().isfinite().view(problem.classes, -1).all(1))
-
-    values = [matching, calibration, state.schedule.rate, matching_wrong, calibration_wrong, images_wrong]
-    report = StepReport(step=state.step, values=torch.stack([v.to(loss.dtype) for v in values]))
-    state.step += 1
-    # The learning rate of the next step; and the average of the images, where it is what is stored.
-    state.schedule.step(state.step, loss)
-    state.follow(s.average)
-    return report
+    wrong = torch.stack([matching_wrong, calibration_wrong, images_wrong])
+    return torch.cat([means, wrong.to(means.dtype)])
 
 
 def draw_networks(problem: Problem, step: int) -> Problem:
@@ -144,14 +200,11 @@ def draw_networks(problem: Problem, step: int) -> Problem:
     return problem
 
 
-def draw_frequencies(problem: Problem, state: State) -> torch.Tensor | None:
-    if not problem.metric.uses_frequencies:
-        return None
-    generator = torch_generator(problem.runtime.device, problem.seed, "frequencies", state.step)
-    count = problem.settings.frequencies
+def make_frequencies(state: State, noise: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
+    """`[T, D]`, differentiable in psi where they are learned; None for a metric without them."""
     if state.psi is not None:
-        return state.psi(count, generator)
-    return frequencies.gaussian(count, problem.architecture.feature_dim, generator)
+        return state.psi(*noise)
+    return noise[0] if noise else None
 
 
 def _match(

@@ -6,7 +6,7 @@ import torch
 from rounding import EPS, allowed, off
 
 from ncfmkit.distillation import ncfd
-from ncfmkit.distillation.frequencies import SamplingNetwork, gaussian
+from ncfmkit.distillation.frequencies import SamplingNetwork, gaussian, noise
 from ncfmkit.rng import torch_generator
 
 DIM = 6
@@ -28,7 +28,7 @@ def scales(psi: SamplingNetwork, count: int, seed: int = 0) -> tuple[np.ndarray,
     seen = []
     handle = psi.layers.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     with torch.no_grad():
-        freq_TD = psi(count, generator(seed))
+        freq_TD = psi(*noise(count, DIM, generator(seed)))
     handle.remove()
     ((eps_GD, sigma_GD),) = seen
     return eps_GD.numpy(), sigma_GD.numpy(), freq_TD.numpy()
@@ -48,7 +48,7 @@ def test_draws_are_keyed(psi: SamplingNetwork) -> None:
         with torch.no_grad():
             return [
                 gaussian(32, DIM, torch_generator("cpu", 3, "frequencies", step)),
-                psi(32, torch_generator("cpu", 3, "frequencies", step)),
+                psi(*noise(32, DIM, torch_generator("cpu", 3, "frequencies", step))),
             ]
 
     first, again, other = draw(7), draw(7), draw(8)
@@ -60,7 +60,7 @@ def test_draws_are_keyed(psi: SamplingNetwork) -> None:
 @pytest.mark.parametrize("count", [32, 64, 256])
 def test_every_learned_frequency_is_distinct(psi: SamplingNetwork, count: int) -> None:
     """The released code repeats 4 vectors, whatever T is."""
-    freq_TD = psi(count, generator()).detach()
+    freq_TD = psi(*noise(count, DIM, generator())).detach()
     assert freq_TD.shape == (count, DIM)
     assert len(torch.unique(freq_TD, dim=0)) == count
     directions = torch.nn.functional.normalize(freq_TD.double(), dim=1)
@@ -71,11 +71,11 @@ def test_every_learned_frequency_is_distinct(psi: SamplingNetwork, count: int) -
 def test_sixteen_frequencies_share_one_scale(psi: SamplingNetwork) -> None:
     """With the same noise z and another network, every frequency changes by the ratio of two scales."""
     count = 64
-    first = psi(count, generator()).detach()
+    first = psi(*noise(count, DIM, generator())).detach()
     with torch.no_grad():
         for parameter in psi.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator(5)))
-    ratio_G16D = (psi(count, generator()).detach() / first).view(count // 16, 16, DIM)
+    ratio_G16D = (psi(*noise(count, DIM, generator())).detach() / first).view(count // 16, 16, DIM)
     # each is two products and a quotient of the same two scales: three roundings, on either side
     torch.testing.assert_close(ratio_G16D, ratio_G16D[:, :1].expand_as(ratio_G16D), rtol=4 * EPS, atol=0)
     ratio_GD = ratio_G16D[:, 0]
@@ -120,11 +120,11 @@ def test_the_scales_follow_the_described_network(psi: SamplingNetwork) -> None:
 
 def test_batch_norm_never_uses_running_statistics(psi: SamplingNetwork) -> None:
     assert not list(psi.buffers())
-    first = psi(64, generator(1)).detach()
+    first = psi(*noise(64, DIM, generator(1))).detach()
     for seed in range(2, 6):
-        psi(64, generator(seed))
-    assert torch.equal(psi(64, generator(1)), first)
-    assert torch.equal(psi.eval()(64, generator(1)), first)
+        psi(*noise(64, DIM, generator(seed)))
+    assert torch.equal(psi(*noise(64, DIM, generator(1))), first)
+    assert torch.equal(psi.eval()(*noise(64, DIM, generator(1))), first)
 
 
 def test_ascent_raises_the_discrepancy(psi: SamplingNetwork) -> None:
@@ -134,7 +134,7 @@ def test_ascent_raises_the_discrepancy(psi: SamplingNetwork) -> None:
     )
 
     def discrepancy(seed: int) -> torch.Tensor:
-        freq_TD = psi(256, generator(seed))
+        freq_TD = psi(*noise(256, DIM, generator(seed)))
         phis = [ncfd.characteristic_function(f, freq_TD, torch.full((1, len(f)), 1 / len(f))) for f in (real, syn)]
         return ncfd.ncfd(*phis).sum()
 

@@ -23,7 +23,7 @@ def held_out_ncfd(problem: Problem, state: State, plan: Plan) -> torch.Tensor:
         shared = keyed_rng(problem.seed, "step", state.step)
         problem.pool.blend(problem.architecture.matcher, int(shared.integers(len(problem.pool))), shared.random())
         draws = step_module.draw(problem, state.step)
-        freq_TD = step_module.draw_frequencies(problem, state)
+        freq_TD = step_module.make_frequencies(state, draws.noise)
         assert freq_TD is not None
         state.images.grad = torch.zeros_like(state.images)
         ncfd_C, _, _ = step_module._match(problem, state, plan, draws, freq_TD.detach())

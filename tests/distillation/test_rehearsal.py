@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch):
         assert all(chunks[-1].classes.stop == len(group) for (_, group, _), chunks in problem.chunks.items())
         return distill_step(problem, state, plan)
 
-    def seconds_per_call(call, device, *, compiled):
+    def seconds_per_call(call, device, *, compiled, uncounted):
         call()
         return 0.5 + sum(cost[kind] * count for (kind, _, _), count in made["lengths"].items())
 

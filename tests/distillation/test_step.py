@@ -26,7 +26,7 @@ from ncfmkit.distillation import step as step_module
 from ncfmkit.distillation.memory import Plan, cut, make_plan
 from ncfmkit.distillation.pool import Pool
 from ncfmkit.distillation.problem import Problem, State, StepLosses, make_problem, make_state, read
-from ncfmkit.distillation.step import distill_step, draw_class, draw_frequencies
+from ncfmkit.distillation.step import distill_step, draw_class, draw_noise, make_frequencies
 from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime, saved_bytes
@@ -326,8 +326,7 @@ def test_frequencies_are_drawn_by_seed_and_step(setting, sampler: str) -> None:
     problem, state = setting(sampler=sampler)
 
     def drawn(seed: int, step: int) -> torch.Tensor:
-        state.step = step
-        freq_TD = draw_frequencies(dataclasses.replace(problem, seed=seed), state)
+        freq_TD = make_frequencies(state, draw_noise(dataclasses.replace(problem, seed=seed), step))
         assert freq_TD is not None
         return freq_TD.detach()
 
