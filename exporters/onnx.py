@@ -82,7 +82,7 @@ def to_onnx(student: Student, *, layout: str, output: str, half: bool, opset: in
         half: float16 except for the norms, see :class:`ncfmkit.exporters.preprocessing.Deployed`.
         opset: as :func:`choose_opset` gives it.
     """
-    deployed = student.deployed(layout=layout, output=output, half=half, lower_norms=True)
+    deployed = student.deployed(layout=layout, output=output, half=half, lowered=True)
     contract = student.contract(layout=layout, output=output)
     images = torch.from_numpy(contract.feed(np.zeros((TRACED_BATCH, *contract.image_shape), np.uint8)))
     importlib.import_module("torch._dynamo")  # an interruption of the exporter's own late import loses its name

@@ -5,12 +5,14 @@ Shapes: N images, C channels, H = W side, K classes.
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.images import channel_tensors, normalize
+from ncfmkit.networks.convnet import AveragePool
 
 
 class Deployed(nn.Module):
@@ -25,8 +27,8 @@ class Deployed(nn.Module):
         output: logits or probabilities.
         half: run the network in float16, except for its norms (their sums overflow and lose digits); pixels are still
             normalized, and probabilities still computed, in float32.
-        lower_norms: write each GroupNorm of one channel per group as what it is, instance normalization: exporters
-            know that as one operator, and leave no reshaping around it.
+        lowered: write each GroupNorm of one channel per group as what it is, instance normalization, and each average
+            pool as torch's: exporters know those as one operator, and leave no reshaping around it.
     """
 
     def __init__(
@@ -38,18 +40,19 @@ class Deployed(nn.Module):
         layout: str = "uint8-nchw",
         output: str = "logits",
         half: bool = False,
-        lower_norms: bool = False,
+        lowered: bool = False,
     ):
         super().__init__()
         self.network = copy.deepcopy(network)
         self.layout, self.output, self.half_ = LAYOUTS[layout], output, half
         for name, value in zip(("mean", "std"), channel_tensors(mean, std, torch.device("cpu")), strict=True):
             self.register_buffer(name, value)
-        if lower_norms:
-            _replace(self.network, _as_instance_norm)
+        if lowered:
+            _replace(self.network, nn.GroupNorm, _as_instance_norm)
+            _replace(self.network, AveragePool, lambda pool: nn.AvgPool2d(pool.kernel_size))
         if half:
             self.network.half()
-            _replace(self.network, _NormInFloat32)
+            _replace(self.network, nn.GroupNorm | nn.InstanceNorm2d, _NormInFloat32)
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -70,17 +73,16 @@ class _NormInFloat32(nn.Module):
         return self.norm(x_NCHW.float()).to(x_NCHW.dtype)
 
 
-def _as_instance_norm(norm: nn.Module) -> nn.Module:
-    if not isinstance(norm, nn.GroupNorm) or norm.num_groups != norm.num_channels:
+def _as_instance_norm(norm: nn.GroupNorm) -> nn.Module:
+    if norm.num_groups != norm.num_channels:
         return norm
     lowered = nn.InstanceNorm2d(norm.num_channels, eps=norm.eps, affine=True)
     lowered.weight, lowered.bias = norm.weight, norm.bias
     return lowered
 
 
-def _replace(network: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
-    """Puts `change(norm)` in the place of every norm of the network."""
-    norms = [name for name, module in network.named_modules() if isinstance(module, nn.GroupNorm | nn.InstanceNorm2d)]
-    for name in norms:
+def _replace(network: nn.Module, kind: Any, change: Callable[[Any], nn.Module]) -> None:
+    """Puts `change(layer)` in the place of every layer of that kind."""
+    for name in [name for name, module in network.named_modules() if isinstance(module, kind)]:
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, change(network.get_submodule(name)))

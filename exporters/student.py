@@ -37,7 +37,7 @@ class Student:
             metadata=None,
         )
 
-    def deployed(self, *, layout: str, output: str, half: bool = False, lower_norms: bool = False) -> Deployed:
+    def deployed(self, *, layout: str, output: str, half: bool = False, lowered: bool = False) -> Deployed:
         """The network with its preprocessing inside; arguments as :class:`Deployed` has them."""
         return Deployed(
             self.network,
@@ -46,7 +46,7 @@ class Student:
             layout=layout,
             output=output,
             half=half,
-            lower_norms=lower_norms,
+            lowered=lowered,
         )
 
 

@@ -6,7 +6,6 @@ Axes: N images, C channels, H = W side, P uniform numbers, K labels.
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -134,43 +133,37 @@ def _cutout(x_NCHW: torch.Tensor, u_NP: torch.Tensor) -> torch.Tensor:
     return x_NCHW * ~(inside[0][:, None, :, None] & inside[1][:, None, None, :])
 
 
-class Box(NamedTuple):
-    """Rows `top` to `bottom` and columns `left` to `right` of an image, the second of each excluded."""
+def draw_cutmix(rng: np.random.Generator, count: int, side: int, probability: float) -> tuple[np.ndarray, np.ndarray]:
+    """What :func:`cutmix` takes for a batch; the box is empty but with that probability; lambda ~ U(0, 1).
 
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-
-def draw_cutmix(rng: np.random.Generator, count: int, side: int, probability: float) -> tuple[Box | None, np.ndarray]:
-    """The box of a batch, None but with that probability, and whom each image is mixed with; lambda ~ U(0, 1)."""
+    Returns:
+        Float32 `[6]`: first and last row of the box, first and last column, each last one excluded; the share of the
+        image's own target, and the rest. Then whom each image is mixed with, int64 `[N]`.
+    """
     decide, lam, center_y, center_x = rng.random(4)
     order_N = rng.permutation(count)
     if decide >= probability:
-        return None, order_N
+        return np.array([0, 0, 0, 0, 1, 0], np.float32), order_N
     half = side * math.sqrt(1 - lam) / 2
     (top, bottom), (left, right) = (
         (max(0, round(c * side - half)), min(side, round(c * side + half))) for c in (center_y, center_x)
     )
-    return Box(top, bottom, left, right), order_N
+    own = 1 - (bottom - top) * (right - left) / side**2
+    return np.array([top, bottom, left, right, own, 1 - own], np.float32), order_N
 
 
 def cutmix(
-    x_NCHW: torch.Tensor, target_NK: torch.Tensor, box: Box | None, order_N: torch.Tensor
+    x_NCHW: torch.Tensor, target_NK: torch.Tensor, box_6: torch.Tensor, order_N: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pastes the box of the batch in that order into the batch, and mixes the targets by area.
 
     Args:
         x_NCHW: images.
         target_NK: label probabilities, float32.
-        box: None leaves all as it is.
-        order_N: on the device of the images.
+        box_6, order_N: as of :func:`draw_cutmix`, on the device of the images.
     """
-    if box is None:
-        return x_NCHW, target_NK
-    top, bottom, left, right = box
-    kept = 1 - (bottom - top) * (right - left) / x_NCHW.shape[-1] ** 2
-    x_NCHW = x_NCHW.clone()
-    x_NCHW[:, :, top:bottom, left:right] = x_NCHW[order_N, :, top:bottom, left:right]
-    return x_NCHW, kept * target_NK + (1 - kept) * target_NK[order_N]
+    top, bottom, left, right, own, rest = box_6
+    pixel_H = torch.arange(x_NCHW.shape[-1], device=x_NCHW.device)
+    rows_H, columns_W = (pixel_H >= top) & (pixel_H < bottom), (pixel_H >= left) & (pixel_H < right)
+    mixed_NCHW = torch.where(rows_H[:, None] & columns_W, x_NCHW[order_N], x_NCHW)
+    return mixed_NCHW, own * target_NK + rest * target_NK[order_N]

@@ -66,9 +66,13 @@ class DeviceImages:
     def side(self) -> int:
         return self.images.shape[-1]
 
+    def at(self, index: torch.Tensor) -> torch.Tensor:
+        """The images at those positions on the device, `[len(index), C, H, W]`."""
+        return gather(self.images, index, self.device)
+
     def normalized(self, index: torch.Tensor) -> torch.Tensor:
         """The images at those positions as normalized float32 on the device, `[len(index), C, H, W]`."""
-        return normalize(gather(self.images, index, self.device), self.mean, self.std)
+        return normalize(self.at(index), self.mean, self.std)
 
     def targets(self, index: torch.Tensor) -> torch.Tensor:
         """Label probabilities at those positions on the device, float32 `[len(index), K]`."""

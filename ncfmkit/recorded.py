@@ -7,6 +7,9 @@ import torch
 from ncfmkit.progress import notice
 from ncfmkit.runtime import is_out_of_memory
 
+Tensors = tuple[torch.Tensor, ...]
+TensorFunction = Callable[..., Tensors]  # of tensors
+
 
 class Recorded:
     """A function of tensors whose work on a GPU is recorded as a CUDA graph.
@@ -17,20 +20,20 @@ class Recorded:
     time when it is recorded.
 
     Args:
-        function: of tensors on the GPU, to a tensor on the GPU; it may not wait for the GPU.
+        function: of tensors on the GPU, to tensors on the GPU; it may not wait for the GPU.
     """
 
     PLAIN_CALLS = 2
 
-    def __init__(self, function: Callable[..., torch.Tensor]):
+    def __init__(self, function: TensorFunction):
         self._function = function
         self._plain_calls: float = self.PLAIN_CALLS
         self._stream = torch.cuda.Stream()
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._inputs: tuple[torch.Tensor, ...] = ()
-        self._output = torch.empty(0)
+        self._inputs: Tensors = ()
+        self._outputs: Tensors = ()
 
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *inputs: torch.Tensor) -> Tensors:
         if self._plain_calls == 0 and self._graph is None:
             self._record(inputs)
         if self._graph is None:
@@ -39,22 +42,22 @@ class Recorded:
         for there, value in zip(self._inputs, inputs, strict=True):
             there.copy_(value)
         self._graph.replay()
-        return self._output.clone()
+        return tuple(output.clone() for output in self._outputs)
 
-    def _plain(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    def _plain(self, inputs: Tensors) -> Tensors:
         """On the stream that records: autograd goes on summing gradients on the stream where it first did."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            output = self._function(*inputs)
+            outputs = self._function(*inputs)
         current.wait_stream(self._stream)
-        return output
+        return outputs
 
-    def _record(self, inputs: tuple[torch.Tensor, ...]) -> None:
+    def _record(self, inputs: Tensors) -> None:
         graph, self._inputs = torch.cuda.CUDAGraph(), tuple(value.clone() for value in inputs)
         try:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._output = self._function(*self._inputs)
+                self._outputs = self._function(*self._inputs)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

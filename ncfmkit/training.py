@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ncfmkit.augment import DRAWS, PICK, Box, apply, cutmix, draw_cutmix, drawn, parse_strategy
+from ncfmkit.augment import DRAWS, PICK, apply, cutmix, draw_cutmix, drawn, parse_strategy
 from ncfmkit.config import TrainSettings
 from ncfmkit.errors import NonFiniteLossError
 from ncfmkit.estimate import seconds_per_call
-from ncfmkit.images import DeviceImages, LabeledImages, uploaded
+from ncfmkit.images import DeviceImages, LabeledImages, normalize, uploaded
 from ncfmkit.progress import Tracker
-from ncfmkit.recorded import Recorded
+from ncfmkit.recorded import Recorded, TensorFunction, Tensors
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
 
@@ -111,11 +111,10 @@ class EpochDraws:
     """All that is random in an epoch of one network: drawn on the host, uploaded at once, so that no step waits."""
 
     index_SB: torch.Tensor  # the images of each batch, where they are
-    operations: tuple[str, ...]  # of the augmentation
-    geometric: list[tuple[str, ...]]  # those of them that each batch picks
-    u_SBP: torch.Tensor  # the augmentation's uniform numbers, on the device
-    boxes: list[Box | None]  # of CutMix, of each batch
-    order_SB: torch.Tensor  # whom CutMix mixes each image with, on the device
+    geometric: list[tuple[str, ...]]  # the operations of the augmentation that each batch picks
+    u_SBP: torch.Tensor  # its uniform numbers, on the device
+    box_S6: torch.Tensor  # of CutMix, on the device
+    order_SB: torch.Tensor
 
 
 def _draw_epoch(data: DeviceImages, count: int, settings: TrainSettings, rng: np.random.Generator) -> EpochDraws:
@@ -123,28 +122,76 @@ def _draw_epoch(data: DeviceImages, count: int, settings: TrainSettings, rng: np
     steps, size = batch_plan(count, settings.batch)
     index_SB = np.resize(rng.permutation(count), (steps, size))  # the last batch is filled from the start of the order
     u_SBP, order_SB = np.empty((steps, size, DRAWS), np.float32), np.empty((steps, size), np.int64)
-    boxes = []
-    for u_BP, order_B in zip(u_SBP, order_SB, strict=True):
+    box_S6 = np.empty((steps, 6), np.float32)
+    for u_BP, box_6, order_B in zip(u_SBP, box_S6, order_SB, strict=True):
         rng.random(dtype=np.float32, out=u_BP)
         u_BP[:, PICK] = u_BP[0, PICK]
-        box, order_B[:] = draw_cutmix(rng, size, data.side, settings.cutmix)
-        boxes.append(box)
+        box_6[:], order_B[:] = draw_cutmix(rng, size, data.side, settings.cutmix)
     operations, rows_SBP = parse_strategy(settings.augment), torch.from_numpy(u_SBP)
     return EpochDraws(
         index_SB=uploaded(torch.from_numpy(index_SB), data.home),
-        operations=operations,
         geometric=[drawn(operations, rows_BP[:1]) for rows_BP in rows_SBP],
         u_SBP=uploaded(rows_SBP, data.device),
-        boxes=boxes,
+        box_S6=uploaded(torch.from_numpy(box_S6), data.device),
         order_SB=uploaded(torch.from_numpy(order_SB), data.device),
     )
 
 
-def _batch(data: DeviceImages, draws: EpochDraws, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalized, augmented images `[B, C, H, W]` and label probabilities `[B, K]`."""
-    index_B = draws.index_SB[step]
-    x_BCHW = apply(data.normalized(index_B), draws.operations, draws.geometric[step], draws.u_SBP[step])
-    return cutmix(x_BCHW, data.targets(index_B), draws.boxes[step], draws.order_SB[step])
+class Trainer:
+    """Takes the steps of networks that are trained side by side, each on data of its own.
+
+    On a GPU, what a step does is recorded and replayed: preparing a batch, by the operations that its augmentation
+    picks, and all the rest.
+    """
+
+    def __init__(
+        self,
+        models: StackedModels,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        operations: tuple[str, ...],
+    ):
+        self._models, self._optimizer, self._scaler, self._operations = models, optimizer, scaler, operations
+        self._prepared: dict[tuple, TensorFunction] = {}
+        self._trained = self._recorded(self._train)
+
+    def _recorded(self, function: TensorFunction) -> TensorFunction:
+        return Recorded(function) if self._models.runtime.records else function
+
+    def step(self, data: Sequence[DeviceImages], draws: Sequence[EpochDraws], step: int) -> torch.Tensor:
+        """One step of every network, that of its epoch; the sum of their losses, detached."""
+        rows = [self._batch(d, of_d, step) for d, of_d in zip(data, draws, strict=True)]
+        (loss,) = self._trained(*(torch.stack(side) for side in zip(*rows, strict=True)))
+        return loss
+
+    def _batch(self, data: DeviceImages, draws: EpochDraws, step: int) -> Tensors:
+        """Normalized, augmented images `[B, C, H, W]` and label probabilities `[B, K]`."""
+        index_B, picked = draws.index_SB[step], draws.geometric[step]
+
+        def prepare(
+            x_BCHW: torch.Tensor,
+            target_BK: torch.Tensor,
+            u_BP: torch.Tensor,
+            box_6: torch.Tensor,
+            order_B: torch.Tensor,
+        ) -> Tensors:
+            x_BCHW = apply(normalize(x_BCHW, data.mean, data.std), self._operations, picked, u_BP)
+            return cutmix(x_BCHW, target_BK, box_6, order_B)
+
+        key = (picked, id(data))
+        if key not in self._prepared:
+            self._prepared[key] = self._recorded(prepare)
+        drawn_here = draws.u_SBP[step], draws.box_S6[step], draws.order_SB[step]
+        return self._prepared[key](data.at(index_B), data.targets(index_B), *drawn_here)
+
+    def _train(self, x_RBCHW: torch.Tensor, target_RBK: torch.Tensor) -> Tensors:
+        logits_RBK = self._models.logits(x_RBCHW)
+        loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * self._models.size
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return (loss.detach(),)
 
 
 class Checkpoint(Protocol):
@@ -199,7 +246,7 @@ def train(
         optimizer.load_state_dict(stored["optimizer"] | {"param_groups": own})
         scaler.load_state_dict(stored["scaler"])
         done = stored["epoch"]
-    step_on = _training_step(models, optimizer, scaler)
+    trainer = Trainer(models, optimizer, scaler, parse_strategy(settings.augment))
     for epoch in range(done, settings.epochs):
         passed = sum(epoch >= settings.epochs * m for m in settings.milestones)
         _set_rate(optimizer, settings.lr * settings.gamma**passed)
@@ -209,7 +256,7 @@ def train(
         ]
         total = torch.zeros((), device=device)
         for step in range(steps):
-            total += step_on(*_batches(rows, draws, step))
+            total += trainer.step(rows, draws, step)
             bar.advance(Fraction(models.size, steps))
         if not bool(total.isfinite()):
             raise NonFiniteLossError(
@@ -228,29 +275,6 @@ def train(
             )
 
 
-def _batches(data: Sequence[DeviceImages], draws: Sequence[EpochDraws], step: int) -> tuple[torch.Tensor, ...]:
-    """What every network is trained on in a step of its epoch: images `[R, B, C, H, W]`, targets `[R, B, K]`."""
-    rows = [_batch(d, of_d, step) for d, of_d in zip(data, draws, strict=True)]
-    return tuple(torch.stack(side) for side in zip(*rows, strict=True))
-
-
-def _training_step(
-    models: StackedModels, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> Callable[..., torch.Tensor]:
-    """A step of every network on what :func:`_batches` gives; the sum of their losses, detached."""
-
-    def step(x_RBCHW: torch.Tensor, target_RBK: torch.Tensor) -> torch.Tensor:
-        logits_RBK = models.logits(x_RBCHW)
-        loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * models.size
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        return loss.detach()
-
-    return Recorded(step) if models.runtime.records else step
-
-
 def training_seconds(models: StackedModels, like: LabeledImages, count: int, settings: TrainSettings) -> float:
     """Seconds that :func:`train` takes, measured on a few of its steps, which spoil the weights.
 
@@ -261,13 +285,14 @@ def training_seconds(models: StackedModels, like: LabeledImages, count: int, set
     """
     steps, size = batch_plan(count, settings.batch)
     data = like.on(models.runtime.device)
-    step_on = _training_step(models, _optimizer(settings, models), models.runtime.scaler())
+    operations = parse_strategy(settings.augment)
+    trainer = Trainer(models, _optimizer(settings, models), models.runtime.scaler(), operations)
     rngs = [keyed_rng(0, "estimate", r) for r in range(models.size)]
 
     def one_step() -> None:
         draws = [_draw_epoch(data, size, settings, rng) for rng in rngs]
         draws = [dataclasses.replace(d, index_SB=d.index_SB % len(data)) for d in draws]
-        step_on(*_batches([data] * models.size, draws, 0))
+        trainer.step([data] * models.size, draws, 0)
 
     runtime = models.runtime
     uncounted = Recorded.PLAIN_CALLS if runtime.records else 0

@@ -138,15 +138,15 @@ def test_replayed_training_is_the_plain_one(make_real, plain_and_replayed, size:
 def test_steps_go_on_unrecorded_where_a_recording_runs_out_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
     total = torch.zeros(3, device="cuda")
 
-    def add(value: torch.Tensor) -> torch.Tensor:
+    def add(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
         total.add_(value)
         if torch.cuda.is_current_stream_capturing():
             raise torch.OutOfMemoryError("on purpose")
-        return total * 2
+        return (total * 2,)
 
     recorded = Recorded(add)
     ones = torch.ones(3, device="cuda")
-    assert [recorded(ones * k).tolist() for k in range(1, 6)] == [[float(k * (k + 1))] * 3 for k in range(1, 6)]
+    assert [recorded(ones * k)[0].tolist() for k in range(1, 6)] == [[float(k * (k + 1))] * 3 for k in range(1, 6)]
     assert "steps are not recorded" in capsys.readouterr().err
 
 

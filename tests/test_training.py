@@ -69,13 +69,13 @@ def test_batch_plan_in_general() -> None:
 
 def test_every_image_is_used_in_every_epoch(real, runtime, monkeypatch) -> None:
     batches: list[np.ndarray] = []
-    original = DeviceImages.normalized
+    original = DeviceImages.at
 
     def spy(self, index):
         batches.append(index.numpy())
         return original(self, index)
 
-    monkeypatch.setattr(DeviceImages, "normalized", spy)
+    monkeypatch.setattr(DeviceImages, "at", spy)
     trained(real, runtime, TrainSettings(**(PLAIN | {"epochs": 4, "batch": 4})))
     steps, size = batch_plan(21, 4)
     assert [len(b) for b in batches] == [size] * steps * 4

@@ -8,7 +8,6 @@ Axes: C classes, M stored images per class, N stacked images, P decoded images p
 """
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +21,7 @@ from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.problem import Problem, State, StepReport
 from ncfmkit.images import gather, uploaded
 from ncfmkit.mosaic import decode, decode_factors
-from ncfmkit.recorded import Recorded
+from ncfmkit.recorded import Recorded, TensorFunction, Tensors
 from ncfmkit.rng import keyed_rng, torch_generator
 
 
@@ -56,11 +55,11 @@ class Draws:
     noise: tuple[torch.Tensor, ...]  # that frequencies are made of
 
     @property
-    def on_device(self) -> tuple[torch.Tensor, ...]:
+    def on_device(self) -> Tensors:
         index_N = () if self.real_index_N is None else (self.real_index_N,)
         return (*self.device_u_CP.values(), *self.noise, *index_N)
 
-    def moved(self, on_device: tuple[torch.Tensor, ...]) -> "Draws":
+    def moved(self, on_device: Tensors) -> "Draws":
         """The same with other tensors in place of those `on_device`."""
         phases, noise = len(self.device_u_CP), len(self.noise)
         return dataclasses.replace(
@@ -111,7 +110,7 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepReport:
     draws = draw(problem, state.step)
 
     # Match, ascend psi, calibrate: by a replay of an earlier step, where one is recorded.
-    found = _movement(problem, state, plan, draws)(*draws.on_device)
+    (found,) = _movement(problem, state, plan, draws)(*draws.on_device)
     loss = found[0] + problem.settings.calibration_weight * found[1]
     rate = state.schedule.rate.to(loss.dtype)
     report = StepReport(step=state.step, values=torch.cat([found[:2], rate[None], found[2:]]))
@@ -123,11 +122,11 @@ def distill_step(problem: Problem, state: State, plan: Plan) -> StepReport:
     return report
 
 
-def _movement(problem: Problem, state: State, plan: Plan, draws: Draws) -> Callable[..., torch.Tensor]:
+def _movement(problem: Problem, state: State, plan: Plan, draws: Draws) -> TensorFunction:
     """:func:`_move` as a function of the draws on the device; recorded where nothing else of a step changes it."""
 
-    def move(*on_device: torch.Tensor) -> torch.Tensor:
-        return _move(problem, state, plan, draws.moved(on_device))
+    def move(*on_device: torch.Tensor) -> Tensors:
+        return (_move(problem, state, plan, draws.moved(on_device)),)
 
     picks = set(augment.parse_strategy(problem.settings.augment)) & set(augment.GEOMETRIC)
     alone = not problem.shared or distributed.world() == 1

@@ -18,12 +18,12 @@ def test_lowered_norms_are_the_same_function_and_leave_the_network_alone(student
     student = load_student(student_path)
     before = {k: v.clone() for k, v in student.network.state_dict().items()}
     takes: dict[str, Any] = {"layout": "uint8-nchw", "output": "logits"}
-    plain, lowered = student.deployed(**takes), student.deployed(**takes, lower_norms=True)
+    plain, lowered = student.deployed(**takes), student.deployed(**takes, lowered=True)
     assert not any(isinstance(m, nn.GroupNorm) for m in lowered.modules())
     assert any(isinstance(m, nn.GroupNorm) for m in plain.modules())
     images = torch.from_numpy(images_of(6))
     torch.testing.assert_close(plain(images), lowered(images))
-    half = student.deployed(**takes, half=True, lower_norms=True)
+    half = student.deployed(**takes, half=True, lowered=True)
     assert {m.weight.dtype for m in half.modules() if isinstance(m, nn.InstanceNorm2d)} == {torch.float32}
     assert {m.weight.dtype for m in half.modules() if isinstance(m, nn.Conv2d | nn.Linear)} == {torch.float16}
     assert all(torch.equal(before[k], v) for k, v in student.network.state_dict().items())
@@ -31,7 +31,7 @@ def test_lowered_norms_are_the_same_function_and_leave_the_network_alone(student
 
 def test_a_norm_over_groups_stays_what_it_is() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(8 * 16, 3))
-    lowered = Deployed(network, mean=[0.5] * 3, std=[0.2] * 3, lower_norms=True)
+    lowered = Deployed(network, mean=[0.5] * 3, std=[0.2] * 3, lowered=True)
     assert type(list(lowered.network.children())[1]) is nn.GroupNorm
 
 
