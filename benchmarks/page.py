@@ -43,7 +43,7 @@ measured in the layout and the batch that suit it best. What was tried, includin
 NO_GPU = """
 ## On a GPU
 
-The benchmark has not been run on a GPU yet. The [short checks](../benchmarks/gpu/README.md) have, on an H200: their
+The benchmark has not run on a GPU yet. The [short checks](../benchmarks/gpu/README.md) have, on an H200: their
 figures are in [experiments.md](experiments.md#on-a-gpu). The first command repeats them, the others have yet to run:
 
 ```
@@ -301,7 +301,7 @@ def steps_since(kind: str, date: str) -> list[tuple[Path, dict[str, Any]]]:
 def render() -> str:
     """The text of docs/performance.md."""
     results = newest()
-    text = HEAD.format("" if "gpu" in results else "**Not run on a GPU.** ")
+    text = HEAD.format("" if "gpu" in results else "**On a GPU only short checks have run.** ")
     for kind, title in (("cpu", "On a CPU"), ("gpu", "On a GPU")):
         if kind in results:
             file, result = results[kind]

@@ -1,7 +1,8 @@
 """`python -m benchmarks.recipes RUN ...`: what finished runs of recipes gave, for `ncfmkit recipes`.
 
 A run counts where its settings are the recipe's own, apart from the seed, the students per score and the machine, and
-where it trained its own pool. It replaces the recipe's earlier measurement.
+where it trained its own pool. It replaces the recipe's earlier measurement. A run by another recipe and flags counts
+too, where its settings are those of `--recipe`.
 """
 
 import argparse
@@ -22,8 +23,8 @@ from ncfmkit.sets import set_file
 PLACE = ROOT / "ncfmkit" / "recipes" / FILE
 
 
-def measured(path: Path, revision: str) -> Measurement:
-    """The measurement that a run directory holds.
+def measured(path: Path, revision: str, recipe: str | None = None) -> Measurement:
+    """The measurement that a run directory holds, of its own recipe or of another one.
 
     Raises:
         UserError: the run is not finished, has no score, or has other settings than its recipe.
@@ -31,6 +32,7 @@ def measured(path: Path, revision: str) -> Measurement:
     run = RunDirectory.open(path)
     info, scores = run.info(), run.scores()
     settings = from_dict(info.settings)
+    settings = dataclasses.replace(settings, recipe=recipe or settings.recipe)
     if info.status != "done" or scores is None or info.pool is None or info.timings is None:
         raise UserError(f"{path} is not finished, or was not scored")
     other = _differences(settings, info.data.size)
@@ -73,12 +75,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--commit", help="the commit that made the runs; default: that of the checkout")
+    parser.add_argument("--recipe", help="the recipe whose settings they have; default: the one they were started with")
     arguments = parser.parse_args()
     revision = arguments.commit or commit()
     if revision is None:
         parser.error("--commit: no git repository here")
     try:
-        found = [measured(path, revision) for path in arguments.runs]
+        found = [measured(path, revision, arguments.recipe) for path in arguments.runs]
     except UserError as error:
         sys.exit(str(error))
     kept = Measurements.read(PLACE).recipes if PLACE.exists() else {}

@@ -57,7 +57,7 @@ CHECKS = (
     _check("step", 50, "step", "precision=fp32"),
     _tests("compiled", "step", 60, "compiled or main_job"),
     _check("cifar10", 60, "store"),
-    _check("cifar10", 205, "cifar10", "seconds={seconds}"),
+    _check("cifar10", 205, "cifar10"),
     _check("cifar10", 45, "same_bytes"),
     _check("cifar10", 45, "resume"),
     _check("cifar10", 30, "out_of_memory"),
