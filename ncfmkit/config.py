@@ -212,6 +212,26 @@ class DistillSettings:
     """The method: the synthetic images, the discrepancy that is matched, the steps."""
 
     ipc: int = setting(10, "stored images per class", unit="images per class", at_least=1, flag="--ipc")
+    bytes: str | None = setting(
+        None,
+        "size of the set instead of --ipc, such as 12288/class or 120KB in all; chooses --ipc, and --bits where not "
+        "given",
+        flag="--bytes",
+    )
+    bits: int | None = setting(
+        None,
+        "bits per stored pixel value, for which images are rounded while they are distilled; none: 8, or by --bytes",
+        unit="bits",
+        at_least=2,
+        at_most=8,
+        flag="--bits",
+    )
+    bits_from: float = setting(
+        0.5,
+        "share of the steps after which images are rounded to --bits",
+        at_least=0,
+        at_most=1,
+    )
     factor: int = setting(
         2, "each stored image is a factor x factor mosaic", at_least=1, at_most=LARGEST_FACTOR, flag="--factor"
     )
@@ -316,6 +336,11 @@ class DistillSettings:
     augment: str = setting(
         "color_crop_cutout", "as pool.augment; drawn once per class and step, for real and synthetic images alike"
     )
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits per stored pixel value."""
+        return self.bits or 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -694,6 +719,8 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
         yield f"{names['distill.factor']} {d.factor} is above the image side {data.size}: lower the factor"
     if d.decoded_per_class is not None and d.decode != "bound":
         yield f"{names['distill.decoded_per_class']} needs {names['distill.decode']} 'bound', got {d.decode!r}"
+    if d.bits == 7:
+        yield f"{names['distill.bits']} 7: expected 8, 6, 5, 4, 3 or 2"
     if d.init == "load" and d.load is None:
         yield f"{names['distill.init']} is 'load': pass the set to start from as {names['distill.load']}"
     if d.init != "load" and d.load is not None:

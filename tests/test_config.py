@@ -329,6 +329,8 @@ BOUNDS: dict[str, tuple[list, list]] = {
     "network.depth": ([1, None], [0]),
     "pool.members": ([1], [0]),
     "distill.ipc": ([1], [0]),
+    "distill.bits": ([2, 8, None], [1, 9]),
+    "distill.bits_from": ([0.0, 1.0], [-0.001, 1.001]),
     "distill.factor": ([1, 64], [0, 65]),
     "distill.decoded_per_class": ([1, None], [0]),
     "distill.steps": ([0], [-1]),

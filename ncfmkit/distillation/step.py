@@ -19,6 +19,7 @@ from ncfmkit.distillation import frequencies, ncfd
 from ncfmkit.distillation.memory import Plan, class_groups, kept_graphs_of, real_chunks, syn_chunks, within_memory
 from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.problem import Problem, State, StepReport
+from ncfmkit.distillation.rounding import as_stored
 from ncfmkit.images import gather, uploaded
 from ncfmkit.mosaic import decode, decode_factors
 from ncfmkit.recorded import Recorded, TensorFunction, Tensors
@@ -132,7 +133,7 @@ def _movement(problem: Problem, state: State, plan: Plan, draws: Draws) -> Tenso
     alone = not problem.shared or distributed.world() == 1
     if not (problem.runtime.records and alone and draws.real_index_N is not None and len(picks) <= 1):
         return move
-    key = (problem.current, *dataclasses.astuple(plan))
+    key = (problem.current, rounds(problem, state), *dataclasses.astuple(plan))
     return state.recorded.setdefault(key, Recorded(move))
 
 
@@ -288,18 +289,20 @@ def _syn_extractor(
 ) -> ncfd.Extract:
     """Network output for synthetic images: decoded, normalized, augmented; the backward pass adds to their gradient."""
     s = problem.settings
+    shown_NCHW = state.images.detach()[group.start * s.ipc : group.stop * s.ipc]
+    if rounds(problem, state):  # the gradient passes through as if they were not
+        shown_NCHW = as_stored(shown_NCHW, s.stored_bits)
     network = problem.architecture.features if phase == "matching" else problem.architecture.logits
     factors = decode_factors(s.decode, s.factor)
     parts = problem.mask_MP.shape[1]
 
     def extract(chunk: Chunk) -> torch.Tensor:
-        index_N = chunk.index_N + group.start * s.ipc
-        images_NCHW = state.images.detach()[index_N]
+        images_NCHW = shown_NCHW[chunk.index_N]
 
         def add_gradient(leaf: torch.Tensor) -> None:
             assert state.images.grad is not None
             assert leaf.grad is not None
-            state.images.grad.index_add_(0, index_N, leaf.grad)
+            state.images.grad.index_add_(0, chunk.index_N + group.start * s.ipc, leaf.grad)
 
         if torch.is_grad_enabled():
             images_NCHW.requires_grad_().register_post_accumulate_grad_hook(add_gradient)
@@ -311,6 +314,12 @@ def _syn_extractor(
         return out_NX
 
     return extract
+
+
+def rounds(problem: Problem, state: State) -> bool:
+    """Whether a step sees the images as they are stored, in fewer than 8 bits."""
+    s = problem.settings
+    return s.stored_bits < 8 and state.step >= s.bits_from * s.steps
 
 
 def _note_broken(broken_C: torch.Tensor, out_NX: torch.Tensor, label_N: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from ncfmkit.files import format_bytes, write_atomic
 from ncfmkit.jobs.evaluate import real_mosaics
 from ncfmkit.jobs.growing import check_place, earlier_set, grown, with_new_classes
 from ncfmkit.jobs.relabel import relabeled, teachers_of
-from ncfmkit.jobs.setup import make_settings, open_data, resolve
+from ncfmkit.jobs.setup import make_settings, open_data, resolve, room
 from ncfmkit.mosaic import decode, decode_factors, decoded_count
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import command_line, notice, plural, shortened_list
@@ -45,7 +46,7 @@ from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
 from ncfmkit.scoring.soft_labels import Teachers
-from ncfmkit.sets import set_file
+from ncfmkit.sets import budget, set_file
 from ncfmkit.sets.manifest import finished_set, manifest_score, to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -65,6 +66,7 @@ class Planned(Record):
         run, writes: its directory and files.
         plan: how a step is cut up.
         memory: bytes that a step takes on the device.
+        options: with `bytes`, what would fit.
         estimate: of each stage.
         seconds: their sum.
     """
@@ -79,6 +81,7 @@ class Planned(Record):
     baselines: tuple[str, ...]
     plan: Plan
     memory: int
+    options: tuple[budget.Fit, ...]
     estimate: tuple[Stage, ...]
     seconds: float
 
@@ -194,9 +197,12 @@ def dry_run(
     The store of the real data and compiled code go to the cache, where the run finds them.
     """
     real, settings, runtime, folder, names = _opened(source, recipe, out, force, baselines, overrides)
+    options = () if settings.distill.bytes is None else tuple(budget.fits(settings.distill, **room(settings, real)))
     settings, images = _checked(real, settings, names)
     problem, state, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
     notice(_headline(real, settings))
+    for fit in options:
+        notice(f"--bytes {settings.distill.bytes}: {_describe_fit(fit, chosen=fit.bits == settings.distill.bits)}")
     notice(f"device: {runtime.describe()}")
     memory = planned_bytes(problem, state, plan)
     notice(f"memory of a step: {format_bytes(memory)}; {plan.describe()}")
@@ -213,6 +219,7 @@ def dry_run(
         baselines=info.baselines,
         plan=plan,
         memory=memory,
+        options=options,
         estimate=tuple(stages),
         seconds=total_seconds(stages),
     )
@@ -243,7 +250,8 @@ def _opened(
         raise UserError("--baselines random-soft needs --soft-labels")
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
     part = "" if settings.distill.shard is None else f"-shard-{settings.distill.shard.replace('/', '-of-')}"
-    name = f"{data_name}-ipc{settings.distill.ipc}{part}"
+    size = settings.distill.bytes and re.sub(r"\W+", "-", f"{settings.distill.bytes}-bytes".replace("/", "-per-"))
+    name = f"{data_name}-{size or f'ipc{settings.distill.ipc}'}{part}"
     folder = distributed.from_first(lambda: Path(out) if out else next_free(Path("runs"), name))
     with distributed.agreed():
         source.check(settings)
@@ -342,11 +350,17 @@ def _headline(real: RealData, settings: Settings) -> str:
     return (
         f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
         f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
-        f"factor {d.factor}, {d.decode}); recipe {settings.recipe}, seed {settings.seed}"
+        f"factor {d.factor}, {d.decode}{'' if d.stored_bits == 8 else f', {d.stored_bits} bits'}); recipe "
+        f"{settings.recipe}, seed {settings.seed}"
         + (f"; new classes: {shortened_list(d.new_classes)}, the others from {d.add_to}" if d.add_to else "")
         + (f"; shard {d.shard} of the classes" if d.shard else "")
         + (f"; {real.skipped} unreadable images skipped" if real.skipped else "")
     )
+
+
+def _describe_fit(fit: budget.Fit, *, chosen: bool) -> str:
+    text = f"{plural(fit.ipc, 'image')} per class in {fit.bits} bits, {fit.bytes:,} bytes per class"
+    return f"{text} (chosen)" if chosen else text
 
 
 def resume(
@@ -537,6 +551,8 @@ def _complete(
                 set_file.save(result, run.path / set_file.FILE_NAME, force=True)
         run.update(status="done")
         if distributed.is_first():
+            if d.bytes is not None:
+                notice(_describe_size(result, d.bytes, (run.path / set_file.FILE_NAME).stat().st_size))
             write_report(run.path, report_images(result))
         run.finish()
 
@@ -551,6 +567,15 @@ def _write_set(run: RunDirectory, result: SyntheticSet, settings: Settings, teac
     write_atomic(run.path / "preview.png", png_bytes(sheet))
     curves(run.metrics(), run.path / "curves.png")
     return result
+
+
+def _describe_size(result: SyntheticSet, asked: str, size: int) -> str:
+    """What a set takes of the bytes that were asked for; its labels follow from its order."""
+    content = sum(count for name, count in result.manifest.bytes.items() if name != "labels")
+    return (
+        f"--bytes {asked}: {content:,} bytes in all, {content / len(result.classes):,.0f} per class; the file has "
+        f"{size:,}, with its manifest and labels"
+    )
 
 
 def _describe_stages(settings: Settings) -> str:

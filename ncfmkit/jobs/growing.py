@@ -26,7 +26,9 @@ def settings_of(earlier: SyntheticSet) -> Settings:
     base = from_dict(earlier.manifest.settings)
     d = base.distill
     start = "mix" if d.init == "load" else d.init
-    alone = dataclasses.replace(d, shard=None, add_to=None, drop_classes=(), new_classes=(), init=start, load=None)
+    alone = dataclasses.replace(
+        d, bytes=None, shard=None, add_to=None, drop_classes=(), new_classes=(), init=start, load=None
+    )
     return dataclasses.replace(base, distill=alone, data=dataclasses.replace(base.data, classes=()))
 
 
@@ -53,6 +55,10 @@ def with_new_classes(settings: Settings, real: RealData) -> Settings:
         raise UserError(
             f"{where}: {real.name} has no images of {shortened_list(left)}: pass data of all classes, or leave these "
             f"out of the set with --drop-classes {','.join(left)}"
+        )
+    if d.stored_bits < 8:
+        raise UserError(
+            f"{where}: sets in {d.stored_bits} bits cannot grow, because they would be rounded again: pass --bits 8"
         )
     how = earlier.manifest.decode
     asked = {"--ipc": d.ipc, "--decode": d.decode, "--factor": d.factor, "--decoded": d.decoded_per_class}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from typing import Any
 
 from ncfmkit import distributed, networks
@@ -15,6 +16,7 @@ from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import DEFAULT_RECIPES, DataArguments, read_class_list
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import choose_device
+from ncfmkit.sets import budget
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -31,6 +33,8 @@ def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> S
         base = settings_of(load(earlier))
     else:
         base = load_recipe(recipe or own or _recipe_for_device(overrides))
+    if overrides.get("distill.bytes") is not None and "distill.ipc" in overrides:
+        raise UserError("--bytes chooses how many images are stored: leave --ipc out")
     settings = check(override(base, overrides))
     for strategy in (settings.pool.augment, settings.distill.augment, settings.student.augment):
         parse_strategy(strategy)
@@ -85,8 +89,19 @@ def resolve(settings: Settings, real: RealData) -> Settings:
     """The settings with what the data decided, but `data` as the user said it: it is part of the data's fingerprint."""
     network = networks.resolve_network(settings.network, real.size)
     load = settings.distill.load and os.path.abspath(settings.distill.load)  # a run is resumed from anywhere
-    distill = dataclasses.replace(settings.distill, load=load)
+    distill = dataclasses.replace(settings.distill, load=load, bits=settings.distill.stored_bits)
+    if distill.bytes is not None:
+        fit = budget.fitted(settings.distill, **room(settings, real))
+        distill = dataclasses.replace(distill, ipc=fit.ipc, bits=fit.bits)
+        check_budget(distill.decode, distill.factor, distill.ipc, distill.decoded_per_class)
     return dataclasses.replace(settings, network=network, distill=distill)
+
+
+def room(settings: Settings, real: RealData) -> dict[str, Any]:
+    """What decides which sets fit `--bytes`, as :func:`ncfmkit.sets.budget.fits` takes it."""
+    most = int(real.train.counts().min()) if settings.distill.init in ("mix", "random") else sys.maxsize
+    shape = (real.channels, real.size, real.size)
+    return {"classes": len(real.classes), "shape": shape, "soft": settings.labels.soft, "most": most}
 
 
 def check_fits(result: SyntheticSet, real: RealData) -> None:

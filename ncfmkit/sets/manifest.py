@@ -472,16 +472,24 @@ def _pixel_problems(how: Pixels, tensors: dict[str, torch.Tensor]) -> list[str]:
 
 
 def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> SyntheticSet:
-    """The set as it is stored: uint8, with everything but the score in its manifest.
+    """The set as it is stored: in the bits of its settings, with everything but the score in its manifest.
 
     Args:
-        images: in [0, 1], which are rounded, or uint8, which are not.
+        images: in [0, 1], which are rounded to uint8, or uint8.
     """
     d = settings.distill
     stored = images.detach().cpu()
     if stored.dtype != torch.uint8:
         stored = to_bytes(stored)
-    labels = torch.arange(len(real.classes)).repeat_interleave(d.ipc)
+    labels, levels = torch.arange(len(real.classes)).repeat_interleave(d.ipc), None
+    tensors, pixels = {"images": stored, "labels": labels}, None
+    if d.stored_bits < 8:
+        shape = stored.shape[1], stored.shape[2], stored.shape[3]
+        pixels = Pixels(bits=d.stored_bits, scale="image", dither=False, shape=shape)
+        images_NCHW, levels_GC2 = quantize.quantize(stored.numpy(), bits=pixels.bits, scale=pixels.scale, dither=False)
+        stored, levels = torch.from_numpy(images_NCHW), torch.from_numpy(levels_GC2)
+        packed = torch.from_numpy(quantize.packed(images_NCHW, levels_GC2, pixels.bits))
+        tensors = {"pixels": packed, "levels": levels, "labels": labels}
     kept = to_dict(settings)
     kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine
     for key in ("load", "add_to"):
@@ -505,9 +513,9 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
         "training": Training.of(kept).to_dict(),
         "settings": kept,
         "score": None,
+        **({} if pixels is None else {"pixels": pixels.to_dict()}),
     }
-    manifest = with_digests(content, {"images": stored, "labels": labels})
-    return SyntheticSet(images=stored, labels=labels, manifest=manifest)
+    return SyntheticSet(images=stored, labels=labels, manifest=with_digests(content, tensors), levels=levels)
 
 
 def to_bytes(images: torch.Tensor) -> torch.Tensor:

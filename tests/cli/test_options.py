@@ -31,6 +31,8 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--image-column": ("front", "data.image_column", "front"),
     "--label-column": ("kind", "data.label_column", "kind"),
     "--ipc": ("3", "distill.ipc", 3),
+    "--bytes": ("12KB/class", "distill.bytes", "12KB/class"),
+    "--bits": ("3", "distill.bits", 3),
     "--factor": ("1", "distill.factor", 1),
     "--decode": ("multi", "distill.decode", "multi"),
     "--shard": ("1/2", "distill.shard", "1/2"),

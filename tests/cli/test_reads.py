@@ -29,6 +29,7 @@ USES: dict[str, list[list[str]]] = {  # in an order in which each finds what it 
             *("distill", "digits", *TINY, "--out", "stages", "--repeats", "0", "--soft-labels", "--pool-epochs", "5"),
             *("--snapshots", "1", "--extractor", "stages", "--set", "distill.stage_order=rising"),
         ],
+        ["distill", "digits", *TINY, "--out", "small", "--bytes", "60/class", "--repeats", "0"],
         ["distill", "digits", *TINY, "--out", "few", "--classes", "0,1", "--repeats", "0"],
         [
             *("distill", "digits", "--add-to", "few", "--classes", "1,2", "--drop-classes", "0", "--out", "grown"),

@@ -269,6 +269,33 @@ def test_a_dry_run_plans_what_the_run_does(tmp_path: Path, scored: Path, monkeyp
     assert {Path(name).name for name in found.writes} == set(distill_job.ARTIFACTS)
 
 
+def test_a_set_of_so_many_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = TINY | {"distill.bytes": "60/class", "student.repeats": 0}
+    found = distill_job.dry_run(
+        DataArguments(data="digits"), recipe=None, out=None, baselines=(), overrides=dict(overrides)
+    )
+    assert [(fit.bits, fit.ipc) for fit in found.options] == [(6, 1), (5, 1), (4, 1), (3, 2), (2, 3)]
+    assert "2 images per class in 3 bits, 52 bytes per class (chosen)" in capsys.readouterr().err
+    run = start(tmp_path / "run", distill__bytes="60/class")
+    settings = from_dict(RunDirectory.open(run).info().settings).distill
+    assert (settings.ipc, settings.bits) == (2, 3)
+    result = set_file.load(run)
+    assert result.manifest.bytes == {"pixels": 20 * 24, "levels": 20 * 2, "labels": 20 * 8}
+    assert all(len(image.unique()) <= 8 for image in result.images)
+    assert result.manifest.score is not None
+    size = (run / set_file.FILE_NAME).stat().st_size
+    said = capsys.readouterr().err
+    assert f"--bytes 60/class: 520 bytes in all, 52 per class; the file has {size:,}, with its" in said
+
+    at_step(monkeypatch, 7, terminate)
+    with pytest.raises(Interrupted):
+        start(tmp_path / "interrupted", distill__bytes="60/class")
+    distill_job.resume(tmp_path / "interrupted")
+    assert torch.equal(set_file.load(tmp_path / "interrupted").images, result.images)
+
+
 def test_the_seed_reaches_every_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start, pool, steps, students and baselines: each alone would make the sets of two seeds differ."""
     seeds: dict[str, Any] = {}
@@ -698,6 +725,9 @@ def test_a_run_goes_on_with_its_own_plan(tmp_path: Path, monkeypatch: pytest.Mon
         ({"runtime__memory_budget": "1KiB"}, "--memory-budget 1 KiB is below what one stored image needs: at least"),
         ({"runtime__memory_budget": "plenty"}, "memory budget 'plenty' is not a size"),
         ({"distill__ipc": 500}, r"--ipc 500 is above the \d+ training images of class '\d'"),
+        ({"distill__bytes": "9/class"}, "--bytes 9/class: one image per class in 2 bits takes 18 bytes: pass 18/class"),
+        ({"distill__bytes": "lots"}, "--bytes 'lots' is not a size"),
+        ({"distill__bytes": "1KB", "distill__ipc": 1}, "--bytes chooses how many images are stored: leave --ipc out"),
         ({"distill__factor": 9}, r"--factor \(distill\.factor\) 9 is above the image side 8"),
         ({"network__name": "vgg11", "network__width": 128}, "network vgg11 needs images of 28 pixels or more, got 8"),
         ({"network__name": "convnett"}, r"--network \(network\.name\): .*got 'convnett'; did you mean 'convnet'\?"),

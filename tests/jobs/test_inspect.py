@@ -52,7 +52,8 @@ def test_a_set(small: Path) -> None:
     assert what.summary["last-epoch accuracy"] == "50.0% ± 1.0% (n = 2) with convnet-2 width 8, 3 epochs"
     assert what.content["manifest_sha256"] == what.summary["sha256 of its manifest"]
     assert what.summary["bytes"] == "images 256 B, labels 32 B"
-    assert what.summary["bytes per class"] == "144 B"
+    assert what.summary["bytes per class"] == "128 B, without the labels"
+    assert what.summary["bits per pixel value"] == "8"
     assert what.summary["smaller than its pixels"] == "274 times"  # 1234 * 64 / 288
     assert what.scores == ()
     assert what.images is not None

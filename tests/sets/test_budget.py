@@ -1,0 +1,82 @@
+"""`--bytes`: what fits, what is taken, and that the file keeps to it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ncfmkit.config import DistillSettings, Settings
+from ncfmkit.errors import UserError
+from ncfmkit.sets import budget, set_file
+from ncfmkit.sets.manifest import finished_set
+
+CIFAR: dict[str, Any] = {"classes": 10, "shape": (3, 32, 32), "soft": False, "most": 5000}
+
+
+def of(text: str, **settings: Any) -> DistillSettings:
+    return DistillSettings(bytes=text, **settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("12288/class", (3, 10)),  # 1,158 bytes an image
+        ("122880 / class", (8, 40)),  # more than 50 in all fewer bits
+        ("3KiB/class", (3, 2)),
+        ("800/class", (2, 1)),  # too few for an image in 3 bits
+        ("30720/class", (3, 26)),
+        ("120KiB", (3, 10)),  # in all
+    ],
+)
+def test_what_is_taken(text: str, expected: tuple[int, int]) -> None:
+    fit = budget.fitted(of(text), **CIFAR)
+    assert (fit.bits, fit.ipc) == expected
+    assert fit.bytes <= budget.parse_budget(text, 10)
+
+
+def test_bits_that_are_given_are_kept() -> None:
+    assert budget.fitted(of("12288/class", bits=4), **CIFAR) == budget.Fit(bits=4, ipc=7, bytes=7 * (1536 + 6))
+    assert [fit.bits for fit in budget.fits(of("12288/class", bits=4), **CIFAR)] == [4]
+
+
+def test_there_are_no_more_images_than_real_ones() -> None:
+    fit = budget.fitted(of("12288/class"), **(CIFAR | {"most": 4}))
+    assert (fit.bits, fit.ipc) == (3, 4)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("bits", [8, 6, 5, 4, 3, 2])
+@pytest.mark.parametrize("text", ["1000/class", "4KB"])
+def test_the_file_has_what_was_reckoned(make_real, tmp_path: Path, text: str, bits: int, soft: bool) -> None:
+    real = make_real((400, 300, 200))
+    how = of(text, bits=bits)
+    room: dict[str, Any] = {"classes": 3, "shape": (real.channels, real.size, real.size), "soft": soft, "most": 200}
+    (fit,) = budget.fits(how, **room)
+    settings = Settings(distill=dataclasses.replace(how, ipc=fit.ipc))
+    images = torch.rand(3 * fit.ipc, *room["shape"])
+    result = finished_set(settings, real, images)
+    if soft:
+        labels = torch.zeros(3 * fit.ipc * 4, 3, dtype=torch.float16)
+        result = dataclasses.replace(result, soft_labels=labels)
+    manifest = set_file.save(result, tmp_path / "set.safetensors")
+    content = sum(count for name, count in manifest.bytes.items() if name != "labels")
+    assert content == 3 * fit.bytes <= 3 * budget.parse_budget(text, 3)
+    more = budget.bytes_of_class(how, bits, fit.ipc + 1, shape=room["shape"], teaching=3 if soft else 0)
+    assert more > budget.parse_budget(text, 3)
+    again = set_file.load(tmp_path / "set.safetensors")
+    assert torch.equal(again.images, result.images)
+
+
+def test_a_budget_below_the_smallest_set_is_refused_with_its_size() -> None:
+    with pytest.raises(UserError, match="one image per class in 2 bits takes 774 bytes: pass 774/class or more"):
+        budget.fitted(of("700/class"), **CIFAR)
+    with pytest.raises(UserError, match="in 4 bits takes 1,542 bytes: pass 1542/class"):
+        budget.fitted(of("1KB/class", bits=4), **CIFAR)
+
+
+@pytest.mark.parametrize("text", ["", "/class", "many", "12x/class", "-3/class", "12/classes"])
+def test_a_size_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"--bytes .* is not a size"):
+        budget.fitted(of(text), **CIFAR)
