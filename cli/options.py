@@ -78,7 +78,7 @@ Recipe = Annotated[
     typer.Option(
         "--recipe",
         help="name of a recipe (`ncfmkit recipes`) or a .toml file; its values replace the defaults of settings",
-        show_default="the data's own, else cpu or paper, depending on the device",
+        show_default="the data's own, else cpu or gpu, by the device",
         autocompletion=complete_recipe,
     ),
 ]

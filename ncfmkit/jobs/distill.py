@@ -124,7 +124,7 @@ def distill(
         data: a name such as `cifar10`, or the path of a folder of class folders, of Parquet files or of WebDataset
             shards (`ncfmkit recipes --data` lists all kinds); or data in memory: `(images, labels)` as arrays, a
             map-style torch dataset, a `datasets.Dataset`, or a dict of such by split.
-        recipe: a recipe's name or a path ending in .toml; None: the data's own, or the device's (`cpu` or `paper`).
+        recipe: a recipe's name or a path ending in .toml; None: the data's own, or the device's (`cpu` or `gpu`).
         out: the run directory; None: a fresh one under `runs/`.
         force: replace an existing run; it stays beside the new one, as `NAME.old`, until that is done.
         baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.

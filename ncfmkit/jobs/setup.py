@@ -64,15 +64,14 @@ def open_data(source: DataArguments, settings: Settings) -> RealData:
 def _recipe_for_device(overrides: dict[str, Any]) -> str:
     """The recipe where neither the user nor the data choose one."""
     device = choose_device(str(overrides.get("runtime.device") or RuntimeSettings.device))
-    return "cpu" if device.type == "cpu" else "paper"
+    return "cpu" if device.type == "cpu" else "gpu"
 
 
 def _describe_choice(settings: Settings) -> str:
-    """What the device's recipe means, and how to ask for the other one."""
-    kind, other = ("CPU", "paper") if settings.recipe == "cpu" else ("GPU", "cpu")
+    """What the device's recipe means, and how to ask for the paper's settings."""
     return (
-        f"no recipe given, the device is a {kind}: recipe {settings.recipe} ({work(settings)}); "
-        f"--recipe {other} selects {work(load_recipe(other))}"
+        f"no recipe given, the device is a {settings.recipe.upper()}: recipe {settings.recipe} ({work(settings)}); "
+        f"--recipe paper selects {work(load_recipe('paper'))}"
     )
 
 
@@ -89,7 +88,7 @@ def resolve(settings: Settings, real: RealData) -> Settings:
     """The settings with what the data decided, but `data` as the user said it: it is part of the data's fingerprint."""
     network = networks.resolve_network(settings.network, real.size)
     load = settings.distill.load and os.path.abspath(settings.distill.load)  # a run is resumed from anywhere
-    distill = dataclasses.replace(settings.distill, load=load, bits=settings.distill.stored_bits)
+    distill = dataclasses.replace(settings.distill, load=load)
     if distill.bytes is not None:
         fit = budget.fitted(settings.distill, **room(settings, real))
         distill = dataclasses.replace(distill, ipc=fit.ipc, bits=fit.bits)

@@ -57,11 +57,24 @@ def test_the_cpu_recipe_is_that_of_cifar10_but_for_the_data_and_what_takes_long(
     assert own == cifar
 
 
-def test_a_gpu_gets_the_papers_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_gpu_recipe_is_that_of_cifar10_but_for_the_data() -> None:
+    own, cifar = (to_dict(load_recipe(name)) for name in ("gpu", "cifar10-ipc10-gpu"))
+    assert cifar["network"].pop("depth") == 3
+    assert own["network"].pop("depth") is None
+    for table in (own, cifar):
+        del table["data"], table["recipe"]
+    assert own == cifar
+
+
+def test_a_gpu_gets_gpu_sized_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    settings = setup.make_settings("photos/", None, {})
-    assert settings == override(Settings(recipe="paper"), {"distill.sampler": "learned"})
-    assert "the device is a GPU: recipe paper" in capsys.readouterr().err
+    assert setup.make_settings("photos/", None, {}) == load_recipe("gpu")
+    said = capsys.readouterr().err
+    assert "the device is a GPU: recipe gpu (pool of 12 x 10 epochs, 4,000 steps, 5 x 1,000 epochs per score)" in said
+    assert "--recipe paper selects pool of 20 x 60 epochs" in said
+    assert setup.make_settings("photos/", "paper", {}) == override(
+        Settings(recipe="paper"), {"distill.sampler": "learned"}
+    )
     assert setup.make_settings("photos/", None, {"runtime.device": "cpu"}).recipe == "cpu"
 
 
