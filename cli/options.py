@@ -95,8 +95,8 @@ Baselines = Annotated[
     str,
     typer.Option(
         "--baselines",
-        help="real images to score beside the set, comma-separated: random, random-soft, random-decoded, mosaic, "
-        "herding, whole, none",
+        help="real images to score beside the set, comma-separated: random, random-soft, random-decoded, webp, "
+        "mosaic, herding, whole, none",
     ),
 ]
 

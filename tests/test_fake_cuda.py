@@ -28,7 +28,7 @@ from ncfmkit.progress import track
 from ncfmkit.run import read_checkpoint, write_checkpoint
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import students
-from ncfmkit.scoring.baselines import herded_subset
+from ncfmkit.scoring.baselines import SetSize, herded_subset
 from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.training import StackedModels, accuracy, fresh_state, train
 
@@ -282,7 +282,8 @@ def test_scores_herding_and_soft_labels(make_real: Callable, make_pool: Callable
         )
         data = teachers.label(data)
         test = labeled(real, real.test)
-        about = students.row_work("random", real, Settings(network=network, student=settings), stored=3, decoded=3)
+        size = SetSize(stored=3, decoded=3, bytes=200)
+        about = students.row_work("random", real, Settings(network=network, student=settings), size)
         row = students.score([data] * 2, test, build, settings, seed=0, runtime=on("bf16"), about=about)
     assert row.n == 2
 

@@ -44,7 +44,7 @@ from ncfmkit.run import RunDirectory, next_free
 from ncfmkit.run_records import DataInfo, PoolInfo, RunInfo, Scores
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.scoring import students
-from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
+from ncfmkit.scoring.baselines import SetSize, check_baselines, herded_subset, parse_baselines
 from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.sets import budget, set_file
 from ncfmkit.sets.manifest import finished_set, manifest_score, to_bytes
@@ -305,13 +305,19 @@ def _checked(real: RealData, settings: Settings, baselines: Sequence[str]) -> tu
     images = _initial_images(settings, real)
     if settings.student.repeats:
         real.test_split(otherwise=students.NO_SCORE)
-        check_baselines(real, baselines, stored=settings.distill.ipc, decoded=_decoded_per_class(settings))
+        check_baselines(real, baselines, _size(settings, real))
     return settings, images
 
 
-def _decoded_per_class(settings: Settings) -> int:
-    d = settings.distill
-    return decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class)
+def _size(settings: Settings, real: RealData) -> SetSize:
+    """Of the set that is made."""
+    d, teaching = settings.distill, len(real.classes) if settings.labels.soft else 0
+    shape = (real.channels, real.size, real.size)
+    return SetSize(
+        stored=d.ipc,
+        decoded=decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class),
+        bytes=budget.bytes_of_class(d, d.stored_bits, d.ipc, shape=shape, teaching=teaching),
+    )
 
 
 def _estimate(
@@ -338,8 +344,7 @@ def _estimate(
         real,
         settings,
         extractor=settings.extractors[0],
-        stored=d.ipc,
-        decoded=_decoded_per_class(settings),
+        size=_size(settings, real),
         baselines=baselines,
         runtime=runtime,
     )
@@ -538,7 +543,7 @@ def _complete(
                 result.labeled(),
                 real,
                 settings,
-                stored=d.ipc,
+                size=_size(settings, real),
                 baselines=baselines,
                 mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
                 soften=lambda data: teachers.label(data) if teachers is not None else data,
@@ -570,11 +575,11 @@ def _write_set(run: RunDirectory, result: SyntheticSet, settings: Settings, teac
 
 
 def _describe_size(result: SyntheticSet, asked: str, size: int) -> str:
-    """What a set takes of the bytes that were asked for; its labels follow from its order."""
-    content = sum(count for name, count in result.manifest.bytes.items() if name != "labels")
+    """What a set takes of the bytes that were asked for."""
+    content, of_class = result.content_bytes, result.content_bytes / len(result.classes)
     return (
-        f"--bytes {asked}: {content:,} bytes in all, {content / len(result.classes):,.0f} per class; the file has "
-        f"{size:,}, with its manifest and labels"
+        f"--bytes {asked}: {content:,} bytes in all, {of_class:,.0f} per class; the file has {size:,}, with its "
+        "manifest and labels"
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, override
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.pool import estimate_pool, open_pool
@@ -22,8 +24,9 @@ from ncfmkit.rng import keyed_rng
 from ncfmkit.run_records import Scores
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
-from ncfmkit.scoring.baselines import check_baselines, herded_subset, parse_baselines
+from ncfmkit.scoring.baselines import SetSize, check_baselines, herded_subset, parse_baselines
 from ncfmkit.scoring.soft_labels import Teachers
+from ncfmkit.sets import quantize
 from ncfmkit.sets.manifest import to_bytes
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -122,7 +125,7 @@ def evaluate_real(
         result.labeled(),
         real,
         settings,
-        stored=result.ipc,
+        size=_size(result),
         baselines=baselines,
         mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
         herding=herding,
@@ -138,8 +141,11 @@ def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -
     """
     drawn = int(keyed_rng(seed, "mosaic baseline", repeat).integers(2**62))
     factor = result.manifest.decode.factor
-    images = initialize("mix", real, ipc=result.ipc, factor=factor, seed=drawn)
-    return dataclasses.replace(result, images=to_bytes(images), soft_labels=None, levels=None).labeled()
+    images = to_bytes(initialize("mix", real, ipc=result.ipc, factor=factor, seed=drawn))
+    if (how := result.manifest.pixels) is not None:  # in the bits of the set
+        rounded, _ = quantize.quantize(images.numpy(), bits=how.bits, scale=how.scale, dither=how.dither)
+        images = torch.from_numpy(rounded)
+    return dataclasses.replace(result, images=images, soft_labels=None, levels=None).labeled()
 
 
 def estimate(
@@ -161,8 +167,7 @@ def estimate(
         real,
         settings,
         extractor=extractors[0],
-        stored=result.ipc,
-        decoded=_decoded(result),
+        size=_size(result),
         baselines=baselines,
         runtime=runtime,
     )
@@ -178,13 +183,13 @@ def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines
         )
     check_fits(result, real)
     real.test_split()
-    check_baselines(real, baselines, stored=result.ipc, decoded=_decoded(result))
+    check_baselines(real, baselines, _size(result))
     return resolve(settings, real)
 
 
-def _decoded(result: SyntheticSet) -> int:
-    """Images per class that the set decodes to."""
-    return result.manifest.ipc.decoded
+def _size(result: SyntheticSet) -> SetSize:
+    ipc = result.manifest.ipc
+    return SetSize(stored=ipc.stored, decoded=ipc.decoded, bytes=result.content_bytes / len(result.classes))
 
 
 def _extractors(result: SyntheticSet, real: RealData) -> tuple[NetworkSettings, ...]:

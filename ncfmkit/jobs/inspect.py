@@ -105,7 +105,6 @@ def _describe_run(path: Path) -> Description:
 def _describe_set(path: Path) -> Description:
     result = set_file.load(path)
     m = result.manifest
-    content = sum(count for name, count in m.bytes.items() if name != "labels")  # which follow from the order
     score = m.score and f"{format_score(m.score)} with {m.score.network}, {m.score.epochs} epochs"
     summary = {
         "set": m.name,
@@ -114,8 +113,8 @@ def _describe_set(path: Path) -> Description:
         "decoding": f"{m.decode.kind}, factor {m.decode.factor}",
         "images": f"uint8 {list(result.images.shape)}" + _quantizing(m),
         "bytes": ", ".join(f"{name} {format_bytes(count)}" for name, count in sorted(m.bytes.items())),
-        "bytes per class": format_bytes(content / len(result.classes)) + ", without the labels",
-        "bits per pixel value": f"{8 * content / result.images.numel():.3g}",
+        "bytes per class": format_bytes(result.content_bytes / len(result.classes)) + ", without the labels",
+        "bits per pixel value": f"{8 * result.content_bytes / result.images.numel():.3g}",
         "source": f"{m.source.name}, {m.source.train_images:,} training images",
         "license of the source": m.source.license,
         "smaller than its pixels": f"{_ratio(result):,.0f} times",

@@ -1,5 +1,7 @@
 """What a set is compared with: real images, at equal size or all of them (docs/method.md, section 8)."""
 
+import dataclasses
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,17 +23,32 @@ from ncfmkit.training import Weights
 Draw = Callable[[RealData, int, int, int], LabeledImages]  # of (real, images per class, seed, repeat)
 
 
+WEBP_QUALITY = 50
+SAMPLED = 200  # training images that say how large one is as WebP
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetSize:
+    """How large a set is, per class."""
+
+    stored: int  # images
+    decoded: int  # images that it decodes to
+    bytes: float  # of its pixels, the levels that they lie between, its soft labels
+
+
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
     """A row of `BASELINES`: real images that students are trained on beside a set."""
 
     label: str  # of their row in a table of scores; `{}` stands for the images per class
-    size: Literal["stored", "decoded", "whole"]  # images per class: as the set stores, as it decodes to, or all
+    size: Literal["stored", "decoded", "bytes", "whole"]  # as large as the set in that, or all
     draw: Draw | None  # None: the caller of `score_set` draws it, because it needs more than the real data
 
-    def per_class(self, *, stored: int, decoded: int) -> int:
-        """Images per class, beside a set that stores and decodes to so many; 0 for the whole split."""
-        return {"stored": stored, "decoded": decoded, "whole": 0}[self.size]
+    def per_class(self, size: SetSize, real: RealData) -> int:
+        """Images per class, beside a set of that size; 0 for the whole split."""
+        if self.size == "bytes":
+            return min(int(real.train.counts().min()), max(1, int(size.bytes / webp_bytes(real))))
+        return {"stored": size.stored, "decoded": size.decoded, "whole": 0}[self.size]
 
 
 BASELINES: dict[str, Baseline] = {
@@ -52,6 +69,12 @@ BASELINES: dict[str, Baseline] = {
         label="random real, {} per class",
         size="decoded",
         draw=lambda real, per_class, seed, repeat: random_subset(real, per_class, seed, repeat),
+    ),
+    "webp": Baseline(
+        # as many random real images as fit into the bytes of the set, as lossy WebP
+        label="random real as WebP, {} per class",
+        size="bytes",
+        draw=lambda real, per_class, seed, repeat: as_webp(random_subset(real, per_class, seed, repeat)),
     ),
     "mosaic": Baseline(
         # what a set starts from: as many mosaics of random real images as are stored, decoded as the set is
@@ -104,14 +127,42 @@ def random_subset(real: RealData, per_class: int, seed: int, repeat: int) -> Lab
     return subset(real, np.stack(rows))
 
 
-def check_baselines(real: RealData, baselines: Sequence[str], *, stored: int, decoded: int) -> None:
+def webp_bytes(real: RealData) -> float:
+    """Bytes of a training image as lossy WebP, mean over some that are evenly spaced."""
+    index = np.linspace(0, len(real.train.images) - 1, min(SAMPLED, len(real.train.images))).astype(int)
+    return float(np.mean([len(_webp(image)) for image in real.train.images[index]]))
+
+
+def as_webp(data: LabeledImages) -> LabeledImages:
+    """The images as lossy WebP leaves them."""
+    assert isinstance(data.images, np.ndarray)
+    return dataclasses.replace(data, images=np.stack([_decoded(_webp(image), len(image)) for image in data.images]))
+
+
+def _webp(image_CHW: np.ndarray) -> bytes:
+    from PIL import Image  # which only this baseline needs
+
+    pixels = image_CHW[0] if len(image_CHW) == 1 else image_CHW.transpose(1, 2, 0)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "WEBP", quality=WEBP_QUALITY, method=6)
+    return out.getvalue()
+
+
+def _decoded(picture: bytes, channels: int) -> np.ndarray:
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(picture)).convert("L" if channels == 1 else "RGB")
+    return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
+
+
+def check_baselines(real: RealData, baselines: Sequence[str], size: SetSize) -> None:
     """Raises UserError, before anything is trained, if a class has too few images for a baseline.
 
     Args:
-        stored, decoded: images per class that the set stores, and that it decodes to.
+        size: of the set that they stand beside.
     """
     for name in baselines:
-        _check_enough(real, BASELINES[name].per_class(stored=stored, decoded=decoded))
+        _check_enough(real, BASELINES[name].per_class(size, real))
 
 
 def _check_enough(real: RealData, per_class: int) -> None:

@@ -23,7 +23,7 @@ from ncfmkit.progress import Tracker, plural, track
 from ncfmkit.real.store import RealData
 from ncfmkit.run_records import Accuracy, Curve, Score, Scores
 from ncfmkit.runtime import Runtime, device_name, versions
-from ncfmkit.scoring.baselines import BASELINES, herding_seconds, random_subset
+from ncfmkit.scoring.baselines import BASELINES, SetSize, herding_seconds, random_subset
 from ncfmkit.training import (
     Checkpoint,
     StackedModels,
@@ -166,14 +166,15 @@ class RowWork:
     epochs: int
 
 
-def row_work(name: str, real: RealData, settings: Settings, *, stored: int, decoded: int) -> RowWork:
-    """The work of the row `distilled`, or of a baseline, beside a set that stores and decodes to so many per class."""
+def row_work(name: str, real: RealData, settings: Settings, of_set: SetSize) -> RowWork:
+    """The work of the row `distilled`, or of a baseline, beside a set of that size."""
+    stored, decoded = of_set.stored, of_set.decoded
     students, classes = settings.student, len(real.classes)
     if name == "distilled":
         size, label, per_class = "stored", f"distilled, {stored} per class", stored
     else:
         baseline = BASELINES[name]
-        size, per_class = baseline.size, baseline.per_class(stored=stored, decoded=decoded)
+        size, per_class = baseline.size, baseline.per_class(of_set, real)
         label = baseline.label.format(per_class)
     held = len(real.train.images) if size == "whole" else per_class * classes
     images = decoded * classes if name in ("distilled", "mosaic") else held
@@ -193,8 +194,7 @@ def estimate_scores(
     settings: Settings,
     *,
     extractor: NetworkSettings,
-    stored: int,
-    decoded: int,
+    size: SetSize,
     baselines: Sequence[str],
     runtime: Runtime,
 ) -> Iterator[Stage]:
@@ -202,7 +202,7 @@ def estimate_scores(
 
     Args:
         extractor: the network that herds.
-        decoded: images per class that the set decodes to.
+        size: of the set.
     """
     s = settings.student
     if not s.repeats:
@@ -213,7 +213,7 @@ def estimate_scores(
     models = StackedModels(build, together, runtime)
     testing = accuracy_seconds(models, test)
     for name in ("distilled", *baselines):
-        work = row_work(name, real, settings, stored=stored, decoded=decoded)
+        work = row_work(name, real, settings, size)
         how = dataclasses.replace(s, epochs=work.epochs)
         one = training_seconds(models, labeled(real, real.train), work.images, how)
         one += testing * min(s.evaluations, work.epochs)
@@ -232,7 +232,7 @@ def score_set(
     real: RealData,
     settings: Settings,
     *,
-    stored: int,
+    size: SetSize,
     baselines: Sequence[str],
     mosaic: Callable[[int], LabeledImages],
     herding: Callable[[int], LabeledImages],
@@ -248,7 +248,7 @@ def score_set(
         distilled: the set, decoded.
         settings: `network` and `student` are the students'; `student.whole_epochs`, or else `pool.epochs`, are the
             fewest epochs on the whole training split.
-        stored: stored images per class of the set.
+        size: of the set.
         baselines: names of rows of `BASELINES`.
         mosaic: gives real mosaics like the set's own, decoded, for the repeat of that number.
         herding: gives the herded subset of that many images per class.
@@ -259,10 +259,9 @@ def score_set(
     """
     students, repeats = settings.student, settings.student.repeats
     build, test = network_builder(settings.network, real), labeled(real, real.test_split(otherwise=NO_SCORE))
-    decoded = len(distilled) // len(real.classes)
     rows = []
     for name in ("distilled", *baselines):
-        work = row_work(name, real, settings, stored=stored, decoded=decoded)
+        work = row_work(name, real, settings, size)
         if name == "distilled":
             sets = [distilled] * repeats
         elif name == "mosaic":

@@ -79,6 +79,11 @@ class SyntheticSet:
         """Stored images per class."""
         return self.manifest.ipc.stored
 
+    @property
+    def content_bytes(self) -> int:
+        """Bytes of the pixels, the levels that they lie between and the soft labels; labels follow from the order."""
+        return sum(count for name, count in self.manifest.bytes.items() if name != "labels")
+
     def mask(self) -> torch.Tensor:
         """Which decoded images of each stored one count, bool `[C*M, P]`."""
         how = self.manifest.decode

@@ -44,6 +44,7 @@ from ncfmkit.run_records import MetricsRow, Scores
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import baselines as baselines_module
 from ncfmkit.scoring import students
+from ncfmkit.scoring.baselines import SetSize
 from ncfmkit.sets import numpy_reader, set_file
 
 pytestmark = pytest.mark.usefixtures("one_cache")
@@ -261,7 +262,7 @@ def test_a_dry_run_plans_what_the_run_does(tmp_path: Path, scored: Path, monkeyp
     assert [f"students: {row.label}" for row in rows] == [n for n in stages if "students" in n]
     for row in rows:
         assert stages[f"students: {row.label}"].work == f"{row.n} x {plural(row.epochs, 'epoch')}"
-        work = students.row_work(row.set, real, settings, stored=1, decoded=4)
+        work = students.row_work(row.set, real, settings, SetSize(stored=1, decoded=4, bytes=64))
         assert work.images == row.decoded  # what a student was trained on
     assert stages["distilling"].work == "12 steps"
     assert found.seconds == pytest.approx(sum(stage.seconds for stage in stages.values()))

@@ -11,6 +11,7 @@ from small_runs import evaluate_on, evaluation_settings, make_folder, start
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.errors import UserError
 from ncfmkit.jobs.evaluate import dry_run, evaluate, real_mosaics, requested_scoring
+from ncfmkit.jobs.pack import quantized
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.run import RunDirectory
 from ncfmkit.sets import set_file
@@ -100,6 +101,14 @@ def test_mosaics_are_real_images_stored_and_decoded_as_the_set_is() -> None:
             nearest = int((small - cell).abs().amax((1, 2, 3)).argmin())
             assert float((small[nearest] - cell).abs().max()) <= 0.5001  # rounded to a byte
             assert nearest // 30 == n // 3
+
+
+def test_mosaics_beside_a_set_of_fewer_bits_have_as_few() -> None:
+    real, result = build_real((30, 30, 30)), build_set("single", 1, ipc=3)
+    eight = torch.as_tensor(real_mosaics(result, real, 5, 0).images)
+    three = torch.as_tensor(real_mosaics(quantized(result, 3, "image", False), real, 5, 0).images)
+    assert max(len(channel.unique()) for image in three for channel in image) <= 8
+    assert 0 < (three - eight).abs().max() < 0.15
 
 
 @pytest.mark.parametrize(
