@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, override
+from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, full_key, override
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.pool import estimate_pool, open_pool
 from ncfmkit.errors import UserError
@@ -17,6 +17,7 @@ from ncfmkit.estimate import Stage, announce
 from ncfmkit.images import LabeledImages
 from ncfmkit.jobs.relabel import open_teachers, teaching_pool
 from ncfmkit.jobs.setup import check_fits, open_data, resolve
+from ncfmkit.networks import NETWORKS, network_builder
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_class_list, split_arguments
 from ncfmkit.real.store import RealData
@@ -41,8 +42,9 @@ def evaluate(
         path: a set's file, its run directory or a package, or `hf://OWNER/NAME` of a package on the Hub.
         data: the real data that the set was made from, as in :func:`ncfmkit.distill`.
         baselines: rows of the table of baselines to score beside the set, such as `("random", "herding")`.
-        overrides: settings by name that replace the set's own, such as `repeats=3` or `**{"network.name": "alexnet"}`;
-            and `data_root`, `download`, `skip_bad` as in :func:`ncfmkit.distill`.
+        overrides: settings by name that replace the set's own, such as `repeats=3` or `**{"network.name": "alexnet"}`,
+            of which there may be several (`"convnet,alexnet"`) or `"all"`; and `data_root`, `download`, `skip_bad` as
+            in :func:`ncfmkit.distill`.
 
     Returns:
         What `scores.json` holds: `rows`, of the set and each baseline (`last`, `best`: accuracies in [0, 1], mean and
@@ -57,35 +59,56 @@ def evaluate(
         >>> scores.rows[0].last.mean
         0.951
     """
-    result, real, settings, runtime, names = _opened(path, data, baselines, overrides)
-    return evaluate_real(result, real, settings, runtime, baselines=names)
+    result, real, each, runtime, names = _opened(path, data, baselines, overrides)
+    scores = [evaluate_real(result, real, settings, runtime, baselines=names) for settings in each]
+    return scores[0].model_copy(update={"rows": tuple(row for of_network in scores for row in of_network.rows)})
 
 
 def dry_run(
     path: str | os.PathLike[str], *, data: Any, baselines: str | Sequence[str] = (), **overrides: Any
 ) -> Iterator[Stage]:
     """What :func:`evaluate` would train, measured; arguments and errors as there."""
-    result, real, settings, runtime, names = _opened(path, data, baselines, overrides)
+    result, real, each, runtime, names = _opened(path, data, baselines, overrides)
     notice(f"device: {runtime.describe()}")
-    return estimate(result, real, settings, runtime, baselines=names)
+    for settings in each:
+        yield from estimate(result, real, settings, runtime, baselines=names)
 
 
 def _opened(
     path: str | os.PathLike[str], data: Any, baselines: str | Sequence[str], overrides: dict[str, Any]
-) -> tuple[SyntheticSet, RealData, Settings, Runtime, tuple[str, ...]]:
-    """The real data are opened last, after all that can be checked without them."""
+) -> tuple[SyntheticSet, RealData, list[Settings], Runtime, tuple[str, ...]]:
+    """The real data are opened last, after all that can be checked without them; settings, for each network."""
     result = load(path)
     source, changes = split_arguments(data, overrides)
-    settings = settings_for(result, changes)
+    changes = {full_key(key): value for key, value in changes.items()}
+    each = [settings_for(result, changes | name) for name in _networks(result, changes.pop("network.name", None))]
     names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))
-    runtime = choose_runtime(settings.runtime)
-    return result, open_data(source, settings), settings, runtime, names
+    runtime = choose_runtime(each[0].runtime)
+    real = open_data(source, each[0])
+    for settings in each:
+        checked = _checked(result, real, settings, names)
+        network_builder(checked.network, real)()  # raises where the images are too small for it
+    return result, real, each, runtime, names
+
+
+def _networks(result: SyntheticSet, asked: Any) -> list[dict[str, str]]:
+    """The changes that choose each network of a list such as `convnet,alexnet`, or of `all`; none: the set's own."""
+    if asked is None:
+        return [{}]
+    names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked)
+    if names == ["all"]:
+        side = result.images.shape[-1]
+        names = [name for name, row in NETWORKS.items() if row.smallest <= side]
+        small = [name for name in NETWORKS if name not in names]
+        if small:
+            notice(f"--network all: images of {side} pixels are too small for {', '.join(small)}")
+    return [{"network.name": name} for name in dict.fromkeys(names)]
 
 
 def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
-    """The training record of a set as settings, overridden; another network has its own width."""
+    """The training record of a set as settings, overridden; another network than the set's has its own width."""
     settings = result.manifest.training.settings()
-    if "network.name" in overrides:
+    if overrides.get("network.name", settings.network.name) != settings.network.name:
         # the extractors stay the set's own: `_extractors`
         pool = dataclasses.replace(settings.pool, networks=(), extractor_width=None)
         settings = dataclasses.replace(settings, network=NetworkSettings(), pool=pool)

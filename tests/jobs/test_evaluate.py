@@ -14,6 +14,7 @@ from ncfmkit.jobs.evaluate import dry_run, evaluate, real_mosaics, requested_sco
 from ncfmkit.jobs.pack import quantized
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.run import RunDirectory
+from ncfmkit.scoring import students
 from ncfmkit.sets import set_file
 
 pytestmark = pytest.mark.usefixtures("one_cache")
@@ -26,6 +27,30 @@ def test_evaluate_with_another_network(scored: Path) -> None:
     assert [row.network for row in scores.rows] == ["alexnet", "alexnet"]
     assert [row.set for row in scores.rows] == ["distilled", "random"]
     assert scores.precision == "fp32"
+
+
+QUICK: dict[str, Any] = {"student.epochs": 2, "student.repeats": 1, "runtime.compile": "off", "runtime.device": "cpu"}
+
+
+def test_evaluate_with_all_networks(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = evaluate(scored, data="digits", baselines="random", **(QUICK | {"network.name": "all"})).rows
+    assert "images of 8 pixels are too small for vgg11, resnet18, resnetap10, densenet121" in capsys.readouterr().err
+    alone = [
+        row
+        for name in ("convnet", "alexnet")
+        for row in evaluate(scored, data="digits", baselines="random", **(QUICK | {"network.name": name})).rows
+    ]
+    assert [row.network for row in rows] == ["convnet-2 width 8"] * 2 + ["alexnet"] * 2
+    assert [dict(row) | {"seconds": 0} for row in rows] == [dict(row) | {"seconds": 0} for row in alone]
+
+
+@pytest.mark.parametrize("names", ["alexnet,convnett", "alexnet,", "alexnet,vgg11", "all,alexnet"])
+def test_a_network_that_cannot_be_is_refused_before_any_is_trained(
+    scored: Path, monkeypatch: pytest.MonkeyPatch, names: str
+) -> None:
+    monkeypatch.setattr(students, "score", None)
+    with pytest.raises(UserError, match=r"expected one of convnet, alexnet|needs images of 28 pixels"):
+        evaluate(scored, data="digits", **(QUICK | {"network.name": names}))
 
 
 def test_baselines_are_chosen_by_the_sets_own_extractors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
