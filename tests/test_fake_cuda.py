@@ -44,6 +44,7 @@ COUNTS = {
     "step, smooth plateau": (0, 0, 0),
     "step, cosine and average": (0, 0, 0),
     "step, stages": (0, 0, 0),
+    "step, three bits": (0, 0, 0),
     "step, fp32": (0, 0, 0),
     "step, fp16": (0, 0, 0),
     "step, in pieces": (0, 0, 0),
@@ -69,6 +70,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "smooth plateau": {"schedule": "smooth-plateau"},
     "cosine and average": {"schedule": "cosine", "warmup": 1, "average": 0.98},
     "stages": {"extractor": "stages", "calibration_stages": 2},
+    "three bits": {"bits": 3, "bits_from": 0.0},
 }
 
 

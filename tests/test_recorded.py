@@ -123,24 +123,27 @@ def test_replayed_training_is_the_plain_one(
     assert len(tapes) == 1 + 3  # a recording for each operation that the augmentation picks
 
 
-@pytest.mark.parametrize("sampler", ["gaussian", "learned"])
+@pytest.mark.parametrize(("sampler", "bits"), [("gaussian", 8), ("learned", 8), ("gaussian", 3)])
 def test_replayed_steps_are_the_plain_ones(
-    make_real, make_pool, runtime: Runtime, tapes: list[Tape], monkeypatch: pytest.MonkeyPatch, sampler: Any
+    make_real, make_pool, runtime: Runtime, tapes: list[Tape], monkeypatch: pytest.MonkeyPatch, sampler: Any, bits: int
 ) -> None:
     real = make_real((40, 30, 20))
     pool, build = make_pool(real)
-    settings = DistillSettings(ipc=2, frequencies=64, real_batch=16, sampler=sampler, optimizer="sgd", lr=0.5)
+    changing: dict[str, Any] = {"bits": bits, "steps": 16, "bits_from": 0.5}  # rounded from the ninth step on
+    settings = DistillSettings(
+        ipc=2, frequencies=64, real_batch=16, sampler=sampler, optimizer="sgd", lr=0.5, **changing
+    )
 
     def run() -> torch.Tensor:
         problem = make_problem(real, settings, seed=0, pool=pool, builds=[build], runtime=runtime)
         problem = dataclasses.replace(problem, train_images=torch.tensor(real.train.images))
         state = make_state(problem, initialize("mix", real, ipc=2, factor=2, seed=0))
         plan = make_plan(problem, state, budget=None)
-        found = torch.stack([distill_step(problem, state, plan).values for _ in range(8)])
+        found = torch.stack([distill_step(problem, state, plan).values for _ in range(16)])
         return torch.cat([found.flatten(), state.images.detach().flatten().double()])
 
     assert torch.equal(*plain_and_replayed(tapes, run, monkeypatch))
-    assert [tape.replays for tape in tapes] == [6]
+    assert [tape.replays for tape in tapes] == ([14] if bits == 8 else [6, 6])
 
 
 def test_a_function_is_recorded_once_and_gets_the_inputs_of_each_call(tapes: list[Tape]) -> None:

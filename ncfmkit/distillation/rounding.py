@@ -37,7 +37,7 @@ def _restored(count_R256: torch.Tensor, bits: int) -> torch.Tensor:
     for k in range(SHRINKS):
         shrink = 1 - 0.5 * k / (SHRINKS - 1)
         low_R1 = (middle_R1 - half_R1 * shrink).round().long().clamp(max=255 - top)
-        span_R1 = torch.maximum((middle_R1 + half_R1 * shrink).round().long() - low_R1, low_R1.new_tensor(top))
+        span_R1 = ((middle_R1 + half_R1 * shrink).round().long() - low_R1).clamp(min=top)
         above_R256 = torch.minimum((value_256 - low_R1).clamp(min=0), span_R1)
         code_R256 = (2 * above_R256 * top + span_R1) // (2 * span_R1)
         restored_R256 = low_R1 + (2 * code_R256 * span_R1 + top) // (2 * top)
