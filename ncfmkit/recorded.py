@@ -21,19 +21,24 @@ class Recorded:
 
     Args:
         function: of tensors on the GPU, to tensors on the GPU; it may not wait for the GPU.
+        device: the GPU.
     """
 
     PLAIN_CALLS = 2
 
-    def __init__(self, function: TensorFunction):
-        self._function = function
+    def __init__(self, function: TensorFunction, device: torch.device):
+        self._function, self._device = function, device
         self._plain_calls: float = self.PLAIN_CALLS
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: Tensors = ()
         self._outputs: Tensors = ()
 
     def __call__(self, *inputs: torch.Tensor) -> Tensors:
+        with torch.cuda.device(self._device):  # a graph is replayed on the current one
+            return self._call(inputs)
+
+    def _call(self, inputs: Tensors) -> Tensors:
         if self._plain_calls == 0 and self._graph is None:
             self._record(inputs)
         if self._graph is None:

@@ -156,7 +156,8 @@ class Trainer:
         self._trained = self._recorded(self._train)
 
     def _recorded(self, function: TensorFunction) -> TensorFunction:
-        return Recorded(function) if self._models.runtime.records else function
+        runtime = self._models.runtime
+        return Recorded(function, runtime.device) if runtime.records else function
 
     def step(self, data: Sequence[DeviceImages], draws: Sequence[EpochDraws], step: int) -> torch.Tensor:
         """One step of every network, that of its epoch; the sum of their losses, detached."""

@@ -144,7 +144,7 @@ def test_steps_go_on_unrecorded_where_a_recording_runs_out_of_memory(capsys: pyt
             raise torch.OutOfMemoryError("on purpose")
         return (total * 2,)
 
-    recorded = Recorded(add)
+    recorded = Recorded(add, torch.device("cuda"))
     ones = torch.ones(3, device="cuda")
     assert [recorded(ones * k)[0].tolist() for k in range(1, 6)] == [[float(k * (k + 1))] * 3 for k in range(1, 6)]
     assert "steps are not recorded" in capsys.readouterr().err

@@ -83,7 +83,8 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", new)
     monkeypatch.setattr(torch.cuda, "graph", record)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
     return made
@@ -154,7 +155,7 @@ def test_a_function_is_recorded_once_and_gets_the_inputs_of_each_call(tapes: lis
         total.add_(value)
         return (total * 2,)
 
-    recorded = Recorded(add)
+    recorded = Recorded(add, torch.device("cpu"))
     outputs = [recorded(torch.full((3,), float(k)))[0] for k in range(1, 8)]
     assert [output.tolist() for output in outputs] == [[float(k * (k + 1))] * 3 for k in range(1, 8)]
     assert len(calls) == Recorded.PLAIN_CALLS + 1
@@ -170,6 +171,6 @@ def test_a_recording_that_does_not_fit_is_given_up(tapes: list[Tape], capsys: py
         total.add_(value)
         return (total.clone(),)
 
-    recorded = Recorded(add)
+    recorded = Recorded(add, torch.device("cpu"))
     assert [recorded(torch.ones(3))[0].tolist() for _ in range(6)] == [[float(k)] * 3 for k in range(1, 7)]
     assert capsys.readouterr().err.count("steps are not recorded and replayed") == 1

@@ -134,7 +134,7 @@ def _movement(problem: Problem, state: State, plan: Plan, draws: Draws) -> Tenso
     if not (problem.runtime.records and alone and draws.real_index_N is not None and len(picks) <= 1):
         return move
     key = (problem.current, rounds(problem, state), *dataclasses.astuple(plan))
-    return state.recorded.setdefault(key, Recorded(move))
+    return state.recorded.setdefault(key, Recorded(move, problem.runtime.device))
 
 
 def _move(problem: Problem, state: State, plan: Plan, draws: Draws) -> torch.Tensor:
