@@ -134,7 +134,7 @@ def _show_plan(found: "Planned") -> None:
         "recipe": f"{s.recipe}, seed {s.seed}",
         "network": describe_network(s.network),
         "pool": f"{plural(pool.members, 'extractor')} of {plural(pool.epochs, 'epoch')}{other}",
-        "images": f"{d.ipc} per class, factor {d.factor}, from {d.init}{part}",
+        "images": f"{d.ipc} per class, factor {d.factor}, {d.stored_bits} bits, from {d.init}{part}",
         "matching": f"{d.steps:,} steps of lr {d.lr:g}, {d.metric}, {d.frequencies} frequencies ({d.sampler}), "
         f"{d.real_batch} real images per class, schedule {d.schedule}{averaged}",
         "labels": f"soft, by the pool at temperature {s.labels.temperature:g}" if s.labels.soft else "hard",

@@ -25,7 +25,10 @@ def evaluate(
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
-    """Trains students on a set and tests them on real images."""
+    """Trains students on a set and tests them on real images.
+
+    --network takes several networks, comma-separated, or `all`.
+    """
     from rich.console import Console
 
     from ncfmkit.jobs import evaluate as job

@@ -719,6 +719,10 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
         yield f"{names['distill.factor']} {d.factor} is above the image side {data.size}: lower the factor"
     if d.decoded_per_class is not None and d.decode != "bound":
         yield f"{names['distill.decoded_per_class']} needs {names['distill.decode']} 'bound', got {d.decode!r}"
+    if d.bytes is not None and d.add_to is not None:
+        yield f"{names['distill.add_to']}: the new classes get as many images as the set has: leave --bytes out"
+    if d.bytes is not None and d.init == "load":
+        yield f"{names['distill.load']}: the set has its number of images: leave --bytes out, or pass --bits instead"
     if d.bits == 7:
         yield f"{names['distill.bits']} 7: expected 8, 6, 5, 4, 3 or 2"
     if d.init == "load" and d.load is None:

@@ -151,13 +151,23 @@ class Trainer:
         scaler: torch.amp.GradScaler,
         operations: tuple[str, ...],
     ):
-        self._models, self._optimizer, self._scaler, self._operations = models, optimizer, scaler, operations
+        self._runtime, self._operations = models.runtime, operations
         self._prepared: dict[tuple, TensorFunction] = {}
-        self._trained = self._recorded(self._train)
+
+        def train_on(x_RBCHW: torch.Tensor, target_RBK: torch.Tensor) -> Tensors:
+            logits_RBK = models.logits(x_RBCHW)
+            loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * models.size
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            return (loss.detach(),)
+
+        self._trained = self._recorded(train_on)
 
     def _recorded(self, function: TensorFunction) -> TensorFunction:
-        runtime = self._models.runtime
-        return Recorded(function, runtime.device) if runtime.records else function
+        """The function must not know the trainer: what was recorded is freed with it, without a search for cycles."""
+        return Recorded(function, self._runtime.device) if self._runtime.records else function
 
     def step(self, data: Sequence[DeviceImages], draws: Sequence[EpochDraws], step: int) -> torch.Tensor:
         """One step of every network, that of its epoch; the sum of their losses, detached."""
@@ -167,7 +177,7 @@ class Trainer:
 
     def _batch(self, data: DeviceImages, draws: EpochDraws, step: int) -> Tensors:
         """Normalized, augmented images `[B, C, H, W]` and label probabilities `[B, K]`."""
-        index_B, picked = draws.index_SB[step], draws.geometric[step]
+        index_B, picked, operations = draws.index_SB[step], draws.geometric[step], self._operations
 
         def prepare(
             x_BCHW: torch.Tensor,
@@ -176,7 +186,7 @@ class Trainer:
             box_6: torch.Tensor,
             order_B: torch.Tensor,
         ) -> Tensors:
-            x_BCHW = apply(normalize(x_BCHW, data.mean, data.std), self._operations, picked, u_BP)
+            x_BCHW = apply(normalize(x_BCHW, data.mean, data.std), operations, picked, u_BP)
             return cutmix(x_BCHW, target_BK, box_6, order_B)
 
         key = (picked, id(data))
@@ -184,15 +194,6 @@ class Trainer:
             self._prepared[key] = self._recorded(prepare)
         drawn_here = draws.u_SBP[step], draws.box_S6[step], draws.order_SB[step]
         return self._prepared[key](data.at(index_B), data.targets(index_B), *drawn_here)
-
-    def _train(self, x_RBCHW: torch.Tensor, target_RBK: torch.Tensor) -> Tensors:
-        logits_RBK = self._models.logits(x_RBCHW)
-        loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * self._models.size
-        self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        return (loss.detach(),)
 
 
 class Checkpoint(Protocol):

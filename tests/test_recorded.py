@@ -5,6 +5,8 @@ real ones are compared in test_gpu.py.
 """
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -145,6 +147,32 @@ def test_replayed_steps_are_the_plain_ones(
 
     assert torch.equal(*plain_and_replayed(tapes, run, monkeypatch))
     assert [tape.replays for tape in tapes] == ([14] if bits == 8 else [6, 6])
+
+
+def test_what_a_training_recorded_goes_with_it(
+    make_real, runtime: Runtime, tapes: list[Tape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph holds memory of the GPU, which a search for cycles would give back at some other time."""
+    monkeypatch.setattr(Runtime, "records", True)
+    real = make_real((40, 30, 20))
+    models = StackedModels(network_builder(NetworkSettings(width=8, depth=2), real), 1, runtime)
+    gc.collect()
+    gc.disable()
+    try:
+        train(
+            models,
+            [labeled(real, real.train)],
+            TrainSettings(epochs=2, batch=16),
+            seed=0,
+            keys=[0],
+            bar=Tracker("tests", 1, None),
+        )
+        made = [weakref.ref(tape) for tape in tapes]
+        tapes.clear()
+        assert len(made) >= 2
+        assert [tape() for tape in made] == [None] * len(made)
+    finally:
+        gc.enable()
 
 
 def test_a_function_is_recorded_once_and_gets_the_inputs_of_each_call(tapes: list[Tape]) -> None:

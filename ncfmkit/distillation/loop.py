@@ -166,6 +166,7 @@ def distill(
     log_every = max(1, math.ceil(steps / LOGGED_STEPS))
     start = time.monotonic() - spent
     with ExitStack() as stack:
+        stack.callback(state.recorded.clear)  # they know the state, which knows them: both would stay
         signaled = stack.enter_context(deferred_interrupts())
         bar = stack.enter_context(track(TITLE, steps, done=state.step))
         stack.enter_context(

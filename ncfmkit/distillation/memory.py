@@ -11,6 +11,7 @@ import torch
 from ncfmkit import augment
 from ncfmkit.distillation.ncfd import Chunk
 from ncfmkit.distillation.problem import Architecture, Problem, State, default_budget
+from ncfmkit.distillation.rounding import working_bytes
 from ncfmkit.errors import UserError
 from ncfmkit.files import format_bytes
 from ncfmkit.mosaic import decode, decode_factors
@@ -105,6 +106,7 @@ def within_memory(plan: Plan, problem: Problem, state: State, phase: Callable[[]
             plan.chunk = max(smallest, plan.chunk // 2)
             plan.classes_per_batch = max(1, plan.classes_per_batch // 2)
             problem.chunks.clear()
+            state.recorded.clear()
         if problem.runtime.device.type == "cuda":
             torch.cuda.empty_cache()
         notice(f"out of memory: chunks of {plan.chunk} images from now on (slower, same result)")
@@ -162,6 +164,9 @@ def _fixed_bytes(problem: Problem, state: State) -> int:
     s = problem.settings
     fixed = state.images.nbytes * (4 if s.optimizer == "adamw" else 3)  # with gradient and moments
     fixed += 0 if state.average is None else state.average.nbytes
+    if s.stored_bits < 8:
+        channels, *sides = state.images.shape[1:]
+        fixed += working_bytes(channels * len(state.images), math.prod(sides))
     fixed += WORKSPACE.get(problem.runtime.device.type, 0) + problem.pool_bytes
     for of in problem.architectures:
         fixed += sum(p.nbytes for network in (of.matcher, of.calibrator) for p in network.parameters())

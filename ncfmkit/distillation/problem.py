@@ -312,7 +312,9 @@ def checkpointed_features(network: Classifier) -> Callable[[torch.Tensor], torch
         if not torch.is_grad_enabled():
             return head(x_NCHW)
         segments = max(1, len(blocks) // 4)
-        return checkpoint_sequential(blocks, segments, network.padded(x_NCHW), use_reentrant=False).flatten(1)
+        # nothing is drawn in them, and the state of a generator cannot be read while a step is recorded
+        how: dict[str, bool] = {"use_reentrant": False, "preserve_rng_state": False}
+        return checkpoint_sequential(blocks, segments, network.padded(x_NCHW), **how).flatten(1)
 
     return features
 

@@ -38,7 +38,10 @@ def step_seconds(problem: Problem, images_NCHW: torch.Tensor, plan: Plan) -> flo
 def _seconds_with(problem: Problem, architecture: Architecture, images_NCHW: torch.Tensor, plan: Plan) -> float:
     weights = {name: p.detach().clone() for name, p in architecture.matcher.named_parameters()}
     pool = dataclasses.replace(Pool.empty(), stages=[[weights, weights]])
-    problem = dataclasses.replace(problem, pool=pool, architectures=(architecture,), chunks={}, shared=False)
+    settings = dataclasses.replace(problem.settings, bits_from=0.0)  # what takes longest
+    problem = dataclasses.replace(
+        problem, settings=settings, pool=pool, architectures=(architecture,), chunks={}, shared=False
+    )
     groups = list(class_groups(problem.classes, plan.classes_per_batch))
     real = {("real", g, plan.chunk): real_chunks(problem, plan, g) for g in groups}
     synthetic = {("synthetic", g, plan.chunk): syn_chunks(problem, plan, g) for g in groups}
@@ -57,10 +60,12 @@ def _seconds_with(problem: Problem, architecture: Architecture, images_NCHW: tor
             with torch.no_grad():
                 state.images.copy_(first_NCHW)  # each step is a first one: none can diverge
 
-        state.recorded.clear()  # with other chunks
         runtime = problem.runtime
         uncounted = Recorded.PLAIN_CALLS if runtime.records else 0
-        return seconds_per_call(step, runtime.device, compiled=runtime.compile, uncounted=uncounted)
+        try:
+            return seconds_per_call(step, runtime.device, compiled=runtime.compile, uncounted=uncounted)
+        finally:
+            state.recorded.clear()  # the next one has other chunks
 
     def rest(of: dict[tuple, list[Chunk]], made: int, with_one: float, more: Callable[[], float]) -> float:
         """Seconds of the chunks that a step with one of each list leaves out."""

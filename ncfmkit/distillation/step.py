@@ -134,7 +134,11 @@ def _movement(problem: Problem, state: State, plan: Plan, draws: Draws) -> Tenso
     if not (problem.runtime.records and alone and draws.real_index_N is not None and len(picks) <= 1):
         return move
     key = (problem.current, rounds(problem, state), *dataclasses.astuple(plan))
-    return state.recorded.setdefault(key, Recorded(move, problem.runtime.device))
+    if key not in state.recorded:
+        for old in [old for old in state.recorded if old[1:] != key[1:]]:  # none of them is replayed again
+            del state.recorded[old]
+        state.recorded[key] = Recorded(move, problem.runtime.device)
+    return state.recorded[key]
 
 
 def _move(problem: Problem, state: State, plan: Plan, draws: Draws) -> torch.Tensor:

@@ -567,7 +567,7 @@ def _write_set(run: RunDirectory, result: SyntheticSet, settings: Settings, teac
     if teachers is not None:
         result, taught = relabeled(result, settings, teachers)
         notice(taught.describe())
-    set_file.save(result, run.path / set_file.FILE_NAME, force=True)
+    result = dataclasses.replace(result, manifest=set_file.save(result, run.path / set_file.FILE_NAME, force=True))
     sheet = contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
     write_atomic(run.path / "preview.png", png_bytes(sheet))
     curves(run.metrics(), run.path / "curves.png")

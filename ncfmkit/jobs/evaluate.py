@@ -21,6 +21,7 @@ from ncfmkit.networks import NETWORKS, network_builder
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_class_list, split_arguments
 from ncfmkit.real.store import RealData
+from ncfmkit.reports.scores import percent
 from ncfmkit.rng import keyed_rng
 from ncfmkit.run_records import Scores
 from ncfmkit.runtime import Runtime, choose_runtime
@@ -60,7 +61,12 @@ def evaluate(
         0.951
     """
     result, real, each, runtime, names = _opened(path, data, baselines, overrides)
-    scores = [evaluate_real(result, real, settings, runtime, baselines=names) for settings in each]
+    scores = []
+    for settings in each:
+        scores.append(evaluate_real(result, real, settings, runtime, baselines=names))
+        if len(each) > 1:  # what is measured is said, should a later network fail
+            for row in scores[-1].rows:
+                notice(f"{row.network}: {row.label}: {percent(row.last, row.n)}")
     return scores[0].model_copy(update={"rows": tuple(row for of_network in scores for row in of_network.rows)})
 
 
@@ -70,8 +76,11 @@ def dry_run(
     """What :func:`evaluate` would train, measured; arguments and errors as there."""
     result, real, each, runtime, names = _opened(path, data, baselines, overrides)
     notice(f"device: {runtime.describe()}")
-    for settings in each:
-        yield from estimate(result, real, settings, runtime, baselines=names)
+    return (
+        stage if len(each) == 1 else dataclasses.replace(stage, name=f"{settings.network.name}: {stage.name}")
+        for settings in each
+        for stage in estimate(result, real, settings, runtime, baselines=names)
+    )
 
 
 def _opened(

@@ -105,6 +105,7 @@ def _describe_run(path: Path) -> Description:
 def _describe_set(path: Path) -> Description:
     result = set_file.load(path)
     m = result.manifest
+    pixels = result.content_bytes - m.bytes.get("soft_labels", 0)
     score = m.score and f"{format_score(m.score)} with {m.score.network}, {m.score.epochs} epochs"
     summary = {
         "set": m.name,
@@ -114,7 +115,7 @@ def _describe_set(path: Path) -> Description:
         "images": f"uint8 {list(result.images.shape)}" + _quantizing(m),
         "bytes": ", ".join(f"{name} {format_bytes(count)}" for name, count in sorted(m.bytes.items())),
         "bytes per class": format_bytes(result.content_bytes / len(result.classes)) + ", without the labels",
-        "bits per pixel value": f"{8 * result.content_bytes / result.images.numel():.3g}",
+        "bits per pixel value": f"{8 * pixels / result.images.numel():.3g}",
         "source": f"{m.source.name}, {m.source.train_images:,} training images",
         "license of the source": m.source.license,
         "smaller than its pixels": f"{_ratio(result):,.0f} times",

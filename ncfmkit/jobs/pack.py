@@ -128,8 +128,9 @@ def quantized(result: SyntheticSet, bits: int, scale: quantize.Scale, dither: bo
         return result
     if result.levels is not None:
         assert result.manifest.pixels is not None
-        now = result.manifest.pixels.bits
-        raise UserError(f"--bits {bits}: the set already has {now} bits per value: start from the original set")
+        how = result.manifest.pixels
+        advice = "start from the original set" if how.original else "it was distilled so, leave --bits out"
+        raise UserError(f"--bits {bits}: the set already has {how.bits} bits per value: {advice}")
     images, levels = quantize.quantize(result.images.numpy(), bits=bits, scale=scale, dither=dither)
     original = Original(manifest_sha256=result.manifest.manifest_sha256, score=result.manifest.score)
     described = Pixels(bits=bits, scale=scale, dither=dither, shape=images.shape[1:], original=original)

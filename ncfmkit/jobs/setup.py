@@ -33,13 +33,16 @@ def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> S
         base = settings_of(load(earlier))
     else:
         base = load_recipe(recipe or own or _recipe_for_device(overrides))
-    if overrides.get("distill.bytes") is not None and "distill.ipc" in overrides:
+    if "distill.ipc" in overrides and overrides.setdefault("distill.bytes", None) is not None:  # a recipe's goes
         raise UserError("--bytes chooses how many images are stored: leave --ipc out")
     settings = check(override(base, overrides))
     for strategy in (settings.pool.augment, settings.distill.augment, settings.student.augment):
         parse_strategy(strategy)
     d = settings.distill
-    check_budget(d.decode, d.factor, d.ipc, d.decoded_per_class)
+    if d.bytes is None:
+        check_budget(d.decode, d.factor, d.ipc, d.decoded_per_class)
+    else:
+        budget.parse_budget(d.bytes, 1)
     if settings.runtime.memory_budget:
         parse_bytes(settings.runtime.memory_budget)
     if recipe is None and own is None and settings.distill.add_to is None:

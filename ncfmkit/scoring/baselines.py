@@ -144,7 +144,7 @@ def _webp(image_CHW: np.ndarray) -> bytes:
 
     pixels = image_CHW[0] if len(image_CHW) == 1 else image_CHW.transpose(1, 2, 0)
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "WEBP", quality=WEBP_QUALITY, method=6)
+    Image.fromarray(pixels).save(out, "WEBP", quality=WEBP_QUALITY)
     return out.getvalue()
 
 

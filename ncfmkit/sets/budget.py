@@ -76,6 +76,8 @@ def fits(how: DistillSettings, *, classes: int, shape: tuple[int, int, int], sof
 def fitted(how: DistillSettings, *, classes: int, shape: tuple[int, int, int], soft: bool, most: int) -> Fit:
     """The one that is taken: the fewest bits of `PREFERRED` for which there are at most `MOST_MEASURED` images.
 
+    Where more bits leave as many images, the most of them.
+
     Raises:
         UserError: not one image fits.
     """
@@ -86,7 +88,6 @@ def fitted(how: DistillSettings, *, classes: int, shape: tuple[int, int, int], s
         raise UserError(
             f"--bytes {how.bytes}: one image per class in {bits} bits takes {least:,} bytes: pass {least}/class or more"
         )
-    for bits in PREFERRED:
-        if bits in by_bits and by_bits[bits].ipc <= MOST_MEASURED:
-            return by_bits[bits]
-    return by_bits[max(by_bits)]
+    measured = [bits for bits in PREFERRED if bits in by_bits and by_bits[bits].ipc <= MOST_MEASURED]
+    taken = by_bits[measured[0] if measured else max(by_bits)]
+    return max((fit for fit in by_bits.values() if fit.ipc >= taken.ipc), key=lambda fit: fit.bits)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ncfmkit.config import DistillSettings, Settings
+from ncfmkit.distillation import rounding
 from ncfmkit.distillation import step as step_module
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.memory import Plan
@@ -38,6 +39,20 @@ def test_steps_see_what_is_stored(kind: str, bits: int) -> None:
     images = pixels(kind)
     stored, _ = quantize(to_bytes(images).numpy(), bits=bits, scale="image", dither=False)
     assert torch.equal(as_stored(images, bits), torch.from_numpy(stored).float() / 255)
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    images = pixels("uniform")
+    images[1, 2, 3, 4], images[2, 0, 0, 0] = torch.nan, torch.inf
+    stored = as_stored(images, 3)
+    assert torch.equal(stored.isfinite(), images.isfinite())
+    assert torch.equal(stored[3:], as_stored(images[3:], 3))
+
+
+def test_parts_of_the_rows_are_rounded_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = as_stored(pixels("normal"), 3)
+    monkeypatch.setattr(rounding, "PART", 5)
+    assert torch.equal(as_stored(pixels("normal"), 3), whole)
 
 
 @pytest.fixture

@@ -106,10 +106,10 @@ def test_manifest(scored: Path) -> None:
 
 def test_score_rows(scored: Path) -> None:
     rows = scores_of(scored).rows
-    assert [row.set for row in rows] == ["distilled", "random", "random-decoded", "mosaic", "herding", "whole"]
-    assert [row.images for row in rows] == [10, 10, 40, 10, 10, 1347]
-    assert [row.decoded for row in rows] == [40, 10, 40, 40, 10, 1347]
-    assert [row.steps for row in rows] == [3, 3, 3, 3, 3, 11]  # one epoch of the whole split in 11 batches
+    assert [row.set for row in rows] == ["distilled", "random", "random-decoded", "webp", "mosaic", "herding", "whole"]
+    assert [row.images for row in rows] == [10, 10, 40, 10, 10, 10, 1347]
+    assert [row.decoded for row in rows] == [40, 10, 40, 10, 40, 10, 1347]
+    assert [row.steps for row in rows] == [3, 3, 3, 3, 3, 3, 11]  # one epoch of the whole split in 11 batches
     counts = RunDirectory.open(scored).info().data.counts["test"]
     for row in rows:
         assert row.n == 2 == len(row.last.values)
@@ -295,6 +295,15 @@ def test_a_set_of_so_many_bytes(
         start(tmp_path / "interrupted", distill__bytes="60/class")
     distill_job.resume(tmp_path / "interrupted")
     assert torch.equal(set_file.load(tmp_path / "interrupted").images, result.images)
+
+
+def test_soft_labels_are_part_of_the_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides: dict[str, Any] = {"labels__soft": True, "pool__epochs": 5, "distill__bytes": "400/class"}
+    result = set_file.load(start(tmp_path / "run", student__repeats=0, **overrides))
+    assert result.soft_labels is not None
+    assert result.content_bytes == result.soft_labels.nbytes + result.manifest.bytes["pixels"] + 2 * len(result)
+    assert 3_000 < result.content_bytes <= 4_000
+    assert f"--bytes 400/class: {result.content_bytes:,} bytes in all" in capsys.readouterr().err
 
 
 def test_the_seed_reaches_every_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -645,9 +654,10 @@ def test_a_known_name_stays_a_name_beside_a_folder_of_that_name(
     assert DataArguments(data="mnist", data_root="d").recorded()["data_root"] == str(tmp_path / "d")
 
 
+@pytest.mark.parametrize("bits", [8, 3])
 @pytest.mark.parametrize("seconds", [0, 0.05, 1000])
 def test_non_finite_loss_keeps_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, bits: int
 ) -> None:
     monkeypatch.setitem(loop.READ_EVERY, "cpu", seconds)
     original = loop.distill_step
@@ -661,7 +671,7 @@ def test_non_finite_loss_keeps_the_last_checkpoint(
     out = tmp_path / "run"
     monkeypatch.setattr(loop, "distill_step", poisoned)
     with pytest.raises(NonFiniteLossError, match="loss of class '0' became non-finite in step 10"):
-        start(out)
+        start(out, distill__bits=bits)
     stored = RunDirectory.open(out).load_checkpoint()
     assert stored is not None
     assert stored["step"] == 8
@@ -728,6 +738,7 @@ def test_a_run_goes_on_with_its_own_plan(tmp_path: Path, monkeypatch: pytest.Mon
         ({"distill__ipc": 500}, r"--ipc 500 is above the \d+ training images of class '\d'"),
         ({"distill__bytes": "9/class"}, "--bytes 9/class: one image per class in 2 bits takes 18 bytes: pass 18/class"),
         ({"distill__bytes": "lots"}, "--bytes 'lots' is not a size"),
+        ({"distill__bytes": "1KB", "distill__init": "load", "distill__load": "x"}, "leave --bytes out, or pass --bits"),
         ({"distill__bytes": "1KB", "distill__ipc": 1}, "--bytes chooses how many images are stored: leave --ipc out"),
         ({"distill__factor": 9}, r"--factor \(distill\.factor\) 9 is above the image side 8"),
         ({"network__name": "vgg11", "network__width": 128}, "network vgg11 needs images of 28 pixels or more, got 8"),

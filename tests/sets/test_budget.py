@@ -25,6 +25,7 @@ def of(text: str, **settings: Any) -> DistillSettings:
         ("12288/class", (3, 10)),  # 1,158 bytes an image
         ("122880 / class", (8, 40)),  # more than 50 in all fewer bits
         ("3KiB/class", (3, 2)),
+        ("2310/class", (6, 1)),  # 3 bits would hold no more images
         ("800/class", (2, 1)),  # too few for an image in 3 bits
         ("30720/class", (3, 26)),
         ("120KiB", (3, 10)),  # in all
@@ -43,7 +44,7 @@ def test_bits_that_are_given_are_kept() -> None:
 
 def test_there_are_no_more_images_than_real_ones() -> None:
     fit = budget.fitted(of("12288/class"), **(CIFAR | {"most": 4}))
-    assert (fit.bits, fit.ipc) == (3, 4)
+    assert (fit.bits, fit.ipc) == (8, 4)  # with room for all of their bits
 
 
 @pytest.mark.parametrize("soft", [False, True])
