@@ -289,17 +289,18 @@ def training_seconds(models: StackedModels, like: LabeledImages, count: int, set
     data = like.on(models.runtime.device)
     operations = parse_strategy(settings.augment)
     trainer = Trainer(models, _optimizer(settings, models), models.runtime.scaler(), operations)
-    rngs = [keyed_rng(0, "estimate", r) for r in range(models.size)]
+    rngs, runtime = [keyed_rng(0, "estimate", r) for r in range(models.size)], models.runtime
+    # a GPU that is waited for after every step is slower; the first steps record
+    together, uncounted = (10, 1) if runtime.records else (1, 0)
 
-    def one_step() -> None:
-        draws = [_draw_epoch(data, size, settings, rng) for rng in rngs]
-        draws = [dataclasses.replace(d, index_SB=d.index_SB % len(data)) for d in draws]
-        trainer.step([data] * models.size, draws, 0)
+    def some_steps() -> None:
+        for _ in range(together):
+            draws = [_draw_epoch(data, size, settings, rng) for rng in rngs]
+            draws = [dataclasses.replace(d, index_SB=d.index_SB % len(data)) for d in draws]
+            trainer.step([data] * models.size, draws, 0)
 
-    runtime = models.runtime
-    uncounted = Recorded.PLAIN_CALLS if runtime.records else 0
-    one = seconds_per_call(one_step, runtime.device, compiled=runtime.compile, uncounted=uncounted)
-    return one * steps * settings.epochs
+    seconds = seconds_per_call(some_steps, runtime.device, compiled=runtime.compile, uncounted=uncounted)
+    return seconds / together * steps * settings.epochs
 
 
 def accuracy_seconds(models: StackedModels, data: LabeledImages, *, batch: int = 256) -> float:

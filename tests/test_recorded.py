@@ -17,6 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from ncfmkit import training
 from ncfmkit.config import DistillSettings, NetworkSettings, TrainSettings
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.memory import make_plan
@@ -27,7 +28,7 @@ from ncfmkit.networks import network_builder
 from ncfmkit.progress import Tracker
 from ncfmkit.recorded import Recorded
 from ncfmkit.runtime import Runtime
-from ncfmkit.training import StackedModels, fresh_state, train
+from ncfmkit.training import StackedModels, fresh_state, train, training_seconds
 
 
 class Tape(TorchDispatchMode):
@@ -202,3 +203,26 @@ def test_a_recording_that_does_not_fit_is_given_up(tapes: list[Tape], capsys: py
     recorded = Recorded(add, torch.device("cpu"))
     assert [recorded(torch.ones(3))[0].tolist() for _ in range(6)] == [[float(k)] * 3 for k in range(1, 7)]
     assert capsys.readouterr().err.count("steps are not recorded and replayed") == 1
+
+
+def test_an_estimate_counts_replays_alone(
+    make_real, runtime: Runtime, tapes: list[Tape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runtime, "records", True)
+    counted: list[tuple[int, int]] = []
+
+    def seconds_per_call(call: Callable[[], None], device: torch.device, *, compiled: bool, uncounted: int) -> float:
+        for _ in range(1 + uncounted):
+            call()
+        before = len(tapes), sum(tape.replays for tape in tapes)
+        call()
+        counted.append((len(tapes) - before[0], sum(tape.replays for tape in tapes) - before[1]))
+        return 30.0
+
+    monkeypatch.setattr(training, "seconds_per_call", seconds_per_call)
+    real = make_real((40, 30, 20))
+    models = StackedModels(network_builder(NetworkSettings(width=8, depth=2), real), 1, runtime)
+    settings = TrainSettings(epochs=3, batch=16, augment="color_crop")
+    seconds = training_seconds(models, labeled(real, real.train), 90, settings)
+    assert counted == [(0, 2 * 10)]  # batches and steps; nothing is recorded any more
+    assert seconds == pytest.approx(30 / 10 * 6 * 3)
