@@ -11,9 +11,9 @@ from ncfmkit.files import parse_bytes
 from ncfmkit.mosaic import decoded_count
 from ncfmkit.sets import quantize
 
-# Fewest bits first, by docs/experiments.md: 4 bits cost nothing, 3 half a point, 2 two or three, and images in place of
-# bits gain more than that. Two bits are for what holds no image in 3; 8 for more images than were measured.
-PREFERRED = (3, 4, 5, 6)
+# Fewest bits first, by docs/experiments.md: rounded while they are distilled, images in 2 bits cost half a point, and
+# images in place of bits gain more than that. 8 bits are for more images than were measured.
+PREFERRED = (2, 3, 4, 5, 6)
 MOST_MEASURED = 50  # images per class
 
 

@@ -278,17 +278,17 @@ def test_a_set_of_so_many_bytes(
         DataArguments(data="digits"), recipe=None, out=None, baselines=(), overrides=dict(overrides)
     )
     assert [(fit.bits, fit.ipc) for fit in found.options] == [(6, 1), (5, 1), (4, 1), (3, 2), (2, 3)]
-    assert "2 images per class in 3 bits, 52 bytes per class (chosen)" in capsys.readouterr().err
+    assert "3 images per class in 2 bits, 54 bytes per class (chosen)" in capsys.readouterr().err
     run = start(tmp_path / "run", distill__bytes="60/class")
     settings = from_dict(RunDirectory.open(run).info().settings).distill
-    assert (settings.ipc, settings.bits) == (2, 3)
+    assert (settings.ipc, settings.bits) == (3, 2)
     result = set_file.load(run)
-    assert result.manifest.bytes == {"pixels": 20 * 24, "levels": 20 * 2, "labels": 20 * 8}
-    assert all(len(image.unique()) <= 8 for image in result.images)
+    assert result.manifest.bytes == {"pixels": 30 * 16, "levels": 30 * 2, "labels": 30 * 8}
+    assert all(len(image.unique()) <= 4 for image in result.images)
     assert result.manifest.score is not None
     size = (run / set_file.FILE_NAME).stat().st_size
     said = capsys.readouterr().err
-    assert f"--bytes 60/class: 520 bytes in all, 52 per class; the file has {size:,}, with its" in said
+    assert f"--bytes 60/class: 540 bytes in all, 54 per class; the file has {size:,}, with its" in said
 
     at_step(monkeypatch, 7, terminate)
     with pytest.raises(Interrupted):

@@ -22,13 +22,13 @@ def of(text: str, **settings: Any) -> DistillSettings:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("12288/class", (3, 10)),  # 1,158 bytes an image
+        ("12288/class", (2, 15)),  # 774 bytes an image
         ("122880 / class", (8, 40)),  # more than 50 in all fewer bits
-        ("3KiB/class", (3, 2)),
-        ("2310/class", (6, 1)),  # 3 bits would hold no more images
-        ("800/class", (2, 1)),  # too few for an image in 3 bits
-        ("30720/class", (3, 26)),
-        ("120KiB", (3, 10)),  # in all
+        ("3KiB/class", (2, 3)),
+        ("1500/class", (3, 1)),  # 2 bits would hold no more images
+        ("800/class", (2, 1)),
+        ("30720/class", (2, 39)),
+        ("120KiB", (2, 15)),  # in all
     ],
 )
 def test_what_is_taken(text: str, expected: tuple[int, int]) -> None:
