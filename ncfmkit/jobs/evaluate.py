@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, full_key, override
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.pool import estimate_pool, open_pool
@@ -28,8 +26,7 @@ from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import SetSize, check_baselines, herded_subset, parse_baselines
 from ncfmkit.scoring.soft_labels import Teachers
-from ncfmkit.sets import quantize
-from ncfmkit.sets.manifest import to_bytes
+from ncfmkit.sets.manifest import in_bits, to_bytes
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -174,9 +171,8 @@ def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -
     drawn = int(keyed_rng(seed, "mosaic baseline", repeat).integers(2**62))
     factor = result.manifest.decode.factor
     images = to_bytes(initialize("mix", real, ipc=result.ipc, factor=factor, seed=drawn))
-    if (how := result.manifest.pixels) is not None:  # in the bits of the set
-        rounded, _ = quantize.quantize(images.numpy(), bits=how.bits, scale=how.scale, dither=how.dither)
-        images = torch.from_numpy(rounded)
+    if (how := result.manifest.pixels) is not None:
+        images, _ = in_bits(images, how)
     return dataclasses.replace(result, images=images, soft_labels=None, levels=None).labeled()
 
 

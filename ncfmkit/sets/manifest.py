@@ -228,16 +228,24 @@ class Manifest(Record):
         return self.model_copy(update=values)
 
 
+def in_bits(images: torch.Tensor, how: Pixels) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 images as they are stored in fewer bits, and the levels that their values lie between."""
+    rounded, levels = quantize.quantize(images.numpy(), bits=how.bits, scale=how.scale, dither=how.dither)
+    return torch.from_numpy(rounded), torch.from_numpy(levels)
+
+
+def _image_tensors(images: torch.Tensor, levels: torch.Tensor | None, how: Pixels | None) -> dict[str, torch.Tensor]:
+    """What images are stored as, by name."""
+    if levels is None or how is None:
+        return {"images": images.contiguous()}
+    packed = torch.from_numpy(quantize.packed(images.numpy(), levels.numpy(), how.bits))
+    return {"pixels": packed, "levels": levels.contiguous()}
+
+
 def tensors_of(synthetic: SyntheticSet) -> dict[str, torch.Tensor]:
     """The tensors that a set is stored as, by name."""
     tensors = {"labels": synthetic.labels.contiguous()}
-    how = synthetic.manifest.pixels
-    if synthetic.levels is None or how is None:
-        tensors["images"] = synthetic.images.contiguous()
-    else:
-        levels_GC2 = synthetic.levels.numpy()
-        tensors["pixels"] = torch.from_numpy(quantize.packed(synthetic.images.numpy(), levels_GC2, how.bits))
-        tensors["levels"] = synthetic.levels.contiguous()
+    tensors |= _image_tensors(synthetic.images, synthetic.levels, synthetic.manifest.pixels)
     if synthetic.soft_labels is not None:
         tensors["soft_labels"] = synthetic.soft_labels.contiguous()
     return tensors
@@ -482,14 +490,12 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
     if stored.dtype != torch.uint8:
         stored = to_bytes(stored)
     labels, levels = torch.arange(len(real.classes)).repeat_interleave(d.ipc), None
-    tensors, pixels = {"images": stored, "labels": labels}, None
+    pixels = None
     if d.stored_bits < 8:
         shape = stored.shape[1], stored.shape[2], stored.shape[3]
         pixels = Pixels(bits=d.stored_bits, scale="image", dither=False, shape=shape)
-        images_NCHW, levels_GC2 = quantize.quantize(stored.numpy(), bits=pixels.bits, scale=pixels.scale, dither=False)
-        stored, levels = torch.from_numpy(images_NCHW), torch.from_numpy(levels_GC2)
-        packed = torch.from_numpy(quantize.packed(images_NCHW, levels_GC2, pixels.bits))
-        tensors = {"pixels": packed, "levels": levels, "labels": labels}
+        stored, levels = in_bits(stored, pixels)
+    tensors = {"labels": labels} | _image_tensors(stored, levels, pixels)
     kept = to_dict(settings)
     kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine
     for key in ("load", "add_to"):
