@@ -162,7 +162,8 @@ def check_baselines(real: RealData, baselines: Sequence[str], size: SetSize) -> 
         size: of the set that they stand beside.
     """
     for name in baselines:
-        _check_enough(real, BASELINES[name].per_class(size, real))
+        if BASELINES[name].size != "bytes":  # which takes no more than there are, and time to count
+            _check_enough(real, BASELINES[name].per_class(size, real))
 
 
 def _check_enough(real: RealData, per_class: int) -> None:
