@@ -36,7 +36,7 @@ from ncfmkit.scoring import student_file
 from ncfmkit.scoring.student_manifest import NetworkRecord, StudentManifest, TrainedOn
 from ncfmkit.scoring.students import train_student
 from ncfmkit.sets import quantize, set_file
-from ncfmkit.sets.manifest import Training, with_digests
+from ncfmkit.sets.manifest import Pixels, Training, with_coding, with_digests
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
 
@@ -158,21 +158,28 @@ def build_set(
     soft: bool = False,
     bits: int | None = None,
     scale: quantize.Scale = "image",
+    smooth: bool = False,
     seed: int = 0,
     **changes: Any,
 ) -> SyntheticSet:
     """Random stored images of `build_real`'s classes; `changes` are keys of its manifest, as plain JSON values.
 
-    The training record is that of the settings, unless it is given.
+    The training record is that of the settings, unless it is given. With `bits` and `smooth`, gradients are stored as
+    one stream; without, packed.
     """
     rng, count = np.random.default_rng(seed), len(classes) * ipc
     decoded = int(decode_mask(kind, factor, ipc, budget).sum())
     images = rng.integers(0, 256, (count, channels, size, size), dtype=np.uint8)
-    levels = None
+    if smooth:
+        images = np.linspace(images // 2, 255 - images // 4, size, axis=3)[..., 0].astype(np.uint8)
+    levels = coded = None
     if bits is not None:
         images, levels = quantize.quantize(images, bits=bits, scale=scale, dither=False)
-        how = {"bits": bits, "scale": scale, "dither": False, "shape": [channels, size, size]}
-        changes = {"pixels": how} | changes
+        how = Pixels(bits=bits, scale=scale, dither=False, shape=(channels, size, size))
+        if smooth:
+            how, coded = with_coding(torch.from_numpy(images), torch.from_numpy(levels), how)
+            assert coded is not None
+        changes = {"pixels": how.model_dump(mode="json")} | changes
     distill = DistillSettings(ipc=ipc, factor=factor, decode=kind, decoded_per_class=budget)
     logits = rng.normal(size=(len(classes) * decoded, len(classes))).astype(np.float16) if soft else None
     content: dict[str, Any] = {
@@ -197,8 +204,8 @@ def build_set(
     if levels is None:
         tensors["images"] = images_NCHW
     else:
-        tensors |= {"pixels": torch.from_numpy(quantize.packed(images, levels, bits or 8))}
-        tensors |= {"levels": torch.from_numpy(levels)}
+        packed = torch.from_numpy(quantize.packed(images, levels, bits or 8))
+        tensors |= {"pixels": packed if coded is None else coded, "levels": torch.from_numpy(levels)}
     if logits is not None:
         tensors["soft_labels"] = torch.from_numpy(logits)
     return SyntheticSet(
@@ -207,6 +214,7 @@ def build_set(
         manifest=with_digests(content, tensors),
         soft_labels=tensors.get("soft_labels"),
         levels=tensors.get("levels"),
+        coded=coded,
     )
 
 

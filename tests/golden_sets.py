@@ -3,8 +3,10 @@
 `python tests/golden_sets.py` writes them to tests/data; their bytes are pinned in tests/sets/test_numpy_reader.py.
 """
 
+import base64
 import hashlib
 import json
+import lzma
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +56,21 @@ def pack(codes_NCHW: np.ndarray, bits: int) -> np.ndarray:
         text += "0" * (-len(text) % 8)
         rows.append([int(text[i : i + 8], 2) for i in range(0, len(text), 8)])
     return np.array(rows, np.uint8)
+
+
+def stream_bytes(codes_NCHW: np.ndarray, bits: int) -> bytes:
+    """What the LZMA stream of codes holds, value by value."""
+    (n, channels, height, width), content = codes_NCHW.shape, bytearray()
+    for upper in range(bits, 0, -2):
+        used = min(2, upper)
+        in_a_byte = (6 if channels == 3 else 4) // used
+        for image in range(n):
+            places = [(c, y, x) for y in range(height) for x in range(width) for c in range(channels)]
+            values = [int(codes_NCHW[image][place]) >> (upper - used) & (2**used - 1) for place in places]
+            values += [0] * (-len(values) % in_a_byte)
+            for start in range(0, len(values), in_a_byte):
+                content.append(int("".join(f"{value:0{used}b}" for value in values[start : start + in_a_byte]), 2))
+    return bytes(content)
 
 
 def restore(codes_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
@@ -115,13 +132,15 @@ class Golden:
     levels: np.ndarray | None = None
     codes: np.ndarray | None = None
     soft_labels: np.ndarray | None = None
+    stream: np.ndarray | None = None
 
     def content(self) -> bytes:
         tensors: dict[str, Any] = {"labels": self.labels}
         if self.codes is None:
             tensors["images"] = self.images
         else:
-            tensors |= {"pixels": pack(self.codes, self.manifest["pixels"]["bits"]), "levels": self.levels}
+            packed = pack(self.codes, self.manifest["pixels"]["bits"])
+            tensors |= {"pixels": packed if self.stream is None else self.stream, "levels": self.levels}
         if self.soft_labels is not None:
             tensors["soft_labels"] = self.soft_labels
         return set_bytes(tensors, self.manifest)
@@ -190,8 +209,44 @@ def quantized_soft() -> Golden:
     )
 
 
+# another liblzma may give other bytes, which hold the same
+CODED = """
+BAAAEAD//////////wAGaT4u+9IG/hiAc58Mc2S7ebogY/Em/r+2TvBZIgKhLkUrXX0IZA/2mY5T//8KtAAA
+"""
+
+
+def coded_color() -> Golden:
+    """Three bits, in two planes; side 5, so that the last byte of an image is not full in the lower one."""
+    manifest = golden_manifest(
+        *("coded-color", ["left", "right"], 3),
+        format=3,
+        ipc={"stored": 2, "decoded": 8},
+        decode={"kind": "single", "factor": 2, "budget": None},
+        pixels={"bits": 3, "scale": "channel", "dither": False, "shape": [3, 5, 5], "coding": "lzma"},
+    )
+    n, _, y, x = np.indices((4, 3, 5, 5))
+    codes = ((n + y + x) // 2 % 8).astype(np.uint8)
+    codes[:, 1] = 7 - codes[:, 1]
+    levels = np.array([[[0, 255], [10, 200], [100, 107]]], np.uint8)
+    stream = np.frombuffer(base64.b64decode(CODED), np.uint8)
+    assert lzma.decompress(stream.tobytes()) == stream_bytes(codes, 3)
+    return Golden(
+        images=restore(codes, levels, 3),
+        labels=np.repeat(np.arange(2), 2),
+        manifest=manifest,
+        levels=levels,
+        codes=codes,
+        stream=stream,
+    )
+
+
 # the British names stand in the pinned bytes, and draw the noise
-GOLDENS = {"single-gray": single_gray, "bound-colour": bound_color, "quantised-soft": quantized_soft}
+GOLDENS = {
+    "single-gray": single_gray,
+    "bound-colour": bound_color,
+    "quantised-soft": quantized_soft,
+    "coded-color": coded_color,
+}
 
 
 def main() -> None:

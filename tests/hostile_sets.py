@@ -34,6 +34,7 @@ SUBJECTS = {
     "file": Subject(False, {}),
     "file-soft": Subject(False, {"soft": True, "kind": "bound", "budget": 7}),
     "file-bits": Subject(False, {"soft": True, "bits": 3, "channels": 1}),
+    "file-coded": Subject(False, {"bits": 2, "smooth": True, "ipc": 8}),
     "package": Subject(True, {"soft": True}),
 }
 

@@ -25,7 +25,7 @@ from ncfmkit.distillation.shares import distilled_labels
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce, total_seconds
 from ncfmkit.files import format_bytes, write_atomic
-from ncfmkit.jobs.evaluate import real_mosaics
+from ncfmkit.jobs.evaluate import real_mosaics, size_of
 from ncfmkit.jobs.growing import check_place, earlier_set, grown, with_new_classes
 from ncfmkit.jobs.relabel import relabeled, teachers_of
 from ncfmkit.jobs.setup import make_settings, open_data, resolve, room
@@ -197,7 +197,9 @@ def dry_run(
     The store of the real data and compiled code go to the cache, where the run finds them.
     """
     real, settings, runtime, folder, names = _opened(source, recipe, out, force, baselines, overrides)
-    options = () if settings.distill.bytes is None else tuple(budget.fits(settings.distill, **room(settings, real)))
+    options = (
+        () if settings.distill.bytes is None else tuple(budget.fits(settings.distill, room(settings, real, coded=True)))
+    )
     settings, images = _checked(real, settings, names)
     problem, state, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
     notice(_headline(real, settings))
@@ -310,13 +312,12 @@ def _checked(real: RealData, settings: Settings, baselines: Sequence[str]) -> tu
 
 
 def _size(settings: Settings, real: RealData) -> SetSize:
-    """Of the set that is made."""
-    d, teaching = settings.distill, len(real.classes) if settings.labels.soft else 0
-    shape = (real.channels, real.size, real.size)
+    """At most, of the set that is made."""
+    d = settings.distill
     return SetSize(
         stored=d.ipc,
         decoded=decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class),
-        bytes=budget.bytes_of_class(d, d.stored_bits, d.ipc, shape=shape, teaching=teaching),
+        bytes=float(budget.bytes_of_class(d, d.stored_bits, d.ipc, room(settings, real, coded=False))),
     )
 
 
@@ -364,7 +365,7 @@ def _headline(real: RealData, settings: Settings) -> str:
 
 
 def _describe_fit(fit: budget.Fit, *, chosen: bool) -> str:
-    text = f"{plural(fit.ipc, 'image')} per class in {fit.bits} bits, {fit.bytes:,} bytes per class"
+    text = f"{plural(fit.ipc, 'image')} per class in {fit.bits} bits, about {fit.bytes:,} bytes per class"
     return f"{text} (chosen)" if chosen else text
 
 
@@ -543,7 +544,7 @@ def _complete(
                 result.labeled(),
                 real,
                 settings,
-                size=_size(settings, real),
+                size=size_of(result),
                 baselines=baselines,
                 mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
                 soften=lambda data: teachers.label(data) if teachers is not None else data,

@@ -154,7 +154,7 @@ def evaluate_real(
         result.labeled(),
         real,
         settings,
-        size=_size(result),
+        size=size_of(result),
         baselines=baselines,
         mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
         herding=herding,
@@ -195,7 +195,7 @@ def estimate(
         real,
         settings,
         extractor=extractors[0],
-        size=_size(result),
+        size=size_of(result),
         baselines=baselines,
         runtime=runtime,
     )
@@ -211,11 +211,12 @@ def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines
         )
     check_fits(result, real)
     real.test_split()
-    check_baselines(real, baselines, _size(result))
+    check_baselines(real, baselines, size_of(result))
     return resolve(settings, real)
 
 
-def _size(result: SyntheticSet) -> SetSize:
+def size_of(result: SyntheticSet) -> SetSize:
+    """How large a set is."""
     ipc = result.manifest.ipc
     return SetSize(stored=ipc.stored, decoded=ipc.decoded, bytes=result.content_bytes / len(result.classes))
 

@@ -12,7 +12,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.files import check_free_folder, parse_bytes, safe_name
 from ncfmkit.jobs.evaluate import Scoring, requested_scoring
 from ncfmkit.sets import package, quantize, set_file
-from ncfmkit.sets.manifest import Original, Pixels, Training, manifest_score
+from ncfmkit.sets.manifest import Original, Pixels, Training, manifest_score, with_coding
 from ncfmkit.sets.synthetic import SyntheticSet
 
 LONGEST_LICENSE = 200  # characters
@@ -131,8 +131,10 @@ def quantized(result: SyntheticSet, bits: int, scale: quantize.Scale, dither: bo
         how = result.manifest.pixels
         advice = "start from the original set" if how.original else "it was distilled so, leave --bits out"
         raise UserError(f"--bits {bits}: the set already has {how.bits} bits per value: {advice}")
-    images, levels = quantize.quantize(result.images.numpy(), bits=bits, scale=scale, dither=dither)
+    rounded, lowest_highest = quantize.quantize(result.images.numpy(), bits=bits, scale=scale, dither=dither)
+    images, levels = torch.from_numpy(rounded), torch.from_numpy(lowest_highest)
     original = Original(manifest_sha256=result.manifest.manifest_sha256, score=result.manifest.score)
-    described = Pixels(bits=bits, scale=scale, dither=dither, shape=images.shape[1:], original=original)
-    result = dataclasses.replace(result, images=torch.from_numpy(images), levels=torch.from_numpy(levels))
-    return with_manifest(result, pixels=described, score=None)
+    how = Pixels(bits=bits, scale=scale, dither=dither, shape=rounded.shape[1:], original=original)
+    how, coded = with_coding(images, levels, how)
+    result = dataclasses.replace(result, images=images, levels=levels, coded=coded)
+    return with_manifest(result, pixels=how, score=None)

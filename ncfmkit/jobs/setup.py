@@ -1,9 +1,13 @@
 """What several jobs begin with: settings from recipe and flags, what the data decide, whether a set fits them."""
 
 import dataclasses
+import math
 import os
 import sys
 from typing import Any
+
+import numpy as np
+import torch
 
 from ncfmkit import distributed, networks
 from ncfmkit.augment import parse_strategy
@@ -11,14 +15,17 @@ from ncfmkit.config import RuntimeSettings, Settings, check, full_key, load_reci
 from ncfmkit.errors import UserError
 from ncfmkit.files import parse_bytes
 from ncfmkit.jobs.growing import settings_of
-from ncfmkit.mosaic import check_budget
+from ncfmkit.mosaic import check_budget, compose
 from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import DEFAULT_RECIPES, DataArguments, read_class_list
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import choose_device
 from ncfmkit.sets import budget
+from ncfmkit.sets.manifest import to_bytes
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
+
+SAMPLED_VALUES = 1 << 18  # of the images that say how well a set compresses
 
 
 def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> Settings:
@@ -93,17 +100,34 @@ def resolve(settings: Settings, real: RealData) -> Settings:
     load = settings.distill.load and os.path.abspath(settings.distill.load)  # a run is resumed from anywhere
     distill = dataclasses.replace(settings.distill, load=load)
     if distill.bytes is not None:
-        fit = budget.fitted(settings.distill, **room(settings, real))
+        fit = budget.fitted(settings.distill, room(settings, real, coded=True))
         distill = dataclasses.replace(distill, ipc=fit.ipc, bits=fit.bits)
         check_budget(distill.decode, distill.factor, distill.ipc, distill.decoded_per_class)
     return dataclasses.replace(settings, network=network, distill=distill)
 
 
-def room(settings: Settings, real: RealData) -> dict[str, Any]:
-    """What decides which sets fit `--bytes`, as :func:`ncfmkit.sets.budget.fits` takes it."""
-    most = int(real.train.counts().min()) if settings.distill.init in ("mix", "random") else sys.maxsize
-    shape = (real.channels, real.size, real.size)
-    return {"classes": len(real.classes), "shape": shape, "soft": settings.labels.soft, "most": most}
+def room(settings: Settings, real: RealData, *, coded: bool) -> budget.Room:
+    """What decides, beside the settings, which sets fit `--bytes`.
+
+    Args:
+        coded: with what coding is expected to save, which takes a second.
+    """
+    d = settings.distill
+    return budget.Room(
+        classes=len(real.classes),
+        shape=(real.channels, real.size, real.size),
+        soft=settings.labels.soft,
+        most=int(real.train.counts().min()) if d.init in ("mix", "random") else sys.maxsize,
+        coded=budget.expected_shares(_mosaics(real, d.factor), settings.seed) if coded else {},
+    )
+
+
+def _mosaics(real: RealData, factor: int) -> np.ndarray:
+    """A few mosaics of evenly spaced training images, uint8 `[N, C, H, W]`."""
+    images_NCHW, cells = real.train.images, factor**2
+    count = min(SAMPLED_VALUES // math.prod(images_NCHW.shape[1:]), len(images_NCHW) // cells)
+    index = np.linspace(0, len(images_NCHW) - 1, max(1, count) * cells).astype(int)
+    return to_bytes(compose(torch.from_numpy(images_NCHW[index]).float() / 255, factor)).numpy()
 
 
 def check_fits(result: SyntheticSet, real: RealData) -> None:

@@ -1,20 +1,26 @@
 """How many images, in how few bits, fit into a number of bytes (`distill --bytes`)."""
 
+import dataclasses
+import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
+
+import numpy as np
 
 from ncfmkit.config import DistillSettings
 from ncfmkit.errors import UserError
 from ncfmkit.files import parse_bytes
 from ncfmkit.mosaic import decoded_count
-from ncfmkit.sets import quantize
+from ncfmkit.rng import keyed_rng
+from ncfmkit.sets import coding, quantize
 
 # Fewest bits first, by docs/experiments.md: rounded while they are distilled, images in 2 bits cost half a point, and
 # images in place of bits gain more than that. 8 bits are for more images than were measured.
 PREFERRED = (2, 3, 4, 5, 6)
-MOST_MEASURED = 50  # images per class
+MOST_MEASURED = 60  # images per class: about that
+ROUGHNESS = 20  # levels: distilled images compress as mosaics do with noise of 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +38,26 @@ class Fit:
     bytes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What decides how many images fit.
+
+    Attributes:
+        classes: their number.
+        shape: of an image, `(C, H, W)`.
+        soft: soft labels are stored.
+        most: images per class that can be stored.
+        coded: part of their packed codes that images are expected to take as a stream, by bits; 1 where nothing is
+            said.
+    """
+
+    classes: int
+    shape: tuple[int, int, int]
+    soft: bool
+    most: int
+    coded: Mapping[int, float] = field(default_factory=dict)
+
+
 def parse_budget(text: str, classes: int) -> Fraction:
     """Bytes of a class: of `12288/class`, or of `120KB` in all.
 
@@ -44,36 +70,49 @@ def parse_budget(text: str, classes: int) -> Fraction:
     return count if found[2] else count / classes
 
 
-def bytes_of_class(how: DistillSettings, bits: int, ipc: int, *, shape: tuple[int, int, int], teaching: int) -> int:
-    """Bytes that a class takes in a set's file, but for its part of the manifest and of the labels.
+def expected_shares(images_NCHW: np.ndarray, seed: int) -> dict[int, float]:
+    """Part of their packed codes that images like these take as a stream, by bits.
 
     Args:
-        shape: of an image.
-        teaching: classes that soft labels are of; 0: there are none.
+        images_NCHW: uint8, such as distillation starts from. They become rougher while they are distilled.
+        seed: of the noise that stands for that.
     """
-    image = quantize.packed_bytes(shape, bits) + (2 * shape[0] if bits < 8 else 0)
-    decoded = decoded_count(how.decode, how.factor, ipc, how.decoded_per_class) if teaching else 0
-    return ipc * image + 2 * teaching * decoded
+    noise_NCHW = keyed_rng(seed, "roughness").normal(0, ROUGHNESS, images_NCHW.shape)
+    rough_NCHW = np.clip(images_NCHW + noise_NCHW, 0, 255).round().astype(np.uint8)
+    shares = {}
+    for bits in PREFERRED:
+        values_NCHW, levels_NC2 = quantize.quantize(rough_NCHW, bits=bits, scale="image", dither=False)
+        stream = coding.coded(quantize.codes_of(values_NCHW, levels_NC2, bits), bits)
+        packed = len(images_NCHW) * quantize.packed_bytes(images_NCHW.shape[1:], bits)
+        shares[bits] = min(1.0, len(stream) / packed)
+    return shares
 
 
-def fits(how: DistillSettings, *, classes: int, shape: tuple[int, int, int], soft: bool, most: int) -> Iterator[Fit]:
-    """For each number of bits the most images that fit `how.bytes`, at least one.
+def bytes_of_class(how: DistillSettings, bits: int, ipc: int, room: Room) -> Fraction:
+    """Bytes that a class takes in a set's file, without its part of the manifest and of the labels."""
+    pixels = quantize.packed_bytes(room.shape, bits) * Fraction(room.coded.get(bits, 1))
+    levels = 2 * room.shape[0] if bits < 8 else 0
+    decoded = decoded_count(how.decode, how.factor, ipc, how.decoded_per_class) if room.soft else 0
+    return ipc * (pixels + levels) + 2 * room.classes * decoded
+
+
+def fits(how: DistillSettings, room: Room) -> Iterator[Fit]:
+    """For each number of bits the most images that are expected to fit `how.bytes`; one fits in any case.
 
     Args:
         how: its `bits`, where given, are the only ones.
-        soft: soft labels are stored.
-        most: images per class that can be stored.
+        room: what else decides.
     """
     assert how.bytes is not None
-    budget, teaching = parse_budget(how.bytes, classes), classes if soft else 0
+    budget = parse_budget(how.bytes, room.classes)
     for bits in quantize.BITS if how.bits is None else (how.bits,):
-        one = bytes_of_class(how, bits, 1, shape=shape, teaching=teaching)
-        ipc = min(most, int(budget / one))
-        if ipc:
-            yield Fit(bits=bits, ipc=ipc, bytes=bytes_of_class(how, bits, ipc, shape=shape, teaching=teaching))
+        if bytes_of_class(how, bits, 1, dataclasses.replace(room, coded={})) > budget:
+            continue
+        ipc = min(room.most, int(budget / bytes_of_class(how, bits, 1, room)))
+        yield Fit(bits=bits, ipc=ipc, bytes=math.ceil(bytes_of_class(how, bits, ipc, room)))
 
 
-def fitted(how: DistillSettings, *, classes: int, shape: tuple[int, int, int], soft: bool, most: int) -> Fit:
+def fitted(how: DistillSettings, room: Room) -> Fit:
     """The one that is taken: the fewest bits of `PREFERRED` for which there are at most `MOST_MEASURED` images.
 
     Where more bits leave as many images, the most of them.
@@ -81,10 +120,10 @@ def fitted(how: DistillSettings, *, classes: int, shape: tuple[int, int, int], s
     Raises:
         UserError: not one image fits.
     """
-    by_bits = {fit.bits: fit for fit in fits(how, classes=classes, shape=shape, soft=soft, most=most)}
+    by_bits = {fit.bits: fit for fit in fits(how, room)}
     if not by_bits:
         bits = how.bits or min(quantize.BITS)
-        least = bytes_of_class(how, bits, 1, shape=shape, teaching=classes if soft else 0)
+        least = int(bytes_of_class(how, bits, 1, dataclasses.replace(room, coded={})))
         raise UserError(
             f"--bytes {how.bytes}: one image per class in {bits} bits takes {least:,} bytes: pass {least}/class or more"
         )

@@ -20,7 +20,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.files import digest
 from ncfmkit.mosaic import decoded_count
 from ncfmkit.records import LONGEST_SHOWN, Record, at_most, problems, shortened
-from ncfmkit.sets import quantize
+from ncfmkit.sets import coding, quantize
 from ncfmkit.sets.synthetic import SyntheticSet
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DIGEST_KEY = "manifest_sha256"
 KIND = "synthetic set"
-FORMATS = (1, 2)  # 2: quantized pixels or soft labels
+FORMATS = (1, 2, 3)  # 2: quantized pixels or soft labels; 3: coded pixels
 DECODE_VERSION = TRAINING_VERSION = 1  # the newest known
 LARGEST_SIDE = 16384  # pixels
 DEEPEST = 32  # lists and objects in one another
@@ -175,6 +175,7 @@ class Pixels(Record):
     scale: Literal["channel", "image"]
     dither: bool
     shape: tuple[Side, Side, Side]
+    coding: Literal["lzma"] | None = OPTIONAL
     original: Original | None = OPTIONAL
 
 
@@ -185,7 +186,7 @@ class Manifest(Record):
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
     kind: Literal["synthetic set"]
-    format: Literal[1, 2]
+    format: Literal[1, 2, 3]
     tool: Text
     name: Text
     classes: Annotated[tuple[Text, ...], FailFast(), Field(min_length=2)]
@@ -205,7 +206,7 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        how, wrong = self.decode, []
+        how, wrong, pixels = self.decode, [], self.pixels
         expected = decoded_count(how.kind, how.factor, self.ipc.stored, how.budget)
         if len(set(self.classes)) < len(self.classes):
             wrong.append("a class is there twice")
@@ -213,12 +214,13 @@ class Manifest(Record):
             wrong.append(f"{self.ipc.decoded} decoded images per class, its decoding gives {expected}")
         if not len(self.mean) == len(self.std) != 2:
             wrong.append(f"a mean of {len(self.mean)} channels and a std of {len(self.std)}, expected 1 or 3 of both")
-        if self.pixels is None and "pixels" in self.model_fields_set:
+        if pixels is None and "pixels" in self.model_fields_set:
             wrong.append("'pixels' is null: a set whose pixels are not quantized has no such key")
         if how.kind != "bound" and how.budget is not None:
             wrong.append(f"a budget of decoded images, which decoding {how.kind!r} has not")
-        if (self.format == 2) != (self.pixels is not None or "soft_labels" in self.sha256):
-            wrong.append("its format does not fit its tensors: 2 is for quantized pixels and soft labels alone")
+        coded, soft = pixels is not None and pixels.coding is not None, "soft_labels" in self.sha256
+        if self.format != _format(quantized=pixels is not None, coded=coded, soft=soft):
+            wrong.append("its format does not fit its tensors: 2 is for packed pixels or soft labels, 3 for coded")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -228,43 +230,76 @@ class Manifest(Record):
         return self.model_copy(update=values)
 
 
+def _format(*, quantized: bool, coded: bool, soft: bool) -> int:
+    """The lowest format that a set has which stores this."""
+    return 3 if coded else 2 if quantized or soft else 1
+
+
 def in_bits(images: torch.Tensor, how: Pixels) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 images as they are stored in fewer bits, and the levels that their values lie between."""
     rounded, levels = quantize.quantize(images.numpy(), bits=how.bits, scale=how.scale, dither=how.dither)
     return torch.from_numpy(rounded), torch.from_numpy(levels)
 
 
-def _image_tensors(images: torch.Tensor, levels: torch.Tensor | None, how: Pixels | None) -> dict[str, torch.Tensor]:
+def with_coding(images: torch.Tensor, levels: torch.Tensor, how: Pixels) -> tuple[Pixels, torch.Tensor | None]:
+    """How the codes of quantized images are stored: as one stream, which is given, where that is smaller than packed.
+
+    A stream that is smaller than any reader takes is not used either (:data:`ncfmkit.sets.coding.SMALLEST`).
+    """
+    stream = coding.coded(quantize.codes_of(images.numpy(), levels.numpy(), how.bits), how.bits)
+    packed = len(images) * quantize.packed_bytes(how.shape, how.bits)
+    if not packed <= len(stream) * coding.SMALLEST < packed * coding.SMALLEST:
+        return how.model_copy(update={"coding": None}), None
+    return how.model_copy(update={"coding": "lzma"}), torch.from_numpy(stream.copy())
+
+
+def _image_tensors(
+    images: torch.Tensor, levels: torch.Tensor | None, coded: torch.Tensor | None, how: Pixels | None
+) -> dict[str, torch.Tensor]:
     """What images are stored as, by name."""
     if levels is None or how is None:
         return {"images": images.contiguous()}
-    packed = torch.from_numpy(quantize.packed(images.numpy(), levels.numpy(), how.bits))
-    return {"pixels": packed, "levels": levels.contiguous()}
+    pixels = coded
+    if pixels is None:
+        pixels = torch.from_numpy(quantize.packed(images.numpy(), levels.numpy(), how.bits))
+    return {"pixels": pixels, "levels": levels.contiguous()}
 
 
 def tensors_of(synthetic: SyntheticSet) -> dict[str, torch.Tensor]:
     """The tensors that a set is stored as, by name."""
     tensors = {"labels": synthetic.labels.contiguous()}
-    tensors |= _image_tensors(synthetic.images, synthetic.levels, synthetic.manifest.pixels)
+    tensors |= _image_tensors(synthetic.images, synthetic.levels, synthetic.coded, synthetic.manifest.pixels)
     if synthetic.soft_labels is not None:
         tensors["soft_labels"] = synthetic.soft_labels.contiguous()
     return tensors
 
 
 def set_of(tensors: dict[str, torch.Tensor], manifest: Manifest) -> SyntheticSet:
-    """The set that these tensors store, which were checked against the manifest."""
+    """The set that these tensors store, which were checked against the manifest.
+
+    Raises:
+        ValueError: its coded pixels are damaged.
+    """
     how = manifest.pixels
+    coded = levels = None
     if how is None:
-        images, levels = tensors["images"], None
+        images = tensors["images"]
     else:
         levels = tensors["levels"]
-        images = torch.from_numpy(quantize.restored(tensors["pixels"].numpy(), levels.numpy(), how.shape, how.bits))
+        if how.coding is None:
+            restored = quantize.restored(tensors["pixels"].numpy(), levels.numpy(), how.shape, how.bits)
+        else:
+            coded = tensors["pixels"]
+            codes_NCHW = coding.uncoded(coded.numpy(), len(tensors["labels"]), how.shape, how.bits)
+            restored = quantize.values_of(codes_NCHW, levels.numpy(), how.bits)
+        images = torch.from_numpy(restored)
     return SyntheticSet(
         images=images,
         labels=tensors["labels"],
         manifest=manifest,
         soft_labels=tensors.get("soft_labels"),
         levels=levels,
+        coded=coded,
     )
 
 
@@ -274,9 +309,10 @@ def with_digests(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> M
     Raises:
         ValueError: the content is not that of a manifest.
     """
+    how = content.get("pixels") or {}
     content = {
         **content,
-        "format": 2 if {"pixels", "soft_labels"} & set(tensors) else 1,
+        "format": _format(quantized="pixels" in tensors, coded="coding" in how, soft="soft_labels" in tensors),
         "bytes": {name: tensor.nbytes for name, tensor in tensors.items()},
         "sha256": {name: digest(tensor) for name, tensor in tensors.items()},
         DIGEST_KEY: "0" * 64,
@@ -369,7 +405,7 @@ def _check_kind(content: dict[str, Any], where: str) -> None:
         kind = str(content.get("kind", "file of an unknown kind"))
         raise UserError(f"{where} holds a {kind[:LONGEST_SHOWN]}, not a synthetic set")
     if type(content.get("format")) is not int or content["format"] not in FORMATS:
-        known = " and ".join(map(str, FORMATS))
+        known = f"{FORMATS[0]} to {FORMATS[-1]}"
         got = shortened(content.get("format"))
         raise UserError(f"{where} has format {got}, this ncfmkit reads {known}: update ncfmkit")
     decode = content.get("decode")
@@ -390,7 +426,8 @@ def expected_shapes(manifest: Manifest, image_shape: tuple[int, ...]) -> dict[st
     if how is None:
         expected["images"] = ("U8", (count, *image_shape))
     else:
-        expected["pixels"] = ("U8", (count, quantize.packed_bytes(how.shape, how.bits)))
+        packed = (count, quantize.packed_bytes(how.shape, how.bits))
+        expected["pixels"] = ("U8", packed if how.coding is None else (manifest.bytes.get("pixels", 0),))
         expected["levels"] = ("U8", (count if how.scale == "image" else 1, how.shape[0], 2))
     if "soft_labels" in manifest.sha256:
         expected["soft_labels"] = ("F16", (classes * manifest.ipc.decoded, classes))
@@ -417,7 +454,18 @@ def shape_problems(manifest: Manifest, stored: dict[str, tuple[str, tuple[int, .
         if listed.keys() != expected.keys():
             got = shortened(sorted(listed))
             found.append(f"its manifest's {key!r} lists {got}, expected {sorted(expected)}")
+    if manifest.pixels is not None and manifest.pixels.coding is not None:
+        found += _coding_problems(manifest, manifest.pixels)
     return found
+
+
+def _coding_problems(manifest: Manifest, how: Pixels) -> list[str]:
+    packed = len(manifest.classes) * manifest.ipc.stored * quantize.packed_bytes(how.shape, how.bits)
+    size = manifest.bytes.get("pixels", 0)
+    if size * coding.SMALLEST >= packed:
+        return []
+    least = -(-packed // coding.SMALLEST)
+    return [f"its coded pixels are {size} bytes, expected {least} or more for {packed} bytes of codes"]
 
 
 def _said(tensor: tuple[str, tuple[int, ...]]) -> str:
@@ -474,7 +522,7 @@ def _pixel_problems(how: Pixels, tensors: dict[str, torch.Tensor]) -> list[str]:
     levels, found = tensors["levels"].numpy().astype(int), []
     if (levels[..., 1] - levels[..., 0] < (1 << how.bits) - 1).any():
         found.append(f"its levels lie too close for {how.bits} bits")
-    if quantize.has_stray_bits(tensors["pixels"].numpy(), how.shape, how.bits):
+    if how.coding is None and quantize.has_stray_bits(tensors["pixels"].numpy(), how.shape, how.bits):
         found.append("bits are set in its pixels after the last code of an image")
     return found
 
@@ -489,13 +537,14 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
     stored = images.detach().cpu()
     if stored.dtype != torch.uint8:
         stored = to_bytes(stored)
-    labels, levels = torch.arange(len(real.classes)).repeat_interleave(d.ipc), None
-    pixels = None
+    labels = torch.arange(len(real.classes)).repeat_interleave(d.ipc)
+    pixels = levels = coded = None
     if d.stored_bits < 8:
         shape = stored.shape[1], stored.shape[2], stored.shape[3]
         pixels = Pixels(bits=d.stored_bits, scale="image", dither=False, shape=shape)
         stored, levels = in_bits(stored, pixels)
-    tensors = {"labels": labels} | _image_tensors(stored, levels, pixels)
+        pixels, coded = with_coding(stored, levels, pixels)
+    tensors = {"labels": labels} | _image_tensors(stored, levels, coded, pixels)
     kept = to_dict(settings)
     kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine
     for key in ("load", "add_to"):
@@ -521,7 +570,8 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
         "score": None,
         **({} if pixels is None else {"pixels": pixels.to_dict()}),
     }
-    return SyntheticSet(images=stored, labels=labels, manifest=with_digests(content, tensors), levels=levels)
+    manifest = with_digests(content, tensors)
+    return SyntheticSet(images=stored, labels=labels, manifest=manifest, levels=levels, coded=coded)
 
 
 def to_bytes(images: torch.Tensor) -> torch.Tensor:

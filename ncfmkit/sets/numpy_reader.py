@@ -8,11 +8,12 @@ docs/formats.md; all checks listed there are made, and nothing in a file is ever
 
 Axes: N stored images, M of them per class, K classes, P cells of a stored image, D decoded images, C channels, H = W.
 Memory: `read` takes at most 12 times the bytes of the tensors, 64 times those of the JSON header and 1 MiB; without
-quantized pixels, once those of the tensors.
+quantized pixels, once those of the tensors; with coded ones, 16 times as much and 16 MiB.
 """
 
 import hashlib
 import json
+import lzma
 import math
 import os
 import re
@@ -30,6 +31,8 @@ MOST_AXES = 4
 LARGEST_SIDE = 16384  # pixels
 LARGEST_FACTOR = 64
 PART = 1 << 15  # codes unpacked at once; a multiple of 8, so that parts begin with whole bytes
+SMALLEST_STREAM = 16  # coded pixels are at least this part of their codes' bits
+MOST_MEMORY = 16 << 20  # bytes that decoding a stream may take
 WIDTHS = {"U8": 1, "F16": 2, "I64": 8}  # bytes
 NUMPY_TYPES = {"U8": "u1", "F16": "<f2", "I64": "<i8"}
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
@@ -188,7 +191,7 @@ def _manifest(metadata: Any) -> dict[str, Any]:
     manifest = _json(metadata["ncfmkit"], "its manifest")
     kind, number = manifest.get("kind"), manifest.get("format")
     _need(kind == "synthetic set", f"its kind is {reprlib.repr(kind)}, not 'synthetic set'")
-    _need(_is_count(number, most=2), f"its format is {reprlib.repr(number)}, this reader knows 1 and 2")
+    _need(_is_count(number, most=3), f"its format is {reprlib.repr(number)}, this reader knows 1, 2 and 3")
     rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
     _need(manifest.get("manifest_sha256") == digest, "the sha256 of its manifest is not the one stored in it")
@@ -207,7 +210,8 @@ def _check_manifest(m: dict[str, Any]) -> None:
     _need(counts, "'ipc' are not two counts, 'stored' and 'decoded'")
     told, given = m["ipc"]["decoded"], decoded_per_class(m)
     _need(told == given, f"'ipc' tells {told} decoded images per class, its decoding gives {given}")
-    _need("pixels" not in m or _is_pixels(m["pixels"]), "'pixels' are not bits, scale, dither and shape that are known")
+    known = "pixels" not in m or _is_pixels(m["pixels"])
+    _need(known, "'pixels' are not bits, scale, dither, shape and coding that are known")
 
 
 def _is_names(value: Any) -> bool:
@@ -245,6 +249,7 @@ def _is_pixels(value: Any) -> bool:
         return False
     sides = all(_is_count(side, most=LARGEST_SIDE) for side in value["shape"])
     known = value.get("scale") in ("channel", "image") and type(value.get("dither")) is bool
+    known = known and value.get("coding") in (None, "lzma")
     return sides and known and _is_count(value.get("bits"), 2, 8)
 
 
@@ -271,7 +276,8 @@ def _check_tensors(m: dict[str, Any], spans: dict[str, _Span]) -> None:
     """Names, dtypes, shapes and sizes against the manifest."""
     names = {"labels"} | ({"pixels", "levels"} if "pixels" in m else {"images"}) | ({"soft_labels"} & spans.keys())
     _need(spans.keys() == names, f"its tensors are {reprlib.repr(sorted(spans))}, expected {sorted(names)}")
-    _need((m["format"] == 1) == (names == {"labels", "images"}), "its format does not fit its tensors")
+    expected = 3 if m.get("pixels", {}).get("coding") else 1 if names == {"labels", "images"} else 2
+    _need(m["format"] == expected, "its format does not fit its tensors")
     for key in ("sha256", "bytes"):
         _need(isinstance(m.get(key), dict) and m[key].keys() == names, f"'{key}' lists other tensors")
     for name, (dtype, shape) in _expected_tensors(m, spans).items():
@@ -294,6 +300,10 @@ def _expected_tensors(m: dict[str, Any], spans: dict[str, _Span]) -> dict[str, t
         packed = -(-math.prod(image) * quantized["bits"] // 8)
         groups = 1 if quantized["scale"] == "channel" else count
         expected = {"pixels": ("U8", (count, packed)), "levels": ("U8", (groups, image[0], 2))}
+        if quantized.get("coding"):
+            size = spans["pixels"].stop - spans["pixels"].start
+            _need(size * SMALLEST_STREAM >= count * packed, f"coded pixels of {size} bytes are too few for their codes")
+            expected["pixels"] = ("U8", (size,))
     if "soft_labels" in spans:
         expected["soft_labels"] = ("F16", (classes * m["ipc"]["decoded"], classes))
     return expected | {"labels": ("I64", (count,))}
@@ -305,21 +315,79 @@ def _expected_labels(m: dict[str, Any]) -> np.ndarray:
 
 def _restored(tensors: Mapping[str, np.ndarray], how: dict[str, Any]) -> np.ndarray:
     """Codes back to bytes, uint8 `[N, C, H, W]`."""
-    packed_NB, levels_GC2, bits = tensors["pixels"], tensors["levels"], how["bits"]
+    levels_GC2, bits, count = tensors["levels"], how["bits"], len(tensors["labels"])
     low_GC, high_GC = (levels_GC2[..., end].astype(np.int64) for end in (0, 1))
     _need(bool((high_GC - low_GC >= 2**bits - 1).all()), "its levels are nearer to each other than its bits allow")
     channels, side, _ = how["shape"]
-    unused = packed_NB.shape[1] * 8 - channels * side * side * bits
-    _need(not (packed_NB[:, -1] & (2**unused - 1)).any(), "bits after its last pixel are not 0")
-    images_NCHW = np.empty((len(packed_NB), channels, side, side), np.uint8)
-    for n, packed_B in enumerate(packed_NB):
-        codes_CS = _codes(packed_B, channels * side * side, bits).reshape(channels, side * side)
+    if how.get("coding"):
+        images_NCHW = _uncoded(tensors["pixels"], (count, channels, side, side), bits)
+    else:
+        images_NCHW = _unpacked(tensors["pixels"], (count, channels, side, side), bits)
+    for n in range(count):
         for c in range(channels):
             g = n % len(levels_GC2)
             table = _value_of_code(int(low_GC[g, c]), int(high_GC[g, c]), bits)
-            values = np.frombuffer(codes_CS[c].tobytes().translate(table), np.uint8)
+            values = np.frombuffer(images_NCHW[n, c].tobytes().translate(table), np.uint8)
             images_NCHW[n, c] = values.reshape(side, side)
     return images_NCHW
+
+
+def _unpacked(packed_NB: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndarray:
+    """Packed codes, uint8 `[N, C, H, W]`."""
+    codes_NCHW, values = np.empty(shape, np.uint8), math.prod(shape[1:])
+    unused = packed_NB.shape[1] * 8 - values * bits
+    _need(not (packed_NB[:, -1] & (2**unused - 1)).any(), "bits after its last pixel are not 0")
+    for n, packed_B in enumerate(packed_NB):
+        codes_NCHW[n] = _codes(packed_B, values, bits).reshape(shape[1:])
+    return codes_NCHW
+
+
+def _uncoded(stream: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndarray:
+    """The codes in an LZMA stream, uint8 `[N, C, H, W]`: two bits of every code at a time, the upper ones first."""
+    codes_NCHW, (count, channels, height, width) = np.zeros(shape, np.uint8), shape
+    pixels, source = height * width * channels, _Stream(stream.tobytes())
+    for left in range(bits, 0, -2):
+        used = min(2, left)  # bits of every code
+        values = (6 if channels == 3 else 4) // used  # in a byte
+        shifts = used * np.arange(values, dtype=np.uint8)[::-1]
+        for n in range(count):
+            bytes_S = np.frombuffer(source.read(-(-pixels // values)), np.uint8)
+            _need(not (bytes_S >> (used * values)).any(), "bits are set in its coded pixels that belong to no value")
+            value_V = (bytes_S[:, None] >> shifts).ravel() & (2**used - 1)
+            _need(not value_V[pixels:].any(), "bits after its last pixel are not 0")
+            value_CHW = value_V[:pixels].reshape(height, width, channels).transpose(2, 0, 1)
+            codes_NCHW[n] = codes_NCHW[n] << used | value_CHW
+    source.end()
+    return codes_NCHW
+
+
+class _Stream:
+    """What an LZMA stream holds, as many bytes as are asked for."""
+
+    def __init__(self, content: bytes):
+        self.decoder = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MOST_MEMORY)
+        self.content = content
+
+    def read(self, count: int) -> bytes:
+        pieces: list[bytes] = []
+        while count:
+            pieces.append(self._more(count))
+            _need(bool(pieces[-1]), "its coded pixels end early")
+            count -= len(pieces[-1])
+        return b"".join(pieces)
+
+    def end(self) -> None:
+        whole = not self._more(1) and self.decoder.eof and not self.decoder.unused_data
+        _need(whole, "its coded pixels go on after the last image, or have no end")
+
+    def _more(self, most: int) -> bytes:
+        if self.decoder.eof:
+            return b""
+        content, self.content = self.content, b""
+        try:
+            return self.decoder.decompress(content, most)
+        except lzma.LZMAError as error:
+            raise SetError(f"its coded pixels are damaged ({error})") from None
 
 
 def _codes(packed_B: np.ndarray, count: int, bits: int) -> np.ndarray:

@@ -64,8 +64,20 @@ def _low_and_span(levels_GC2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high - low
 
 
+def codes_of(images_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
+    """The codes of quantized images, uint8 `[N, C, H, W]`; in parts, for what :func:`encode` does takes a multiple."""
+    return np.concatenate([encode(images_NCHW[n], levels_GC2[g], bits) for n, g in _parts(images_NCHW, levels_GC2)])
+
+
+def values_of(codes_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
+    """The images that codes stand for, uint8 `[N, C, H, W]`; in parts likewise, and in place of the codes."""
+    for n, g in _parts(codes_NCHW, levels_GC2):
+        codes_NCHW[n] = restore(codes_NCHW[n], levels_GC2[g], bits)
+    return codes_NCHW
+
+
 def packed(images_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
-    """Quantized images as packed codes, uint8 `[N, bytes]`; in parts, for codes take several times their images."""
+    """Quantized images as packed codes, uint8 `[N, bytes]`; in parts likewise."""
     parts = [pack(encode(images_NCHW[n], levels_GC2[g], bits), bits) for n, g in _parts(images_NCHW, levels_GC2)]
     return np.concatenate(parts)
 

@@ -187,7 +187,12 @@ def read(file: Path, *, mapped: bool = False) -> tuple[SyntheticSet | None, list
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
     wrong = content_problems(manifest, tensors)
-    return (None, wrong) if wrong else (set_of(tensors, manifest), [])
+    if wrong:
+        return None, wrong
+    try:
+        return set_of(tensors, manifest), []
+    except ValueError as error:
+        return None, [str(error)]
 
 
 def _read_manifest(file: Path) -> tuple[Manifest | None, list[str]]:

@@ -31,6 +31,7 @@ class SyntheticSet:
         soft_labels: float16 `[D, K]`, logits of every decoded image to train on (as probabilities) instead of its
             label; None: there are only labels.
         levels: uint8 `[1 or C*M, ch, 2]`, the darkest and the brightest value of quantized pixels; None: not quantized.
+        coded: uint8 `[bytes]`, the stream that the codes of quantized pixels are stored as; None: they are packed.
     """
 
     images: torch.Tensor
@@ -38,6 +39,7 @@ class SyntheticSet:
     manifest: "Manifest"
     soft_labels: torch.Tensor | None = None
     levels: torch.Tensor | None = None
+    coded: torch.Tensor | None = None
 
     def __len__(self) -> int:
         """Stored images, which decode to `len(self.as_dataset())` images."""

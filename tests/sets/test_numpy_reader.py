@@ -23,7 +23,7 @@ from mutations import mutated, mutated_json
 from watch import FEW, HUNT, MANY
 
 from ncfmkit.errors import UserError
-from ncfmkit.sets import numpy_reader, set_file
+from ncfmkit.sets import coding, numpy_reader, set_file
 from ncfmkit.sets.numpy_reader import NumpySet, SetError, decoded, normalized, read
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -71,13 +71,16 @@ def test_reads_what_ncfmkit_writes(
     check_equal(read(file), set_file.load(file))
 
 
+@pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("scale", ["channel", "image"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-def test_reads_quantized_pixels_that_ncfmkit_writes(tmp_path: Path, bits: int, scale: Any, soft: bool) -> None:
+def test_reads_quantized_pixels_that_ncfmkit_writes(
+    tmp_path: Path, bits: int, scale: Any, soft: bool, smooth: bool
+) -> None:
     file = tmp_path / "set.safetensors"
-    set_file.save(build_set(size=5, bits=bits, scale=scale, soft=soft), file)
-    assert "pixels" in safetensors.numpy.load_file(file)
+    set_file.save(build_set(size=5 + 8 * smooth, bits=bits, scale=scale, soft=soft, smooth=smooth), file)
+    assert safetensors.numpy.load_file(file)["pixels"].ndim == (1 if smooth else 2)
     check_equal(read(str(file)), set_file.load(file))
 
 
@@ -137,6 +140,8 @@ def written(folder: Path, content: bytes) -> Path:
 SHA256 = {
     "bound-colour.npz": "709fd8edb860b4adf8e1192c6a2c0ec0453b6d8d63119d075692fe5f9b81d0bd",
     "bound-colour.safetensors": "cae52de09d5d906e820342cb6514b1c320e27bcf0507fdc644cf2b01d1aeb980",
+    "coded-color.npz": "c282c1d169065dbcea19ba4480b0d6afa1ad19bdd3bbcd316fd0624e134c03b2",
+    "coded-color.safetensors": "09068f390673ffd9abcc3a8a29bbf257cdde9ee4717ce968e4a6176cab91f37a",
     "quantised-soft.npz": "9a52f609745b023215a7bfb346b28aaa40ce24313623ee6e61b6b824af9dac3d",
     "quantised-soft.safetensors": "78df27ef4d4c3f02a0368df8e8886a5d04ae09318ff12bd921abec6aeeaad5f9",
     "single-gray.npz": "9d32f2fe0de2e02b32c4fe1deed8873d1f10e10b1c0e1b9cb155d957fe36de41",
@@ -156,7 +161,9 @@ def test_golden_content_gives_the_golden_bytes(tmp_path: Path, name: str) -> Non
     golden, pinned = GOLDENS[name](), (DATA / f"{name}.safetensors").read_bytes()
     assert golden.content() == pinned
     tensors = {
-        key: torch.tensor(value) for key in ("levels", "soft_labels") if (value := getattr(golden, key)) is not None
+        name: torch.tensor(value)
+        for key, name in (("levels", "levels"), ("soft_labels", "soft_labels"), ("stream", "coded"))
+        if (value := getattr(golden, key)) is not None
     }
     manifest = set_file.load(DATA / f"{name}.safetensors").manifest
     synthetic = SyntheticSet(
@@ -188,7 +195,7 @@ def test_the_example_of_quantized_pixels() -> None:
     packed, levels = np.array([[0x17, 0xA0]], np.uint8), np.array([[[10, 250]]], np.uint8)
     assert numpy_reader._codes(packed[0], 4, 3).tolist() == [0, 5, 7, 2]
     how = {"bits": 3, "shape": [1, 2, 2]}
-    values = numpy_reader._restored({"pixels": packed, "levels": levels}, how)
+    values = numpy_reader._restored({"pixels": packed, "levels": levels, "labels": np.zeros(1)}, how)
     assert values.tolist() == [[[[10, 181], [250, 79]]]]
 
 
@@ -374,13 +381,16 @@ PIXEL_CHANGES: list[tuple[dict[str, Any], str]] = [
     *(({"shape": shape}, "'pixels'") for shape in ([5, 5], [1, 5, 0], [1, 5, 5.0], None, [1, 5, 16385])),
     *(({"shape": shape}, "do not fit the mean") for shape in ([3, 5, 5], [1, 25, 1], [2, 5, 5])),
     ({"shape": [1, 6, 6]}, "tensor 'pixels' is"),
+    *(({"coding": coding}, "'pixels'") for coding in ("zstd", 1, True, ["lzma"])),
+    ({"coding": "lzma"}, "its format does not fit its tensors"),
 ]
 NO_DECODING: tuple[Any, ...] = (None, {}, [], ...)
 MANIFESTS: list[tuple[str, dict[str, Any], str]] = [
     *(("single-gray", {"kind": kind}, "its kind is") for kind in ("student", None, ["synthetic set"], ...)),
-    *(("single-gray", {"format": number}, "this reader knows 1 and 2") for number in (0, 3, True, 1.0, "1", ...)),
-    *(("single-gray", {"format": number}, "its format does not fit its tensors") for number in (2,)),
-    ("quantised-soft", {"format": 1}, "its format does not fit its tensors"),
+    *(("single-gray", {"format": number}, "this reader knows 1, 2 and 3") for number in (0, 4, True, 1.0, "1", ...)),
+    *(("single-gray", {"format": number}, "its format does not fit its tensors") for number in (2, 3)),
+    *(("quantised-soft", {"format": number}, "its format does not fit its tensors") for number in (1, 3)),
+    *(("coded-color", {"format": number}, "its format does not fit its tensors") for number in (1, 2)),
     *(
         ("single-gray", {"classes": names}, "'classes'")
         for names in ([], ["a"], "abc", ["a", "b", "a"], ["a", "b", 3], ["a", "b", "\ud800"], ...)
@@ -628,6 +638,27 @@ def test_memory_of_reading_is_bounded_by_the_file(tmp_path: Path, bits: int | No
     assert peak_of_reading(file) < (1 if bits is None else 12) * file.stat().st_size + 2**20
 
 
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_memory_of_reading_a_stream_is_bounded_by_the_file(tmp_path: Path, bits: int) -> None:
+    """Zeros, coded as small as any reader takes them; more of them are refused before they are read."""
+    side, ipc = 512, 1
+    keys = {"ipc": {"stored": ipc, "decoded": ipc}, "decode": {"kind": "single", "factor": 1, "budget": None}}
+    manifest = GOLDENS["coded-color"]().manifest | keys
+    manifest["pixels"] = {"bits": bits, "scale": "channel", "dither": False, "shape": [3, side, side], "coding": "lzma"}
+    levels = np.array([[[0, 255]] * 3], np.uint8)
+    stream = coding.coded(np.zeros((2, 3, side, side), np.uint8), bits)
+    tensors = {"labels": np.arange(2), "pixels": stream, "levels": levels}
+    file = written(tmp_path, set_bytes(tensors, manifest))
+    with pytest.raises(SetError, match="too few for their codes"):
+        read(file)
+    with pytest.raises(UserError, match="its coded pixels are"):
+        set_file.load(file)
+    least = 2 * 3 * side * side * bits // 8 // numpy_reader.SMALLEST_STREAM
+    tensors["pixels"] = np.resize(stream, least)
+    file = written(tmp_path, set_bytes(tensors, manifest))
+    assert peak_of_reading(file) < 16 * (12 * file.stat().st_size + 2**20)
+
+
 @pytest.mark.parametrize(
     "text",
     ['{"a":[' + "{}," * 2**15 + "0]}", '{"a":[' + '{"":{}},' * 2**14 + "0]}", '{"a":' + "[" * 2**17,
@@ -696,6 +727,30 @@ def random_manifest_change(folder: Path, name: str, examples: int) -> None:
 @pytest.mark.parametrize("hunt", [random_bytes_change, random_manifest_change])
 def test_random_damage_is_refused_or_harmless(tmp_path: Path, hunt: Callable[[Path, str, int], None]) -> None:
     hunt(tmp_path, "quantised-soft", FEW)
+
+
+def test_random_streams_are_refused_or_harmless(tmp_path: Path) -> None:
+    """The digest of the damaged stream is right: both readers refuse it, or read the same codes."""
+    golden, refused = GOLDENS["coded-color"](), 0
+    assert golden.stream is not None
+
+    @settings(max_examples=FEW, **HUNT)
+    @given(mutated(golden.stream.tobytes()))
+    def hunt(stream: bytes) -> None:
+        nonlocal refused
+        damaged = dataclasses.replace(golden, stream=np.frombuffer(stream, np.uint8))
+        file = written(tmp_path, damaged.content())
+        try:
+            got = read(file)
+        except SetError:
+            refused += 1
+            with pytest.raises(UserError):
+                set_file.load(file)
+            return
+        check_equal(got, set_file.load(file))
+
+    hunt()
+    assert refused > FEW / 2
 
 
 @pytest.mark.slow

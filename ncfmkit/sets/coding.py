@@ -1,0 +1,129 @@
+"""Codes of quantized pixels as one LZMA stream (docs/formats.md, "Coded pixels").
+
+LZMA predicts a byte from the byte before it. So a byte holds neighboring values, whole pixels where there is color, and
+two bits of each at a time: the upper bits of a code follow from its neighbors, the lower ones hardly do.
+
+Shape letters: N images, C channels, H = W side, V = C * H * W values of an image, S bytes of an image in a plane.
+"""
+
+import lzma
+from typing import Any
+
+import numpy as np
+
+from ncfmkit.progress import track
+
+SMALLEST = 16  # a stream is at least this part of its packed codes: what is read takes memory by the size of its file
+PLANE = 2  # bits of a code
+PART = 256  # images at once
+MOST_MEMORY = 16 << 20  # bytes that decoding a stream may take; dictionaries beyond that are refused
+FILTERS: list[dict[str, Any]] = [
+    {"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": 1 << 20, "lc": 4, "lp": 0, "pb": 0}
+]
+
+
+def coded(codes_NCHW: np.ndarray, bits: int) -> np.ndarray:
+    """Codes as one stream, uint8 `[bytes]`.
+
+    Its bytes depend on the version of liblzma, the codes that they give do not.
+
+    Args:
+        codes_NCHW: uint8, below `2**bits`.
+        bits: 2 to 7.
+    """
+    encoder = lzma.LZMACompressor(format=lzma.FORMAT_ALONE, filters=FILTERS)
+    pieces = []
+    with track("coding pixels", len(_planes(bits)) * len(codes_NCHW)) as bar:
+        for shift, width in _planes(bits):
+            for start in range(0, len(codes_NCHW), PART):
+                part_NCHW = codes_NCHW[start : start + PART]
+                pieces.append(encoder.compress(_bytes_of(part_NCHW >> shift, width).tobytes()))
+                bar.advance(len(part_NCHW))
+    return np.frombuffer(b"".join([*pieces, encoder.flush()]), np.uint8)
+
+
+def uncoded(stream: np.ndarray, count: int, shape: tuple[int, int, int], bits: int) -> np.ndarray:
+    """What :func:`coded` was given, uint8 `[count, C, H, W]`.
+
+    Raises:
+        ValueError: the stream is damaged, ends early, holds more, or bits are set that belong to no value.
+    """
+    codes_NCHW = np.zeros((count, *shape), np.uint8)
+    source = _Stream(stream.tobytes())
+    for _, width in _planes(bits):
+        values = _values_in_a_byte(shape[0], width)
+        size = -(-int(np.prod(shape)) // values)
+        for start in range(0, count, PART):
+            part_NCHW = codes_NCHW[start : start + PART]
+            bytes_NS = np.frombuffer(source.read(len(part_NCHW) * size), np.uint8).reshape(len(part_NCHW), size)
+            part_NCHW <<= width
+            part_NCHW |= _values_of(bytes_NS, shape, width)
+    source.end()
+    return codes_NCHW
+
+
+def _planes(bits: int) -> list[tuple[int, int]]:
+    """Where the bits of each plane begin, from the lowest, and how many there are; the upper plane first."""
+    starts = range(bits, 0, -PLANE)
+    return [(max(0, start - PLANE), min(PLANE, start)) for start in starts]
+
+
+def _values_in_a_byte(channels: int, width: int) -> int:
+    """Six bits of a byte are whole pixels with three channels; four are a gray pixel and those after it."""
+    return (6 if channels == 3 else 4) // width
+
+
+def _bytes_of(codes_NCHW: np.ndarray, width: int) -> np.ndarray:
+    """The lowest `width` bits of codes, several to a byte, uint8 `[N, S]`: by row, column, channel."""
+    n, channels = codes_NCHW.shape[:2]
+    values = _values_in_a_byte(channels, width)
+    value_NV = (codes_NCHW & ((1 << width) - 1)).transpose(0, 2, 3, 1).reshape(n, -1)
+    value_NV = np.pad(value_NV, ((0, 0), (0, -value_NV.shape[1] % values)))
+    shifts = width * np.arange(values, dtype=np.uint8)[::-1]
+    return np.bitwise_or.reduce(value_NV.reshape(n, -1, values) << shifts, axis=2)
+
+
+def _values_of(bytes_NS: np.ndarray, shape: tuple[int, int, int], width: int) -> np.ndarray:
+    """What :func:`_bytes_of` was given, uint8 `[N, C, H, W]`."""
+    (channels, height, side), n = shape, len(bytes_NS)
+    values, count = _values_in_a_byte(channels, width), int(np.prod(shape))
+    if (bytes_NS >> (values * width)).any():
+        raise ValueError("bits are set in its coded pixels that belong to no value")
+    shifts = width * np.arange(values, dtype=np.uint8)[::-1]
+    value_NV = ((bytes_NS[:, :, None] >> shifts) & ((1 << width) - 1)).reshape(n, -1)
+    if value_NV[:, count:].any():
+        raise ValueError("bits are set in its coded pixels after the last code of an image")
+    return value_NV[:, :count].reshape(n, height, side, channels).transpose(0, 3, 1, 2)
+
+
+class _Stream:
+    """Bytes out of a stream, as many as are asked for: what a stream holds beyond them is never in memory."""
+
+    def __init__(self, content: bytes):
+        self.decoder = lzma.LZMADecompressor(format=lzma.FORMAT_ALONE, memlimit=MOST_MEMORY)
+        self.left = content
+
+    def read(self, count: int) -> bytes:
+        """Raises ValueError if there are fewer."""
+        pieces: list[bytes] = []
+        while count:
+            piece = self._more(count)
+            if not piece:
+                raise ValueError("its coded pixels end early")
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)
+
+    def end(self) -> None:
+        """Raises ValueError unless all was read."""
+        if self._more(1) or not self.decoder.eof or self.decoder.unused_data:
+            raise ValueError("its coded pixels go on after the last image, or have no end")
+
+    def _more(self, most: int) -> bytes:
+        if self.decoder.eof:
+            return b""
+        content, self.left = self.left, b""
+        try:
+            return self.decoder.decompress(content, max_length=most)
+        except lzma.LZMAError as error:
+            raise ValueError(f"its coded pixels are damaged: {error}") from None
