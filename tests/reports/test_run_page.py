@@ -218,7 +218,7 @@ def test_report_of_an_earlier_version(tmp_path: Path, row: Score | None) -> None
         del old["data"][later]
     (tmp_path / "run.json").write_text(json.dumps(old))
     if row is not None:
-        rows = [{k: v for k, v in row.to_dict().items() if k not in ("classes", "curve", "steps")}]
+        rows = [{k: v for k, v in row.to_dict().items() if k not in ("classes", "curve", "steps", "bytes_per_class")}]
         scores = {"device": "cpu", "precision": "fp32", "versions": {}, "rows": rows}
         (tmp_path / "scores.json").write_text(json.dumps(scores))
     text = Page(write_report(tmp_path)).text
