@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -207,6 +208,24 @@ def test_plots_have_a_narrow_version_in_the_page_s_colors(tmp_path: Path) -> Non
     drawn = page.source[page.source.index("<svg") :]
     assert drawn.count("var(--series-1)") >= 4
     assert "#1f5a99" not in drawn
+
+
+def test_bytes_are_plotted_where_they_differ(tmp_path: Path) -> None:
+    """The label says every point, for people who cannot see it."""
+    rows = [score(name, 0.9, bytes_per_class=size) for name, size in (("distilled", 60.0), ("webp", 2058.5))]
+    page = Page(write_report(done_run(tmp_path / "two", [*rows, score("old", 0.5)])))
+    page.check_safe()
+    says = [label for label in page.attributes("aria-label") if "bytes per class" in label]
+    assert says[0].replace("\xa0", " ") == (
+        "Test accuracy against bytes per class. distilled, 1 image per class: 60 bytes, 90.0 ± 0.4%; webp, 1 image per "
+        "class: 2,058 bytes, 90.0 ± 0.4%"
+    )
+    assert len(says) == 2  # wide and narrow
+    assert page.text.index("Accuracy by bytes per class") < page.text.index("Accuracy in training")
+    for few in ([rows[0]], [rows[0], rows[0]], [score("old", 0.5), score("older", 0.5)]):
+        text = Page(write_report(done_run(tmp_path / "equal", few))).text
+        assert "Accuracy by bytes per class" not in text
+        shutil.rmtree(tmp_path / "equal")
 
 
 @pytest.mark.parametrize("row", [score("distilled", 0.893), None])
