@@ -75,7 +75,7 @@ def _seconds(found: dict[str, Any]) -> str:
     return f"{found['median']:.3g} ({found['least']:.3g} to {found['most']:.3g})"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
@@ -141,7 +141,7 @@ def _steps(rows: list[dict[str, Any]]) -> str:
         notes += [f"- {_title(s)}: {note}" for note in row["notes"]]
     if not any(row["contenders"].get("ncfmkit", {}).get("precision") == "fp32" for row in rows):
         notes.append("- ncfmkit in float32 against plain: missing, because this result is older than that row")
-    return _table(head, cells) + ("\n\n" + "\n".join(notes) if notes else "")
+    return markdown_table(head, cells) + ("\n\n" + "\n".join(notes) if notes else "")
 
 
 def _convolutions(row: dict[str, Any]) -> list[str]:
@@ -158,7 +158,7 @@ def _parts(rows: list[dict[str, Any]]) -> str:
         if parts:
             total = sum(parts.values())
             cells.append([_title(row["setting"]), *(f"{100 * parts[p] / total:.0f}" for p in PARTS)])
-    return _table(["% of one step", *PARTS], cells)
+    return markdown_table(["% of one step", *PARTS], cells)
 
 
 def _growth(found: dict[str, Any]) -> str:
@@ -183,7 +183,7 @@ def _growth(found: dict[str, Any]) -> str:
         e = axis_found["exponents"]
         shown = ["" if e[k] is None else f"**{e[k]:.2f}**" for k in ("seconds", "working_bytes", "held_bytes")]
         cells.append([AXIS_NAMES[axis], "**exponent**", *shown, "", f"**{e['file_bytes']:.2f}**"])
-    return _table(head, cells)
+    return markdown_table(head, cells)
 
 
 def _training(found: dict[str, Any], figure: str, title: str) -> str:
@@ -192,7 +192,7 @@ def _training(found: dict[str, Any], figure: str, title: str) -> str:
         seconds = _seconds(row["seconds"]) if "seconds" in row else ""
         value = f"{row[figure]:,.0f}" if figure in row else ""
         cells.append([name, _how(row), str(row["together"]), seconds, value, _peak(row)])
-    table = _table(["", "precision", "together", "s", title, "MiB"], cells)
+    table = markdown_table(["", "precision", "together", "s", title, "MiB"], cells)
     return "\n\n".join([table, *(f"- {note}" for note in found["notes"])])
 
 

@@ -96,7 +96,7 @@ Baselines = Annotated[
     typer.Option(
         "--baselines",
         help="real images to score beside the set, comma-separated: random, random-soft, random-decoded, webp, "
-        "mosaic, herding, whole, none",
+        "jpeg, mosaic, herding, herding-webp, whole, none",
     ),
 ]
 

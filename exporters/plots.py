@@ -12,7 +12,7 @@ import numpy as np
 from ncfmkit.exporters.accuracy import Confusion
 from ncfmkit.exporters.timing import COMPILED, EAGER, SpeedRow, SpeedSection
 from ncfmkit.progress import printable
-from ncfmkit.reports.layout import INK, PAPER, SERIES, SOFT, Plot, plot
+from ncfmkit.reports.layout import INK, PAPER, SERIES, SOFT, Plot, log_ticks, plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,17 +128,6 @@ def _draw_throughput(axis: "Axes", rows: Sequence[SpeedRow], colors: dict[str, s
     axis.set_xlabel("images per call")
     axis.set_title("images per second")
     axis.legend(fontsize=SMALLEST)
-
-
-def log_ticks(values: Sequence[float]) -> tuple[float, float, list[float]]:
-    """Ends of a logarithmic axis, and ticks at 1, 2 and 5 times powers of ten: at least one on either side of any
-    value, where matplotlib's own choice can be none."""
-    steps = [float(f"{mantissa}e{power}") for power in range(-6, 12) for mantissa in (1, 2, 5)]
-    first = max(k for k, step in enumerate(steps) if step <= min(values))
-    last = min(k for k, step in enumerate(steps) if step >= max(values))
-    ticks = steps[first : max(last, first + 1) + 1]
-    shown = ticks if len(ticks) <= 7 else [t for t in ticks if f"{t:e}"[0] == "1"]
-    return ticks[0], ticks[-1], shown
 
 
 def milliseconds(value: float) -> str:

@@ -134,6 +134,8 @@ class Score(Record):
         images: stored images.
         network: of the students.
         decoded: images that each student is trained on.
+        bytes_per_class: of what is stored: the set's pixels, levels and soft labels; a baseline's raw pixels, or the
+            coded bytes of its pictures (docs/method.md, section 8).
         epochs, steps: how long each is trained, in epochs and gradient steps.
         evaluations: how often each is tested.
         n: how many students.
@@ -149,6 +151,7 @@ class Score(Record):
     images: Count
     network: str
     decoded: Count
+    bytes_per_class: Annotated[float, Field(ge=0)] | None = None
     epochs: Count
     steps: Count | None = None
     evaluations: Count

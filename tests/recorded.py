@@ -5,13 +5,22 @@ from typing import Any
 from ncfmkit.run_records import Accuracy, Curve, DataInfo, MetricsRow, RunInfo, Score
 
 
-def score(name: str, mean: float, *, n: int = 5, images: int = 10, network: str = "convnet-2 width 64") -> Score:
+def score(
+    name: str,
+    mean: float,
+    *,
+    n: int = 5,
+    images: int = 10,
+    network: str = "convnet-2 width 64",
+    bytes_per_class: float | None = None,
+) -> Score:
     """A row of ten classes, whose accuracies differ."""
     return Score(
         set=name,
         label=f"{name}, 1 image per class",
         images=images,
         decoded=4 * images,
+        bytes_per_class=bytes_per_class,
         network=network,
         epochs=300,
         steps=1200,

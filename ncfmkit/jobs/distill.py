@@ -25,7 +25,7 @@ from ncfmkit.distillation.shares import distilled_labels
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce, total_seconds
 from ncfmkit.files import format_bytes, write_atomic
-from ncfmkit.jobs.evaluate import real_mosaics, size_of
+from ncfmkit.jobs.evaluate import real_mosaics, set_size
 from ncfmkit.jobs.growing import check_place, earlier_set, grown, with_new_classes
 from ncfmkit.jobs.relabel import relabeled, teachers_of
 from ncfmkit.jobs.setup import make_settings, open_data, resolve, room
@@ -544,7 +544,7 @@ def _complete(
                 result.labeled(),
                 real,
                 settings,
-                size=size_of(result),
+                size=set_size(result),
                 baselines=baselines,
                 mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
                 soften=lambda data: teachers.label(data) if teachers is not None else data,

@@ -24,7 +24,7 @@ from ncfmkit.rng import keyed_rng
 from ncfmkit.run_records import Scores
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
-from ncfmkit.scoring.baselines import SetSize, check_baselines, herded_subset, parse_baselines
+from ncfmkit.scoring.baselines import BASELINES, SetSize, check_baselines, herded_subset, parse_baselines
 from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.sets.manifest import in_bits, to_bytes
 from ncfmkit.sets.set_file import load
@@ -154,7 +154,7 @@ def evaluate_real(
         result.labeled(),
         real,
         settings,
-        size=size_of(result),
+        size=set_size(result),
         baselines=baselines,
         mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
         herding=herding,
@@ -189,13 +189,13 @@ def estimate(
     pool, networks = _one_member(settings), extractors[:1]
     if "random-soft" in baselines:
         pool, networks = teaching_pool(settings), extractors
-    if {"herding", "random-soft"} & set(baselines):
+    if "random-soft" in baselines or any(BASELINES[name].images == "herding" for name in baselines):
         yield from estimate_pool(real, networks, pool, seed=settings.seed, runtime=runtime)
     yield from students.estimate_scores(
         real,
         settings,
         extractor=extractors[0],
-        size=size_of(result),
+        size=set_size(result),
         baselines=baselines,
         runtime=runtime,
     )
@@ -211,12 +211,12 @@ def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines
         )
     check_fits(result, real)
     real.test_split()
-    check_baselines(real, baselines, size_of(result))
+    check_baselines(real, baselines, set_size(result))
     return resolve(settings, real)
 
 
-def size_of(result: SyntheticSet) -> SetSize:
-    """How large a set is."""
+def set_size(result: SyntheticSet) -> SetSize:
+    """How large a set is, per class, as its baselines take it."""
     ipc = result.manifest.ipc
     return SetSize(stored=ipc.stored, decoded=ipc.decoded, bytes=result.content_bytes / len(result.classes))
 

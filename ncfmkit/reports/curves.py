@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ncfmkit.files import write_atomic
-from ncfmkit.reports.layout import LINE, PAPER, SERIES, SOFT, Draw, plot_png
+from ncfmkit.reports.layout import LINE, PAPER, SERIES, SOFT, Draw, log_ticks, plot_png
 from ncfmkit.run_records import MetricsRow, Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.container import ErrorbarContainer
     from matplotlib.figure import Figure
 
 LONGEST_LABEL = 40  # characters of a row's label
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colors, so that pairs of both repeat late
 MAX_LR_MARKS = 40  # an lr that changes more often is a schedule, not a series of events
 
 
@@ -133,6 +135,52 @@ def accuracies(rows: Sequence[Score], *, chance: float) -> Draw:
         figure.legend(loc="outside lower left" if narrow else "outside right upper", ncols=1)
 
     return draw
+
+
+def accuracies_by_bytes(rows: Sequence[Score], *, chance: float) -> Draw:
+    """Test accuracy of the students of each row against its bytes per class: mean, and one standard deviation.
+
+    Args:
+        rows: such as know their bytes per class; colors and markers follow their order.
+        chance: accuracy of guessing, in [0, 1].
+    """
+
+    def draw(figure: "Figure", narrow: bool) -> None:
+        figure.set_figheight(3.2 + (0.2 * len(rows) if narrow else 0))
+        axis = figure.subplots()
+        points: list[ErrorbarContainer] = []
+        for color, marker, row in zip(itertools.cycle(SERIES), itertools.cycle(MARKERS), rows, strict=False):
+            mean, std = 100 * row.last.mean, 100 * row.last.std if row.n > 1 else None
+            assert row.bytes_per_class is not None
+            point = axis.errorbar(
+                row.bytes_per_class,
+                mean,
+                std,
+                color=color,
+                marker=marker,
+                markersize=6,
+                linestyle="none",
+                elinewidth=1.2,
+                clip_on=False,
+                label=_label(row),
+            )
+            points.append(point)
+        line = axis.axhline(100 * chance, color=SOFT, linewidth=0.8, linestyle="--", label="chance")
+        log_bytes(axis, [row.bytes_per_class for row in rows if row.bytes_per_class])
+        axis.set_ylabel("test accuracy %")
+        figure.legend(handles=[*points, line], loc="outside lower left" if narrow else "outside right upper", ncols=1)
+
+    return draw
+
+
+def log_bytes(axis: "Axes", values: Sequence[float]) -> None:
+    """A logarithmic axis of bytes per class, around those values."""
+    low, high, ticks = log_ticks(values)
+    axis.set_xscale("log")
+    axis.set_xlim(low, high)
+    axis.set_xticks(ticks, [f"{tick:,.10g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel("bytes per class")
 
 
 def _label(row: Score) -> str:

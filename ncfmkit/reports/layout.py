@@ -9,7 +9,7 @@ import base64
 import functools
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +122,17 @@ def plot(draw: Draw, *, name: str, label: str) -> Plot:
 def plot_png(draw: Draw) -> bytes:
     """The same plot as a PNG file on white, in its width for a screen."""
     return _drawn(draw, narrow=False, kind="png")
+
+
+def log_ticks(values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """Ends of a logarithmic axis, and ticks at 1, 2 and 5 times powers of ten: at least one on either side of any
+    value, where matplotlib's own choice can be none."""
+    steps = [float(f"{mantissa}e{power}") for power in range(-6, 12) for mantissa in (1, 2, 5)]
+    first = max(k for k, step in enumerate(steps) if step <= min(values))
+    last = min(k for k, step in enumerate(steps) if step >= max(values))
+    ticks = steps[first : max(last, first + 1) + 1]
+    shown = ticks if len(ticks) <= 7 else [t for t in ticks if f"{t:e}"[0] == "1"]
+    return ticks[0], ticks[-1], shown
 
 
 def _drawn(draw: Draw, *, narrow: bool, kind: str) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ncfmkit.config import Settings, by_name, to_dict
 from ncfmkit.progress import plural
-from ncfmkit.reports.curves import accuracies, losses
+from ncfmkit.reports.curves import accuracies, accuracies_by_bytes, losses
 from ncfmkit.reports.layout import Plot, plot, write_page
 from ncfmkit.reports.scores import ABSENT, percent, score_cells, score_columns, share_of_whole, whole_row
 from ncfmkit.reports.strips import MAX_CLASSES, SetImages, class_rows
@@ -46,6 +46,7 @@ def write_report(folder: Path, images: SetImages | None = None) -> Path:
         few=info.data.test if distilled and info.data.test < FEW_TEST_IMAGES else None,
         scores=scores and _score_table(scores, info.data),
         training=_training_plot(rows, info.data),
+        by_bytes=_bytes_plot(rows, info.data),
         by_class=_by_class(distilled, info.data) if distilled and distilled.classes else None,
         classes=classes,
         listed=LISTED_CLASSES,
@@ -116,6 +117,15 @@ def _training_plot(rows: Sequence[Score], data: DataInfo) -> Plot | None:
     draw = accuracies(shown, chance=1 / len(data.classes))
     last = "; ".join(f"{row.label}: {percent(row.last, row.n)}% after the last epoch" for row in shown)
     return plot(draw, name="training", label=f"Test accuracy against gradient steps. {last}")
+
+
+def _bytes_plot(rows: Sequence[Score], data: DataInfo) -> Plot | None:
+    shown = [row for row in rows if row.bytes_per_class]
+    if len({row.bytes_per_class for row in shown}) < 2:
+        return None
+    draw = accuracies_by_bytes(shown, chance=1 / len(data.classes))
+    points = "; ".join(f"{row.label}: {row.bytes_per_class:,.0f} bytes, {percent(row.last, row.n)}%" for row in shown)
+    return plot(draw, name="bytes", label=f"Test accuracy against bytes per class. {points}")
 
 
 def _by_class(row: Score, data: DataInfo) -> dict[str, object]:

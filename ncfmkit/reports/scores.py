@@ -16,6 +16,7 @@ SCORE_COLUMNS = {
     "steps": "gradient steps",
     "images": "images stored",
     "decoded": "trained on",
+    "bytes": "bytes per class",
     "last": "accuracy %, last epoch",
     "share": "% of whole set",
     "n": "n",
@@ -25,6 +26,7 @@ SHORT_COLUMNS = {  # for a terminal of 80 columns; the caption says what they ar
     "steps": "steps",
     "images": "stored",
     "decoded": "trained on",
+    "bytes": "bytes",
     "last": "last",
     "share": "% of whole",
     "best": "best*",
@@ -39,6 +41,8 @@ def score_table(rows: Sequence[Score]) -> Table:
         f"last: test accuracy in percent after the last epoch, mean ± standard deviation of n students{networks}\n"
         "best*: the same of the best epoch (peeks at the test set)"
     )
+    if "bytes" in columns:
+        caption = f"bytes: what is stored, per class\n{caption}"
     all_cells = score_cells(rows)
     if "network" in columns:  # below the label: a column of its own would leave too little to both
         all_cells = [cells | {"set": f"{cells['set']}\n{cells['network']}"} for cells in all_cells]
@@ -59,6 +63,8 @@ def score_table(rows: Sequence[Score]) -> Table:
 def score_columns(rows: Sequence[Score]) -> tuple[dict[str, str], str]:
     """The columns to show, and what the caption says of a network that all rows share: it needs no column."""
     columns, networks = dict(SCORE_COLUMNS), {row.network for row in rows}
+    if all(row.bytes_per_class is None for row in rows):  # an earlier version scored them
+        del columns["bytes"]
     if all(share_of_whole(row, rows) is None for row in rows):
         del columns["share"]
     if len(networks) > 1:
@@ -75,6 +81,7 @@ def score_cells(rows: Sequence[Score]) -> list[dict[str, str]]:
             "steps": ABSENT if row.steps is None else f"{row.steps:,}",
             "images": f"{row.images:,}",
             "decoded": f"{row.decoded:,}",
+            "bytes": ABSENT if row.bytes_per_class is None else byte_count(row.bytes_per_class),
             "last": percent(row.last, row.n),
             "share": "" if (share := share_of_whole(row, rows)) is None else f"{100 * share:.1f}",
             "n": f"{row.n:,}",
@@ -95,6 +102,11 @@ def share_of_whole(row: Score, rows: Iterable[Score]) -> float | None:
     if row.set == "whole" or whole is None or not whole.last.mean:
         return None
     return row.last.mean / whole.last.mean
+
+
+def byte_count(count: float) -> str:
+    """`12,288`, and from a million on `15.4M`, since a terminal has little room."""
+    return f"{count:,.0f}" if count < 999_999.5 else f"{count / 1e6:,.1f}M"
 
 
 def percent(accuracy: Accuracy, n: int) -> str:

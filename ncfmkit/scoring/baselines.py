@@ -1,8 +1,6 @@
 """What a set is compared with: real images, at equal size or all of them (docs/method.md, section 8)."""
 
-import dataclasses
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,13 +16,8 @@ from ncfmkit.progress import track
 from ncfmkit.real.store import RealData
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
+from ncfmkit.scoring.lossy import JPEG, WEBP, Codec
 from ncfmkit.training import Weights
-
-Draw = Callable[[RealData, int, int, int], LabeledImages]  # of (real, images per class, seed, repeat)
-
-
-WEBP_QUALITY = 50
-SAMPLED = 200  # training images that say how large one is as WebP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,59 +34,37 @@ class Baseline:
     """A row of `BASELINES`: real images that students are trained on beside a set."""
 
     label: str  # of their row in a table of scores; `{}` stands for the images per class
+    images: Literal["random", "mosaic", "herding", "whole"] = "random"  # which ones
     size: Literal["stored", "decoded", "bytes", "whole"]  # as large as the set in that, or all
-    draw: Draw | None  # None: the caller of `score_set` draws it, because it needs more than the real data
+    codec: Codec | None = None  # what they are stored as; none: raw pixels
 
     def per_class(self, size: SetSize, real: RealData) -> int:
         """Images per class, beside a set of that size; 0 for the whole split."""
         if self.size == "bytes":
-            return min(int(real.train.counts().min()), max(1, int(size.bytes / webp_bytes(real))))
+            assert self.codec is not None
+            fit = int(size.bytes / self.codec.mean_bytes(real.train.images))
+            return min(int(real.train.counts().min()), max(1, fit))
         return {"stored": size.stored, "decoded": size.decoded, "whole": 0}[self.size]
 
 
 BASELINES: dict[str, Baseline] = {
-    "random": Baseline(
-        # as many random real images as are stored
-        label="random real, {} per class",
-        size="stored",
-        draw=lambda real, per_class, seed, repeat: random_subset(real, per_class, seed, repeat),
-    ),
-    "random-soft": Baseline(
-        # the same images, with soft labels of the set's teachers
-        label="random real, {} per class, soft labels",
-        size="stored",
-        draw=None,
-    ),
-    "random-decoded": Baseline(
-        # as many random real images as the set decodes to
-        label="random real, {} per class",
-        size="decoded",
-        draw=lambda real, per_class, seed, repeat: random_subset(real, per_class, seed, repeat),
-    ),
-    "webp": Baseline(
-        # as many random real images as fit into the bytes of the set, as lossy WebP
-        label="random real as WebP, {} per class",
-        size="bytes",
-        draw=lambda real, per_class, seed, repeat: as_webp(random_subset(real, per_class, seed, repeat)),
-    ),
-    "mosaic": Baseline(
-        # what a set starts from: as many mosaics of random real images as are stored, decoded as the set is
-        label="mosaics of real images, {} per class",
-        size="stored",
-        draw=None,
-    ),
-    "herding": Baseline(
-        # as many real images as are stored, chosen by herding on features of the pool's first member
-        label="herding, {} per class",
-        size="stored",
-        draw=None,
-    ),
-    "whole": Baseline(
-        # the whole training split
-        label="whole training split",
-        size="whole",
-        draw=lambda real, per_class, seed, repeat: labeled(real, real.train),
-    ),
+    # as many random real images as are stored
+    "random": Baseline(label="random real, {} per class", size="stored"),
+    # the same images, with soft labels of the set's teachers
+    "random-soft": Baseline(label="random real, {} per class, soft labels", size="stored"),
+    # as many random real images as the set decodes to
+    "random-decoded": Baseline(label="random real, {} per class", size="decoded"),
+    # as many random real images as fit into the bytes of the set, as lossy pictures
+    "webp": Baseline(label="random real as WebP, {} per class", size="bytes", codec=WEBP),
+    "jpeg": Baseline(label="random real as JPEG, {} per class", size="bytes", codec=JPEG),
+    # what a set starts from: as many mosaics of random real images as are stored, decoded as the set is
+    "mosaic": Baseline(label="mosaics of real images, {} per class", images="mosaic", size="stored"),
+    # as many real images as are stored, chosen by herding on features of the pool's first member
+    "herding": Baseline(label="herding, {} per class", images="herding", size="stored"),
+    # as many of those as fit into the bytes of the set
+    "herding-webp": Baseline(label="herding as WebP, {} per class", images="herding", size="bytes", codec=WEBP),
+    # the whole training split
+    "whole": Baseline(label="whole training split", images="whole", size="whole"),
 }
 
 
@@ -125,34 +96,6 @@ def random_subset(real: RealData, per_class: int, seed: int, repeat: int) -> Lab
         for c, (start, stop) in enumerate(zip(real.train.offsets[:-1], real.train.offsets[1:], strict=True))
     ]
     return subset(real, np.stack(rows))
-
-
-def webp_bytes(real: RealData) -> float:
-    """Bytes of a training image as lossy WebP, mean over some that are evenly spaced."""
-    index = np.linspace(0, len(real.train.images) - 1, min(SAMPLED, len(real.train.images))).astype(int)
-    return float(np.mean([len(_webp(image)) for image in real.train.images[index]]))
-
-
-def as_webp(data: LabeledImages) -> LabeledImages:
-    """The images as lossy WebP leaves them."""
-    assert isinstance(data.images, np.ndarray)
-    return dataclasses.replace(data, images=np.stack([_decoded(_webp(image), len(image)) for image in data.images]))
-
-
-def _webp(image_CHW: np.ndarray) -> bytes:
-    from PIL import Image  # which only this baseline needs
-
-    pixels = image_CHW[0] if len(image_CHW) == 1 else image_CHW.transpose(1, 2, 0)
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "WEBP", quality=WEBP_QUALITY)
-    return out.getvalue()
-
-
-def _decoded(picture: bytes, channels: int) -> np.ndarray:
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(picture)).convert("L" if channels == 1 else "RGB")
-    return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
 
 
 def check_baselines(real: RealData, baselines: Sequence[str], size: SetSize) -> None:

@@ -60,6 +60,7 @@ def score(
     seed: int,
     runtime: Runtime,
     about: "RowWork",
+    bytes_per_class: float | None = None,
 ) -> Score:
     """Trains one fresh student per set and tests it; repeats are given as equal sets, or as several random ones.
 
@@ -69,6 +70,7 @@ def score(
         sets: what the students are trained on, one each, equally many images.
         settings: how; their `epochs` are those of `about`.
         about: the row that the students are of.
+        bytes_per_class: of what is stored of their images and soft labels; None: not known.
     """
     start = time.monotonic()
     settings = dataclasses.replace(settings, epochs=about.epochs)
@@ -99,6 +101,7 @@ def score(
         images=about.stored,
         network=about.network,
         decoded=len(sets[0]),
+        bytes_per_class=bytes_per_class,
         epochs=settings.epochs,
         steps=settings.epochs * batch_plan(len(sets[0]), settings.batch)[0],
         evaluations=settings.evaluations,
@@ -217,9 +220,9 @@ def estimate_scores(
         how = dataclasses.replace(s, epochs=work.epochs)
         one = training_seconds(models, labeled(real, real.train), work.images, how)
         one += testing * min(s.evaluations, work.epochs)
-        if name == "herding":
+        if name != "distilled" and BASELINES[name].images == "herding":
             seconds = herding_seconds(real, work.per_class, extractor, runtime)
-            yield Stage(name="herding", work=f"{work.per_class} of each class", seconds=seconds)
+            yield Stage(name=name, work=f"{work.per_class} of each class", seconds=seconds)
         yield Stage(
             name=f"students: {work.label}",
             work=f"{s.repeats} x {plural(work.epochs, 'epoch')}",
@@ -262,20 +265,50 @@ def score_set(
     rows = []
     for name in ("distilled", *baselines):
         work = row_work(name, real, settings, size)
-        if name == "distilled":
-            sets = [distilled] * repeats
-        elif name == "mosaic":
-            sets = [mosaic(repeat) for repeat in range(repeats)]
-        elif name == "random-soft":
-            subsets = [random_subset(real, work.per_class, settings.seed, repeat) for repeat in range(repeats)]
-            sets = [soften(subset) for subset in subsets]
-        elif (draw := BASELINES[name].draw) is None:
-            sets = [herding(work.per_class)] * repeats
+        what = "distilled" if name == "distilled" else BASELINES[name].images
+        if what == "distilled":
+            drawn = [distilled]  # one for all students, or one for each
+        elif what == "mosaic":
+            drawn = [mosaic(repeat) for repeat in range(repeats)]
+        elif what == "herding":
+            drawn = [herding(work.per_class)]
+        elif what == "whole":
+            drawn = [labeled(real, real.train)]
         else:
-            sets = [draw(real, work.per_class, settings.seed, repeat) for repeat in range(repeats)]
-        rows.append(score(sets, test, build, students, seed=settings.seed, runtime=runtime, about=work))
+            drawn = [random_subset(real, work.per_class, settings.seed, repeat) for repeat in range(repeats)]
+        if name == "random-soft":
+            drawn = [soften(subset) for subset in drawn]
+
+        # what is stored of them, per class
+        codec = BASELINES[name].codec if name in BASELINES else None
+        if what == "distilled":
+            stored = size.bytes
+        elif what == "mosaic":  # the bytes of the set, without its soft labels
+            stored = size.bytes - _soft_bytes(distilled) / distilled.classes
+        elif codec is not None:
+            coded = [codec.coded(subset) for subset in drawn]
+            drawn = [subset for subset, _ in coded]
+            stored = float(np.mean([count for _, count in coded])) / distilled.classes
+        else:
+            stored = (drawn[0].images.nbytes + _soft_bytes(drawn[0])) / distilled.classes
+
+        row = score(
+            drawn * (repeats // len(drawn)),
+            test,
+            build,
+            students,
+            seed=settings.seed,
+            runtime=runtime,
+            about=work,
+            bytes_per_class=stored,
+        )
+        rows.append(row)
     device = device_name(runtime.device)
     return Scores(device=device, precision=runtime.precision, versions=versions(), rows=tuple(rows))
+
+
+def _soft_bytes(data: LabeledImages) -> int:
+    return 0 if data.soft_labels is None else data.soft_labels.nbytes
 
 
 def estimate_student(

@@ -447,6 +447,7 @@ def _sizes(result: SyntheticSet) -> Iterator[str]:
     yield "## How large it is"
     rows = [(PARTS.get(name, _text(name)), f"{size:,}") for name, size in sorted(m.bytes.items())]
     yield _table((f"part of `{FILE_NAME}`", "bytes"), [*rows, ("together", f"{total:,}")])
+    yield f"Pixels and soft labels take {result.content_bytes / len(result.classes):,.0f} bytes per class."
     if raw:
         times = f"{raw / total:,.0f}" if raw >= 10 * total else f"{raw / total:.1f}"
         yield f"The source's training images are {format_bytes(raw)} as raw pixels of the same size, {times}x as much."

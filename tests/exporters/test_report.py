@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ncfmkit.exporters.accuracy import by_class
 from ncfmkit.exporters.contract import NoMetadata
-from ncfmkit.exporters.plots import confusion_plot, log_ticks
+from ncfmkit.exporters.plots import confusion_plot
 from ncfmkit.exporters.report import tables, worst_confusions, write_report
 from ncfmkit.exporters.results import Conditions, DataFacts, ModelFacts, ProviderRun, Validation
 from ncfmkit.exporters.timing import SpeedRow, SpeedSection, Timing
@@ -176,15 +176,6 @@ def test_nothing_timed_has_no_plot(tmp_path: Path) -> None:
     page = page_of(a_result(2, speed=(section,)), tmp_path)
     assert Page(page).tags.count("svg") == 2
     assert "Timing stopped at batch 1" in page
-
-
-def test_ticks_stand_on_both_sides_of_all_values() -> None:
-    for values in ([0.07], [1.0], [3.0, 4.0], [0.9, 12_000.0]):
-        low, high, ticks = log_ticks(values)
-        assert low <= min(values)
-        assert max(values) <= high
-        assert low < high
-        assert 1 <= len(ticks) <= 7
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:

@@ -106,10 +106,15 @@ def test_manifest(scored: Path) -> None:
 
 def test_score_rows(scored: Path) -> None:
     rows = scores_of(scored).rows
-    assert [row.set for row in rows] == ["distilled", "random", "random-decoded", "webp", "mosaic", "herding", "whole"]
-    assert [row.images for row in rows] == [10, 10, 40, 10, 10, 10, 1347]
-    assert [row.decoded for row in rows] == [40, 10, 40, 10, 40, 10, 1347]
-    assert [row.steps for row in rows] == [3, 3, 3, 3, 3, 3, 11]  # one epoch of the whole split in 11 batches
+    names = ["random", "random-decoded", "webp", "jpeg", "mosaic", "herding", "herding-webp", "whole"]
+    assert [row.set for row in rows] == ["distilled", *names]
+    assert [row.images for row in rows] == [10, 10, 40, 10, 20, 10, 10, 10, 1347]
+    assert [row.decoded for row in rows] == [40, 10, 40, 10, 20, 40, 10, 10, 1347]
+    assert [row.steps for row in rows] == [3] * 8 + [11]  # one epoch of the whole split in 11 batches
+    stored = {row.set: row.bytes_per_class for row in rows}
+    assert stored["distilled"] == stored["random"] == stored["mosaic"] == stored["herding"] == 64
+    assert stored["random-decoded"] == 4 * 64
+    assert stored["whole"] == 134.7 * 64
     counts = RunDirectory.open(scored).info().data.counts["test"]
     for row in rows:
         assert row.n == 2 == len(row.last.values)

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 from PIL import Image
-from recorded import metrics
+from recorded import metrics, score
 
-from ncfmkit.reports.curves import curves
+from ncfmkit.reports.curves import accuracies_by_bytes, curves
 
 
 def picture(path: Path) -> np.ndarray:
@@ -58,3 +60,29 @@ def test_curves_draw_a_single_step_and_a_very_long_run(tmp_path):
     curves(rows, tmp_path / "long.png")
     assert bluish(picture(tmp_path / "single.png")) > 20
     assert bluish(picture(tmp_path / "long.png")) > 500
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_points_stand_where_bytes_and_accuracies_are(narrow):
+    sizes = (60.0, 55.5, 192.0, 8620.0)
+    rows = [score(f"row {k}", 0.9 - k / 10, n=1 if k == 1 else 5, bytes_per_class=b) for k, b in enumerate(sizes)]
+    figure = Figure(layout="constrained")
+    accuracies_by_bytes(rows, chance=0.1)(figure, narrow)
+    (axis,) = figure.axes
+    assert axis.get_xscale() == "log"
+    assert axis.get_yscale() == "linear"
+    for row, size, points in zip(rows, sizes, axis.containers, strict=True):
+        mark, _, bars = points
+        assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (size, pytest.approx(100 * row.last.mean))
+        assert len(bars) == (row.n > 1)
+        if bars:  # one standard deviation to either side
+            ((low, high),) = bars[0].get_segments()
+            assert low.tolist() == [size, pytest.approx(100 * (row.last.mean - row.last.std))]
+            assert high.tolist() == [size, pytest.approx(100 * (row.last.mean + row.last.std))]
+    looks = [(points[0].get_color(), points[0].get_marker()) for points in axis.containers]
+    assert len(set(looks)) == len(rows)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*(row.label for row in rows), "chance"]
+    low, high = axis.get_xlim()
+    assert low <= min(sizes)
+    assert high >= max(sizes)

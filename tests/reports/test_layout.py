@@ -112,3 +112,12 @@ def test_the_stylesheet_has_every_color_for_light_dark_and_print() -> None:
         assert f"--{name}: {color};" in light
         assert f"--{name}: " in dark
         assert f"--{name}: " in printed
+
+
+def test_ticks_stand_on_both_sides_of_all_values() -> None:
+    for values in ([0.07], [1.0], [3.0, 4.0], [0.9, 12_000.0]):
+        low, high, ticks = layout.log_ticks(values)
+        assert low <= min(values)
+        assert max(values) <= high
+        assert low < high
+        assert 1 <= len(ticks) <= 7

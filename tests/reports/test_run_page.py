@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -209,6 +210,24 @@ def test_plots_have_a_narrow_version_in_the_page_s_colors(tmp_path: Path) -> Non
     assert "#1f5a99" not in drawn
 
 
+def test_bytes_are_plotted_where_they_differ(tmp_path: Path) -> None:
+    """The label says every point, for people who cannot see it."""
+    rows = [score(name, 0.9, bytes_per_class=size) for name, size in (("distilled", 60.0), ("webp", 2058.5))]
+    page = Page(write_report(done_run(tmp_path / "two", [*rows, score("old", 0.5)])))
+    page.check_safe()
+    says = [label for label in page.attributes("aria-label") if "bytes per class" in label]
+    assert says[0].replace("\xa0", " ") == (
+        "Test accuracy against bytes per class. distilled, 1 image per class: 60 bytes, 90.0 ± 0.4%; webp, 1 image per "
+        "class: 2,058 bytes, 90.0 ± 0.4%"
+    )
+    assert len(says) == 2  # wide and narrow
+    assert page.text.index("Accuracy by bytes per class") < page.text.index("Accuracy in training")
+    for few in ([rows[0]], [rows[0], rows[0]], [score("old", 0.5), score("older", 0.5)]):
+        text = Page(write_report(done_run(tmp_path / "equal", few))).text
+        assert "Accuracy by bytes per class" not in text
+        shutil.rmtree(tmp_path / "equal")
+
+
 @pytest.mark.parametrize("row", [score("distilled", 0.893), None])
 def test_report_of_an_earlier_version(tmp_path: Path, row: Score | None) -> None:
     old: dict[str, Any] = run_info(settings={"recipe": "digits"}).to_dict()
@@ -218,7 +237,7 @@ def test_report_of_an_earlier_version(tmp_path: Path, row: Score | None) -> None
         del old["data"][later]
     (tmp_path / "run.json").write_text(json.dumps(old))
     if row is not None:
-        rows = [{k: v for k, v in row.to_dict().items() if k not in ("classes", "curve", "steps")}]
+        rows = [{k: v for k, v in row.to_dict().items() if k not in ("classes", "curve", "steps", "bytes_per_class")}]
         scores = {"device": "cpu", "precision": "fp32", "versions": {}, "rows": rows}
         (tmp_path / "scores.json").write_text(json.dumps(scores))
     text = Page(write_report(tmp_path)).text

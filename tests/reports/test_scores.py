@@ -44,6 +44,19 @@ def test_score_table_is_readable_at_80_columns(network):
     assert network in text
 
 
+def test_rows_show_their_bytes_where_they_are_known():
+    known = score("distilled", 0.893, bytes_per_class=2304)
+    rows = [known, score("webp", 0.5, bytes_per_class=2297.6), score("whole", 0.97, bytes_per_class=15_360_000)]
+    text = rendered(rows, width=80)
+    lines = [line.split("1,200")[1].split() for line in text.splitlines() if "1,200" in line]
+    assert [cells[2] for cells in lines] == ["2,304", "2,298", "15.4M"]
+    assert "bytes: what is stored, per class" in text
+    assert max(map(len, text.splitlines())) <= 80
+    line = next(line for line in rendered([known, score("random", 0.5)]).splitlines() if "random" in line)
+    assert "–" in line
+    assert "bytes" not in rendered([score("distilled", 0.893)])
+
+
 def test_no_column_is_empty():
     assert "whole" not in rendered([score("distilled", 0.893), score("random", 0.5)])
 

@@ -19,7 +19,7 @@ from ncfmkit.networks import Classifier, network_builder
 from ncfmkit.real.store import RealData, Split
 from ncfmkit.run_records import Score
 from ncfmkit.runtime import Runtime
-from ncfmkit.scoring import baselines, students
+from ncfmkit.scoring import baselines, lossy, students
 from ncfmkit.training import StackedModels, Weights
 
 SHORT = StudentSettings(epochs=4, batch=16, evaluations=2, repeats=2)
@@ -176,7 +176,13 @@ def test_a_decoded_set_trains_by_its_soft_labels(real: RealData, soft: bool) -> 
 
 
 def scored(
-    real: RealData, runtime: Runtime, network: NetworkSettings, *names: str, decoded: int = 4, **student: Any
+    real: RealData,
+    runtime: Runtime,
+    network: NetworkSettings,
+    *names: str,
+    decoded: int = 4,
+    stored_bytes: float = 50,
+    **student: Any,
 ) -> tuple[Score, ...]:
     """Rows of a score of random real images that stand for a set of one stored image a class, and of baselines."""
     settings = Settings(network=network, pool=PoolSettings(epochs=1), student=dataclasses.replace(SHORT, **student))
@@ -184,7 +190,7 @@ def scored(
         baselines.random_subset(real, decoded, 1, 0),
         real,
         settings,
-        size=baselines.SetSize(stored=1, decoded=decoded, bytes=200),
+        size=baselines.SetSize(stored=1, decoded=decoded, bytes=stored_bytes),
         baselines=names,
         mosaic=lambda repeat: baselines.random_subset(real, decoded, 2, repeat),
         herding=lambda count: baselines.random_subset(real, count, 3, 0),
@@ -240,12 +246,63 @@ def test_baselines_take_as_many_gradient_steps_as_the_set(
         "random-soft": 18,
         "random-decoded": 6,
         "webp": 18,
+        "jpeg": 18,
         "mosaic": 6,
         "herding": 18,
+        "herding-webp": 18,
         "whole": 3,
     }
     assert {row.set: row.epochs for row in rows} == epochs
-    assert [row.steps for row in rows] == [18] * 8 == taken
+    assert [row.steps for row in rows] == [18] * 10 == taken
+
+
+def test_rows_say_what_is_stored_of_a_class(
+    monkeypatch: pytest.MonkeyPatch, real: RealData, runtime: Runtime, tiny_network: NetworkSettings
+) -> None:
+    """Images are 3 x 8 x 8 bytes of raw pixels; the set has 200 bytes of a class, which 3 classes of 7 images have."""
+    trained: dict[str, list[LabeledImages]] = {}
+    score = students.score
+
+    def spy(sets: Any, *arguments: Any, **named: Any) -> Score:
+        trained[named["about"].name] = sets
+        return score(sets, *arguments, **named)
+
+    monkeypatch.setattr(students, "score", spy)
+    rows = {
+        row.set: row.bytes_per_class
+        for row in scored(real, runtime, tiny_network, *baselines.BASELINES, stored_bytes=200, epochs=1, repeats=2)
+    }
+    raw = 3 * 8 * 8
+    assert rows["distilled"] == rows["mosaic"] == 200
+    assert rows["random"] == rows["herding"] == raw
+    assert rows["random-decoded"] == 4 * raw
+    assert rows["random-soft"] == raw + 2 * 3  # logits of three classes in float16
+    assert rows["whole"] == 7 * raw
+    for name, codec in (("webp", lossy.WEBP), ("jpeg", lossy.JPEG), ("herding-webp", lossy.WEBP)):
+        work = students.row_work(name, real, Settings(student=SHORT), baselines.SetSize(stored=1, decoded=4, bytes=200))
+        plain = [baselines.random_subset(real, work.per_class, *((3, 0) if "herd" in name else (0, k))) for k in (0, 1)]
+        coded = [codec.coded(subset) for subset in plain]
+        assert rows[name] == pytest.approx(np.mean([count for _, count in coded]) / 3)
+        for given, (expected, _) in zip(trained[name], coded, strict=True):
+            np.testing.assert_array_equal(given.images, expected.images)
+
+
+def test_soft_labels_are_bytes_of_a_set_and_not_of_its_mosaics(
+    real: RealData, runtime: Runtime, tiny_network: NetworkSettings
+) -> None:
+    data = baselines.random_subset(real, 4, 1, 0)
+    scores = students.score_set(
+        dataclasses.replace(data, soft_labels=F.one_hot(data.labels).half()),
+        real,
+        Settings(network=tiny_network, student=dataclasses.replace(SHORT, epochs=1)),
+        size=baselines.SetSize(stored=1, decoded=4, bytes=200),
+        baselines=("mosaic",),
+        mosaic=lambda repeat: baselines.random_subset(real, 4, 2, repeat),
+        herding=lambda count: data,
+        soften=lambda data: data,
+        runtime=runtime,
+    )
+    assert [row.bytes_per_class for row in scores.rows] == [200, 200 - 4 * 3 * 2]
 
 
 def test_the_whole_split_is_trained_no_shorter_than_its_own_epochs(

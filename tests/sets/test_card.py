@@ -265,6 +265,7 @@ def test_where_it_comes_from_and_how_large_it_is() -> None:
     assert ["pixels, packed", "432"] in cells
     assert ["soft labels", "144"] in cells
     assert ["together", f"{sum(result.manifest.bytes.values()):,}"] in cells
+    assert f"Pixels and soft labels take {result.content_bytes / 3:,.0f} bytes per class." in text
     assert "Pixels are stored in 3 bits instead of 8, between the levels of each image and channel." in text
     raw = 21 * 3 * 8 * 8
     assert f"3.94 KiB as raw pixels of the same size, {raw / sum(result.manifest.bytes.values()):.1f}x as much" in text
