@@ -47,7 +47,7 @@ from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import SetSize, check_baselines, herded_subset, parse_baselines
 from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.sets import budget, set_file
-from ncfmkit.sets.manifest import finished_set, manifest_score, to_bytes
+from ncfmkit.sets.manifest import BY_WORTH, finished_set, manifest_score, to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
 
 ARTIFACTS = {
@@ -533,7 +533,8 @@ def _complete(
         # What it gives: the set and its pictures.
         stored = to_bytes(images).cpu()
         stored = stored if earlier is None else grown(stored, earlier, settings, real)
-        distilled = finished_set(settings, real, stored)
+        in_order = d.ipc > 1 and (earlier is None or earlier.manifest.order == BY_WORTH)
+        distilled = finished_set(settings, real, stored, order=BY_WORTH if in_order else None)
         result = distributed.from_first(lambda: _write_set(run, distilled, settings, teachers))
 
         # How good it is: students trained on it, and on the baselines.
