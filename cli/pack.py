@@ -36,6 +36,10 @@ def pack(
         str | None,
         typer.Option("--shard-size", help="maximum size of a shard (webdataset, parquet)", show_default="256MiB"),
     ] = None,
+    ipc: Annotated[
+        int | None,
+        typer.Option("--ipc", help="stored images per class, the first ones of the set", show_default="all"),
+    ] = None,
     bits: Annotated[
         int | None, typer.Option("--bits", metavar="8|6|5|4|3|2", help="bits per pixel value", show_default="8")
     ] = None,
@@ -80,6 +84,7 @@ def pack(
         license=license,
         encoding=encoding,
         shard_size=shard_size,
+        ipc=ipc,
         bits=bits,
         scale=scale,
         dither=dither,
@@ -95,8 +100,11 @@ def pack(
         o.print_json({"folder": str(folder), "bytes": size, "files": listed, "manifest": result.manifest.to_dict()})
         return
     print(f"{folder}: {to}, {len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}")
-    if result.manifest.score is None and bits is not None and bits < 8:
-        print("its score is unknown because its pixels changed: pack it with --score --data DATA to measure it")
+    why = (
+        "its pixels changed" if bits is not None and bits < 8 else "it is a part of a set" if ipc is not None else None
+    )
+    if result.manifest.score is None and why is not None:
+        print(f"its score is unknown because {why}: pack it with --score --data DATA to measure it")
     if result.manifest.source.license is None:
         print("the license of the real images is not stated: pack it with --license before you publish it")
     print(f"check it with `ncfmkit verify {shlex.quote(str(folder))}`, or with `sha256sum -c {SUMS}` inside")

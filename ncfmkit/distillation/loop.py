@@ -23,6 +23,7 @@ from ncfmkit.distillation.problem import Problem, State, StepReport, make_proble
 from ncfmkit.distillation.rehearsal import step_seconds
 from ncfmkit.distillation.shares import image_rows, joined, on_cpu, share_of
 from ncfmkit.distillation.step import distill_step
+from ncfmkit.distillation.worth import by_worth
 from ncfmkit.errors import Interrupted
 from ncfmkit.estimate import Stage
 from ncfmkit.files import format_bytes, parse_bytes
@@ -118,7 +119,8 @@ def distill(
         callback: called with each row of metrics.jsonl. What it raises ends the run, once the state is saved.
 
     Returns:
-        The images after the last step, of all ranks, float32 in [0, 1] `[C*M, ch, H, W]`.
+        The images after the last step, of all ranks, float32 in [0, 1] `[C*M, ch, H, W]`; those of a class in the order
+        of worth, but for a shard, whose checkpoint is what counts.
 
     Raises:
         NonFiniteLossError: with the class and the step; the last checkpoint is kept.
@@ -226,7 +228,10 @@ def distill(
                 raise Interrupted(f"saved after step {state.step} of {steps}: continue with --resume {run.path}")
 
     run.update(timings=Timings(distill_seconds=round(spent, 2), steps=steps))
-    return _whole(state.result, rows)
+    result = state.result
+    if settings.distill.shard is None:
+        result = by_worth(problem, result, chunk=plan.chunk)
+    return _whole(result, rows)
 
 
 def _whole(images_NCHW: torch.Tensor, rows: list[np.ndarray]) -> torch.Tensor:

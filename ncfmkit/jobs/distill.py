@@ -47,7 +47,7 @@ from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import SetSize, check_baselines, herded_subset, parse_baselines
 from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.sets import budget, set_file
-from ncfmkit.sets.manifest import finished_set, manifest_score, to_bytes
+from ncfmkit.sets.manifest import BY_WORTH, finished_set, manifest_score, to_bytes
 from ncfmkit.sets.synthetic import SyntheticSet
 
 ARTIFACTS = {
@@ -534,7 +534,8 @@ def _complete(
         # What it gives: the set and its pictures.
         stored = to_bytes(images).cpu()
         stored = stored if earlier is None else grown(stored, earlier, settings, real)
-        distilled = finished_set(settings, real, stored)
+        in_order = d.ipc > 1 and (earlier is None or earlier.manifest.order == BY_WORTH)
+        distilled = _within_budget(settings, real, stored, order=BY_WORTH if in_order else None)
         result = distributed.from_first(lambda: _write_set(run, distilled, settings, teachers))
 
         # How good it is: students trained on it, and on the baselines.
@@ -561,6 +562,29 @@ def _complete(
                 notice(_describe_size(result, d.bytes, (run.path / set_file.FILE_NAME).stat().st_size))
             write_report(run.path, report_images(result))
         run.finish()
+
+
+def _within_budget(settings: Settings, real: RealData, images_NCHW: torch.Tensor, *, order: str | None) -> SyntheticSet:
+    """The set, of as many images as fit `--bytes`: those of least worth are left out where coding saves too little."""
+    result = finished_set(settings, real, images_NCHW, order=order)
+    if settings.distill.bytes is None:
+        return result
+    classes = len(result.classes)
+    most = budget.parse_budget(settings.distill.bytes, classes) * classes
+    while (size := result.content_bytes + _soft_label_bytes(result, settings)) > most:
+        ipc = min(result.ipc - 1, int(result.ipc * most / size))
+        assert ipc
+        of_class = f"{plural(result.ipc, 'image')} per class take {size / classes:,.0f} bytes"
+        notice(f"--bytes {settings.distill.bytes}: {of_class}, so {ipc} are kept, those of most worth")
+        smaller = dataclasses.replace(settings, distill=dataclasses.replace(settings.distill, ipc=ipc))
+        first_NCHW = images_NCHW.unflatten(0, (classes, -1))[:, :ipc].flatten(0, 1)
+        result = finished_set(smaller, real, first_NCHW, order=order)
+    return result
+
+
+def _soft_label_bytes(result: SyntheticSet, settings: Settings) -> int:
+    """Of the soft labels that a set gets."""
+    return 2 * len(result.classes) ** 2 * result.manifest.ipc.decoded if settings.labels.soft else 0
 
 
 def _write_set(run: RunDirectory, result: SyntheticSet, settings: Settings, teachers: Teachers | None) -> SyntheticSet:

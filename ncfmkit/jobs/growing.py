@@ -27,7 +27,16 @@ def settings_of(earlier: SyntheticSet) -> Settings:
     d = base.distill
     start = "mix" if d.init == "load" else d.init
     alone = dataclasses.replace(
-        d, bytes=None, shard=None, add_to=None, drop_classes=(), new_classes=(), init=start, load=None
+        d,
+        ipc=earlier.ipc,  # fewer than were distilled, in a part of a set
+        decoded_per_class=earlier.manifest.decode.budget,
+        bytes=None,
+        shard=None,
+        add_to=None,
+        drop_classes=(),
+        new_classes=(),
+        init=start,
+        load=None,
     )
     return dataclasses.replace(base, distill=alone, data=dataclasses.replace(base.data, classes=()))
 

@@ -110,7 +110,7 @@ def _describe_set(path: Path) -> Description:
     summary = {
         "set": m.name,
         "classes": list(result.classes),
-        "images per class": f"{m.ipc.stored} stored, {m.ipc.decoded} decoded",
+        "images per class": f"{m.ipc.stored} stored, {m.ipc.decoded} decoded" + _order(m),
         "decoding": f"{m.decode.kind}, factor {m.decode.factor}",
         "images": f"uint8 {list(result.images.shape)}" + _quantizing(m),
         "bytes": ", ".join(f"{name} {format_bytes(count)}" for name, count in sorted(m.bytes.items())),
@@ -131,6 +131,12 @@ def _describe_set(path: Path) -> Description:
     kept = packing.layout + (f", images as {packing.encoding}" if packing.encoding else "")
     content = m.to_dict() | {"package": {k: getattr(packing, k) for k in ("layout", "encoding")}}
     return Description(title=f"package {path}", summary={"package": kept} | summary, content=content, images=result)
+
+
+def _order(manifest: Manifest) -> str:
+    ordered = f", in the order of {manifest.order}" if manifest.order and manifest.ipc.stored > 1 else ""
+    whole = manifest.part_of
+    return ordered + ("" if whole is None else f"; the first of {whole.ipc} of {whole.manifest_sha256}")
 
 
 def _quantizing(manifest: Manifest) -> str:

@@ -11,8 +11,10 @@ from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free_folder, parse_bytes, safe_name
 from ncfmkit.jobs.evaluate import Scoring, requested_scoring
+from ncfmkit.progress import notice
 from ncfmkit.sets import package, quantize, set_file
-from ncfmkit.sets.manifest import Original, Pixels, Training, manifest_score, with_coding
+from ncfmkit.sets.manifest import BY_WORTH, Original, Pixels, Training, manifest_score, with_coding
+from ncfmkit.sets.subset import first_images
 from ncfmkit.sets.synthetic import SyntheticSet
 
 LONGEST_LICENSE = 200  # characters
@@ -26,6 +28,7 @@ def pack(
     license: str | None = None,
     encoding: str | None = None,
     shard_size: str | None = None,
+    ipc: int | None = None,
     bits: int | None = None,
     scale: str = "image",
     dither: bool = False,
@@ -43,6 +46,7 @@ def pack(
         license: of the real images that the set was made from; None: as the set says. Publishing needs one.
         encoding: of pictures, `png` or lossless `webp`; None: png.
         shard_size: the largest size of a shard, such as `"256MiB"` (webdataset, parquet).
+        ipc: pack only the first so many stored images of each class; the recorded score is then dropped. None: all.
         bits: store each pixel in 6, 5, 4, 3 or 2 bits; the recorded score is then dropped. None or 8: as it is.
         scale: with `bits`: quantize within the range of each `image`, or of each `channel` over the whole set.
         dither: with `bits`: Floyd-Steinberg dithering.
@@ -74,6 +78,10 @@ def pack(
     if out is not None:
         check_free_folder(out, force=force, foreign=package.foreign_files, made_by="pack")
     result = set_file.load(file, mapped=True)
+    if ipc is not None and ipc < result.ipc and result.manifest.order != BY_WORTH:
+        name = result.manifest.name
+        notice(f"{name} does not say that its images are in the order of worth: the first of a class are any of them")
+    result = result if ipc is None else first_images(result, ipc)
     if license is not None:
         result = licensed(result, license)
     if bits is not None:

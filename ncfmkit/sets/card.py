@@ -16,7 +16,7 @@ from ncfmkit.config import SECTIONS, DistillSettings, NetworkSettings, Settings,
 from ncfmkit.files import format_bytes
 from ncfmkit.mosaic import decode_factors
 from ncfmkit.progress import plural, printable
-from ncfmkit.sets.manifest import Converted, Figure, Manifest, ManifestScore
+from ncfmkit.sets.manifest import BY_WORTH, Converted, Figure, Manifest, ManifestScore
 from ncfmkit.sets.set_file import FILE_NAME
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.records import View
@@ -265,6 +265,9 @@ def _score(m: Manifest) -> Iterator[str]:
         if original:
             reached = _percent(original, original.last)
             yield f"Not scored with this number of bits. The 8-bit set that it was made from reached {reached}."
+        elif m.part_of and m.part_of.score:
+            reached = _percent(m.part_of.score, m.part_of.score.last)
+            yield f"Not scored. The set of {m.part_of.ipc:,} images per class that it is a part of reached {reached}."
         else:
             yield "Not scored."
         yield (
@@ -320,7 +323,7 @@ def _making(result: SyntheticSet) -> Iterator[str]:
     yield "## How it was made"
     how = _distillation(_known(m.settings)) if converted is None else _conversion(converted)
     recipe = "Its training recipe" if converted is None else "ncfmkit's training recipe for it"
-    yield _list([*how, *_pixels(m), _decoding(m), f"{recipe}: {_student(trained.student)}"])
+    yield _list([*how, *_pixels(m), _decoding(m), *_order(m), f"{recipe}: {_student(trained.student)}"])
 
 
 def _known(kept: dict[str, Any]) -> Settings:
@@ -414,6 +417,16 @@ def _decoding(m: Manifest) -> str:
         f"{m.ipc.stored:,} stored images per class are decoded to {m.ipc.decoded:,}: kind {m.decode.kind}, factor "
         f"{m.decode.factor}, bilinear."
     )
+
+
+def _order(m: Manifest) -> Iterator[str]:
+    if m.part_of is not None:
+        yield f"These are the first stored images of each class of a set of {m.part_of.ipc:,} per class."
+    if m.order == BY_WORTH and m.ipc.stored > 1:
+        yield (
+            "The stored images of a class are in the order of worth: the first of each class are a smaller set, which "
+            "`ncfmkit pack . --to safetensors --ipc N` packs."
+        )
 
 
 def _student(s: StudentSettings) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ncfmkit.run_records import Score
 
 DIGEST_KEY = "manifest_sha256"
+BY_WORTH = "worth"  # the order of images of which the first are a good smaller set
 KIND = "synthetic set"
 FORMATS = (1, 2, 3)  # 2: quantized pixels or soft labels; 3: coded pixels
 DECODE_VERSION = TRAINING_VERSION = 1  # the newest known
@@ -179,6 +180,14 @@ class Pixels(Record):
     original: Original | None = OPTIONAL
 
 
+class PartOf(Record):
+    """The set of which a set is the first images of each class; `ipc` is how many that one stores of a class."""
+
+    manifest_sha256: Text
+    ipc: Count
+    score: ManifestScore | None
+
+
 class Manifest(Record):
     """What a set says of itself; `sha256` and `bytes` are by the names of its tensors."""
 
@@ -200,6 +209,8 @@ class Manifest(Record):
     settings: dict[str, Any]
     score: ManifestScore | None
     pixels: Pixels | None = OPTIONAL
+    order: Text | None = OPTIONAL  # of the images of a class
+    part_of: PartOf | None = OPTIONAL
     sha256: Annotated[dict[str, Sha256], at_most(MOST_TENSORS)]
     bytes: Annotated[dict[str, CountOrZero], at_most(MOST_TENSORS)]
     manifest_sha256: Sha256
@@ -527,11 +538,14 @@ def _pixel_problems(how: Pixels, tensors: dict[str, torch.Tensor]) -> list[str]:
     return found
 
 
-def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> SyntheticSet:
+def finished_set(
+    settings: Settings, real: "RealData", images: torch.Tensor, *, order: str | None = None
+) -> SyntheticSet:
     """The set as it is stored: in the bits of its settings, with everything but the score in its manifest.
 
     Args:
         images: in [0, 1], which are rounded to uint8, or uint8.
+        order: of the images of a class, where there is one.
     """
     d = settings.distill
     stored = images.detach().cpu()
@@ -569,6 +583,7 @@ def finished_set(settings: Settings, real: "RealData", images: torch.Tensor) -> 
         "settings": kept,
         "score": None,
         **({} if pixels is None else {"pixels": pixels.to_dict()}),
+        **({} if order is None else {"order": order}),
     }
     manifest = with_digests(content, tensors)
     return SyntheticSet(images=stored, labels=labels, manifest=manifest, levels=levels, coded=coded)

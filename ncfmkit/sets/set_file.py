@@ -28,6 +28,7 @@ from ncfmkit.sets.manifest import (
     with_digests,
     written,
 )
+from ncfmkit.sets.subset import first_images
 from ncfmkit.sets.synthetic import SyntheticSet
 
 FILE_NAME = "synthetic.safetensors"
@@ -130,26 +131,31 @@ def find(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def load(path: str | os.PathLike[str], *, mapped: bool = False) -> SyntheticSet:
+def load(path: str | os.PathLike[str], *, ipc: int | None = None, mapped: bool = False) -> SyntheticSet:
     """Reads a set from its file, a run directory or a package, and checks it against its manifest and its digests.
 
     Args:
         path: the file, run directory or package, or `hf://OWNER/NAME` (`@REVISION`) of a package on the Hub.
+        ipc: only the first so many stored images of each class, as a set of its own; None: all of them. Where the
+            manifest's `order` is `worth`, they are a good smaller set.
         mapped: leave the images on the disk, for sets larger than memory; whoever changes the file later changes them.
 
     Returns:
         The set, in memory unless `mapped`.
 
     Raises:
-        UserError: nothing there, not a synthetic set, or damaged; all that is wrong is in the message.
+        UserError: nothing there, not a synthetic set, or damaged; all that is wrong is in the message. Or `ipc` is
+            more than the set stores.
 
     Example:
         >>> images, labels = ncfmkit.load("runs/digits-ipc1").decoded()
+        >>> ncfmkit.load("runs/digits-ipc10", ipc=3)
+        SyntheticSet(10 classes x 3 images of 1x8x8)
     """
     file = find(path)
     result, wrong = read(file, mapped=mapped)
     if result is not None:
-        return result
+        return result if ipc is None else first_images(result, ipc)
     if len(wrong) == 1:
         raise UserError(f"{file} is damaged: {wrong[0]}")
     raise UserError(f"{file} is damaged, {len(wrong)} problems:\n{listed(wrong)}")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from commands import refused, succeeds
+from conftest import build_set
 from promises import PROMISED, Scored, promising_set
 
 from ncfmkit.errors import UserError
@@ -71,6 +72,56 @@ def test_packing_in_fewer_bits(small: Path) -> None:
     assert got.manifest.to_dict()["pixels"] == told
     with pytest.raises(UserError, match=r"--bits 2: .*already has 4 bits per value: "):
         pack(out, to="png", bits=2)
+
+
+@pytest.fixture
+def ordered() -> Path:
+    whole = build_set("multi", 2, ipc=4, soft=True, score=PROMISED, order="worth")
+    set_file.save(whole, "ordered.safetensors")
+    return Path("ordered.safetensors")
+
+
+def test_packing_the_first_images(ordered: Path) -> None:
+    said = succeeds("pack", ordered, "--to", "parquet", "--ipc", 3, "--license", "mit")
+    assert "its score is unknown because it is a part of a set: pack it with --score --data DATA to measure it" in (
+        said.stdout
+    )
+    assert "order of worth" not in said.stderr
+    folder = Path("tiny-ipc3-parquet")
+    got, whole = set_file.load(folder), set_file.load(ordered, ipc=3)
+    assert got.images.equal(whole.images)
+    assert got.manifest.part_of == whole.manifest.part_of
+    card = (folder / "README.md").read_text()
+    assert "Not scored. The set of 4 images per class that it is a part of reached 60.0% ± 5.0." in card
+    assert "These are the first stored images of each class of a set of 4 per class." in card
+    assert "The stored images of a class are in the order of worth: the first of each class are a smaller set" in card
+    digest = set_file.load(ordered).manifest.manifest_sha256
+    told = " ".join(succeeds("inspect", folder).stdout.split())
+    assert "3 stored, 15 decoded, in the order of worth; the first of 4 of" in told
+    assert digest[:20] in told
+    succeeds("verify", folder)
+
+
+def test_packing_the_first_images_in_fewer_bits(ordered: Path) -> None:
+    out, _ = pack(ordered, to="safetensors", ipc=2, bits=4)
+    assert out == Path("tiny-ipc2-4bit-safetensors")
+    part, got = set_file.load(ordered, ipc=2), set_file.load(out)
+    expected, _ = quantize.quantize(part.images.numpy(), bits=4, scale="image", dither=False)
+    assert torch.equal(got.images, torch.from_numpy(expected))
+    assert got.manifest.pixels is not None
+    assert got.manifest.pixels.original is not None
+    assert got.manifest.pixels.original.manifest_sha256 == part.manifest.manifest_sha256
+    assert got.manifest.part_of == part.manifest.part_of
+    # a part of that, which cannot be quantized again
+    with pytest.raises(UserError, match=r"--bits 2: .*already has 4 bits per value: start from the original set"):
+        pack(out, to="safetensors", ipc=1, bits=2)
+
+
+def test_images_in_no_order_are_noticed(small: Path) -> None:
+    said = succeeds("pack", small, "--to", "png", "--ipc", 1).stderr
+    assert "tiny-ipc2 does not say that its images are in the order of worth: the first of a class are any of" in said
+    assert "in the order of" not in succeeds("pack", small, "--to", "png", "--ipc", 2, "--force").stderr
+    refused("pack", small, "--to", "png", "--ipc", 3, says="--ipc 3: expected 1 to 2, the images per class that")
 
 
 def test_eight_bits_are_the_set_as_it_is(small: Path) -> None:

@@ -1,0 +1,62 @@
+"""One set, many sizes: the first stored images of each class as a set of their own (docs/formats.md)."""
+
+import dataclasses
+
+import torch
+
+from ncfmkit.errors import UserError
+from ncfmkit.mosaic import decoded_rows
+from ncfmkit.sets.manifest import Original, PartOf, tensors_of, with_coding, with_digests
+from ncfmkit.sets.synthetic import SyntheticSet
+
+
+def first_images(whole: SyntheticSet, ipc: int) -> SyntheticSet:
+    """The set of the first `ipc` stored images of each class: they decode to what they decode to in the whole set.
+
+    It has no score; that of the whole set is kept beside its digest. All images of a class are the set as it is.
+
+    Raises:
+        UserError: not from 1 to the stored images per class.
+    """
+    m, how, stored = whole.manifest, whole.manifest.decode, whole.ipc
+    if not 1 <= ipc <= stored:
+        raise UserError(f"--ipc {ipc}: expected 1 to {stored}, the images per class that {m.name} stores")
+    if ipc == stored:
+        return whole
+
+    # `bound` selects factor by factor, then image by image: what it selects of the first images is a budget of theirs
+    decoded = int(decoded_rows(how.kind, how.factor, stored, how.budget)[:ipc].sum())
+    if how.budget is not None:
+        how = how.model_copy(update={"budget": decoded})
+    soft, levels, coded = whole.soft_labels, whole.levels, None
+    if soft is not None:
+        soft = soft.unflatten(0, (len(m.classes), -1))[:, :decoded].flatten(0, 1).contiguous()
+    if levels is not None and m.pixels is not None and m.pixels.scale == "image":
+        levels = _first(levels, stored, ipc)
+    images, pixels = _first(whole.images, stored, ipc), m.pixels
+    if pixels is not None and pixels.original is not None:  # its digest and score are of all images
+        pixels = pixels.model_copy(update={"original": Original()})
+    if pixels is not None and levels is not None:
+        pixels, coded = with_coding(images, levels, pixels)
+    part = dataclasses.replace(
+        whole,
+        images=images,
+        labels=_first(whole.labels, stored, ipc),
+        levels=levels,
+        coded=coded,
+        soft_labels=soft,
+        manifest=m.changed(
+            name=f"{m.name.removesuffix(f'-ipc{stored}')}-ipc{ipc}",
+            ipc=m.ipc.model_copy(update={"stored": ipc, "decoded": decoded}),
+            decode=how,
+            pixels=pixels,
+            score=None,
+            part_of=m.part_of or PartOf(manifest_sha256=m.manifest_sha256, ipc=stored, score=m.score),
+        ),
+    )
+    return dataclasses.replace(part, manifest=with_digests(part.manifest.to_dict(), tensors_of(part)))
+
+
+def _first(rows: torch.Tensor, stored: int, ipc: int) -> torch.Tensor:
+    """The first of every `stored` rows."""
+    return rows.unflatten(0, (-1, stored))[:, :ipc].flatten(0, 1).contiguous()
