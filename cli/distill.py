@@ -128,6 +128,7 @@ def _show_plan(found: "Planned") -> None:
     students = "none" if not student.repeats else scored if d.shard is None else "by ncfmkit merge"
     other = "" if s.extractors == (s.network,) else f": {', '.join(map(describe_network, s.extractors))}"
     part = "" if d.shard is None else f"; shard {d.shard} of the classes"
+    top = f", top {s.labels.top}" if s.labels.top else ""
     averaged = f", average of decay {d.average:g}" if d.average else ""
     rows = {
         "data": f"{found.data.train:,} images to train on, {found.data.test:,} to test on",
@@ -137,7 +138,9 @@ def _show_plan(found: "Planned") -> None:
         "images": f"{d.ipc} per class, factor {d.factor}, {d.stored_bits} bits, from {d.init}{part}",
         "matching": f"{d.steps:,} steps of lr {d.lr:g}, {d.metric}, {d.frequencies} frequencies ({d.sampler}), "
         f"{d.real_batch} real images per class, schedule {d.schedule}{averaged}",
-        "labels": f"soft, by the pool at temperature {s.labels.temperature:g}" if s.labels.soft else "hard",
+        "labels": f"soft, by the pool at temperature {s.labels.temperature:g}, {s.labels.bits} bits{top}"
+        if s.labels.soft
+        else "hard",
         "students": students,
         "memory": f"{format_bytes(found.memory)} for a step on {found.device.split()[0]}, {found.precision}",
         "time": f"about {duration(found.seconds)}",

@@ -31,7 +31,7 @@ READS: dict[str, tuple[str, ...]] = {
     "pretrain": ("data", "network", "pool", *_DEVICE, "seed"),
     "evaluate": ("data", "network", *_POOL_TRAINING, "student", *_DEVICE, "seed"),  # the pool's for herding
     "train": ("data", "network", *_STUDENT_TRAINING, *_DEVICE, "seed"),
-    "relabel": ("data", "pool", "labels.temperature", "labels.stages", *_DEVICE),
+    "relabel": ("data", "pool", "labels.temperature", "labels.stages", "labels.bits", "labels.top", *_DEVICE),
     "pack": ("data", "network", "student", *_DEVICE, "seed"),
     "verify": ("data", *_DEVICE),  # with --score, students train by the set's own recipe
     "convert": (  # all but `data` go into the set, for `evaluate`

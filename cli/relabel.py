@@ -51,7 +51,7 @@ def relabel(
         facts = {} if taught is None else {"wrong": taught.wrong, "certainty": taught.certainty}
         o.print_json({"set": str(result.file), "bytes": size, **facts, "manifest": result.set.manifest.to_dict()})
         return
-    how = "hard labels" if taught is None else taught.describe()
+    how = "hard labels" if taught is None else taught.describe(result.set.manifest.bytes["soft_labels"])
     command = ["ncfmkit", "evaluate", str(result.file), "--data", "DATA" if data is None else data.data]
     command += [] if taught is None else ["--baselines", "random-soft"]
     print(f"{result.file}: {format_bytes(size)}; {how}\nits score is unknown: {shlex.join(command)} measures it")

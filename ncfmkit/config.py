@@ -362,6 +362,22 @@ class LabelSettings:
         at_least=1,
         flag="--teacher-stages",
     )
+    bits: int = setting(
+        16,
+        "bits per stored logit of the soft labels: 16 (float16), 8 or 4",
+        unit="bits",
+        at_least=4,
+        at_most=16,
+        multiple_of=4,
+        flag="--label-bits",
+    )
+    top: int = setting(
+        0,
+        "store only so many of each image's largest logits, and the mean of the others; 0: all of them",
+        unit="classes",
+        at_least=0,
+        flag="--top",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -763,6 +779,10 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
             f"{names['labels.stages']} {settings.labels.stages}: expected at most {settings.pool.snapshots + 1}, the "
             f"{names['pool.snapshots']} and the final state"
         )
+    if settings.labels.bits == 12:
+        yield f"{names['labels.bits']} 12: expected 16, 8 or 4"
+    if settings.labels.top > 0 and settings.labels.bits == 16:
+        yield f"{names['labels.top']} needs {names['labels.bits']} 8 or 4, got 16"
     if d.extractor == "stages" and not settings.pool.snapshots:
         yield f"{names['distill.extractor']} 'stages' needs {names['pool.snapshots']} of 1 or more"
     if d.extractor == "blend" and (d.calibration_stages or d.stage_order != "uniform"):

@@ -35,7 +35,7 @@ from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import student_file
 from ncfmkit.scoring.student_manifest import NetworkRecord, StudentManifest, TrainedOn
 from ncfmkit.scoring.students import train_student
-from ncfmkit.sets import quantize, set_file
+from ncfmkit.sets import label_codes, quantize, set_file
 from ncfmkit.sets.manifest import Pixels, Training, with_coding, with_digests
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
@@ -156,6 +156,8 @@ def build_set(
     size: int = 8,
     channels: int = 3,
     soft: bool = False,
+    label_bits: int = 16,
+    top: int = 0,
     bits: int | None = None,
     scale: quantize.Scale = "image",
     smooth: bool = False,
@@ -208,11 +210,15 @@ def build_set(
         tensors |= {"pixels": packed if coded is None else coded, "levels": torch.from_numpy(levels)}
     if logits is not None:
         tensors["soft_labels"] = torch.from_numpy(logits)
+    if logits is not None and label_bits < 16:
+        content["labels"] = {"bits": label_bits, "top": top}
+        logits = label_codes.rounded(logits, label_bits, top)
+        tensors["soft_labels"] = torch.from_numpy(label_codes.encode(logits, label_bits, top))
     return SyntheticSet(
         images=images_NCHW,
         labels=labels,
         manifest=with_digests(content, tensors),
-        soft_labels=tensors.get("soft_labels"),
+        soft_labels=None if logits is None else torch.from_numpy(logits),
         levels=tensors.get("levels"),
         coded=coded,
     )

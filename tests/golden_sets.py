@@ -82,6 +82,48 @@ def restore(codes_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.nda
     return values
 
 
+def label_rows(logits_DK: np.ndarray, bits: int, top: int) -> np.ndarray:
+    """Soft labels in fewer bits, uint8 `[D, bytes]`, logit by logit, by way of text."""
+    rows, last = [], 2**bits - 1
+    for row in logits_DK.astype(np.float64).tolist():
+        below = [max(row) - logit for logit in row]
+        codes = [_label_code(value, last) for value in below]
+        names: list[int] = []
+        if top:
+            named = sorted(range(len(row)), key=lambda k: (below[k], k))[:top]
+            mean = sum(math.exp(-below[k]) for k in range(len(row)) if k not in named) / (len(row) - top)
+            others = _label_code(-math.log(mean), last) if mean else last
+            codes = [codes[k] if k in named else others for k in range(len(row))]
+            names = sorted(range(len(row)), key=lambda k: (codes[k], k))[:top]
+            codes = [codes[k] for k in names[1:]] + [others]
+        text = "".join(f"{code:0{bits}b}" for code in codes)
+        text += "0" * (-len(text) % 8)
+        width = 1 if len(row) <= 256 else 2
+        named_bytes = b"".join(name.to_bytes(width, "little") for name in names)
+        rows.append(list(named_bytes) + [int(text[i : i + 8], 2) for i in range(0, len(text), 8)])
+    return np.array(rows, np.uint8)
+
+
+def _label_code(below: float, last: int) -> int:
+    """There are no ties: none of the middles is a multiple of a power of two."""
+    return math.floor(last * math.sqrt(min(below, 16) / 16) + 0.5)
+
+
+def restored_labels(rows_DB: np.ndarray, classes: int, bits: int, top: int) -> np.ndarray:
+    """What such rows stand for, float16 `[D, K]`."""
+    logits = []
+    for row in rows_DB:
+        width = 1 if classes <= 256 else 2
+        names = [int.from_bytes(row[i : i + width].tobytes(), "little") for i in range(0, top * width, width)]
+        text = "".join(f"{int(byte):08b}" for byte in row[top * width :])
+        codes = [int(text[i * bits : (i + 1) * bits], 2) for i in range(top or classes)]
+        if top:
+            code_of = dict(zip(names, [0, *codes[:-1]], strict=True))
+            codes = [code_of.get(k, codes[-1]) for k in range(classes)]
+        logits.append([0.0 - 16 * code**2 / (2**bits - 1) ** 2 for code in codes])
+    return np.array(logits).astype(np.float16)
+
+
 def cell_pixel(image_CHW: np.ndarray, c: int, row: int, column: int) -> float:
     side = image_CHW.shape[1]
     return float(image_CHW[c, row, column]) / 255 if row < side and column < side else 0.5
@@ -133,6 +175,7 @@ class Golden:
     codes: np.ndarray | None = None
     soft_labels: np.ndarray | None = None
     stream: np.ndarray | None = None
+    label_rows: np.ndarray | None = None
 
     def content(self) -> bytes:
         tensors: dict[str, Any] = {"labels": self.labels}
@@ -142,7 +185,7 @@ class Golden:
             packed = pack(self.codes, self.manifest["pixels"]["bits"])
             tensors |= {"pixels": packed if self.stream is None else self.stream, "levels": self.levels}
         if self.soft_labels is not None:
-            tensors["soft_labels"] = self.soft_labels
+            tensors["soft_labels"] = self.soft_labels if self.label_rows is None else self.label_rows
         return set_bytes(tensors, self.manifest)
 
 
@@ -240,12 +283,34 @@ def coded_color() -> Golden:
     )
 
 
+def top_labels() -> Golden:
+    """The three likeliest of five classes in four bits: three names, three codes, four bits of padding."""
+    manifest = golden_manifest(
+        *("top-labels", ["a", "b", "c", "d", "e"], 1),
+        format=3,
+        ipc={"stored": 1, "decoded": 4},
+        decode={"kind": "single", "factor": 2, "budget": None},
+        labels={"bits": 4, "top": 3},
+    )
+    logits = (noise("top-labels", (20, 5)).astype(np.float64) / 16 - 8).astype(np.float16)
+    logits[:2] = [[0, -30, -30, -30, -30], [0, 0, 0, 0, 0]]  # a hard label, and one that knows nothing
+    rows = label_rows(logits, 4, 3)
+    return Golden(
+        images=noise("top-labels", (5, 1, 4, 4)),
+        labels=np.arange(5),
+        manifest=manifest,
+        soft_labels=restored_labels(rows, 5, 4, 3),
+        label_rows=rows,
+    )
+
+
 # the British names stand in the pinned bytes, and draw the noise
 GOLDENS = {
     "single-gray": single_gray,
     "bound-colour": bound_color,
     "quantised-soft": quantized_soft,
     "coded-color": coded_color,
+    "top-labels": top_labels,
 }
 
 

@@ -353,6 +353,8 @@ BOUNDS: dict[str, tuple[list, list]] = {
     "pool.extractor_width": ([1, None], [0]),
     "labels.temperature": ([1e-9], [0.0]),
     "labels.stages": ([1], [0]),
+    "labels.bits": ([4, 8, 16], [0, 6, 20]),
+    "labels.top": ([0], [-1]),
     "student.repeats": ([0], [-1]),
     "student.evaluations": ([1], [0]),
     "student.whole_epochs": ([1, None], [0]),
@@ -489,6 +491,8 @@ def test_all_broken_rules_are_reported_at_once() -> None:
         ({"distill.stage_order": "rising"}, ["distill.stage_order", "needs --extractor", "got 'blend'"]),
         ({"distill.calibration_stages": 3}, ["distill.calibration_stages", "needs --extractor", "got 'blend'"]),
         ({"labels.stages": 3, "pool.snapshots": 1}, ["labels.stages", "3: expected at most 2"]),
+        ({"labels.bits": 12}, ["labels.bits", "12: expected 16, 8 or 4"]),
+        ({"labels.top": 3}, ["labels.top", "needs --label-bits (labels.bits) 8 or 4"]),
         (
             {"network.name": "alexnet", "pool.extractor_width": 8},
             ["pool.extractor_width", "needs an extractor 'convnet', got alexnet"],

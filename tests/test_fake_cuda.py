@@ -282,7 +282,7 @@ def test_scores_herding_and_soft_labels(make_real: Callable, make_pool: Callable
         teachers = Teachers(
             states=[(network, state) for state in pool.final], real=real, temperature=2.0, runtime=on("bf16")
         )
-        data = teachers.label(data)
+        data = dataclasses.replace(data, soft_labels=teachers.teach(data).logits)
         test = labeled(real, real.test)
         size = SetSize(stored=3, decoded=3, bytes=200)
         about = students.row_work("random", real, Settings(network=network, student=settings), size)

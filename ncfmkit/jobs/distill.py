@@ -27,8 +27,8 @@ from ncfmkit.estimate import Stage, announce, total_seconds
 from ncfmkit.files import format_bytes, write_atomic
 from ncfmkit.jobs.evaluate import real_mosaics, set_size
 from ncfmkit.jobs.growing import check_place, earlier_set, grown, with_new_classes
-from ncfmkit.jobs.relabel import relabeled, teachers_of
-from ncfmkit.jobs.setup import make_settings, open_data, resolve, room
+from ncfmkit.jobs.relabel import relabeled, softened, teachers_of
+from ncfmkit.jobs.setup import label_bytes, make_settings, open_data, resolve, room
 from ncfmkit.mosaic import decode, decode_factors, decoded_count
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import command_line, notice, plural, shortened_list
@@ -318,6 +318,7 @@ def _size(settings: Settings, real: RealData) -> SetSize:
         stored=d.ipc,
         decoded=decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class),
         bytes=float(budget.bytes_of_class(d, d.stored_bits, d.ipc, room(settings, real, coded=False))),
+        soft_label=label_bytes(settings, len(real.classes)),
     )
 
 
@@ -548,7 +549,7 @@ def _complete(
                 size=set_size(result),
                 baselines=baselines,
                 mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
-                soften=lambda data: teachers.label(data) if teachers is not None else data,
+                soften=lambda data: softened(data, settings, teachers) if teachers is not None else data,
                 herding=lambda count: herded_subset(real, count, pool.final[0], settings.extractors[0], runtime),
                 runtime=runtime,
             )
@@ -584,14 +585,15 @@ def _within_budget(settings: Settings, real: RealData, images_NCHW: torch.Tensor
 
 def _soft_label_bytes(result: SyntheticSet, settings: Settings) -> int:
     """Of the soft labels that a set gets."""
-    return 2 * len(result.classes) ** 2 * result.manifest.ipc.decoded if settings.labels.soft else 0
+    classes = len(result.classes)
+    return classes * result.manifest.ipc.decoded * label_bytes(settings, classes)
 
 
 def _write_set(run: RunDirectory, result: SyntheticSet, settings: Settings, teachers: Teachers | None) -> SyntheticSet:
     """The set, with soft labels where it has teachers, in the run's directory with its pictures."""
     if teachers is not None:
         result, taught = relabeled(result, settings, teachers)
-        notice(taught.describe())
+        notice(taught.describe(_soft_label_bytes(result, settings)))
     result = dataclasses.replace(result, manifest=set_file.save(result, run.path / set_file.FILE_NAME, force=True))
     sheet = contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
     write_atomic(run.path / "preview.png", png_bytes(sheet))

@@ -13,7 +13,7 @@ from ncfmkit.distillation.pool import estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.images import LabeledImages
-from ncfmkit.jobs.relabel import open_teachers, teaching_pool
+from ncfmkit.jobs.relabel import open_teachers, softened, teaching_pool
 from ncfmkit.jobs.setup import check_fits, open_data, resolve
 from ncfmkit.networks import NETWORKS, network_builder
 from ncfmkit.progress import notice
@@ -158,7 +158,7 @@ def evaluate_real(
         baselines=baselines,
         mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
         herding=herding,
-        soften=lambda data: teachers().label(data),
+        soften=lambda data: softened(data, settings, teachers()),
         runtime=runtime,
     )
 
@@ -217,8 +217,13 @@ def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines
 
 def set_size(result: SyntheticSet) -> SetSize:
     """How large a set is, per class, as its baselines take it."""
-    ipc = result.manifest.ipc
-    return SetSize(stored=ipc.stored, decoded=ipc.decoded, bytes=result.content_bytes / len(result.classes))
+    ipc, classes = result.manifest.ipc, len(result.classes)
+    return SetSize(
+        stored=ipc.stored,
+        decoded=ipc.decoded,
+        bytes=result.content_bytes / classes,
+        soft_label=result.manifest.bytes.get("soft_labels", 0) // (classes * ipc.decoded),
+    )
 
 
 def _extractors(result: SyntheticSet, real: RealData) -> tuple[NetworkSettings, ...]:

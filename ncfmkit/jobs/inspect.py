@@ -113,6 +113,7 @@ def _describe_set(path: Path) -> Description:
         "images per class": f"{m.ipc.stored} stored, {m.ipc.decoded} decoded" + _order(m),
         "decoding": f"{m.decode.kind}, factor {m.decode.factor}",
         "images": f"uint8 {list(result.images.shape)}" + _quantizing(m),
+        "soft labels": _soft_labels(m),
         "bytes": ", ".join(f"{name} {format_bytes(count)}" for name, count in sorted(m.bytes.items())),
         "bytes per class": format_bytes(result.content_bytes / len(result.classes)) + ", without the labels",
         "bits per pixel value": f"{8 * pixels / result.images.numel():.3g}",
@@ -144,6 +145,13 @@ def _quantizing(manifest: Manifest) -> str:
     if how is None:
         return ""
     return f", kept in {how.bits} bits, a range per {how.scale}{', dithered' if how.dither else ''}"
+
+
+def _soft_labels(manifest: Manifest) -> str | None:
+    how = manifest.labels
+    if how is None:
+        return "float16" if "soft_labels" in manifest.sha256 else None
+    return f"{how.bits} bits" + (f", of the top {how.top:,} classes and the mean of the others" if how.top else "")
 
 
 def _ratio(result: SyntheticSet) -> float:

@@ -12,6 +12,7 @@ from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.files import check_free, safe_name
+from ncfmkit.images import LabeledImages
 from ncfmkit.jobs.setup import check_fits, resolve
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import read_class_list, split_arguments
@@ -19,6 +20,7 @@ from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring.soft_labels import Taught, Teachers
 from ncfmkit.sets import set_file
+from ncfmkit.sets.manifest import SoftLabels, in_label_bits
 from ncfmkit.sets.synthetic import SyntheticSet
 
 
@@ -115,17 +117,29 @@ def _hard(path: str | os.PathLike[str], result: SyntheticSet, data: Any, overrid
     if result.soft_labels is None:
         raise UserError(f"{path} has hard labels already")
     training = result.manifest.training.model_copy(update={"labels": {}})
-    manifest = result.manifest.changed(training=training, score=None)
+    manifest = result.manifest.changed(training=training, labels=None, score=None)
     return dataclasses.replace(result, soft_labels=None, manifest=manifest)
 
 
 def relabeled(result: SyntheticSet, settings: Settings, teachers: Teachers) -> tuple[SyntheticSet, Taught]:
     """A set with soft labels in place of those it has; its manifest says how they came about, and has no score."""
-    taught = teachers.teach(result.labeled())
+    taught, how = teachers.teach(result.labeled()), _stored_in(settings)
     made_by = {"labels": to_dict(settings.labels), "pool": to_dict(settings.pool)}
     training = result.manifest.training.model_copy(update=made_by)
-    manifest = result.manifest.changed(training=training, score=None)
-    return dataclasses.replace(result, soft_labels=taught.logits, manifest=manifest), taught
+    manifest = result.manifest.changed(training=training, labels=how, score=None)
+    return dataclasses.replace(result, soft_labels=in_label_bits(taught.logits, how), manifest=manifest), taught
+
+
+def softened(data: LabeledImages, settings: Settings, teachers: Teachers) -> LabeledImages:
+    """Real images with soft labels as a set of these settings stores them."""
+    logits = teachers.teach(data).logits
+    return dataclasses.replace(data, soft_labels=in_label_bits(logits, _stored_in(settings)))
+
+
+def _stored_in(settings: Settings) -> SoftLabels | None:
+    """How soft labels are stored; None: as float16."""
+    how = settings.labels
+    return None if how.bits == 16 else SoftLabels(bits=how.bits, top=how.top)
 
 
 def teachers_of(

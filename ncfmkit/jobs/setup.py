@@ -20,7 +20,7 @@ from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import DEFAULT_RECIPES, DataArguments, read_class_list
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import choose_device
-from ncfmkit.sets import budget
+from ncfmkit.sets import budget, label_codes
 from ncfmkit.sets.manifest import to_bytes
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -96,6 +96,9 @@ def work(settings: Settings) -> str:
 
 def resolve(settings: Settings, real: RealData) -> Settings:
     """The settings with what the data decided, but `data` as the user said it: it is part of the data's fingerprint."""
+    top, classes = settings.labels.top, len(real.classes)
+    if settings.labels.soft and top >= classes:
+        raise UserError(f"--top {top}: expected fewer than the {classes} classes of {real.name}")
     network = networks.resolve_network(settings.network, real.size)
     load = settings.distill.load and os.path.abspath(settings.distill.load)  # a run is resumed from anywhere
     distill = dataclasses.replace(settings.distill, load=load)
@@ -116,10 +119,16 @@ def room(settings: Settings, real: RealData, *, coded: bool) -> budget.Room:
     return budget.Room(
         classes=len(real.classes),
         shape=(real.channels, real.size, real.size),
-        soft=settings.labels.soft,
+        soft_label=label_bytes(settings, len(real.classes)),
         most=int(real.train.counts().min()) if d.init in ("mix", "random") else sys.maxsize,
         coded=budget.expected_shares(_mosaics(real, d.factor), settings.seed) if coded else {},
     )
+
+
+def label_bytes(settings: Settings, classes: int) -> int:
+    """Bytes of the soft label of a decoded image; 0: labels are hard."""
+    how = settings.labels
+    return label_codes.row_bytes(classes, how.bits, how.top) if how.soft else 0
 
 
 def _mosaics(real: RealData, factor: int) -> np.ndarray:

@@ -27,6 +27,7 @@ class SetSize:
     stored: int  # images
     decoded: int  # images that it decodes to
     bytes: float  # of its pixels, the levels that they lie between, its soft labels
+    soft_label: int = 0  # bytes of the soft label of a decoded image; 0: there are none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,11 +31,11 @@ class Taught:
     wrong: int
     certainty: float
 
-    def describe(self) -> str:
-        """One line that says what the labels are like."""
+    def describe(self, size: int) -> str:
+        """One line that says what the labels are like; `size` is the bytes that they are stored in."""
         return (
             f"soft labels: {len(self.logits):,} images, mean probability of their class {self.certainty:.1%}, "
-            f"{self.wrong:,} hard because the extractors were wrong, {format_bytes(self.logits.nbytes)}"
+            f"{self.wrong:,} hard because the extractors were wrong, {format_bytes(size)}"
         )
 
 
@@ -66,7 +66,3 @@ class Teachers:
         hard_NK = torch.full_like(mean_NK, -CERTAIN).scatter_(1, data.labels[:, None], 0.0)
         mean_NK = torch.where(wrong_N[:, None], hard_NK, mean_NK.clamp(min=-CERTAIN))
         return Taught(logits=mean_NK.half(), wrong=int(wrong_N.sum()), certainty=float(own_N.mean()))
-
-    def label(self, data: LabeledImages) -> LabeledImages:
-        """The same images with soft labels."""
-        return dataclasses.replace(data, soft_labels=self.teach(data).logits)

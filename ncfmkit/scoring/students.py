@@ -284,13 +284,14 @@ def score_set(
         if what == "distilled":
             stored = size.bytes
         elif what == "mosaic":  # the bytes of the set, without its soft labels
-            stored = size.bytes - _soft_bytes(distilled) / distilled.classes
+            stored = size.bytes - size.decoded * size.soft_label
         elif codec is not None:
             coded = [codec.coded(subset) for subset in drawn]
             drawn = [subset for subset, _ in coded]
             stored = float(np.mean([count for _, count in coded])) / distilled.classes
         else:
-            stored = (drawn[0].images.nbytes + _soft_bytes(drawn[0])) / distilled.classes
+            labels = 0 if drawn[0].soft_labels is None else len(drawn[0]) * size.soft_label
+            stored = (drawn[0].images.nbytes + labels) / distilled.classes
 
         row = score(
             drawn * (repeats // len(drawn)),
@@ -305,10 +306,6 @@ def score_set(
         rows.append(row)
     device = device_name(runtime.device)
     return Scores(device=device, precision=runtime.precision, versions=versions(), rows=tuple(rows))
-
-
-def _soft_bytes(data: LabeledImages) -> int:
-    return 0 if data.soft_labels is None else data.soft_labels.nbytes
 
 
 def estimate_student(

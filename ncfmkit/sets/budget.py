@@ -45,7 +45,7 @@ class Room:
     Attributes:
         classes: their number.
         shape: of an image, `(C, H, W)`.
-        soft: soft labels are stored.
+        soft_label: bytes of the soft label of a decoded image; 0: there are none.
         most: images per class that can be stored.
         coded: part of their packed codes that images are expected to take as a stream, by bits; 1 where nothing is
             said.
@@ -53,7 +53,7 @@ class Room:
 
     classes: int
     shape: tuple[int, int, int]
-    soft: bool
+    soft_label: int
     most: int
     coded: Mapping[int, float] = field(default_factory=dict)
 
@@ -92,8 +92,8 @@ def bytes_of_class(how: DistillSettings, bits: int, ipc: int, room: Room) -> Fra
     """Bytes that a class takes in a set's file, without its part of the manifest and of the labels."""
     pixels = quantize.packed_bytes(room.shape, bits) * Fraction(room.coded.get(bits, 1))
     levels = 2 * room.shape[0] if bits < 8 else 0
-    decoded = decoded_count(how.decode, how.factor, ipc, how.decoded_per_class) if room.soft else 0
-    return ipc * (pixels + levels) + 2 * room.classes * decoded
+    decoded = decoded_count(how.decode, how.factor, ipc, how.decoded_per_class) if room.soft_label else 0
+    return ipc * (pixels + levels) + room.soft_label * decoded
 
 
 def fits(how: DistillSettings, room: Room) -> Iterator[Fit]:

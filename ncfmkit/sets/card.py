@@ -240,11 +240,18 @@ def _soft_text(m: Manifest) -> str:
     text = "Every training image has logits to train on instead of its label"
     labels, members = m.training.labels, m.training.pool.get("members")
     if not labels.get("soft"):
-        return f"{text}."
+        return f"{text}.{_label_bits(m)}"
     return (
         f"{text}: the mean log-probability of {_number(members)} networks that were trained on the real images, at "
-        f"temperature {_number(labels.get('temperature'), 'g')}."
+        f"temperature {_number(labels.get('temperature'), 'g')}.{_label_bits(m)}"
     )
+
+
+def _label_bits(m: Manifest) -> str:
+    if m.labels is None:
+        return ""
+    kept = f", those of the top {m.labels.top:,} classes and the mean of the others" if m.labels.top else ""
+    return f" They are stored in {m.labels.bits} bits{kept}."
 
 
 def _is_soft(result: SyntheticSet) -> bool:

@@ -20,7 +20,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.files import digest
 from ncfmkit.mosaic import decoded_count
 from ncfmkit.records import LONGEST_SHOWN, Record, at_most, problems, shortened
-from ncfmkit.sets import coding, quantize
+from ncfmkit.sets import coding, label_codes, quantize
 from ncfmkit.sets.synthetic import SyntheticSet
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DIGEST_KEY = "manifest_sha256"
 BY_WORTH = "worth"  # the order of images of which the first are a good smaller set
 KIND = "synthetic set"
-FORMATS = (1, 2, 3)  # 2: quantized pixels or soft labels; 3: coded pixels
+FORMATS = (1, 2, 3)  # 2: quantized pixels or soft labels; 3: coded pixels, or soft labels in fewer bits
 DECODE_VERSION = TRAINING_VERSION = 1  # the newest known
 LARGEST_SIDE = 16384  # pixels
 DEEPEST = 32  # lists and objects in one another
@@ -180,6 +180,13 @@ class Pixels(Record):
     original: Original | None = OPTIONAL
 
 
+class SoftLabels(Record):
+    """How soft labels are stored in fewer than 16 bits; `top`: how many classes are named, 0 for all of them."""
+
+    bits: Annotated[int, Field(ge=4, le=8, multiple_of=4)]
+    top: Annotated[int, Field(ge=0, lt=label_codes.MOST_CLASSES)]
+
+
 class PartOf(Record):
     """The set of which a set is the first images of each class; `ipc` is how many that one stores of a class."""
 
@@ -209,6 +216,7 @@ class Manifest(Record):
     settings: dict[str, Any]
     score: ManifestScore | None
     pixels: Pixels | None = OPTIONAL
+    labels: SoftLabels | None = OPTIONAL
     order: Text | None = OPTIONAL  # of the images of a class
     part_of: PartOf | None = OPTIONAL
     sha256: Annotated[dict[str, Sha256], at_most(MOST_TENSORS)]
@@ -229,7 +237,10 @@ class Manifest(Record):
             wrong.append("'pixels' is null: a set whose pixels are not quantized has no such key")
         if how.kind != "bound" and how.budget is not None:
             wrong.append(f"a budget of decoded images, which decoding {how.kind!r} has not")
-        coded, soft = pixels is not None and pixels.coding is not None, "soft_labels" in self.sha256
+        soft = "soft_labels" in self.sha256
+        if "labels" in self.model_fields_set:
+            wrong += _soft_label_problems(self.labels, len(self.classes), soft=soft)
+        coded = self.labels is not None or (pixels is not None and pixels.coding is not None)
         if self.format != _format(quantized=pixels is not None, coded=coded, soft=soft):
             wrong.append("its format does not fit its tensors: 2 is for packed pixels or soft labels, 3 for coded")
         if wrong:
@@ -239,6 +250,15 @@ class Manifest(Record):
     def changed(self, **values: Any) -> Self:
         """With other values of some keys; :func:`with_digests` makes it whole and checks it."""
         return self.model_copy(update=values)
+
+
+def _soft_label_problems(how: SoftLabels | None, classes: int, *, soft: bool) -> list[str]:
+    """What is wrong with a record of how soft labels are stored."""
+    if how is None or not soft:
+        return ["'labels' of a set without soft labels in fewer bits, which has no such key"]
+    if how.top >= classes or (how.top and classes > label_codes.MOST_CLASSES):
+        return [f"the {how.top} top of {classes} classes, of at most {label_codes.MOST_CLASSES}"]
+    return []
 
 
 def _format(*, quantized: bool, coded: bool, soft: bool) -> int:
@@ -276,12 +296,26 @@ def _image_tensors(
     return {"pixels": pixels, "levels": levels.contiguous()}
 
 
+def _stored_labels(logits: torch.Tensor, how: SoftLabels | None) -> torch.Tensor:
+    """What soft labels are stored as."""
+    if how is None:
+        return logits.contiguous()
+    return torch.from_numpy(label_codes.encode(logits.numpy(), how.bits, how.top))
+
+
+def in_label_bits(logits: torch.Tensor, how: SoftLabels | None) -> torch.Tensor:
+    """Soft labels float16 `[D, K]`, as they are read again once they are stored."""
+    if how is None:
+        return logits
+    return torch.from_numpy(label_codes.rounded(logits.numpy(), how.bits, how.top))
+
+
 def tensors_of(synthetic: SyntheticSet) -> dict[str, torch.Tensor]:
     """The tensors that a set is stored as, by name."""
     tensors = {"labels": synthetic.labels.contiguous()}
     tensors |= _image_tensors(synthetic.images, synthetic.levels, synthetic.coded, synthetic.manifest.pixels)
     if synthetic.soft_labels is not None:
-        tensors["soft_labels"] = synthetic.soft_labels.contiguous()
+        tensors["soft_labels"] = _stored_labels(synthetic.soft_labels, synthetic.manifest.labels)
     return tensors
 
 
@@ -289,9 +323,12 @@ def set_of(tensors: dict[str, torch.Tensor], manifest: Manifest) -> SyntheticSet
     """The set that these tensors store, which were checked against the manifest.
 
     Raises:
-        ValueError: its coded pixels are damaged.
+        ValueError: its coded pixels or its soft labels are damaged.
     """
-    how = manifest.pixels
+    how, soft = manifest.pixels, tensors.get("soft_labels")
+    if soft is not None and manifest.labels is not None:
+        of = manifest.labels
+        soft = torch.from_numpy(label_codes.restore(soft.numpy(), len(manifest.classes), of.bits, of.top))
     coded = levels = None
     if how is None:
         images = tensors["images"]
@@ -308,7 +345,7 @@ def set_of(tensors: dict[str, torch.Tensor], manifest: Manifest) -> SyntheticSet
         images=images,
         labels=tensors["labels"],
         manifest=manifest,
-        soft_labels=tensors.get("soft_labels"),
+        soft_labels=soft,
         levels=levels,
         coded=coded,
     )
@@ -323,7 +360,9 @@ def with_digests(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> M
     how = content.get("pixels") or {}
     content = {
         **content,
-        "format": _format(quantized="pixels" in tensors, coded="coding" in how, soft="soft_labels" in tensors),
+        "format": _format(
+            quantized="pixels" in tensors, coded="coding" in how or "labels" in content, soft="soft_labels" in tensors
+        ),
         "bytes": {name: tensor.nbytes for name, tensor in tensors.items()},
         "sha256": {name: digest(tensor) for name, tensor in tensors.items()},
         DIGEST_KEY: "0" * 64,
@@ -441,7 +480,10 @@ def expected_shapes(manifest: Manifest, image_shape: tuple[int, ...]) -> dict[st
         expected["pixels"] = ("U8", packed if how.coding is None else (manifest.bytes.get("pixels", 0),))
         expected["levels"] = ("U8", (count if how.scale == "image" else 1, how.shape[0], 2))
     if "soft_labels" in manifest.sha256:
-        expected["soft_labels"] = ("F16", (classes * manifest.ipc.decoded, classes))
+        rows, labels = classes * manifest.ipc.decoded, manifest.labels
+        expected["soft_labels"] = ("F16", (rows, classes))
+        if labels is not None:
+            expected["soft_labels"] = ("U8", (rows, label_codes.row_bytes(classes, labels.bits, labels.top)))
     return expected
 
 
@@ -467,6 +509,10 @@ def shape_problems(manifest: Manifest, stored: dict[str, tuple[str, tuple[int, .
             found.append(f"its manifest's {key!r} lists {got}, expected {sorted(expected)}")
     if manifest.pixels is not None and manifest.pixels.coding is not None:
         found += _coding_problems(manifest, manifest.pixels)
+    if manifest.labels is not None:
+        size, restored = sum(manifest.bytes.values()), 2 * len(manifest.classes) ** 2 * manifest.ipc.decoded
+        if restored > label_codes.MOST_RESTORED * size:
+            found.append(f"its soft labels are {restored} bytes as float16, too many for tensors of {size} bytes")
     return found
 
 
@@ -511,7 +557,7 @@ def value_problems(manifest: Manifest, tensors: dict[str, torch.Tensor]) -> list
     expected = np.repeat(np.arange(len(manifest.classes)), manifest.ipc.stored)
     if not np.array_equal(tensors["labels"].numpy(), expected):
         found.append(_label_problem(tensors["labels"].numpy(), manifest))
-    if "soft_labels" in tensors and not bool(tensors["soft_labels"].isfinite().all()):
+    if manifest.labels is None and "soft_labels" in tensors and not bool(tensors["soft_labels"].isfinite().all()):
         found.append("its soft labels are not all finite")
     if manifest.pixels is not None:
         found += _pixel_problems(manifest.pixels, tensors)

@@ -8,7 +8,8 @@ docs/formats.md; all checks listed there are made, and nothing in a file is ever
 
 Axes: N stored images, M of them per class, K classes, P cells of a stored image, D decoded images, C channels, H = W.
 Memory: `read` takes at most 12 times the bytes of the tensors, 64 times those of the JSON header and 1 MiB; without
-quantized pixels, once those of the tensors; with coded ones, 16 times as much and 16 MiB.
+quantized pixels, once those of the tensors; with coded ones, 16 times as much and 16 MiB; with soft labels in fewer
+bits, 64 times those of the tensors more.
 """
 
 import hashlib
@@ -33,6 +34,9 @@ LARGEST_FACTOR = 64
 PART = 1 << 15  # codes unpacked at once; a multiple of 8, so that parts begin with whole bytes
 SMALLEST_STREAM = 16  # coded pixels are at least this part of their codes' bits
 MOST_MEMORY = 16 << 20  # bytes that decoding a stream may take
+LOWEST_LOGIT = 16  # below the largest one of an image, of soft labels in fewer bits
+MOST_NAMED = 2**16  # classes
+MOST_RESTORED = 64  # soft labels in fewer bits, as float16, are at most so many times the tensors' bytes
 WIDTHS = {"U8": 1, "F16": 2, "I64": 8}  # bytes
 NUMPY_TYPES = {"U8": "u1", "F16": "<f2", "I64": "<i8"}
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
@@ -50,7 +54,7 @@ class NumpySet:
     Attributes:
         images: uint8 `[N, C, H, W]`, sorted by class; restored where their pixels are kept in fewer bits.
         labels: int64 `[N]`.
-        soft_labels: float16 `[D, K]`, logits of every decoded image, or none.
+        soft_labels: float16 `[D, K]`, logits of every decoded image, or none; restored where kept in fewer bits.
         manifest: what the file says about itself.
     """
 
@@ -94,6 +98,8 @@ def _read(file: BufferedReader, size: int) -> NumpySet:
     tensors = {name: _tensor(file, begin, name, span, manifest) for name, span in spans.items()}
     labels, soft_labels = tensors["labels"], tensors.get("soft_labels")
     _need(np.array_equal(labels, _expected_labels(manifest)), "its labels are not M of each class, sorted")
+    if soft_labels is not None and "labels" in manifest:
+        soft_labels = _restored_labels(soft_labels, len(manifest["classes"]), manifest["labels"])
     _need(soft_labels is None or bool(np.isfinite(soft_labels).all()), "its soft labels are not all finite")
     images = tensors["images"] if "images" in tensors else _restored(tensors, manifest["pixels"])
     return NumpySet(images=images, labels=labels, soft_labels=soft_labels, manifest=manifest)
@@ -212,6 +218,8 @@ def _check_manifest(m: dict[str, Any]) -> None:
     _need(told == given, f"'ipc' tells {told} decoded images per class, its decoding gives {given}")
     known = "pixels" not in m or _is_pixels(m["pixels"])
     _need(known, "'pixels' are not bits, scale, dither, shape and coding that are known")
+    known = "labels" not in m or _is_labels(m["labels"], len(m["classes"]))
+    _need(known, "'labels' are not bits and a top below the number of classes that are known")
 
 
 def _is_names(value: Any) -> bool:
@@ -253,6 +261,12 @@ def _is_pixels(value: Any) -> bool:
     return sides and known and _is_count(value.get("bits"), 2, 8)
 
 
+def _is_labels(value: Any, classes: int) -> bool:
+    if not isinstance(value, dict) or not _is_count(value.get("bits"), 4, 8) or value["bits"] % 4:
+        return False
+    return _is_count(value.get("top"), 0, classes - 1 if classes <= MOST_NAMED else 0)
+
+
 def _factors(decode: Mapping[str, Any]) -> tuple[int, ...]:
     """The factors that every stored image is cut by, in order."""
     largest = decode["factor"]
@@ -276,7 +290,9 @@ def _check_tensors(m: dict[str, Any], spans: dict[str, _Span]) -> None:
     """Names, dtypes, shapes and sizes against the manifest."""
     names = {"labels"} | ({"pixels", "levels"} if "pixels" in m else {"images"}) | ({"soft_labels"} & spans.keys())
     _need(spans.keys() == names, f"its tensors are {reprlib.repr(sorted(spans))}, expected {sorted(names)}")
-    expected = 3 if m.get("pixels", {}).get("coding") else 1 if names == {"labels", "images"} else 2
+    _need("labels" not in m or "soft_labels" in names, "'labels' of a set without soft labels")
+    coded = "labels" in m or m.get("pixels", {}).get("coding")
+    expected = 3 if coded else 1 if names == {"labels", "images"} else 2
     _need(m["format"] == expected, "its format does not fit its tensors")
     for key in ("sha256", "bytes"):
         _need(isinstance(m.get(key), dict) and m[key].keys() == names, f"'{key}' lists other tensors")
@@ -305,12 +321,51 @@ def _expected_tensors(m: dict[str, Any], spans: dict[str, _Span]) -> dict[str, t
             _need(size * SMALLEST_STREAM >= count * packed, f"coded pixels of {size} bytes are too few for their codes")
             expected["pixels"] = ("U8", (size,))
     if "soft_labels" in spans:
-        expected["soft_labels"] = ("F16", (classes * m["ipc"]["decoded"], classes))
+        rows = classes * m["ipc"]["decoded"]
+        expected["soft_labels"] = ("F16", (rows, classes))
+        if "labels" in m:
+            size = max(span.stop for span in spans.values())
+            fits = 2 * rows * classes <= MOST_RESTORED * size
+            _need(fits, f"tensors of {size} bytes are too few for its soft labels")
+            expected["soft_labels"] = ("U8", (rows, _label_bytes(classes, m["labels"])))
     return expected | {"labels": ("I64", (count,))}
 
 
 def _expected_labels(m: dict[str, Any]) -> np.ndarray:
     return np.repeat(np.arange(len(m["classes"])), m["ipc"]["stored"])
+
+
+def _label_bytes(classes: int, how: Mapping[str, int]) -> int:
+    """Bytes of the soft label of an image: numbers of classes, then codes."""
+    top = how["top"]
+    return _name_bytes(classes) * top + ((top or classes) * how["bits"] + 7) // 8
+
+
+def _name_bytes(classes: int) -> int:
+    return 1 if classes <= 256 else 2
+
+
+def _restored_labels(stored_DB: np.ndarray, classes: int, how: Mapping[str, int]) -> np.ndarray:
+    """Soft labels in fewer bits back to logits, float16 `[D, K]`; the largest one of each image is 0."""
+    bits, top = how["bits"], how["top"]
+    last, begin, count = 2**bits - 1, _name_bytes(classes) * top, top or classes
+    logit_of_code = (0 - LOWEST_LOGIT * np.arange(last + 1) ** 2 / last**2).astype(np.float16)
+    _need(count * bits % 8 == 0 or not (stored_DB[:, -1] & 15).any(), "bits after its last soft label are not 0")
+    logits_DK = np.empty((len(stored_DB), classes), np.float16)
+    for row_B, logits_K in zip(stored_DB, logits_DK, strict=True):
+        logits = logit_of_code[_codes(row_B[begin:], count, bits)]
+        if not top:
+            _need(bool((logits == 0).any()), "a soft label has no class of code 0")
+            logits_K[:] = logits
+            continue
+        # the classes that are named, the first one with code 0; the last code is that of all others
+        names = np.frombuffer(row_B[:begin].tobytes(), f"<u{_name_bytes(classes)}")
+        _need(int(names.max()) < classes, "a soft label names a class that there is not")
+        logits_K[:] = logits[-1]
+        logits_K[names[0]], logits_K[names[1:]] = 0, logits[:-1]
+        likeliest = np.argsort(-logits_K, kind="stable")[:top]
+        _need(np.array_equal(likeliest, names), "the classes of a soft label are not its likeliest ones in order")
+    return logits_DK
 
 
 def _restored(tensors: Mapping[str, np.ndarray], how: dict[str, Any]) -> np.ndarray:

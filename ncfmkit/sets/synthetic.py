@@ -29,7 +29,7 @@ class SyntheticSet:
         labels: int64 `[C*M]`.
         manifest: what the file says about itself, see docs/formats.md.
         soft_labels: float16 `[D, K]`, logits of every decoded image to train on (as probabilities) instead of its
-            label; None: there are only labels.
+            label; restored where they are kept in fewer bits; None: there are only labels.
         levels: uint8 `[1 or C*M, ch, 2]`, the darkest and the brightest value of quantized pixels; None: not quantized.
         coded: uint8 `[bytes]`, the stream that the codes of quantized pixels are stored as; None: they are packed.
     """

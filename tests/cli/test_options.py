@@ -58,6 +58,8 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--soft-labels": (None, "labels.soft", True),
     "--temperature": ("2", "labels.temperature", 2.0),
     "--teacher-stages": ("3", "labels.stages", 3),
+    "--label-bits": ("8", "labels.bits", 8),
+    "--top": ("5", "labels.top", 5),
     "--network": ("resnet18", "network.name", "resnet18"),
     "--width": ("8", "network.width", 8),
     "--depth": ("2", "network.depth", 2),

@@ -27,6 +27,7 @@ USES: dict[str, list[list[str]]] = {  # in an order in which each finds what it 
         ],
         [
             *("distill", "digits", *TINY, "--out", "stages", "--repeats", "0", "--soft-labels", "--pool-epochs", "5"),
+            *("--label-bits", "4", "--top", "3"),
             *("--snapshots", "1", "--extractor", "stages", "--set", "distill.stage_order=rising"),
         ],
         ["distill", "digits", *TINY, "--out", "small", "--bytes", "60/class", "--repeats", "0"],

@@ -311,6 +311,18 @@ def test_soft_labels_are_part_of_the_bytes(tmp_path: Path, capsys: pytest.Captur
     assert f"--bytes 400/class: {result.content_bytes:,} bytes in all" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("bits", "top", "row"), [(8, 0, 10), (4, 3, 5)])
+def test_soft_labels_in_fewer_bits_leave_room_for_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bits: int, top: int, row: int
+) -> None:
+    overrides: dict[str, Any] = {"labels__soft": True, "pool__epochs": 5, "distill__bytes": "400/class"}
+    overrides |= {"labels__bits": bits, "labels__top": top}
+    result = set_file.load(start(tmp_path / "run", student__repeats=0, **overrides))
+    assert result.manifest.bytes["soft_labels"] == row * len(result.as_dataset())
+    assert 3_000 < result.content_bytes <= 4_000
+    assert f"--bytes 400/class: {result.content_bytes:,} bytes in all" in capsys.readouterr().err
+
+
 def test_the_seed_reaches_every_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start, pool, steps, students and baselines: each alone would make the sets of two seeds differ."""
     seeds: dict[str, Any] = {}

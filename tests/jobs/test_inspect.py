@@ -163,3 +163,20 @@ def test_doctor_tells_what_torchvision_lacks(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_doctor_tells_what_is_not_installed() -> None:
     assert doctor._version("no-such-package-at-all") == "not installed"
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({}, None),
+        ({"soft": True}, "float16"),
+        ({"soft": True, "label_bits": 8}, "8 bits"),
+        ({"soft": True, "label_bits": 4, "top": 2}, "4 bits, of the top 2 classes and the mean of the others"),
+    ],
+)
+def test_how_soft_labels_are_stored(tmp_path: Path, how: dict, said: str | None) -> None:
+    path = tmp_path / "set.safetensors"
+    set_file.save(build_set(**how), path)
+    summary = inspect(path).summary
+    assert summary["soft labels"] == said
+    assert summary["bits per pixel value"] == "8"

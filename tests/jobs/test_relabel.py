@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_set
+from golden_sets import label_rows, restored_labels
 from small_runs import evaluate_on, evaluation_settings, start
 
 from ncfmkit.config import from_dict
@@ -14,7 +15,8 @@ from ncfmkit.errors import UserError
 from ncfmkit.jobs import relabel as job
 from ncfmkit.jobs.relabel import relabel
 from ncfmkit.run import RunDirectory
-from ncfmkit.sets import numpy_reader, set_file
+from ncfmkit.scoring import students
+from ncfmkit.sets import label_codes, numpy_reader, set_file
 
 pytestmark = pytest.mark.usefixtures("one_cache")
 
@@ -39,7 +41,7 @@ def test_a_run_with_soft_labels(soft: Path) -> None:
     assert 0.2 < result.soft_labels.float().softmax(1).max(1).values.mean() < 0.999
     assert result.manifest.format == 2
     assert result.manifest.bytes["soft_labels"] == 200
-    assert result.manifest.training.labels == {"soft": True, "temperature": 1.0, "stages": 2}
+    assert result.manifest.training.labels == {"soft": True, "temperature": 1.0, "stages": 2, "bits": 16, "top": 0}
     assert result.manifest.score is not None
     scores = RunDirectory.open(soft).scores()
     assert scores is not None
@@ -84,6 +86,54 @@ def test_hard_and_soft_again(soft: Path, tmp_path: Path) -> None:
     assert set_file.load(warm.file).manifest.training.labels["temperature"] == 4.0
 
 
+@pytest.mark.parametrize(("bits", "top", "row"), [(8, 0, 10), (4, 0, 5), (4, 3, 5)])
+def test_soft_labels_in_fewer_bits(soft: Path, tmp_path: Path, bits: int, top: int, row: int) -> None:
+    """The codes of the logits that float16 has; what is written is what is given, also without them again."""
+    whole, out = set_file.load(soft), tmp_path / "few.safetensors"
+    asked: dict[str, Any] = {"labels.bits": bits, "labels.top": top}
+    few = relabel(soft, data="digits", out=out, **asked)
+    assert whole.soft_labels is not None
+    assert few.set.soft_labels is not None
+    expected = label_rows(whole.soft_labels.numpy(), bits, top)
+    assert np.array_equal(few.set.soft_labels.numpy(), restored_labels(expected, 10, bits, top))
+    again = set_file.load(out)
+    assert again.soft_labels is not None
+    assert torch.equal(again.soft_labels, few.set.soft_labels)
+    m = again.manifest
+    assert (m.format, m.bytes["soft_labels"]) == (3, 10 * row)
+    assert m.labels is not None
+    assert m.labels.to_dict() == {"bits": bits, "top": top}
+    assert (m.training.labels["bits"], m.training.labels["top"]) == (bits, top)
+
+    asked = {"labels.bits": 16, "labels.top": 0}
+    wide = relabel(out, data="digits", out=tmp_path / "wide.safetensors", **asked)
+    assert wide.set.soft_labels is not None
+    assert torch.equal(wide.set.soft_labels, whole.soft_labels)
+    assert (wide.set.manifest.format, wide.set.manifest.labels) == (2, None)
+    assert relabel(out, hard=True, out=tmp_path / "hard.safetensors").set.manifest.format == 1
+
+
+def test_random_images_have_soft_labels_in_as_many_bits(soft: Path, tmp_path: Path) -> None:
+    """And their bytes are counted so."""
+    out = tmp_path / "few.safetensors"
+    asked: dict[str, Any] = {"labels.bits": 4, "labels.top": 1}
+    few = relabel(soft, data="digits", out=out, **asked).set
+    settings = evaluation_settings(few, **{"student.epochs": 2, "student.repeats": 1})
+    seen: list[torch.Tensor] = []
+    score = students.score
+
+    def watched(sets: Any, *arguments: Any, **named: Any) -> Any:
+        seen.append(sets[0].soft_labels)
+        return score(sets, *arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(students, "score", watched)
+        scores = evaluate_on("digits", few, settings, baselines=("random-soft", "mosaic"))
+    assert [row.bytes_per_class for row in scores.rows] == [64 + 2, 64 + 2, 64]
+    for labels in seen[:2]:
+        assert np.array_equal(label_codes.rounded(labels.numpy(), 4, 1), labels.numpy())
+
+
 def test_the_score_of_a_set_with_soft_labels(soft: Path) -> None:
     result = set_file.load(soft)
     settings = evaluation_settings(result, **{"student.epochs": 3, "student.repeats": 1})
@@ -116,6 +166,13 @@ def test_a_run_without_soft_labels_has_no_such_baseline(tmp_path: Path) -> None:
         ({"hard": True, "temperature": 2.0}, r"--hard takes soft labels away: leave out --data"),
         ({"hard": True}, r"has hard labels already"),
         ({"data": "digits", "labels.stages": 2}, r"--teacher-stages \(labels\.stages\) 2: expected at most 1, the"),
+        ({"data": "digits", "label_bits": 7}, r"unknown setting"),
+        ({"data": "digits", "labels.bits": 12}, r"--label-bits \(labels\.bits\) 12: expected 16, 8 or 4"),
+        ({"data": "digits", "labels.top": 3}, r"--top \(labels\.top\) needs --label-bits \(labels\.bits\) 8 or 4"),
+        (
+            {"data": "digits", "labels.top": 10, "labels.bits": 4},
+            r"--top 10: expected fewer than the 10 classes of digits",
+        ),
         ({"data": "digits", "temperature": 0.0}, r"--temperature \(labels\.temperature\): expected more than 0"),
     ],
 )

@@ -10,10 +10,10 @@ import torch
 
 from ncfmkit.config import DistillSettings, Settings
 from ncfmkit.errors import UserError
-from ncfmkit.sets import budget, coding, quantize, set_file
-from ncfmkit.sets.manifest import finished_set
+from ncfmkit.sets import budget, coding, label_codes, quantize, set_file
+from ncfmkit.sets.manifest import SoftLabels, finished_set
 
-CIFAR = budget.Room(classes=10, shape=(3, 32, 32), soft=False, most=5000)
+CIFAR = budget.Room(classes=10, shape=(3, 32, 32), soft_label=0, most=5000)
 
 
 def of(text: str, **settings: Any) -> DistillSettings:
@@ -74,20 +74,22 @@ def test_there_are_no_more_images_than_real_ones() -> None:
     assert (fit.bits, fit.ipc) == (8, 4)  # with room for all of their bits
 
 
-@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("labels", [None, (16, 0), (4, 0), (8, 1)])
 @pytest.mark.parametrize("bits", [8, 6, 5, 4, 3, 2])
 @pytest.mark.parametrize("text", ["1000/class", "4KB"])
-def test_the_file_has_what_was_reckoned(make_real, tmp_path: Path, text: str, bits: int, soft: bool) -> None:
+def test_the_file_has_what_was_reckoned(make_real, tmp_path: Path, text: str, bits: int, labels: Any) -> None:
     real = make_real((400, 300, 200))
     how = of(text, bits=bits)
-    room = budget.Room(classes=3, shape=(real.channels, real.size, real.size), soft=soft, most=200)
+    soft_label = 0 if labels is None else label_codes.row_bytes(3, *labels)
+    room = budget.Room(classes=3, shape=(real.channels, real.size, real.size), soft_label=soft_label, most=200)
     (fit,) = budget.fits(how, room)
     settings = Settings(distill=dataclasses.replace(how, ipc=fit.ipc))
     images = torch.rand(3 * fit.ipc, *room.shape)
     result = finished_set(settings, real, images)
-    if soft:
-        labels = torch.zeros(3 * fit.ipc * 4, 3, dtype=torch.float16)
-        result = dataclasses.replace(result, soft_labels=labels)
+    if labels is not None:
+        stored_in = None if labels[0] == 16 else SoftLabels(bits=labels[0], top=labels[1])
+        logits = torch.zeros(3 * fit.ipc * 4, 3, dtype=torch.float16)
+        result = dataclasses.replace(result, soft_labels=logits, manifest=result.manifest.changed(labels=stored_in))
     manifest = set_file.save(result, tmp_path / "set.safetensors")
     content = sum(count for name, count in manifest.bytes.items() if name != "labels")
     coded = manifest.pixels is not None and manifest.pixels.coding is not None

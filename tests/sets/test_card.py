@@ -180,6 +180,12 @@ def test_it_says_who_taught_the_soft_labels() -> None:
     taught = dataclasses.replace(result, manifest=result.manifest.changed(training=training))
     says = "the mean log-probability of 4 networks that were trained on the real images, at temperature 2.5."
     assert says in text_of(taught)
+    (stored,) = {"They are stored in" in text_of(one) for one in (result, taught)}
+    assert not stored
+    few = text_of(make(soft=True, label_bits=8))
+    assert "logits to train on instead of its label. They are stored in 8 bits." in few
+    few = text_of(make(soft=True, label_bits=4, top=2))
+    assert "They are stored in 4 bits, those of the top 2 classes and the mean of the others." in few
     odd = training.model_copy(update={"labels": {"soft": True, "temperature": ["<b>"]}, "pool": {}})
     text_of(dataclasses.replace(result, manifest=result.manifest.changed(training=odd)))
 
@@ -383,6 +389,7 @@ SETS: dict[str, dict[str, Any]] = {
     "factor 3": {"factor": 3},
     "multi, gray": {"kind": "multi", "factor": 3, "channels": 1},
     "bound, a part of two factors, soft": {"kind": "bound", "factor": 3, "budget": 21, "soft": True},
+    "top of soft labels": {"factor": 2, "soft": True, "label_bits": 4, "top": 2},
     "3 bits, gray, soft": {"bits": 3, "scale": "channel", "channels": 1, "soft": True, "size": 7},
 }
 WITHOUT_NCFMKIT = """

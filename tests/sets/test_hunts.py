@@ -109,7 +109,7 @@ def hunt_sets(watch: Watch, name: str, examples: int) -> None:
     assert len(watch.refused) > 15  # the inner checks, not one outer one
 
 
-@pytest.mark.parametrize("name", ["file-bits", "package"])
+@pytest.mark.parametrize("name", ["file-bits", "file-top", "package"])
 def test_random_changes_of_sets(watch: Watch, name: str) -> None:
     hunt_sets(watch, name, FEW)
 

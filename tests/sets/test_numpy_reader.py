@@ -23,7 +23,7 @@ from mutations import mutated, mutated_json
 from watch import FEW, HUNT, MANY
 
 from ncfmkit.errors import UserError
-from ncfmkit.sets import coding, numpy_reader, set_file
+from ncfmkit.sets import coding, label_codes, numpy_reader, set_file
 from ncfmkit.sets.numpy_reader import NumpySet, SetError, decoded, normalized, read
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -146,6 +146,8 @@ SHA256 = {
     "quantised-soft.safetensors": "78df27ef4d4c3f02a0368df8e8886a5d04ae09318ff12bd921abec6aeeaad5f9",
     "single-gray.npz": "9d32f2fe0de2e02b32c4fe1deed8873d1f10e10b1c0e1b9cb155d957fe36de41",
     "single-gray.safetensors": "4c6b5232ab228d3a97f68a493af521904ff821515621f282f301c2df21026977",
+    "top-labels.npz": "b74d33ee4e9f857f97a62cfebc924577ec60d4dcba27ea7b915d596a097bd2f3",
+    "top-labels.safetensors": "ff7c102aa747b454e8b25cde4258075403d5a606ee18ee1d5fd853320831fbc0",
 }
 
 
@@ -186,9 +188,12 @@ def test_golden_files_are_read_by_all_three_readers(name: str) -> None:
     x, labels = decoded(stored)
     np.testing.assert_allclose(x, expected["decoded"], atol=1e-6)
     np.testing.assert_array_equal(labels, expected["labels"])
+    as_they_are = {"images", "labels"} | (set() if "labels" in stored.manifest else {"soft_labels"})
     for key, tensor in safetensors.numpy.load_file(file).items():
-        if key in ("images", "labels", "soft_labels"):
+        if key in as_they_are:
             np.testing.assert_array_equal(tensor, getattr(stored, key))
+    if GOLDENS[name]().soft_labels is not None:
+        np.testing.assert_array_equal(stored.soft_labels, GOLDENS[name]().soft_labels)
 
 
 def test_the_example_of_quantized_pixels() -> None:
@@ -384,6 +389,16 @@ PIXEL_CHANGES: list[tuple[dict[str, Any], str]] = [
     *(({"coding": coding}, "'pixels'") for coding in ("zstd", 1, True, ["lzma"])),
     ({"coding": "lzma"}, "its format does not fit its tensors"),
 ]
+NO_RECORD: tuple[Any, ...] = (None, [], 4, {"bits": 4}, {"top": 3}, {})
+TOP_LABELS: list[tuple[Any, str]] = [
+    *(({"bits": bits, "top": 3}, "'labels'") for bits in (0, 2, 5, 6, 16, True, 4.0, "4", None)),
+    *(({"bits": 4, "top": top}, "'labels'") for top in (-1, 5, 6, True, 3.0, None, 2**53 + 1)),
+    *((record, "'labels'") for record in NO_RECORD),
+    ({"bits": 8, "top": 3}, r"tensor 'soft_labels' is U8 \[20, 5\], expected U8 \[20, 6\]"),
+    ({"bits": 4, "top": 0}, r"tensor 'soft_labels' is U8 \[20, 5\], expected U8 \[20, 3\]"),
+    ({"bits": 8, "top": 0}, "no class of code 0"),
+    (..., r"its format does not fit its tensors"),
+]
 NO_DECODING: tuple[Any, ...] = (None, {}, [], ...)
 MANIFESTS: list[tuple[str, dict[str, Any], str]] = [
     *(("single-gray", {"kind": kind}, "its kind is") for kind in ("student", None, ["synthetic set"], ...)),
@@ -427,6 +442,11 @@ MANIFESTS: list[tuple[str, dict[str, Any], str]] = [
     ("single-gray", {"pixels": {"bits": 3, "scale": "image", "dither": True, "shape": [1, 6, 6]}}, "its tensors are"),
     ("quantised-soft", {"pixels": ...}, "its tensors are"),
     *(("quantised-soft", {"pixels": PIXELS | change}, said) for change, said in PIXEL_CHANGES),
+    *(("top-labels", {"labels": how}, said) for how, said in TOP_LABELS),
+    ("single-gray", {"labels": {"bits": 4, "top": 0}, "format": 3}, "without soft labels"),
+    ("quantised-soft", {"labels": {"bits": 4, "top": 0}, "format": 3}, r"expected U8 \[20, 1\]"),
+    ("quantised-soft", {"labels": {"bits": 4, "top": 0}}, "its format does not fit its tensors"),
+    *(("top-labels", {"format": number}, "its format does not fit its tensors") for number in (1, 2)),
 ]  # fmt: skip
 
 
@@ -435,13 +455,13 @@ def test_false_manifests_are_refused(tmp_path: Path, name: str, manifest: dict[s
     assert re.search(said, refused(tmp_path, rebuilt(name, manifest)))
 
 
-def _with(array: np.ndarray, place: Any, value: float) -> np.ndarray:
+def _with(array: np.ndarray, place: Any, value: Any) -> np.ndarray:
     changed = array.copy()
     changed[place] = value
     return changed
 
 
-GRAY, SOFT = TENSORS["single-gray"], TENSORS["quantised-soft"]
+GRAY, SOFT, TOP = TENSORS["single-gray"], TENSORS["quantised-soft"], TENSORS["top-labels"]["soft_labels"]
 
 
 @pytest.mark.parametrize(
@@ -468,6 +488,15 @@ GRAY, SOFT = TENSORS["single-gray"], TENSORS["quantised-soft"]
         ("quantised-soft", {"soft_labels": _with(SOFT["soft_labels"], (3, 1), np.inf)}, "soft labels are not"),
         ("quantised-soft", {"soft_labels": SOFT["soft_labels"][1:]}, r"F16 \[19, 2\], expected F16 \[20, 2\]"),
         ("quantised-soft", {"soft_labels": SOFT["soft_labels"].T.copy()}, r"F16 \[2, 20\], expected F16 \[20, 2\]"),
+        ("top-labels", {"soft_labels": _with(TOP, (4, 4), TOP[4, 4] | 1)}, "bits after its last soft label are not 0"),
+        ("top-labels", {"soft_labels": _with(TOP, (4, 0), 5)}, "names a class that there is not"),
+        ("top-labels", {"soft_labels": _with(TOP, (4, 0), TOP[4, 1])}, "not its likeliest ones in order"),
+        ("top-labels", {"soft_labels": _with(TOP, (1, slice(0, 3)), [1, 0, 2])}, "not its likeliest ones"),
+        ("top-labels", {"soft_labels": _with(TOP, (4, slice(3, 5)), [0x55, 0x40])}, "not its likeliest ones in order"),
+        ("top-labels", {"soft_labels": _with(TOP, (0, 2), 3)}, "not its likeliest ones in order"),  # 2 is as likely
+        ("top-labels", {"soft_labels": TOP[1:]}, r"U8 \[19, 5\], expected U8 \[20, 5\]"),
+        ("top-labels", {"soft_labels": np.zeros((20, 5), np.float16)}, r"F16 \[20, 5\], expected U8 \[20, 5\]"),
+        ("top-labels", {"soft_labels": None}, "'labels' of a set without soft labels"),
     ],
 )  # fmt: skip
 def test_false_tensors_are_refused(tmp_path: Path, name: str, tensors: dict[str, Any], said: str) -> None:
@@ -579,6 +608,7 @@ BAD = {
         sha256={name: hashlib.sha256(tensor.tobytes()).hexdigest().upper() for name, tensor in GRAY.items()}
     ),
     "manifest: null pixels": with_keys(pixels=None),
+    "manifest: null labels": with_keys(labels=None),
 }  # fmt: skip
 
 
@@ -657,6 +687,34 @@ def test_memory_of_reading_a_stream_is_bounded_by_the_file(tmp_path: Path, bits:
     tensors["pixels"] = np.resize(stream, least)
     file = written(tmp_path, set_bytes(tensors, manifest))
     assert peak_of_reading(file) < 16 * (12 * file.stat().st_size + 2**20)
+
+
+@pytest.mark.parametrize("top", [0, 1])
+def test_memory_of_reading_labels_is_bounded_by_the_file(tmp_path: Path, top: int) -> None:
+    """Of as many classes as any reader takes beside images that small; more of them are refused before."""
+
+    def file_of(classes: int) -> Path:
+        manifest = GOLDENS["top-labels"]().manifest | {
+            "classes": [str(label) for label in range(classes)],
+            "ipc": {"stored": 1, "decoded": 1},
+            "decode": {"kind": "single", "factor": 1, "budget": None},
+            "labels": {"bits": 4, "top": top},
+        }
+        rows = label_codes.encode(np.zeros((classes, classes), np.float16), 4, top)
+        images = np.zeros((classes, 1, 2, 2), np.uint8)
+        tensors: dict[str, np.ndarray] = {"labels": np.arange(classes), "images": images, "soft_labels": rows}
+        return written(tmp_path, set_bytes(tensors, manifest))
+
+    most = 480 if top else 1000  # 8 + 4 + 2 + 1 bytes of an image, 64 times; without a top there is no limit
+    file = file_of(most)
+    assert read(file).soft_labels.shape == (most, most)  # type: ignore[union-attr]
+    assert set_file.load(file).soft_labels.shape == (most, most)  # type: ignore[union-attr]
+    assert peak_of_reading(file) < (12 + numpy_reader.MOST_RESTORED) * file.stat().st_size + 2**20
+    if top:
+        with pytest.raises(SetError, match="too few for its soft labels"):
+            read(file_of(most + 1))
+        with pytest.raises(UserError, match=r"its soft labels are .* too many for tensors of"):
+            set_file.load(file)
 
 
 @pytest.mark.parametrize(

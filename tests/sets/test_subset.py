@@ -13,6 +13,7 @@ import ncfmkit
 from ncfmkit.errors import UserError
 from ncfmkit.mosaic import decode_mask
 from ncfmkit.sets import numpy_reader, set_file
+from ncfmkit.sets.manifest import tensors_of
 from ncfmkit.sets.subset import first_images
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -79,6 +80,21 @@ def test_a_part_in_fewer_bits_keeps_its_codes(tmp_path: Path, scale: Any, smooth
     stored = numpy_reader.read(saved(tmp_path / "part.safetensors", part))
     assert np.array_equal(stored.images, whole.images[rows(IPC, 2)].numpy())
     assert ncfmkit.load(tmp_path / "part.safetensors").images.equal(part.images)
+
+
+@pytest.mark.parametrize(("bits", "top"), [(8, 0), (4, 0), (4, 2)])
+def test_a_part_keeps_the_codes_of_its_soft_labels(tmp_path: Path, bits: int, top: int) -> None:
+    whole = build_set("bound", 2, 22, ipc=IPC, soft=True, label_bits=bits, top=top)
+    part = ncfmkit.load(saved(tmp_path / "whole.safetensors", whole), ipc=3)
+    kept = rows(22, part.manifest.ipc.decoded)
+    assert part.soft_labels is not None
+    assert whole.soft_labels is not None
+    assert part.soft_labels.equal(whole.soft_labels[kept])
+    (stored, codes) = (tensors_of(a_set)["soft_labels"] for a_set in (whole, part))
+    assert codes.equal(stored[kept])
+    again = numpy_reader.read(saved(tmp_path / "part.safetensors", part))
+    assert np.array_equal(again.soft_labels, part.soft_labels.numpy())  # type: ignore[arg-type]
+    assert ncfmkit.load(tmp_path / "part.safetensors").manifest == part.manifest
 
 
 def test_what_the_manifest_of_a_part_says(tmp_path: Path) -> None:
