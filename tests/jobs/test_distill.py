@@ -513,7 +513,7 @@ def test_interrupted_in_the_pool_then_resumed(
 def test_interrupted_in_scoring_then_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path]
 ) -> None:
-    out = tmp_path / "run"
+    out, expected = tmp_path / "run", whole("learned")
     with monkeypatch.context() as patch:
 
         def interrupted(*args: Any, **kwargs: Any) -> None:
@@ -526,7 +526,7 @@ def test_interrupted_in_scoring_then_resumed(
     assert set_file.load(out).manifest.score is None  # the set is there and whole
     monkeypatch.setattr(loop, "distill_step", lambda *a: pytest.fail("steps were done already"))
     distill_job.resume(out)
-    same_as(out, whole("learned"))
+    same_as(out, expected)
 
 
 def test_resuming_a_finished_run_changes_nothing(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
