@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ncfmkit.run_records import Score
 
 DIGEST_KEY = "manifest_sha256"
-BY_WORTH = "worth"  # the order of images of which the first are a good smaller set
+BY_WORTH = "worth"  # the order of images of which the first match the real ones best
 KIND = "synthetic set"
 FORMATS = (1, 2, 3)  # 2: quantized pixels or soft labels; 3: coded pixels
 DECODE_VERSION = TRAINING_VERSION = 1  # the newest known
