@@ -123,9 +123,9 @@ def room(settings: Settings, real: RealData, *, coded: bool) -> budget.Room:
 
 
 def _mosaics(real: RealData, d: DistillSettings) -> np.ndarray:
-    """Mosaics of evenly spaced training images, uint8 `[N, C, H, W]`: as many as fit `--bytes` without coding, or a few.
+    """Mosaics of evenly spaced training images, uint8 `[N, C, H, W]`.
 
-    Fewer images compress less.
+    As many as fit `--bytes` without coding, since fewer images compress less; or `SAMPLED_VALUES`.
     """
     images_NCHW, cells = real.train.images, d.factor**2
     values, classes = math.prod(images_NCHW.shape[1:]), len(real.classes)

@@ -313,7 +313,7 @@ def test_images_of_least_worth_are_left_out_where_coding_saves_too_little(
     monkeypatch.setattr(budget, "expected_shares", lambda images, seed: {2: 0.5})  # 6 images of 8 bytes and 2 of levels
     run = start(tmp_path / "run", distill__bytes="60/class")
     result = set_file.load(run)
-    assert RunDirectory.open(run).info().settings["distill"]["ipc"] == 6
+    assert from_dict(RunDirectory.open(run).info().settings).distill.ipc == 6
     assert 3 <= result.ipc < 6
     assert result.content_bytes <= 600
     assert torch.equal(result.images.unflatten(0, (10, -1)), whole.images.unflatten(0, (10, -1))[:, : result.ipc])
