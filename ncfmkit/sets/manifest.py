@@ -264,7 +264,7 @@ def with_coding(images: torch.Tensor, levels: torch.Tensor, how: Pixels) -> tupl
     return how.model_copy(update={"coding": "lzma"}), torch.from_numpy(stream.copy())
 
 
-def _image_tensors(
+def image_tensors(
     images: torch.Tensor, levels: torch.Tensor | None, coded: torch.Tensor | None, how: Pixels | None
 ) -> dict[str, torch.Tensor]:
     """What images are stored as, by name."""
@@ -279,7 +279,7 @@ def _image_tensors(
 def tensors_of(synthetic: SyntheticSet) -> dict[str, torch.Tensor]:
     """The tensors that a set is stored as, by name."""
     tensors = {"labels": synthetic.labels.contiguous()}
-    tensors |= _image_tensors(synthetic.images, synthetic.levels, synthetic.coded, synthetic.manifest.pixels)
+    tensors |= image_tensors(synthetic.images, synthetic.levels, synthetic.coded, synthetic.manifest.pixels)
     if synthetic.soft_labels is not None:
         tensors["soft_labels"] = synthetic.soft_labels.contiguous()
     return tensors
@@ -558,7 +558,7 @@ def finished_set(
         pixels = Pixels(bits=d.stored_bits, scale="image", dither=False, shape=shape)
         stored, levels = in_bits(stored, pixels)
         pixels, coded = with_coding(stored, levels, pixels)
-    tensors = {"labels": labels} | _image_tensors(stored, levels, coded, pixels)
+    tensors = {"labels": labels} | image_tensors(stored, levels, coded, pixels)
     kept = to_dict(settings)
     kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine
     for key in ("load", "add_to"):
