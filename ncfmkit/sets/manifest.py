@@ -257,7 +257,7 @@ def with_coding(images: torch.Tensor, levels: torch.Tensor, how: Pixels) -> tupl
 
     A stream that is smaller than any reader takes is not used either (:data:`ncfmkit.sets.coding.SMALLEST`).
     """
-    stream = coding.coded(quantize.codes_of(images.numpy(), levels.numpy(), how.bits), how.bits)
+    stream = coding.coded(images.numpy(), levels.numpy(), how.bits)
     packed = len(images) * quantize.packed_bytes(how.shape, how.bits)
     if not packed <= len(stream) * coding.SMALLEST < packed * coding.SMALLEST:
         return how.model_copy(update={"coding": None}), None
@@ -301,8 +301,7 @@ def set_of(tensors: dict[str, torch.Tensor], manifest: Manifest) -> SyntheticSet
             restored = quantize.restored(tensors["pixels"].numpy(), levels.numpy(), how.shape, how.bits)
         else:
             coded = tensors["pixels"]
-            codes_NCHW = coding.uncoded(coded.numpy(), len(tensors["labels"]), how.shape, how.bits)
-            restored = quantize.values_of(codes_NCHW, levels.numpy(), how.bits)
+            restored = coding.uncoded(coded.numpy(), levels.numpy(), len(tensors["labels"]), how.shape, how.bits)
         images = torch.from_numpy(restored)
     return SyntheticSet(
         images=images,
