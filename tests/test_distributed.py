@@ -47,7 +47,8 @@ def all_end(ranks: list[Ended], code: int = 0) -> None:
 
 
 def test_ranks_make_the_bytes_of_one_process(tmp_path: Path) -> None:
-    how = {**ALONE, "student.repeats": 4, "pool.members": 4, "distill.schedule": "plateau", "distill.patience": 2}
+    how = {**ALONE, "distill.ipc": 3, "student.repeats": 4, "pool.members": 4, "distill.schedule": "plateau"}
+    how |= {"distill.patience": 2}
     changes = {key.replace(".", "__"): value for key, value in how.items()}
     whole = one_process(tmp_path / "one", **changes)
     caches = [tmp_path / f"cache-{rank}" for rank in range(3)]  # as of three machines

@@ -195,7 +195,7 @@ def draw_networks(problem: Problem, step: int) -> Problem:
         pool.load(calibrator, member)
         return problem
     last = len(pool.stages[member]) - 1
-    newest = last if s.stage_order == "uniform" else min(last, (last + 1) * step // s.steps)
+    newest = last if s.stage_order == "uniform" else min(last, (last + 1) * step // max(1, s.steps))
     stage = int(shared.integers(newest + 1))
     latest = last if s.calibration_stages is None else min(last, stage + s.calibration_stages - 1)
     earliest = last if s.calibration_stages is None else stage

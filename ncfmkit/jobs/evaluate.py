@@ -26,7 +26,7 @@ from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import BASELINES, SetSize, check_baselines, herded_subset, parse_baselines
 from ncfmkit.scoring.soft_labels import Teachers
-from ncfmkit.sets.manifest import in_bits, to_bytes
+from ncfmkit.sets.manifest import image_tensors, in_bits, to_bytes, with_coding
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -163,17 +163,21 @@ def evaluate_real(
     )
 
 
-def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -> LabeledImages:
+def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -> tuple[LabeledImages, int]:
     """What a distillation of that set could start from: mosaics of random real images in place of its own, decoded.
 
-    Drawn by `(seed, repeat, class)`; as many images are stored as the set has, and they are decoded as its own are.
+    Drawn by `(seed, repeat, class)`; as many images are stored as the set has, in as many bits, and they are decoded as
+    its own are. Their bytes, as stored, come with them.
     """
     drawn = int(keyed_rng(seed, "mosaic baseline", repeat).integers(2**62))
     factor = result.manifest.decode.factor
     images = to_bytes(initialize("mix", real, ipc=result.ipc, factor=factor, seed=drawn))
-    if (how := result.manifest.pixels) is not None:
-        images, _ = in_bits(images, how)
-    return dataclasses.replace(result, images=images, soft_labels=None, levels=None).labeled()
+    how, levels, coded = result.manifest.pixels, None, None
+    if how is not None:
+        images, levels = in_bits(images, how)
+        how, coded = with_coding(images, levels, how)
+    stored = sum(tensor.nbytes for tensor in image_tensors(images, levels, coded, how).values())
+    return dataclasses.replace(result, images=images, soft_labels=None, levels=None, coded=None).labeled(), stored
 
 
 def estimate(

@@ -11,7 +11,7 @@ import torch
 
 from ncfmkit import distributed, networks
 from ncfmkit.augment import parse_strategy
-from ncfmkit.config import RuntimeSettings, Settings, check, full_key, load_recipe, override
+from ncfmkit.config import DistillSettings, RuntimeSettings, Settings, check, full_key, load_recipe, override
 from ncfmkit.errors import UserError
 from ncfmkit.files import parse_bytes
 from ncfmkit.jobs.growing import settings_of
@@ -121,7 +121,7 @@ def room(settings: Settings, real: RealData, *, coded: bool) -> budget.Room:
         shape=(real.channels, real.size, real.size),
         soft_label=label_bytes(settings, len(real.classes)),
         most=int(real.train.counts().min()) if d.init in ("mix", "random") else sys.maxsize,
-        coded=budget.expected_shares(_mosaics(real, d.factor), settings.seed) if coded else {},
+        coded=budget.expected_shares(_mosaics(real, d), settings.seed) if coded else {},
     )
 
 
@@ -131,12 +131,17 @@ def label_bytes(settings: Settings, classes: int) -> int:
     return label_codes.row_bytes(classes, how.bits, how.top) if how.soft else 0
 
 
-def _mosaics(real: RealData, factor: int) -> np.ndarray:
-    """A few mosaics of evenly spaced training images, uint8 `[N, C, H, W]`."""
-    images_NCHW, cells = real.train.images, factor**2
-    count = min(SAMPLED_VALUES // math.prod(images_NCHW.shape[1:]), len(images_NCHW) // cells)
-    index = np.linspace(0, len(images_NCHW) - 1, max(1, count) * cells).astype(int)
-    return to_bytes(compose(torch.from_numpy(images_NCHW[index]).float() / 255, factor)).numpy()
+def _mosaics(real: RealData, d: DistillSettings) -> np.ndarray:
+    """Mosaics of evenly spaced training images, uint8 `[N, C, H, W]`.
+
+    As many as fit `--bytes` without coding, since fewer images compress less; or `SAMPLED_VALUES`.
+    """
+    images_NCHW, cells = real.train.images, d.factor**2
+    values, classes = math.prod(images_NCHW.shape[1:]), len(real.classes)
+    fit = int(budget.parse_budget(str(d.bytes), classes) * classes * 8 / (values * min(budget.PREFERRED)))
+    count = max(1, min(fit, SAMPLED_VALUES // values, len(images_NCHW) // cells))
+    index = np.linspace(0, len(images_NCHW) - 1, count * cells).astype(int)
+    return to_bytes(compose(torch.from_numpy(images_NCHW[index]).float() / 255, d.factor)).numpy()
 
 
 def check_fits(result: SyntheticSet, real: RealData) -> None:

@@ -237,7 +237,7 @@ def score_set(
     *,
     size: SetSize,
     baselines: Sequence[str],
-    mosaic: Callable[[int], LabeledImages],
+    mosaic: Callable[[int], tuple[LabeledImages, int]],
     herding: Callable[[int], LabeledImages],
     soften: Callable[[LabeledImages], LabeledImages],
     runtime: Runtime,
@@ -253,7 +253,7 @@ def score_set(
             fewest epochs on the whole training split.
         size: of the set.
         baselines: names of rows of `BASELINES`.
-        mosaic: gives real mosaics like the set's own, decoded, for the repeat of that number.
+        mosaic: gives real mosaics like the set's own, decoded, for the repeat of that number, and their bytes.
         herding: gives the herded subset of that many images per class.
         soften: gives images the soft labels of the set's teachers. All three are called only if asked for.
 
@@ -269,7 +269,8 @@ def score_set(
         if what == "distilled":
             drawn = [distilled]  # one for all students, or one for each
         elif what == "mosaic":
-            drawn = [mosaic(repeat) for repeat in range(repeats)]
+            as_stored = [mosaic(repeat) for repeat in range(repeats)]
+            drawn = [mosaics for mosaics, _ in as_stored]
         elif what == "herding":
             drawn = [herding(work.per_class)]
         elif what == "whole":
@@ -283,12 +284,12 @@ def score_set(
         codec = BASELINES[name].codec if name in BASELINES else None
         if what == "distilled":
             stored = size.bytes
-        elif what == "mosaic":  # the bytes of the set, without its soft labels
-            stored = size.bytes - size.decoded * size.soft_label
+        elif what == "mosaic":
+            stored = float(np.mean([count for _, count in as_stored])) / distilled.classes
         elif codec is not None:
-            coded = [codec.coded(subset) for subset in drawn]
-            drawn = [subset for subset, _ in coded]
-            stored = float(np.mean([count for _, count in coded])) / distilled.classes
+            as_stored = [codec.coded(subset) for subset in drawn]
+            drawn = [subset for subset, _ in as_stored]
+            stored = float(np.mean([count for _, count in as_stored])) / distilled.classes
         else:
             labels = 0 if drawn[0].soft_labels is None else len(drawn[0]) * size.soft_label
             stored = (drawn[0].images.nbytes + labels) / distilled.classes

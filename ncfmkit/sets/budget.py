@@ -82,7 +82,7 @@ def expected_shares(images_NCHW: np.ndarray, seed: int) -> dict[int, float]:
     shares = {}
     for bits in PREFERRED:
         values_NCHW, levels_NC2 = quantize.quantize(rough_NCHW, bits=bits, scale="image", dither=False)
-        stream = coding.coded(quantize.codes_of(values_NCHW, levels_NC2, bits), bits)
+        stream = coding.coded(values_NCHW, levels_NC2, bits)
         packed = len(images_NCHW) * quantize.packed_bytes(images_NCHW.shape[1:], bits)
         shares[bits] = min(1.0, len(stream) / packed)
     return shares

@@ -1,9 +1,10 @@
-"""Codes of quantized pixels as one LZMA stream (docs/formats.md, "Coded pixels").
+"""Quantized pixels as one LZMA stream of their codes (docs/formats.md, "Coded pixels").
 
 LZMA predicts a byte from the byte before it. So a byte holds neighboring values, whole pixels where there is color, and
 two bits of each at a time: the upper bits of a code follow from its neighbors, the lower ones hardly do.
 
-Shape letters: N images, C channels, H = W side, V = C * H * W values of an image, S bytes of an image in a plane.
+Shape letters: N images, C channels, H = W side, G = 1 or N rows of levels, V = C * H * W values of an image, S bytes of
+an image in a plane.
 """
 
 import lzma
@@ -12,54 +13,58 @@ from typing import Any
 import numpy as np
 
 from ncfmkit.progress import track
+from ncfmkit.sets.quantize import encode, in_parts, restore
 
 SMALLEST = 16  # a stream is at least this part of its packed codes: what is read takes memory by the size of its file
 PLANE = 2  # bits of a code
-PART = 256  # images at once
 MOST_MEMORY = 16 << 20  # bytes that decoding a stream may take; dictionaries beyond that are refused
 FILTERS: list[dict[str, Any]] = [
     {"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": 1 << 20, "lc": 4, "lp": 0, "pb": 0}
 ]
 
 
-def coded(codes_NCHW: np.ndarray, bits: int) -> np.ndarray:
-    """Codes as one stream, uint8 `[bytes]`.
+def coded(images_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
+    """The codes of quantized images as one stream, uint8 `[bytes]`.
 
-    Its bytes depend on the version of liblzma, the codes that they give do not.
+    Its bytes depend on the version of liblzma, the images that they give do not.
 
     Args:
-        codes_NCHW: uint8, below `2**bits`.
-        bits: 2 to 7.
+        images_NCHW: as :func:`ncfmkit.sets.quantize.quantize` gives them, with their levels.
+        bits: 2 to 8.
     """
     encoder = lzma.LZMACompressor(format=lzma.FORMAT_ALONE, filters=FILTERS)
     pieces = []
-    with track("coding pixels", len(_planes(bits)) * len(codes_NCHW)) as bar:
+    with track("coding pixels", len(_planes(bits)) * len(images_NCHW)) as bar:
         for shift, width in _planes(bits):
-            for start in range(0, len(codes_NCHW), PART):
-                part_NCHW = codes_NCHW[start : start + PART]
-                pieces.append(encoder.compress(_bytes_of(part_NCHW >> shift, width).tobytes()))
-                bar.advance(len(part_NCHW))
+            for n, g in in_parts(images_NCHW, levels_GC2):
+                codes_NCHW = encode(images_NCHW[n], levels_GC2[g], bits)
+                pieces.append(encoder.compress(_bytes_of(codes_NCHW >> shift, width).tobytes()))
+                bar.advance(len(codes_NCHW))
     return np.frombuffer(b"".join([*pieces, encoder.flush()]), np.uint8)
 
 
-def uncoded(stream: np.ndarray, count: int, shape: tuple[int, int, int], bits: int) -> np.ndarray:
-    """What :func:`coded` was given, uint8 `[count, C, H, W]`.
+def uncoded(
+    stream: np.ndarray, levels_GC2: np.ndarray, count: int, shape: tuple[int, int, int], bits: int
+) -> np.ndarray:
+    """The images that :func:`coded` was given, uint8 `[count, C, H, W]`.
 
     Raises:
         ValueError: the stream is damaged, ends early, holds more, or bits are set that belong to no value.
     """
-    codes_NCHW = np.zeros((count, *shape), np.uint8)
+    images_NCHW = np.zeros((count, *shape), np.uint8)  # their codes, until all planes are read
     source = _Stream(stream.tobytes())
     for _, width in _planes(bits):
         values = _values_in_a_byte(shape[0], width)
         size = -(-int(np.prod(shape)) // values)
-        for start in range(0, count, PART):
-            part_NCHW = codes_NCHW[start : start + PART]
+        for n, _ in in_parts(images_NCHW, levels_GC2):
+            part_NCHW = images_NCHW[n]
             bytes_NS = np.frombuffer(source.read(len(part_NCHW) * size), np.uint8).reshape(len(part_NCHW), size)
             part_NCHW <<= width
             part_NCHW |= _values_of(bytes_NS, shape, width)
     source.end()
-    return codes_NCHW
+    for n, g in in_parts(images_NCHW, levels_GC2):
+        images_NCHW[n] = restore(images_NCHW[n], levels_GC2[g], bits)
+    return images_NCHW
 
 
 def _planes(bits: int) -> list[tuple[int, int]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ncfmkit.run_records import Score
 
 DIGEST_KEY = "manifest_sha256"
-BY_WORTH = "worth"  # the order of images of which the first are a good smaller set
+BY_WORTH = "worth"  # the order of images of which the first match the real ones best
 KIND = "synthetic set"
 FORMATS = (1, 2, 3)  # 2: quantized pixels or soft labels; 3: coded pixels, or soft labels in fewer bits
 DECODE_VERSION = TRAINING_VERSION = 1  # the newest known
@@ -277,14 +277,14 @@ def with_coding(images: torch.Tensor, levels: torch.Tensor, how: Pixels) -> tupl
 
     A stream that is smaller than any reader takes is not used either (:data:`ncfmkit.sets.coding.SMALLEST`).
     """
-    stream = coding.coded(quantize.codes_of(images.numpy(), levels.numpy(), how.bits), how.bits)
+    stream = coding.coded(images.numpy(), levels.numpy(), how.bits)
     packed = len(images) * quantize.packed_bytes(how.shape, how.bits)
     if not packed <= len(stream) * coding.SMALLEST < packed * coding.SMALLEST:
         return how.model_copy(update={"coding": None}), None
     return how.model_copy(update={"coding": "lzma"}), torch.from_numpy(stream.copy())
 
 
-def _image_tensors(
+def image_tensors(
     images: torch.Tensor, levels: torch.Tensor | None, coded: torch.Tensor | None, how: Pixels | None
 ) -> dict[str, torch.Tensor]:
     """What images are stored as, by name."""
@@ -313,7 +313,7 @@ def in_label_bits(logits: torch.Tensor, how: SoftLabels | None) -> torch.Tensor:
 def tensors_of(synthetic: SyntheticSet) -> dict[str, torch.Tensor]:
     """The tensors that a set is stored as, by name."""
     tensors = {"labels": synthetic.labels.contiguous()}
-    tensors |= _image_tensors(synthetic.images, synthetic.levels, synthetic.coded, synthetic.manifest.pixels)
+    tensors |= image_tensors(synthetic.images, synthetic.levels, synthetic.coded, synthetic.manifest.pixels)
     if synthetic.soft_labels is not None:
         tensors["soft_labels"] = _stored_labels(synthetic.soft_labels, synthetic.manifest.labels)
     return tensors
@@ -338,8 +338,7 @@ def set_of(tensors: dict[str, torch.Tensor], manifest: Manifest) -> SyntheticSet
             restored = quantize.restored(tensors["pixels"].numpy(), levels.numpy(), how.shape, how.bits)
         else:
             coded = tensors["pixels"]
-            codes_NCHW = coding.uncoded(coded.numpy(), len(tensors["labels"]), how.shape, how.bits)
-            restored = quantize.values_of(codes_NCHW, levels.numpy(), how.bits)
+            restored = coding.uncoded(coded.numpy(), levels.numpy(), len(tensors["labels"]), how.shape, how.bits)
         images = torch.from_numpy(restored)
     return SyntheticSet(
         images=images,
@@ -604,7 +603,7 @@ def finished_set(
         pixels = Pixels(bits=d.stored_bits, scale="image", dither=False, shape=shape)
         stored, levels = in_bits(stored, pixels)
         pixels, coded = with_coding(stored, levels, pixels)
-    tensors = {"labels": labels} | _image_tensors(stored, levels, coded, pixels)
+    tensors = {"labels": labels} | image_tensors(stored, levels, coded, pixels)
     kept = to_dict(settings)
     kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine
     for key in ("load", "add_to"):

@@ -39,7 +39,7 @@ def quantize(images_NCHW: np.ndarray, *, bits: int, scale: Scale, dither: bool) 
     coded = _dithered if dither else encode
     parts = [
         restore(coded(images_NCHW[n], levels_GC2[g], bits), levels_GC2[g], bits)
-        for n, g in _parts(images_NCHW, levels_GC2)
+        for n, g in in_parts(images_NCHW, levels_GC2)
     ]
     return np.concatenate(parts), levels_GC2
 
@@ -64,33 +64,21 @@ def _low_and_span(levels_GC2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high - low
 
 
-def codes_of(images_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
-    """The codes of quantized images, uint8 `[N, C, H, W]`; in parts, for what :func:`encode` does takes a multiple."""
-    return np.concatenate([encode(images_NCHW[n], levels_GC2[g], bits) for n, g in _parts(images_NCHW, levels_GC2)])
-
-
-def values_of(codes_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
-    """The images that codes stand for, uint8 `[N, C, H, W]`; in parts likewise, and in place of the codes."""
-    for n, g in _parts(codes_NCHW, levels_GC2):
-        codes_NCHW[n] = restore(codes_NCHW[n], levels_GC2[g], bits)
-    return codes_NCHW
-
-
 def packed(images_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
-    """Quantized images as packed codes, uint8 `[N, bytes]`; in parts likewise."""
-    parts = [pack(encode(images_NCHW[n], levels_GC2[g], bits), bits) for n, g in _parts(images_NCHW, levels_GC2)]
+    """Quantized images as packed codes, uint8 `[N, bytes]`; in parts, for codes take several times their images."""
+    parts = [pack(encode(images_NCHW[n], levels_GC2[g], bits), bits) for n, g in in_parts(images_NCHW, levels_GC2)]
     return np.concatenate(parts)
 
 
 def restored(packed_NB: np.ndarray, levels_GC2: np.ndarray, shape: tuple[int, int, int], bits: int) -> np.ndarray:
     """The images that packed codes stand for, uint8 `[N, C, H, W]`; in parts likewise."""
     images_NCHW = np.empty((len(packed_NB), *shape), np.uint8)
-    for n, g in _parts(packed_NB, levels_GC2):
+    for n, g in in_parts(packed_NB, levels_GC2):
         images_NCHW[n] = restore(unpack(packed_NB[n], shape, bits), levels_GC2[g], bits)
     return images_NCHW
 
 
-def _parts(rows: np.ndarray, levels_GC2: np.ndarray) -> Iterator[tuple[slice, slice]]:
+def in_parts(rows: np.ndarray, levels_GC2: np.ndarray) -> Iterator[tuple[slice, slice]]:
     """Places of a few images at a time, and of the levels that belong to them."""
     for start in range(0, len(rows), PART):
         part = slice(start, start + PART)

@@ -137,7 +137,7 @@ def load(path: str | os.PathLike[str], *, ipc: int | None = None, mapped: bool =
     Args:
         path: the file, run directory or package, or `hf://OWNER/NAME` (`@REVISION`) of a package on the Hub.
         ipc: only the first so many stored images of each class, as a set of its own; None: all of them. Where the
-            manifest's `order` is `worth`, they are a good smaller set.
+            manifest's `order` is `worth`, they match the real images better than others do.
         mapped: leave the images on the disk, for sets larger than memory; whoever changes the file later changes them.
 
     Returns:

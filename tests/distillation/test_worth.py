@@ -106,6 +106,7 @@ def naive_order(problem: Problem, images: torch.Tensor, place: int) -> list[int]
         {"bits": 2},
         {"metric": "mean"},
         {"alpha": 0.2, "sampler": "gaussian", "extractor": "stages"},
+        {"steps": 0, "extractor": "stages", "stage_order": "rising"},
     ],
     ids=lambda settings: ",".join(settings) or "single",
 )

@@ -45,7 +45,7 @@ from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import baselines as baselines_module
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import SetSize
-from ncfmkit.sets import numpy_reader, set_file
+from ncfmkit.sets import budget, numpy_reader, set_file
 
 pytestmark = pytest.mark.usefixtures("one_cache")
 
@@ -283,23 +283,45 @@ def test_a_set_of_so_many_bytes(
         DataArguments(data="digits"), recipe=None, out=None, baselines=(), overrides=dict(overrides)
     )
     assert [(fit.bits, fit.ipc) for fit in found.options] == [(6, 1), (5, 1), (4, 1), (3, 2), (2, 3)]
-    assert "3 images per class in 2 bits, 54 bytes per class (chosen)" in capsys.readouterr().err
+    assert re.search(r"3 images per class in 2 bits, about 5\d bytes per class \(chosen\)", capsys.readouterr().err)
     run = start(tmp_path / "run", distill__bytes="60/class")
     settings = from_dict(RunDirectory.open(run).info().settings).distill
     assert (settings.ipc, settings.bits) == (3, 2)
     result = set_file.load(run)
-    assert result.manifest.bytes == {"pixels": 30 * 16, "levels": 30 * 2, "labels": 30 * 8}
+    assert result.manifest.bytes["pixels"] <= 30 * 16
+    assert result.content_bytes == result.manifest.bytes["pixels"] + 30 * 2
     assert all(len(image.unique()) <= 4 for image in result.images)
     assert result.manifest.score is not None
     size = (run / set_file.FILE_NAME).stat().st_size
     said = capsys.readouterr().err
-    assert f"--bytes 60/class: 540 bytes in all, 54 per class; the file has {size:,}, with its" in said
+    content = result.content_bytes
+    assert (
+        f"--bytes 60/class: {content} bytes in all, {content / 10:.0f} per class; the file has {size:,}, with" in said
+    )
 
     at_step(monkeypatch, 7, terminate)
     with pytest.raises(Interrupted):
         start(tmp_path / "interrupted", distill__bytes="60/class")
     distill_job.resume(tmp_path / "interrupted")
     assert torch.equal(set_file.load(tmp_path / "interrupted").images, result.images)
+
+
+def test_images_of_least_worth_are_left_out_where_coding_saves_too_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = set_file.load(start(tmp_path / "whole", distill__ipc=6, distill__bits=2, student__repeats=0))
+    monkeypatch.setattr(budget, "expected_shares", lambda images, seed: {2: 0.5})  # 6 images of 8 bytes and 2 of levels
+    run = start(tmp_path / "run", distill__bytes="60/class")
+    result = set_file.load(run)
+    assert from_dict(RunDirectory.open(run).info().settings).distill.ipc == 6
+    assert 3 <= result.ipc < 6
+    assert result.content_bytes <= 600
+    assert torch.equal(result.images.unflatten(0, (10, -1)), whole.images.unflatten(0, (10, -1))[:, : result.ipc])
+    assert result.manifest.name == f"digits-ipc{result.ipc}"
+    assert f"so {result.ipc} are kept, those of most worth" in capsys.readouterr().err
+    scores = RunDirectory.open(run).scores()
+    assert scores is not None
+    assert scores.rows[0].bytes_per_class == result.content_bytes / 10
 
 
 def test_soft_labels_are_part_of_the_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -530,7 +552,7 @@ def test_interrupted_in_the_pool_then_resumed(
 def test_interrupted_in_scoring_then_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path]
 ) -> None:
-    out = tmp_path / "run"
+    out, expected = tmp_path / "run", whole("learned")
     with monkeypatch.context() as patch:
 
         def interrupted(*args: Any, **kwargs: Any) -> None:
@@ -543,7 +565,7 @@ def test_interrupted_in_scoring_then_resumed(
     assert set_file.load(out).manifest.score is None  # the set is there and whole
     monkeypatch.setattr(loop, "distill_step", lambda *a: pytest.fail("steps were done already"))
     distill_job.resume(out)
-    same_as(out, whole("learned"))
+    same_as(out, expected)
 
 
 def test_resuming_a_finished_run_changes_nothing(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:

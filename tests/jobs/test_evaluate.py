@@ -1,5 +1,6 @@
 """Scores of a set that is there."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ncfmkit.real.arguments import DataArguments
 from ncfmkit.run import RunDirectory
 from ncfmkit.scoring import students
 from ncfmkit.sets import set_file
+from ncfmkit.sets.manifest import tensors_of
 
 pytestmark = pytest.mark.usefixtures("one_cache")
 
@@ -107,11 +109,12 @@ def test_mosaics_are_real_images_stored_and_decoded_as_the_set_is() -> None:
     """As many stored images, each of random real ones in place of the distilled, by another draw for every repeat."""
     real = build_real((30, 30, 30))
     result = build_set("multi", 2, ipc=3, soft=True)
-    first = real_mosaics(result, real, 5, 0)
+    first, stored_bytes = real_mosaics(result, real, 5, 0)
+    assert stored_bytes == result.images.nbytes
     images = torch.as_tensor(first.images)
-    assert torch.equal(torch.as_tensor(real_mosaics(result, real, 5, 0).images), images)
+    assert torch.equal(torch.as_tensor(real_mosaics(result, real, 5, 0)[0].images), images)
     for seed, repeat in ((5, 1), (6, 0)):
-        assert not torch.equal(torch.as_tensor(real_mosaics(result, real, seed, repeat).images), images)
+        assert not torch.equal(torch.as_tensor(real_mosaics(result, real, seed, repeat)[0].images), images)
     assert first.soft_labels is None
     assert first.labels.tolist() == [c for c in range(3) for _ in range(3 * 5)]
     assert images.shape == (45, 3, 8, 8)
@@ -129,9 +132,15 @@ def test_mosaics_are_real_images_stored_and_decoded_as_the_set_is() -> None:
 
 
 def test_mosaics_beside_a_set_of_fewer_bits_have_as_few() -> None:
-    real, result = build_real((30, 30, 30)), build_set("single", 1, ipc=3)
-    eight = torch.as_tensor(real_mosaics(result, real, 5, 0).images)
-    three = torch.as_tensor(real_mosaics(quantized(result, 3, "image", False), real, 5, 0).images)
+    """And are stored as it would be: coded, if that is smaller."""
+    real, result = build_real((30, 30, 30)), build_set("single", 1, ipc=3, soft=True)
+    eight = torch.as_tensor(real_mosaics(result, real, 5, 0)[0].images)
+    mosaics, stored_bytes = real_mosaics(quantized(result, 3, "image", False), real, 5, 0)
+    three = torch.as_tensor(mosaics.images)
+    values = dataclasses.replace(result, images=three.mul(255).round().to(torch.uint8), soft_labels=None)
+    assert stored_bytes == sum(
+        tensor.nbytes for name, tensor in tensors_of(quantized(values, 3, "image", False)).items() if name != "labels"
+    )
     assert max(len(channel.unique()) for image in three for channel in image) <= 8
     assert 0 < (three - eight).abs().max() < 0.15
 

@@ -57,7 +57,7 @@ def test_what_coding_is_expected_to_save_is_what_it_saves_of_rough_mosaics() -> 
     for bits, share in shares.items():
         values, levels = quantize.quantize(rough, bits=bits, scale="image", dither=False)
         packed = quantize.packed(values, levels, bits).nbytes
-        stream = coding.coded(quantize.codes_of(values, levels, bits), bits)
+        stream = coding.coded(values, levels, bits)
         assert len(stream) / packed == pytest.approx(share, rel=0.03)
     assert shares[2] < shares[3] < shares[4]
     noise = rng.integers(0, 256, images.shape, dtype=np.uint8)

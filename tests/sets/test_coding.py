@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from golden_sets import stream_bytes
 
-from ncfmkit.sets import coding
+from ncfmkit.sets import coding, quantize
 
 
 def smooth(bits: int, shape: tuple[int, int, int, int]) -> np.ndarray:
@@ -16,28 +16,40 @@ def smooth(bits: int, shape: tuple[int, int, int, int]) -> np.ndarray:
     return np.clip(np.round(slope + rng.normal(0, 0.4, shape)), 0, 2**bits - 1).astype(np.uint8)
 
 
+def levels_of(bits: int, groups: int, channels: int) -> np.ndarray:
+    low = np.random.default_rng(bits).integers(0, 257 - 2**bits, (groups, channels, 1))
+    return np.concatenate([low, np.full_like(low, 255)], axis=2).astype(np.uint8)
+
+
+def coded(codes: np.ndarray, bits: int) -> np.ndarray:
+    levels = levels_of(bits, 1, codes.shape[1])
+    return coding.coded(quantize.restore(codes, levels, bits), levels, bits)
+
+
+@pytest.mark.parametrize("groups", [0, 1], ids=["channel", "image"])
 @pytest.mark.parametrize("shape", [(5, 3, 7, 7), (3, 1, 5, 5), (2, 1, 8, 8)])
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_streams_hold_the_codes_and_give_them_back(
-    bits: int, shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+    bits: int, shape: tuple[int, int, int, int], groups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coding, "PART", 2)
-    codes = smooth(bits, shape)
-    stream = coding.coded(codes, bits)
+    monkeypatch.setattr(quantize, "PART", 2)
+    codes, levels = smooth(bits, shape), levels_of(bits, groups * shape[0] or 1, shape[1])
+    images = quantize.restore(codes, levels, bits)
+    stream = coding.coded(images, levels, bits)
     assert lzma.decompress(stream.tobytes()) == stream_bytes(codes, bits)
-    np.testing.assert_array_equal(coding.uncoded(stream, len(codes), shape[1:], bits), codes)
+    np.testing.assert_array_equal(coding.uncoded(stream, levels, len(codes), shape[1:], bits), images)
 
 
 def test_the_example_of_coded_pixels() -> None:
     """Of docs/formats.md."""
     codes = np.array([5, 0, 3], np.uint8).reshape(1, 3, 1, 1)
-    assert lzma.decompress(coding.coded(codes, 3).tobytes()) == bytes([33, 40])
+    assert lzma.decompress(coded(codes, 3).tobytes()) == bytes([33, 40])
 
 
 @pytest.mark.parametrize(("bits", "least"), [(2, 0.3), (3, 0.2), (4, 0.1)])
 def test_what_neighbors_say_is_saved(bits: int, least: float) -> None:
     codes = smooth(bits, (30, 3, 32, 32))
-    assert len(coding.coded(codes, bits)) < (1 - least) * codes.size * bits / 8
+    assert len(coded(codes, bits)) < (1 - least) * codes.size * bits / 8
 
 
 def raw(content: bytes, **changes: int) -> np.ndarray:
@@ -66,7 +78,7 @@ CONTENT = stream_bytes(CODES, 2)
 )
 def test_what_is_no_such_stream_is_refused(stream: np.ndarray, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        coding.uncoded(stream, len(CODES), (1, 5, 5), 2)
+        coding.uncoded(stream, levels_of(2, 1, 1), len(CODES), (1, 5, 5), 2)
 
 
 def test_a_bomb_takes_no_memory() -> None:
@@ -74,7 +86,7 @@ def test_a_bomb_takes_no_memory() -> None:
     assert len(bomb) < 1 << 14
     tracemalloc.start()
     with pytest.raises(ValueError, match="go on after"):
-        coding.uncoded(bomb, 4, (1, 5, 5), 2)
+        coding.uncoded(bomb, levels_of(2, 1, 1), 4, (1, 5, 5), 2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 << 20

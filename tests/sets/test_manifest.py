@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import lzma
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,36 @@ def test_pixels_are_stored_as_the_nearest_byte(off: float) -> None:
 def test_bytes_are_stored_as_they_are() -> None:
     images = torch.arange(6 * 3 * 64, dtype=torch.int32).remainder(256).to(torch.uint8).view(6, 3, 8, 8)
     assert torch.equal(finished_set(Settings(distill=DistillSettings(ipc=2)), build_real(), images).images, images)
+
+
+@pytest.mark.parametrize(
+    ("kind", "coding"),
+    [("smooth", "lzma"), ("noise", None), ("flat", None)],  # of flat ones a stream would be below the smallest
+)
+def test_codes_are_one_stream_where_that_is_smaller_and_readers_take_it(
+    tmp_path: Path, kind: str, coding: str | None
+) -> None:
+    real, noise = build_real(size=32), np.random.default_rng(0).integers(0, 256, (90, 3, 32, 32), np.uint8)
+    slope = np.linspace(0, 200, 32).astype(np.uint8)
+    images = {"smooth": slope + noise // 5, "noise": noise, "flat": np.full_like(noise, 7)}[kind]
+    result = finished_set(Settings(distill=DistillSettings(ipc=30, bits=2)), real, torch.from_numpy(images))
+    assert result.manifest.pixels is not None
+    assert result.manifest.pixels.coding == coding
+    assert result.manifest.format == (2 if coding is None else 3)
+    assert (result.manifest.bytes["pixels"] < 90 * 768) == (coding is not None)
+    set_file.save(result, tmp_path / "set.safetensors")
+    assert torch.equal(set_file.load(tmp_path / "set.safetensors").images, result.images)
+
+
+def test_a_set_is_stored_again_with_the_stream_that_was_read(tmp_path: Path) -> None:
+    """That of another liblzma: the digest of the set stays."""
+    first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
+    result = build_set(bits=2, smooth=True, size=16)
+    assert result.coded is not None
+    content = lzma.decompress(result.coded.numpy().tobytes())
+    other = lzma.compress(content, format=lzma.FORMAT_ALONE, preset=0)
+    assert other != result.coded.numpy().tobytes()
+    coded = torch.from_numpy(np.frombuffer(other, np.uint8).copy())
+    set_file.save(dataclasses.replace(result, coded=coded), first)
+    set_file.save(set_file.load(first), again)
+    assert again.read_bytes() == first.read_bytes()

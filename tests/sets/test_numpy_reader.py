@@ -676,7 +676,7 @@ def test_memory_of_reading_a_stream_is_bounded_by_the_file(tmp_path: Path, bits:
     manifest = GOLDENS["coded-color"]().manifest | keys
     manifest["pixels"] = {"bits": bits, "scale": "channel", "dither": False, "shape": [3, side, side], "coding": "lzma"}
     levels = np.array([[[0, 255]] * 3], np.uint8)
-    stream = coding.coded(np.zeros((2, 3, side, side), np.uint8), bits)
+    stream = coding.coded(np.zeros((2, 3, side, side), np.uint8), levels, bits)
     tensors = {"labels": np.arange(2), "pixels": stream, "levels": levels}
     file = written(tmp_path, set_bytes(tensors, manifest))
     with pytest.raises(SetError, match="too few for their codes"):
