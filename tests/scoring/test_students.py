@@ -190,7 +190,7 @@ def scored(
         baselines.random_subset(real, decoded, 1, 0),
         real,
         settings,
-        size=baselines.SetSize(stored=1, decoded=decoded, bytes=stored_bytes),
+        size=baselines.SetSize(stored=1, decoded=decoded, bytes=stored_bytes, soft_label=2),
         baselines=names,
         mosaic=lambda repeat: (baselines.random_subset(real, decoded, 2, repeat), 180 + 60 * repeat),
         herding=lambda count: baselines.random_subset(real, count, 3, 0),
@@ -277,7 +277,7 @@ def test_rows_say_what_is_stored_of_a_class(
     assert rows["mosaic"] == (180 + 240) / 2 / 3  # of the two draws in all, per class
     assert rows["random"] == rows["herding"] == raw
     assert rows["random-decoded"] == 4 * raw
-    assert rows["random-soft"] == raw + 2 * 3  # logits of three classes in float16
+    assert rows["random-soft"] == raw + 2  # of an image
     assert rows["whole"] == 7 * raw
     for name, codec in (("webp", lossy.WEBP), ("jpeg", lossy.JPEG), ("herding-webp", lossy.WEBP)):
         work = students.row_work(name, real, Settings(student=SHORT), baselines.SetSize(stored=1, decoded=4, bytes=200))
