@@ -17,7 +17,17 @@ import pytest
 import safetensors.numpy
 import torch
 from conftest import build_set
-from golden_sets import DATA, GOLDENS, Golden, container, naive_decoded, restore, set_bytes, with_digests
+from golden_sets import (
+    DATA,
+    GOLDENS,
+    Golden,
+    container,
+    naive_decoded,
+    restore,
+    restored_labels,
+    set_bytes,
+    with_digests,
+)
 from hypothesis import assume, given, settings
 from mutations import mutated, mutated_json
 from watch import FEW, HUNT, MANY
@@ -82,6 +92,16 @@ def test_reads_quantized_pixels_that_ncfmkit_writes(
     set_file.save(build_set(size=5 + 8 * smooth, bits=bits, scale=scale, soft=soft, smooth=smooth), file)
     assert safetensors.numpy.load_file(file)["pixels"].ndim == (1 if smooth else 2)
     check_equal(read(str(file)), set_file.load(file))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("classes", "top"), [(3, 0), (3, 2), (10, 3), (256, 2), (257, 2), (300, 0)])
+def test_reads_soft_labels_in_fewer_bits_that_ncfmkit_writes(tmp_path: Path, classes: int, top: int, bits: int) -> None:
+    file, names = tmp_path / "set.safetensors", [str(label) for label in range(classes)]
+    set_file.save(build_set("single", 2, classes=names, size=4, soft=True, label_bits=bits, top=top), file)
+    check_equal(read(file), set_file.load(file))
+    rows = safetensors.numpy.load_file(file)["soft_labels"]
+    np.testing.assert_array_equal(read(file).soft_labels, restored_labels(rows, classes, bits, top))
 
 
 def test_a_channel_that_never_changes_is_normalized_to_0(tmp_path: Path) -> None:
@@ -501,6 +521,12 @@ GRAY, SOFT, TOP = TENSORS["single-gray"], TENSORS["quantised-soft"], TENSORS["to
 )  # fmt: skip
 def test_false_tensors_are_refused(tmp_path: Path, name: str, tensors: dict[str, Any], said: str) -> None:
     assert re.search(said, refused(tmp_path, rebuilt(name, **tensors)))
+
+
+def test_not_all_classes_are_the_top_ones(tmp_path: Path) -> None:
+    rows = np.tile(np.array([0, 1, 2, 3, 4, 0, 0, 0], np.uint8), (20, 1))
+    content = rebuilt("top-labels", {"labels": {"bits": 4, "top": 5}}, soft_labels=rows)
+    assert "'labels' are not bits and a top below the number of classes" in refused(tmp_path, content)
 
 
 def test_the_digest_of_the_manifest_is_checked(tmp_path: Path) -> None:
