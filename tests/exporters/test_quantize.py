@@ -18,7 +18,7 @@ from ncfmkit.real.store import RealData
 from ncfmkit.scoring import student_file
 
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 pytestmark = pytest.mark.usefixtures("traced_once")
@@ -68,6 +68,30 @@ def test_activations_and_weights_are_symmetric(exported: Callable[..., Path]) ->
     assert not any(value.any() for value in points)
     scales = {name: value.shape for name, value in values.items() if name.endswith("weight_scale")}
     assert sorted(scales.values()) == [(3,), (8,), (8,)]  # per output channel
+
+
+def test_weights_leave_room_for_cpus_that_add_pairs_of_products_in_16_bits(exported: Callable[..., Path]) -> None:
+    graph = onnx.load_model(exported("int8", "uint8-nchw", "logits")).graph
+    weights = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith("weight_quantized")]
+    assert len(weights) == 3
+    for weight in weights:
+        assert weight.dtype == np.int8
+        assert 2 * 255 * int(np.abs(weight.astype(int)).max()) < 2**15  # activations are shifted to 0 to 255 there
+        assert np.abs(weight.astype(int)).max() >= 63
+
+
+def test_int8_kernels_of_this_cpu_calculate_what_the_graph_says(exported: Callable[..., Path]) -> None:
+    """Without optimizations the runtime dequantizes, and convolves in float32: no integer kernel can overflow."""
+    file = exported("int8", "float-nchw", "logits")
+    images = np.random.default_rng(0).random((64, 3, 8, 8), np.float32)
+    images[::2] = images[::2].round()  # black and white: the largest sums
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    exact, fast = (
+        onnxruntime.InferenceSession(file, o, providers=["CPUExecutionProvider"]).run(None, {"images": images})[0]
+        for o in (options, None)
+    )
+    assert np.abs(fast - exact).max() < 0.05 * np.ptp(exact)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
