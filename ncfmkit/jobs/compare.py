@@ -299,7 +299,11 @@ def _kept_score(plan: Plan, k: int) -> Score | None:
     path = plan.kept_file(k)
     if not path.is_file():
         return None
-    return KeptScore.read(path).score.model_copy(update={"label": plan.names[k]})
+    try:
+        kept = KeptScore.read(path).score
+    except UserError as error:
+        raise UserError(f"{error}\nremove that file, and its students are trained again") from None
+    return kept.model_copy(update={"label": plan.names[k]})
 
 
 def _train(plan: Plan, k: int) -> Score:

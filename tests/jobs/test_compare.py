@@ -256,7 +256,7 @@ def test_a_damaged_score_is_said(three: list[Path]) -> None:
     on_digits(three[:2])
     kept = sorted(Path("comparison/students").iterdir())[0]
     kept.write_text(json.dumps({"score": {}}))
-    with pytest.raises(UserError, match=f"{kept} is damaged"):
+    with pytest.raises(UserError, match=rf"{kept} is damaged: .*\n(.*\n)*remove that file"):
         on_digits(three[:2])
 
 
