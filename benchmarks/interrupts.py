@@ -50,6 +50,7 @@ def commands(made: Path) -> dict[str, list[str]]:
         "distill, new cache": ["distill", "digits", *SMALL, "--out", "run"],
         "pretrain, new cache": ["pretrain", "digits", "--width", "8", "--pool", "8", "--pool-epochs", "5"],
         "evaluate": ["evaluate", run, "--data", "digits", "--baselines", "herding", *STUDENTS],
+        "compare": ["compare", run, f"{made}/released.safetensors", "--data", "digits", *STUDENTS],
         "train": ["train", run, "--data", "digits", "--student-epochs", "200", "--compile", "off"],
         "pack": ["pack", run, "--to", "parquet", "--license", "mit", "--out", "packed"],
         "unpack": ["unpack", f"{made}/packed"],
@@ -78,6 +79,7 @@ def prepare(made: Path) -> None:
         Image.fromarray(rng.integers(0, 256, (200, 200), np.uint8)).save(made / "pictures" / f"{number:03d}.png")
     images = torch.from_numpy(rng.random((10, 1, 8, 8), np.float32))
     torch.save([images, torch.arange(10)], made / "released.pt")
+    _call(made, cache, "convert", "released.pt", "--data", "digits")
 
 
 def _call(folder: Path, cache: Path, *arguments: str) -> None:

@@ -20,6 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "ncfmkit relabel runs/digits-ipc1 --data digits --out soft.safetensors",
         "ncfmkit relabel soft.safetensors --hard --out hard.safetensors",
     ),
+    "compare": ("ncfmkit compare hard.safetensors soft.safetensors --data digits --out soft-or-hard",),
     "pack": (
         "ncfmkit pack runs/digits-ipc1 --to webdataset",
         "ncfmkit pack runs/digits-ipc1 --to parquet --license bsd-3-clause",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ncfmkit.exporters.export import export
     from ncfmkit.exporters.predict import predict
     from ncfmkit.exporters.validate import validate
+    from ncfmkit.jobs.compare import compare
     from ncfmkit.jobs.convert import convert
     from ncfmkit.jobs.distill import Result, distill, resume
     from ncfmkit.jobs.evaluate import evaluate
@@ -37,6 +38,7 @@ _HOMES = {
     "Result": "ncfmkit.jobs.distill",
     "SyntheticSet": "ncfmkit.sets.synthetic",
     "UserError": "ncfmkit.errors",
+    "compare": "ncfmkit.jobs.compare",
     "convert": "ncfmkit.jobs.convert",
     "distill": "ncfmkit.jobs.distill",
     "evaluate": "ncfmkit.jobs.evaluate",
@@ -64,6 +66,7 @@ __all__ = [
     "SyntheticSet",
     "UserError",
     "__version__",
+    "compare",
     "convert",
     "distill",
     "evaluate",

@@ -146,6 +146,9 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
         "evaluate": lambda: ncfmkit.evaluate(kind("run"), data=photos),
         "merge": lambda: ncfmkit.merge([kind("shard-1"), kind("shard-2")], out=kind("joined")),
         "relabel": lambda: ncfmkit.relabel(kind("run"), out=kind("soft.safetensors"), data=photos, **longer),
+        "compare": lambda: ncfmkit.compare(
+            [kind("run"), kind("soft.safetensors")], data=photos, out=kind("versus"), data_root=kind("elsewhere")
+        ),
         "train": lambda: ncfmkit.train(kind("run"), out=kind("student.safetensors"), data=photos),
         "pack": lambda: ncfmkit.pack(
             kind("run"), to="png", out=kind("packed"), license="mit", score=True, data=photos, repeats=2
@@ -196,6 +199,8 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
     assert Path("copy.safetensors").read_bytes() == Path("run/synthetic.safetensors").read_bytes()
     assert made["inspect"].summary["source"] == "photos, 12 training images"
     assert made["evaluate"].rows[0].n == 1
+    assert [row.name for row in made["compare"].sets] == ["run", "soft.safetensors"]
+    assert Path("versus/compare.html").is_file()
     assert made["merge"].set.classes == ("cat", "dog")
     assert made["train"].test_accuracy is not None
     assert made["pack"][0] == Path("packed")

@@ -25,6 +25,7 @@ BASE = {
         "files",
         "records",
         "in_use",
+        "comparison",
     ),
     *("distributed", "runtime", "recorded", "run", "run_records", "mosaic", "augment", "recipes", "measured"),
 }

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ncfmkit.files import write_atomic
-from ncfmkit.reports.layout import LINE, PAPER, SERIES, SOFT, Draw, log_ticks, plot_png
+from ncfmkit.reports.layout import INK, LINE, PAPER, SERIES, SOFT, Draw, log_ticks, plot_png
 from ncfmkit.run_records import MetricsRow, Score
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.container import ErrorbarContainer
     from matplotlib.figure import Figure
@@ -137,18 +138,18 @@ def accuracies(rows: Sequence[Score], *, chance: float) -> Draw:
     return draw
 
 
-def accuracies_by_bytes(rows: Sequence[Score], *, chance: float) -> Draw:
+def accuracies_by_bytes(rows: Sequence[Score], *, chance: float | None) -> Draw:
     """Test accuracy of the students of each row against its bytes per class: mean, and one standard deviation.
 
     Args:
         rows: such as know their bytes per class; colors and markers follow their order.
-        chance: accuracy of guessing, in [0, 1].
+        chance: accuracy of guessing, in [0, 1]; None leaves it out, and shows small differences.
     """
 
     def draw(figure: "Figure", narrow: bool) -> None:
         figure.set_figheight(3.2 + (0.2 * len(rows) if narrow else 0))
         axis = figure.subplots()
-        points: list[ErrorbarContainer] = []
+        points: list[Artist | ErrorbarContainer] = []
         for color, marker, row in zip(itertools.cycle(SERIES), itertools.cycle(MARKERS), rows, strict=False):
             mean, std = 100 * row.last.mean, 100 * row.last.std if row.n > 1 else None
             assert row.bytes_per_class is not None
@@ -165,12 +166,50 @@ def accuracies_by_bytes(rows: Sequence[Score], *, chance: float) -> Draw:
                 label=_label(row),
             )
             points.append(point)
-        line = axis.axhline(100 * chance, color=SOFT, linewidth=0.8, linestyle="--", label="chance")
+        if chance is not None:
+            points.append(axis.axhline(100 * chance, color=SOFT, linewidth=0.8, linestyle="--", label="chance"))
         log_bytes(axis, [row.bytes_per_class for row in rows if row.bytes_per_class])
         axis.set_ylabel("test accuracy %")
-        figure.legend(handles=[*points, line], loc="outside lower left" if narrow else "outside right upper", ncols=1)
+        figure.legend(handles=points, loc="outside lower left" if narrow else "outside right upper", ncols=1)
 
     return draw
+
+
+def accuracy_dots(rows: Sequence[Score]) -> Draw:
+    """Test accuracy of every student of each row: a dot each, equal ones above each other; an upright line is the mean.
+
+    Colors follow the order of the rows, and names stand above the dots.
+    """
+
+    def draw(figure: "Figure", narrow: bool) -> None:
+        figure.set_figheight(0.7 + 0.6 * len(rows))
+        axis = figure.subplots()
+        values = [100 * np.array(row.last.values) for row in rows]
+        low, high = min(v.min() for v in values), max(v.max() for v in values)
+        room = max(0.05 * (high - low), 0.2)
+        axis.set_xlim(low - room, high + room)
+        near = (0.030 if narrow else 0.012) * (high - low + 2 * room)  # the width of a dot
+        for k, (color, row, values_N) in enumerate(zip(itertools.cycle(SERIES), rows, values, strict=False)):
+            top, sorted_N = len(rows) - k, np.sort(values_N)
+            axis.plot(sorted_N, top + _apart(sorted_N, near), "o", color=color, markersize=5, alpha=0.75, clip_on=False)
+            axis.plot([values_N.mean()] * 2, [top - 0.28, top + 0.28], color=color, linewidth=2)
+            axis.text(0, top + 0.36, _label(row), transform=axis.get_yaxis_transform(), va="bottom", color=INK)
+        axis.set_ylim(0.5, len(rows) + 0.75)
+        axis.set_yticks([])
+        axis.spines["left"].set_visible(False)
+        axis.set_xlabel("test accuracy %")
+
+    return draw
+
+
+def _apart(sorted_N: np.ndarray, near: float) -> np.ndarray:
+    """Heights of dots in a row, so that none hides another: those within `near` of the first of a group are spread."""
+    first = [0]
+    for n, value in enumerate(sorted_N.tolist()):
+        if value - sorted_N[first[-1]] >= near:
+            first.append(n)
+    sizes = np.diff([*first, len(sorted_N)])
+    return np.concatenate([min(0.12, 0.6 / size) * (np.arange(size) - (size - 1) / 2) for size in sizes])
 
 
 def log_bytes(axis: "Axes", values: Sequence[float]) -> None:

@@ -185,11 +185,35 @@ def row_work(name: str, real: RealData, settings: Settings, of_set: SetSize) -> 
     # as many gradient steps as the set's students take, in whole epochs
     steps = students.epochs * batch_plan(decoded * classes, students.batch)[0]
     least = (students.whole_epochs or settings.pool.epochs) if size == "whole" else 1
-    epochs = max(least, math.ceil(steps / batch_plan(images, students.batch)[0]))
+    epochs = max(least, epochs_for(steps, images, students.batch))
     network = describe_network(settings.network)
     return RowWork(
         name=name, label=label, network=network, per_class=per_class, stored=held, images=images, epochs=epochs
     )
+
+
+def epochs_for(steps: int, images: int, batch: int) -> int:
+    """The fewest whole epochs of that many images in which a student takes that many gradient steps."""
+    return math.ceil(steps / batch_plan(images, batch)[0])
+
+
+def student_stages(works: Sequence[RowWork], real: RealData, settings: Settings, runtime: Runtime) -> Iterator[Stage]:
+    """The students of each row, measured one after the other."""
+    s = settings.student
+    build, test = network_builder(settings.network, real), labeled(real, real.test_split(otherwise=NO_SCORE))
+    of_rank = math.ceil(s.repeats / distributed.world())
+    together = side_by_side(of_rank, real.size, runtime)
+    models = StackedModels(build, together, runtime)
+    testing = accuracy_seconds(models, test)
+    for work in works:
+        how = dataclasses.replace(s, epochs=work.epochs)
+        one = training_seconds(models, labeled(real, real.train), work.images, how)
+        one += testing * min(s.evaluations, work.epochs)
+        yield Stage(
+            name=f"students: {work.label}",
+            work=f"{s.repeats} x {plural(work.epochs, 'epoch')}",
+            seconds=one * math.ceil(of_rank / together),
+        )
 
 
 def estimate_scores(
@@ -207,27 +231,14 @@ def estimate_scores(
         extractor: the network that herds.
         size: of the set.
     """
-    s = settings.student
-    if not s.repeats:
+    if not settings.student.repeats:
         return
-    build, test = network_builder(settings.network, real), labeled(real, real.test_split(otherwise=NO_SCORE))
-    of_rank = math.ceil(s.repeats / distributed.world())
-    together = side_by_side(of_rank, real.size, runtime)
-    models = StackedModels(build, together, runtime)
-    testing = accuracy_seconds(models, test)
-    for name in ("distilled", *baselines):
-        work = row_work(name, real, settings, size)
-        how = dataclasses.replace(s, epochs=work.epochs)
-        one = training_seconds(models, labeled(real, real.train), work.images, how)
-        one += testing * min(s.evaluations, work.epochs)
-        if name != "distilled" and BASELINES[name].images == "herding":
+    works = [row_work(name, real, settings, size) for name in ("distilled", *baselines)]
+    for work, stage in zip(works, student_stages(works, real, settings, runtime), strict=True):
+        if work.name != "distilled" and BASELINES[work.name].images == "herding":
             seconds = herding_seconds(real, work.per_class, extractor, runtime)
-            yield Stage(name=name, work=f"{work.per_class} of each class", seconds=seconds)
-        yield Stage(
-            name=f"students: {work.label}",
-            work=f"{s.repeats} x {plural(work.epochs, 'epoch')}",
-            seconds=one * math.ceil(of_rank / together),
-        )
+            yield Stage(name=work.name, work=f"{work.per_class} of each class", seconds=seconds)
+        yield stage
 
 
 def score_set(

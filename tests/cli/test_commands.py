@@ -1,5 +1,6 @@
 """The command line: help, flags, one JSON object, one message and an exit code for whatever is wrong."""
 
+import dataclasses
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from ncfmkit.sets import set_file
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
-    *("distill", "merge", "relabel", "pretrain", "evaluate", "train"),
+    *("distill", "merge", "relabel", "pretrain", "evaluate", "compare", "train"),
     *("pack", "unpack", "verify", "push", "convert", "inspect"),
     *("export", "validate", "predict"),
     *("recipes", "doctor", "cache"),
@@ -90,7 +91,7 @@ def test_commands_are_listed_in_groups_with_a_summary_of_one_line() -> None:
     assert [line.strip("╭╮─ ") for line in lines if "╭" in line] == ["Options", *groups]
     below = lines[next(i for i, line in enumerate(lines) if groups[0] in line) :]
     assert [line.split()[1] for line in below if re.match(r"│ [a-z]", line)] == [
-        *("distill", "merge", "relabel", "pretrain", "recipes", "inspect", "evaluate", "train"),
+        *("distill", "merge", "relabel", "pretrain", "recipes", "inspect", "evaluate", "compare", "train"),
         *("pack", "verify", "push", "unpack", "convert"),
         *("export", "validate", "predict", "doctor", "cache"),
     ]
@@ -155,7 +156,15 @@ def test_distill_json(tmp_path: Path) -> None:
     assert "extractor pool:" in result.stderr
 
 
+def other_set(path: Path, done: Path) -> Path:
+    """Of the same run, with other pixels."""
+    one = set_file.load(done)
+    ncfmkit.save(dataclasses.replace(one, images=255 - one.images), path)
+    return path
+
+
 def test_dry_runs_write_nothing(tmp_path: Path, done: Path) -> None:
+    other = other_set(tmp_path / "other.safetensors", done)
     before = content(tmp_path)
     text = succeeds("distill", "digits", *TINY, "--out", "new", "--dry-run").stdout
     assert "8 steps of lr 0.01, ncfd, 32 frequencies (learned), 32 real images per class" in text
@@ -167,6 +176,7 @@ def test_dry_runs_write_nothing(tmp_path: Path, done: Path) -> None:
     for command in (
         ["pretrain", "digits", "--width", "7", "--pool", "2", "--compile", "off"],
         ["evaluate", done, "--data", "digits", *QUICK],
+        ["compare", done, other, "--data", "digits", *QUICK],
         ["train", done, "--student-epochs", "9", "--compile", "off"],
     ):
         result = succeeds(*command, "--dry-run")
@@ -196,6 +206,26 @@ def test_other_commands_json(tmp_path: Path, done: Path) -> None:
     assert "torch" in one_object(succeeds("doctor", "--json"))
     pool = ["--width", "8", "--pool", "2", "--pool-epochs", "1", "--compile", "off", "--device", "cpu"]
     assert len(one_object(succeeds("pretrain", "digits", *pool, "--json"))["accuracies"]) == 2
+
+
+def test_compare(tmp_path: Path, done: Path) -> None:
+    command = ["compare", done, other_set(tmp_path / "other.safetensors", done), "--data", "digits", *QUICK[:2]]
+    command += ["--repeats", "2", "--out", "versus"]
+    first = succeeds(*command)
+    assert "students of done" not in first.stderr
+    assert "total: about" in first.stderr
+    text = " ".join(first.stdout.split())
+    for expected in ("other.safetensors", "vs first", "the recipe of the first set", "versus/compare.html  all of it"):
+        assert " ".join(expected.split()) in text
+    assert (tmp_path / "versus" / "compare.html").is_file()
+    again = succeeds(*command, "--json")
+    assert "versus holds the students of done, other.safetensors" in again.stderr
+    assert "total: about" not in again.stderr
+    value = one_object(again)
+    assert value == json.loads((tmp_path / "versus" / "compare.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in value["sets"]] == ["done", "other.safetensors"]
+    refused("compare", done, "--data", "digits", says="expected two or more sets, got 1")
+    refused("compare", done, done, "--data", "digits", says="is given twice")
 
 
 def test_distill_prints_files_and_scores(done: Path) -> None:
