@@ -159,7 +159,7 @@ def test_loading_a_set_imports_little() -> None:
     file = ROOT / "tests" / "data" / "single-gray.safetensors"
     done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True, cwd=ROOT)
     base = ("_version", "config", "errors", "extras", "files", "images", "interrupts", "mosaic", "progress", "records")
-    sets = ("hub", "manifest", "quantize", "set_file", "subset", "synthetic")
+    sets = ("coding", "hub", "label_codes", "manifest", "quantize", "set_file", "subset", "synthetic")
     assert set(done.stdout.split()) <= {"ncfmkit", "ncfmkit.sets", *(f"ncfmkit.{m}" for m in base)} | {
         f"ncfmkit.sets.{m}" for m in sets
     }

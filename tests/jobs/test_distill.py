@@ -42,7 +42,6 @@ from ncfmkit.real.store import RealData
 from ncfmkit.run import RunDirectory
 from ncfmkit.run_records import MetricsRow, Scores
 from ncfmkit.runtime import Runtime, choose_runtime
-from ncfmkit.scoring import baselines as baselines_module
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import SetSize
 from ncfmkit.sets import budget, numpy_reader, set_file
@@ -364,7 +363,7 @@ def test_the_seed_reaches_every_part_of_a_run(tmp_path: Path, monkeypatch: pytes
     spy(loop, "make_problem")
     spy(students, "score")
     spy(distill_job, "real_mosaics", 2)
-    spy(baselines_module, "random_subset", 2)
+    spy(students, "random_subset", 2)
     start(tmp_path / "run", seed=7, distill__steps=1, baselines=("random", "mosaic"))
     assert len(seeds) == 7
     assert all(found == {7} for found in seeds.values()), seeds
