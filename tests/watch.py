@@ -22,7 +22,7 @@ MOST_MEMORY = 32 << 20  # bytes that reading a mutated set of a few kilobytes ma
 MOST_GROWTH = 100 << 20  # bytes that the process may grow by, all readings of a test together
 MOST_SECONDS = 5  # of processor time for one file; most take milliseconds
 TRACED = 20  # one case in so many is read under tracemalloc, which is slow
-FEW, MANY = 200, 10_000  # cases of a hunt, without and with -m slow
+FEW, MANY = 200, 6_000  # cases of a hunt, without and with -m slow
 HUNT: dict[str, Any] = {
     "deadline": None,
     "derandomize": True,
