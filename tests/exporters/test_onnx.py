@@ -64,7 +64,8 @@ def test_every_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("precision", EXPORTERS["onnx"].precisions)
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_every_network_in_every_precision(name: str, precision: str, tmp_path: Path) -> None:
-    epochs = 3 if name == "densenet121" else 0  # untrained, int8 of its 120 layers is just out of tolerance
+    # untrained, int8 is just out of tolerance: of 120 layers, and of an AlexNet by one image in nine
+    epochs = 3 if name in ("alexnet", "densenet121") else 0
     student, calibration = write_network(name, tmp_path, epochs=epochs), None
     if precision == "int8":
         calibration = DataArguments(data=str(write_set(tmp_path / "set.safetensors", size=SIDES[name])))
