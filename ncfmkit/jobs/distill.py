@@ -48,6 +48,7 @@ from ncfmkit.scoring.baselines import SetSize, check_baselines, herded_subset, p
 from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.sets import budget, set_file
 from ncfmkit.sets.manifest import BY_WORTH, finished_set, manifest_score, to_bytes
+from ncfmkit.sets.subset import first_of_each
 from ncfmkit.sets.synthetic import SyntheticSet
 
 ARTIFACTS = {
@@ -571,30 +572,26 @@ def _within_budget(settings: Settings, real: RealData, images_NCHW: torch.Tensor
     if settings.distill.bytes is None:
         return result
     classes = len(result.classes)
-    most = budget.parse_budget(settings.distill.bytes, classes) * classes
-    while (size := result.content_bytes + _soft_label_bytes(result, settings)) > most:
+    most, label = budget.parse_budget(settings.distill.bytes, classes) * classes, label_bytes(settings, classes)
+    while (size := result.content_bytes + classes * result.manifest.ipc.decoded * label) > most:
         ipc = min(result.ipc - 1, int(result.ipc * most / size))
         assert ipc
         of_class = f"{plural(result.ipc, 'image')} per class take {size / classes:,.0f} bytes"
         notice(f"--bytes {settings.distill.bytes}: {of_class}, so {ipc} are kept, those of most worth")
         smaller = dataclasses.replace(settings, distill=dataclasses.replace(settings.distill, ipc=ipc))
-        first_NCHW = images_NCHW.unflatten(0, (classes, -1))[:, :ipc].flatten(0, 1)
+        first_NCHW = first_of_each(images_NCHW, settings.distill.ipc, ipc)
         result = finished_set(smaller, real, first_NCHW, order=order)
     return result
 
 
-def _soft_label_bytes(result: SyntheticSet, settings: Settings) -> int:
-    """Of the soft labels that a set gets."""
-    classes = len(result.classes)
-    return classes * result.manifest.ipc.decoded * label_bytes(settings, classes)
-
-
 def _write_set(run: RunDirectory, result: SyntheticSet, settings: Settings, teachers: Teachers | None) -> SyntheticSet:
     """The set, with soft labels where it has teachers, in the run's directory with its pictures."""
+    taught = None
     if teachers is not None:
         result, taught = relabeled(result, settings, teachers)
-        notice(taught.describe(_soft_label_bytes(result, settings)))
     result = dataclasses.replace(result, manifest=set_file.save(result, run.path / set_file.FILE_NAME, force=True))
+    if taught is not None:
+        notice(taught.describe(result.manifest.bytes["soft_labels"]))
     sheet = contact_sheet(result.images.numpy(), result.labels.numpy(), result.classes)
     write_atomic(run.path / "preview.png", png_bytes(sheet))
     curves(run.metrics(), run.path / "curves.png")

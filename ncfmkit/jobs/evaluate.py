@@ -26,7 +26,7 @@ from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import BASELINES, SetSize, check_baselines, herded_subset, parse_baselines
 from ncfmkit.scoring.soft_labels import Teachers
-from ncfmkit.sets.manifest import image_tensors, in_bits, to_bytes, with_coding
+from ncfmkit.sets.manifest import image_tensors, in_bits, to_bytes
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -174,8 +174,7 @@ def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -
     images = to_bytes(initialize("mix", real, ipc=result.ipc, factor=factor, seed=drawn))
     how, levels, coded = result.manifest.pixels, None, None
     if how is not None:
-        images, levels = in_bits(images, how)
-        how, coded = with_coding(images, levels, how)
+        images, levels, coded, how = in_bits(images, how)
     stored = sum(tensor.nbytes for tensor in image_tensors(images, levels, coded, how).values())
     return dataclasses.replace(result, images=images, soft_labels=None, levels=None, coded=None).labeled(), stored
 

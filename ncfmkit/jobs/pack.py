@@ -5,15 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free_folder, parse_bytes, safe_name
 from ncfmkit.jobs.evaluate import Scoring, requested_scoring
 from ncfmkit.progress import notice
 from ncfmkit.sets import package, quantize, set_file
-from ncfmkit.sets.manifest import BY_WORTH, Original, Pixels, Training, manifest_score, with_coding
+from ncfmkit.sets.manifest import BY_WORTH, Original, Pixels, Training, in_bits, manifest_score
 from ncfmkit.sets.subset import first_images
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -139,10 +137,10 @@ def quantized(result: SyntheticSet, bits: int, scale: quantize.Scale, dither: bo
         how = result.manifest.pixels
         advice = "start from the original set" if how.original else "it was distilled so, leave --bits out"
         raise UserError(f"--bits {bits}: the set already has {how.bits} bits per value: {advice}")
-    rounded, lowest_highest = quantize.quantize(result.images.numpy(), bits=bits, scale=scale, dither=dither)
-    images, levels = torch.from_numpy(rounded), torch.from_numpy(lowest_highest)
+    quantize.check(bits, scale)
     original = Original(manifest_sha256=result.manifest.manifest_sha256, score=result.manifest.score)
-    how = Pixels(bits=bits, scale=scale, dither=dither, shape=rounded.shape[1:], original=original)
-    how, coded = with_coding(images, levels, how)
+    _, channels, height, width = result.images.shape
+    how = Pixels(bits=bits, scale=scale, dither=dither, shape=(channels, height, width), original=original)
+    images, levels, coded, how = in_bits(result.images, how)
     result = dataclasses.replace(result, images=images, levels=levels, coded=coded)
     return with_manifest(result, pixels=how, score=None)

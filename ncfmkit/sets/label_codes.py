@@ -13,7 +13,6 @@ import numpy as np
 
 from ncfmkit.errors import UserError
 
-BITS = (16, 8, 4)
 LOWEST = 16  # below the largest logit of an image: a probability of 1e-7 beside it
 MOST_CLASSES = 1 << 16  # of which the top ones can be named
 MOST_RESTORED = 64  # times the bytes of all tensors: what is read takes memory by the size of its file

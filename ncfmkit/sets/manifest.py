@@ -266,10 +266,12 @@ def _format(*, quantized: bool, coded: bool, soft: bool) -> int:
     return 3 if coded else 2 if quantized or soft else 1
 
 
-def in_bits(images: torch.Tensor, how: Pixels) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 images as they are stored in fewer bits, and the levels that their values lie between."""
-    rounded, levels = quantize.quantize(images.numpy(), bits=how.bits, scale=how.scale, dither=how.dither)
-    return torch.from_numpy(rounded), torch.from_numpy(levels)
+def in_bits(images: torch.Tensor, how: Pixels) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, Pixels]:
+    """uint8 images in fewer bits, the levels that their values lie between, and :func:`with_coding` of both."""
+    values, lowest_highest = quantize.quantize(images.numpy(), bits=how.bits, scale=how.scale, dither=how.dither)
+    rounded, levels = torch.from_numpy(values), torch.from_numpy(lowest_highest)
+    how, coded = with_coding(rounded, levels, how)
+    return rounded, levels, coded, how
 
 
 def with_coding(images: torch.Tensor, levels: torch.Tensor, how: Pixels) -> tuple[Pixels, torch.Tensor | None]:
@@ -601,8 +603,7 @@ def finished_set(
     if d.stored_bits < 8:
         shape = stored.shape[1], stored.shape[2], stored.shape[3]
         pixels = Pixels(bits=d.stored_bits, scale="image", dither=False, shape=shape)
-        stored, levels = in_bits(stored, pixels)
-        pixels, coded = with_coding(stored, levels, pixels)
+        stored, levels, coded, pixels = in_bits(stored, pixels)
     tensors = {"labels": labels} | image_tensors(stored, levels, coded, pixels)
     kept = to_dict(settings)
     kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine

@@ -31,10 +31,7 @@ def quantize(images_NCHW: np.ndarray, *, bits: int, scale: Scale, dither: bool) 
     Returns:
         uint8 images `[N, C, H, W]` and uint8 levels `[G, C, 2]`.
     """
-    if bits not in BITS:
-        raise UserError(f"--bits {bits}: expected one of {', '.join(map(str, BITS))}")
-    if scale not in get_args(Scale):
-        raise UserError(f"--scale {scale}: expected one of {', '.join(get_args(Scale))}")
+    check(bits, scale)
     levels_GC2 = _levels(images_NCHW, bits, scale)
     coded = _dithered if dither else encode
     parts = [
@@ -42,6 +39,14 @@ def quantize(images_NCHW: np.ndarray, *, bits: int, scale: Scale, dither: bool) 
         for n, g in in_parts(images_NCHW, levels_GC2)
     ]
     return np.concatenate(parts), levels_GC2
+
+
+def check(bits: int, scale: str) -> None:
+    """Raises UserError for another number of bits, or another scale, than there is."""
+    if bits not in BITS:
+        raise UserError(f"--bits {bits}: expected one of {', '.join(map(str, BITS))}")
+    if scale not in get_args(Scale):
+        raise UserError(f"--scale {scale}: expected one of {', '.join(get_args(Scale))}")
 
 
 def encode(images_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:

@@ -32,8 +32,8 @@ def first_images(whole: SyntheticSet, ipc: int) -> SyntheticSet:
     if soft is not None:
         soft = soft.unflatten(0, (len(m.classes), -1))[:, :decoded].flatten(0, 1).contiguous()
     if levels is not None and m.pixels is not None and m.pixels.scale == "image":
-        levels = _first(levels, stored, ipc)
-    images, pixels = _first(whole.images, stored, ipc), m.pixels
+        levels = first_of_each(levels, stored, ipc)
+    images, pixels = first_of_each(whole.images, stored, ipc), m.pixels
     if pixels is not None and pixels.original is not None:  # its digest and score are of all images
         pixels = pixels.model_copy(update={"original": Original()})
     if pixels is not None and levels is not None:
@@ -41,7 +41,7 @@ def first_images(whole: SyntheticSet, ipc: int) -> SyntheticSet:
     part = dataclasses.replace(
         whole,
         images=images,
-        labels=_first(whole.labels, stored, ipc),
+        labels=first_of_each(whole.labels, stored, ipc),
         levels=levels,
         coded=coded,
         soft_labels=soft,
@@ -57,6 +57,6 @@ def first_images(whole: SyntheticSet, ipc: int) -> SyntheticSet:
     return dataclasses.replace(part, manifest=with_digests(part.manifest.to_dict(), tensors_of(part)))
 
 
-def _first(rows: torch.Tensor, stored: int, ipc: int) -> torch.Tensor:
-    """The first of every `stored` rows."""
+def first_of_each(rows: torch.Tensor, stored: int, ipc: int) -> torch.Tensor:
+    """The first `ipc` of every `stored` rows."""
     return rows.unflatten(0, (-1, stored))[:, :ipc].flatten(0, 1).contiguous()
