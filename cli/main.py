@@ -11,6 +11,7 @@ import typer
 
 from ncfmkit import distributed, interrupts, progress
 from ncfmkit._version import __version__
+from ncfmkit.cli.assess import assess
 from ncfmkit.cli.cache import cache
 from ncfmkit.cli.compare import compare
 from ncfmkit.cli.convert import convert
@@ -115,7 +116,7 @@ def _fail(message: str, code: int) -> None:
 
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {  # as --help shows them
     "Make a set": (distill, merge, relabel, pretrain, recipes),
-    "Use a set": (inspect, evaluate, compare, train),
+    "Use a set": (inspect, evaluate, assess, compare, train),
     "Ship a set": (pack, verify, push, unpack, convert),
     "Deploy a student": (export, validate, predict),
     "Machine": (doctor, cache),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ncfmkit.exporters.export import export
     from ncfmkit.exporters.predict import predict
     from ncfmkit.exporters.validate import validate
+    from ncfmkit.jobs.assess import assess
     from ncfmkit.jobs.compare import compare
     from ncfmkit.jobs.convert import convert
     from ncfmkit.jobs.distill import Result, distill, resume
@@ -38,6 +39,7 @@ _HOMES = {
     "Result": "ncfmkit.jobs.distill",
     "SyntheticSet": "ncfmkit.sets.synthetic",
     "UserError": "ncfmkit.errors",
+    "assess": "ncfmkit.jobs.assess",
     "compare": "ncfmkit.jobs.compare",
     "convert": "ncfmkit.jobs.convert",
     "distill": "ncfmkit.jobs.distill",
@@ -66,6 +68,7 @@ __all__ = [
     "SyntheticSet",
     "UserError",
     "__version__",
+    "assess",
     "compare",
     "convert",
     "distill",

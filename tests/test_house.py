@@ -26,6 +26,8 @@ BASE = {
         "records",
         "in_use",
         "comparison",
+        "assessment",
+        "kept",
     ),
     *("distributed", "runtime", "recorded", "run", "run_records", "mosaic", "augment", "recipes", "measured"),
 }

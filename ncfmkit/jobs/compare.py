@@ -1,7 +1,5 @@
 """`ncfmkit compare`: which of several sets trains better students?"""
 
-import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,18 +9,25 @@ from typing import Any
 
 from ncfmkit import interrupts
 from ncfmkit.comparison import ComparedOn, ComparedSet, Comparison, Difference
-from ncfmkit.config import Settings, by_name, full_key, to_dict
+from ncfmkit.config import Settings, full_key, to_dict
 from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.estimate import Stage, announce
-from ncfmkit.files import check_free_folder
 from ncfmkit.images import labeled
 from ncfmkit.jobs.evaluate import settings_for
-from ncfmkit.jobs.setup import check_fits, open_data, resolve
+from ncfmkit.jobs.setup import (
+    changed_recipe,
+    check_fits,
+    check_results_folder,
+    measured_on,
+    open_data,
+    recipe_of,
+    resolve,
+)
+from ncfmkit.kept import Kept
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice, plural, shortened_list
 from ncfmkit.real.arguments import DataArguments, split_arguments
 from ncfmkit.real.store import RealData
-from ncfmkit.records import Record
 from ncfmkit.reports.comparison import write_page
 from ncfmkit.reports.strips import SetImages
 from ncfmkit.run_records import Score
@@ -34,7 +39,6 @@ from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import batch_plan
 
 RESULT_FILE, PAGE_FILE, STUDENTS = "compare.json", "compare.html", "students"
-RECIPE = ("seed", "data", "network", "student")  # what all students share, by sections of the settings
 UNEVEN = 0.05  # share of the gradient steps by which a set's whole epochs may exceed them
 
 
@@ -52,34 +56,17 @@ class Plan:
     real: RealData
     runtime: Runtime
     out: Path
+    kept: Kept  # the scores of students that are trained
 
     def conditions(self, k: int) -> dict[str, Any]:
-        """All that the accuracies of a set's students depend on."""
-        settings, student = self.settings, to_dict(self.settings.student)
+        """What the accuracies of a set's students depend on, beside the conditions of `kept`."""
+        student = to_dict(self.settings.student)
         del student["whole_epochs"]  # of a baseline
         return {
             "manifest_sha256": self.sets[k].manifest.manifest_sha256,
-            "data": self.real.fingerprint,
-            "network": to_dict(settings.network),
+            "network": to_dict(self.settings.network),
             "student": student | {"epochs": self.works[k].epochs},
-            "seed": settings.seed,
-            "device": device_name(self.runtime.device),
-            "precision": self.runtime.precision,
-            "compile": self.runtime.compile,
-            "versions": versions(),
         }
-
-    def kept_file(self, k: int) -> Path:
-        """Where the score of a set's students is kept: a name for each set and way to train."""
-        text = json.dumps(self.conditions(k), sort_keys=True)
-        return self.out / STUDENTS / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
-
-
-class KeptScore(Record):
-    """A score in `students/`, and what it depends on."""
-
-    conditions: dict[str, Any]
-    score: Score
 
 
 def compare(
@@ -133,8 +120,7 @@ def compare(
         for k in range(len(plan.sets)):
             if k not in scores:
                 trained = _train(plan, k)
-                (plan.out / STUDENTS).mkdir(parents=True, exist_ok=True)
-                KeptScore(conditions=plan.conditions(k), score=trained).write(plan.kept_file(k))
+                plan.kept.write(trained, **plan.conditions(k))
                 scores[k] = trained
                 _write(plan, scores)
         return _write(plan, scores)
@@ -168,15 +154,12 @@ def _plan(
     source, changes = split_arguments(data, overrides)
     changes = {full_key(key): value for key, value in changes.items()}
     settings = settings_for(sets[0], changes)
-    recorded, used = (
-        by_name({name: to_dict(of)[name] for name in RECIPE}) for of in (sets[0].manifest.training.settings(), settings)
-    )
-    changed = tuple(key for key, value in used.items() if value != recorded[key])
+    changed = changed_recipe(sets[0].manifest.training.settings(), settings)
     if not settings.student.repeats:
         raise UserError("--repeats 0: expected 1 or more students of each set")
     steps, epochs = _equal_steps(names, sets, settings)
     folder = Path("comparison" if out is None else out)
-    _check_folder(folder)
+    check_results_folder(folder, RESULT_FILE, STUDENTS, made_by="compare", what="a comparison")
     runtime = choose_runtime(settings.runtime)
 
     real = _open(source, settings, names, sets)
@@ -205,6 +188,7 @@ def _plan(
         real=real,
         runtime=runtime,
         out=folder,
+        kept=Kept(folder=folder / STUDENTS, conditions=measured_on(real, settings, runtime)),
     )
 
 
@@ -262,18 +246,6 @@ def _equal_steps(names: Sequence[str], sets: Sequence[SyntheticSet], settings: S
     return steps, epochs
 
 
-def _check_folder(folder: Path) -> None:
-    """Raises UserError unless results can be written there, and it holds those of a comparison or nothing."""
-    check_free_folder(folder, force=True, foreign=lambda _: [], made_by="compare")
-    if folder.is_dir() and not (folder / RESULT_FILE).is_file():
-        others = sorted(entry.name for entry in folder.iterdir() if entry.name != STUDENTS)
-        if others:
-            raise UserError(
-                f"--out {folder} holds something else than a comparison ({shortened_list(others)}): choose another "
-                "folder"
-            )
-
-
 def _open(source: DataArguments, settings: Settings, names: Sequence[str], sets: Sequence[SyntheticSet]) -> RealData:
     real = open_data(source, settings)
     real.test_split()
@@ -296,14 +268,8 @@ def _stages(plan: Plan, left: Sequence[int]) -> Iterator[Stage]:
 
 
 def _kept_score(plan: Plan, k: int) -> Score | None:
-    path = plan.kept_file(k)
-    if not path.is_file():
-        return None
-    try:
-        kept = KeptScore.read(path).score
-    except UserError as error:
-        raise UserError(f"{error}\nremove that file, and its students are trained again") from None
-    return kept.model_copy(update={"label": plan.names[k]})
+    found = plan.kept.read(Score, **plan.conditions(k))
+    return None if found is None else found.model_copy(update={"label": plan.names[k]})
 
 
 def _train(plan: Plan, k: int) -> Score:
@@ -339,9 +305,7 @@ def _write(plan: Plan, scores: dict[int, Score]) -> Comparison:
         )
         for place, k in enumerate(done)
     )
-    real, settings = plan.real, to_dict(plan.settings)
-    recipe = {name: settings[name] for name in RECIPE}
-    recipe["runtime"] = {name: settings["runtime"][name] for name in ("precision", "compile")}
+    real = plan.real
     found = Comparison(
         data=ComparedOn(
             name=real.name,
@@ -349,7 +313,7 @@ def _write(plan: Plan, scores: dict[int, Score]) -> Comparison:
             test=len(real.test_split().images),
             classes=real.classes,
         ),
-        recipe=recipe,
+        recipe=recipe_of(plan.settings),
         changed=plan.changed,
         steps=plan.steps,
         device=device_name(plan.runtime.device),

@@ -115,7 +115,7 @@ def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
     """The training record of a set as settings, overridden; another network than the set's has its own width."""
     settings = result.manifest.training.settings()
     if overrides.get("network.name", settings.network.name) != settings.network.name:
-        # the extractors stay the set's own: `_extractors`
+        # the extractors stay the set's own: `extractors_of`
         pool = dataclasses.replace(settings.pool, networks=(), extractor_width=None)
         settings = dataclasses.replace(settings, network=NetworkSettings(), pool=pool)
     return check(override(settings, read_class_list(overrides)))
@@ -140,10 +140,10 @@ def evaluate_real(
     notice(f"device: {runtime.describe()}")
     announce(estimate(result, real, settings, runtime, baselines=baselines))
 
-    extractors = _extractors(result, real)
+    extractors = extractors_of(result, real)
 
     def herding(count: int) -> LabeledImages:
-        pool = open_pool(real, extractors[:1], _one_member(settings), seed=settings.seed, runtime=runtime)
+        pool = open_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
         return herded_subset(real, count, pool.final[0], extractors[0], runtime)
 
     @functools.cache
@@ -188,8 +188,8 @@ def estimate(
         UserError: as :func:`evaluate_real`.
     """
     settings = _checked(result, real, settings, baselines)
-    extractors = _extractors(result, real)
-    pool, networks = _one_member(settings), extractors[:1]
+    extractors = extractors_of(result, real)
+    pool, networks = one_member(settings), extractors[:1]
     if "random-soft" in baselines:
         pool, networks = teaching_pool(settings), extractors
     if "random-soft" in baselines or any(BASELINES[name].images == "herding" for name in baselines):
@@ -229,12 +229,12 @@ def set_size(result: SyntheticSet) -> SetSize:
     )
 
 
-def _extractors(result: SyntheticSet, real: RealData) -> tuple[NetworkSettings, ...]:
+def extractors_of(result: SyntheticSet, real: RealData) -> tuple[NetworkSettings, ...]:
     """The networks of the extractors that the set was made with, whatever its students are."""
     return resolve(result.manifest.training.settings(), real).extractors
 
 
-def _one_member(settings: Settings) -> PoolSettings:
+def one_member(settings: Settings) -> PoolSettings:
     return dataclasses.replace(settings.pool, members=1, snapshots=0)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,31 @@ import torch
 
 from ncfmkit import distributed, networks
 from ncfmkit.augment import parse_strategy
-from ncfmkit.config import DistillSettings, RuntimeSettings, Settings, check, full_key, load_recipe, override
+from ncfmkit.config import (
+    DistillSettings,
+    RuntimeSettings,
+    Settings,
+    by_name,
+    check,
+    full_key,
+    load_recipe,
+    override,
+    to_dict,
+)
 from ncfmkit.errors import UserError
-from ncfmkit.files import parse_bytes
+from ncfmkit.files import check_free_folder, parse_bytes
 from ncfmkit.jobs.growing import settings_of
 from ncfmkit.mosaic import check_budget, compose
 from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import DEFAULT_RECIPES, DataArguments, read_class_list
 from ncfmkit.real.store import RealData
-from ncfmkit.runtime import choose_device
+from ncfmkit.runtime import Runtime, choose_device, device_name, versions
 from ncfmkit.sets import budget, label_codes
 from ncfmkit.sets.manifest import to_bytes
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 
+_RECIPE = ("seed", "data", "network", "student")  # what students are trained by, as sections of the settings
 SAMPLED_VALUES = 1 << 18  # of the images that say how well a set compresses
 
 
@@ -157,3 +169,44 @@ def check_fits(result: SyntheticSet, real: RealData) -> None:
             f"the set has images of shape {tuple(result.images.shape[1:])}, {real.name} has {expected}: "
             "pass --size, --resize and --color as the set was made with"
         )
+
+
+def recipe_of(settings: Settings) -> dict[str, object]:
+    """How students are trained: sections of the settings by name, as `config.from_dict` reads them."""
+    table = to_dict(settings)
+    runtime = {name: table["runtime"][name] for name in ("precision", "compile")}
+    return {name: table[name] for name in _RECIPE} | {"runtime": runtime}
+
+
+def changed_recipe(recorded: Settings, used: Settings) -> tuple[str, ...]:
+    """The settings that students are trained by in another way than the set records."""
+    before, after = (by_name({name: to_dict(of)[name] for name in _RECIPE}) for of in (recorded, used))
+    return tuple(key for key, value in after.items() if value != before[key])
+
+
+def measured_on(real: RealData, settings: Settings, runtime: Runtime) -> dict[str, Any]:
+    """What every measurement of students depends on: data, seed, machine and versions."""
+    return {
+        "data": real.fingerprint,
+        "seed": settings.seed,
+        "device": device_name(runtime.device),
+        "precision": runtime.precision,
+        "compile": runtime.compile,
+        "versions": versions(),
+    }
+
+
+def check_results_folder(folder: Path, result_file: str, part: str, *, made_by: str, what: str) -> None:
+    """Raises UserError unless results can be written there, and it holds `result_file`, `part` of one, or nothing.
+
+    Args:
+        part: the name of what is there before the first result is.
+        made_by, what: the command and what it makes, such as `a comparison`, for messages.
+    """
+    check_free_folder(folder, force=True, foreign=lambda _: [], made_by=made_by)
+    if folder.is_dir() and not (folder / result_file).is_file():
+        others = sorted(entry.name for entry in folder.iterdir() if entry.name != part)
+        if others:
+            raise UserError(
+                f"--out {folder} holds something else than {what} ({shortened_list(others)}): choose another folder"
+            )

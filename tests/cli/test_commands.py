@@ -29,7 +29,7 @@ from ncfmkit.sets import set_file
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
-    *("distill", "merge", "relabel", "pretrain", "evaluate", "compare", "train"),
+    *("distill", "merge", "relabel", "pretrain", "evaluate", "assess", "compare", "train"),
     *("pack", "unpack", "verify", "push", "convert", "inspect"),
     *("export", "validate", "predict"),
     *("recipes", "doctor", "cache"),
@@ -91,7 +91,7 @@ def test_commands_are_listed_in_groups_with_a_summary_of_one_line() -> None:
     assert [line.strip("╭╮─ ") for line in lines if "╭" in line] == ["Options", *groups]
     below = lines[next(i for i, line in enumerate(lines) if groups[0] in line) :]
     assert [line.split()[1] for line in below if re.match(r"│ [a-z]", line)] == [
-        *("distill", "merge", "relabel", "pretrain", "recipes", "inspect", "evaluate", "compare", "train"),
+        *("distill", "merge", "relabel", "pretrain", "recipes", "inspect", "evaluate", "assess", "compare", "train"),
         *("pack", "verify", "push", "unpack", "convert"),
         *("export", "validate", "predict", "doctor", "cache"),
     ]

@@ -1,0 +1,230 @@
+"""`ncfmkit assess`: what is a set good for, beyond the accuracy of its own students?"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ncfmkit import interrupts
+from ncfmkit.assessment import AssessedSet, Assessment
+from ncfmkit.comparison import ComparedOn
+from ncfmkit.config import full_key, to_dict
+from ncfmkit.distillation.pool import open_pool
+from ncfmkit.errors import UserError
+from ncfmkit.estimate import Stage, announce
+from ncfmkit.images import LabeledImages
+from ncfmkit.jobs.evaluate import extractors_of, one_member, real_mosaics, set_size, settings_for
+from ncfmkit.jobs.setup import (
+    changed_recipe,
+    check_fits,
+    check_results_folder,
+    measured_on,
+    open_data,
+    recipe_of,
+    resolve,
+)
+from ncfmkit.kept import Kept
+from ncfmkit.networks import network_builder
+from ncfmkit.progress import notice
+from ncfmkit.real.arguments import split_arguments
+from ncfmkit.reports.assessment import Heading, write_page
+from ncfmkit.runtime import choose_runtime, device_name, versions
+from ncfmkit.scoring.baselines import herded_subset
+from ncfmkit.scoring.evaluations import EVALUATIONS, parse_evaluations
+from ncfmkit.scoring.subject import Subject
+from ncfmkit.sets.set_file import load
+from ncfmkit.sets.synthetic import SyntheticSet
+
+RESULT_FILE, PAGE_FILE, MEASURED = "assess.json", "assess.html", "measured"
+HEADINGS = {name: Heading(title=row.title, asks=row.asks, source=row.source) for name, row in EVALUATIONS.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A set that fits the data, and the evaluations that it has all for."""
+
+    path: str
+    result: SyntheticSet
+    subject: Subject
+    names: tuple[str, ...]
+    changed: tuple[str, ...]  # settings that are not the set's
+    out: Path
+
+    def conditions(self, name: str) -> dict[str, Any]:
+        """What the result of an evaluation depends on, beside the conditions of `kept`."""
+        settings = self.subject.settings
+        return {"evaluation": name, "network": to_dict(settings.network), "student": to_dict(settings.student)}
+
+
+def assess(
+    path: str | os.PathLike[str],
+    *,
+    data: Any,
+    only: str | Sequence[str] = "all",
+    out: str | os.PathLike[str] | None = None,
+    **overrides: Any,
+) -> Assessment:
+    """Measures what a set is good for, by rows of the table of evaluations (docs/method.md, section 8).
+
+    Writes `assess.json`, `assess.html`, and to `measured/` every score as soon as it is there, which a later call with
+    this set, settings and data does not measure again.
+
+    Args:
+        path: a set, as :func:`ncfmkit.evaluate` takes it.
+        data: the real data that the set was made from, with a test split, as in :func:`ncfmkit.distill`.
+        only: names of evaluations, such as `"architectures"`; `"all"`: those that this set and its data allow.
+        out: the folder to make, or that of an earlier assessment; None: `assessment`.
+        overrides: settings by name that replace the set's own, such as `repeats=3`; and `data_root`, `download`,
+            `skip_bad` as in :func:`ncfmkit.distill`.
+
+    Returns:
+        What `assess.json` holds: a result for each evaluation by its name, and None for those that are not measured;
+        the `set`, `recipe` of the students, `device`, ...; `to_dict()` gives plain JSON values.
+
+    Raises:
+        UserError: no set there, it does not fit the data, an evaluation that is named needs what it has not, or a
+            folder of something else.
+
+    Example:
+        >>> found = ncfmkit.assess("runs/digits-ipc1", data="digits", only="architectures", repeats=3)
+        >>> [row.network for row in found.architectures.rows if row.set == "distilled"]
+        ['convnet-2 width 64', 'alexnet']
+    """
+    plan = _plan(path, data, only, out, overrides)
+    notice(f"device: {plan.subject.runtime.describe()}")
+    done = [name for name in plan.names if _is_done(plan, name)]
+    if done:
+        notice(f"{plan.out} holds {', '.join(done)}")
+    announce(_stages(plan))
+
+    def kept() -> str:
+        return f"interrupted: {plan.out} holds what is measured: run the same command to continue"
+
+    with interrupts.keeping(kept):
+        for name in plan.names:
+            row = EVALUATIONS[name]
+            plan.subject.kept.measured(row.result, partial(row.measure, plan.subject), **plan.conditions(name))
+            _write(plan)
+        return _write(plan)
+
+
+def dry_run(
+    path: str | os.PathLike[str],
+    *,
+    data: Any,
+    only: str | Sequence[str] = "all",
+    out: str | os.PathLike[str] | None = None,
+    **overrides: Any,
+) -> Iterator[Stage]:
+    """What :func:`assess` would measure; arguments and errors as there."""
+    plan = _plan(path, data, only, out, overrides)
+    notice(f"device: {plan.subject.runtime.describe()}")
+    return _stages(plan)
+
+
+def _plan(
+    path: str | os.PathLike[str],
+    data: Any,
+    only: str | Sequence[str],
+    out: str | os.PathLike[str] | None,
+    overrides: dict[str, Any],
+) -> Plan:
+    """The real data are opened last, after all that can be checked without them."""
+    result = load(path)
+    source, changes = split_arguments(data, overrides)
+    settings = settings_for(result, {full_key(key): value for key, value in changes.items()})
+    if not settings.student.repeats:
+        raise UserError("--repeats 0: expected 1 or more students to assess a set with")
+    changed = changed_recipe(result.manifest.training.settings(), settings)
+    asked = parse_evaluations(only if isinstance(only, str) else ",".join(only))
+    folder = Path("assessment" if out is None else out)
+    check_results_folder(folder, RESULT_FILE, MEASURED, made_by="assess", what="an assessment")
+    runtime = choose_runtime(settings.runtime)
+
+    real = open_data(source, settings)
+    check_fits(result, real)
+    real.test_split()
+    if real.fingerprint != result.manifest.source.fingerprint:
+        notice(f"{real.name} differs from the data that the set was made from: other data, or read in another way")
+    settings = resolve(settings, real)
+    network_builder(settings.network, real)()  # raises where the images are too small for it
+    extractors = extractors_of(result, real)
+
+    def herded(count: int) -> LabeledImages:
+        pool = open_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
+        return herded_subset(real, count, pool.final[0], extractors[0], runtime)
+
+    subject = Subject(
+        stored=result.images.numpy(),
+        stored_labels=result.labels.numpy(),
+        distilled=result.labeled(),
+        factor=result.manifest.decode.factor,
+        initial=result.manifest.training.settings().distill.init,
+        size=set_size(result),
+        real=real,
+        settings=settings,
+        runtime=runtime,
+        mosaics=lambda repeat: real_mosaics(result, real, settings.seed, repeat)[0],
+        herded=herded,
+        kept=Kept(
+            folder=folder / MEASURED,
+            conditions=measured_on(real, settings, runtime) | {"manifest_sha256": result.manifest.manifest_sha256},
+        ),
+    )
+    names = []
+    for name in asked or tuple(EVALUATIONS):
+        try:
+            EVALUATIONS[name].check(subject)
+        except UserError as error:
+            if asked:
+                raise UserError(f"{name}: {error}") from None
+            notice(f"{name} is left out: {error}")
+        else:
+            names.append(name)
+    if not names:
+        raise UserError("this set and these data allow none of the evaluations")
+    return Plan(path=os.fspath(path), result=result, subject=subject, names=tuple(names), changed=changed, out=folder)
+
+
+def _is_done(plan: Plan, name: str) -> bool:
+    return plan.subject.kept.has(**plan.conditions(name))
+
+
+def _stages(plan: Plan) -> Iterator[Stage]:
+    for name in plan.names:
+        if not _is_done(plan, name):
+            yield from EVALUATIONS[name].stages(plan.subject)
+
+
+def _write(plan: Plan) -> Assessment:
+    """All that is measured of this set, in this way, as JSON and as a page: what earlier calls measured, too."""
+    subject, result = plan.subject, plan.result
+    real = subject.real
+    results: dict[str, Any] = {
+        name: subject.kept.read(row.result, **plan.conditions(name)) for name, row in EVALUATIONS.items()
+    }
+    found = Assessment(
+        set=AssessedSet(
+            name=Path(plan.path).name or plan.path,
+            path=plan.path,
+            manifest_sha256=result.manifest.manifest_sha256,
+            per_class=result.ipc,
+            bytes_per_class=result.content_bytes / len(result.classes),
+            soft_labels=result.soft_labels is not None,
+        ),
+        data=ComparedOn(
+            name=real.name, fingerprint=real.fingerprint, test=len(real.test_split().images), classes=real.classes
+        ),
+        recipe=recipe_of(subject.settings),
+        changed=plan.changed,
+        device=device_name(subject.runtime.device),
+        precision=subject.runtime.precision,
+        versions=versions(),
+        **results,
+    )
+    with interrupts.held():
+        found.write(plan.out / RESULT_FILE)
+        write_page(plan.out / PAGE_FILE, found, HEADINGS)
+    return found

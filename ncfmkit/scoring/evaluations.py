@@ -1,0 +1,66 @@
+"""What a set can be assessed by, in one table; `ncfmkit assess` runs its rows (docs/method.md, section 8)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ncfmkit.assessment import Architectures
+from ncfmkit.errors import UserError
+from ncfmkit.estimate import Stage
+from ncfmkit.records import Record
+from ncfmkit.scoring import architectures
+from ncfmkit.scoring.subject import Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A row of `EVALUATIONS`.
+
+    Attributes:
+        title: a few words, as the heading of a section.
+        asks: the question that it answers.
+        needs: what a set and its data must have, for people.
+        source: where its definition is from.
+        result: what it gives; a field of `Assessment` has the row's name and this type.
+        check: raises UserError, before anything is trained, if the set or its data lack what it needs.
+        stages: the work that is left, measured.
+        measure: does it.
+    """
+
+    title: str
+    asks: str
+    needs: str
+    source: str
+    result: type[Record]
+    check: Callable[[Subject], None]
+    stages: Callable[[Subject], Iterator[Stage]]
+    measure: Callable[[Subject], Record]
+
+
+EVALUATIONS: dict[str, Evaluation] = {
+    "architectures": Evaluation(
+        title="Other networks",
+        asks="Does the set train networks of other architectures than the one that it was made with?",
+        needs="images that more than one network of the table takes",
+        source="accuracy on the real test images, as the literature's cross-architecture tables",
+        result=Architectures,
+        check=architectures.check,
+        stages=architectures.stages,
+        measure=architectures.measure,
+    ),
+}
+
+
+def parse_evaluations(text: str) -> tuple[str, ...]:
+    """Names of evaluations from a comma-separated list; none for `all`.
+
+    Raises:
+        UserError: an unknown one, or none.
+    """
+    names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
+    if names == ("all",):
+        return ()
+    unknown = [n for n in names if n not in EVALUATIONS]
+    if unknown or not names:
+        wrong = f"unknown evaluation {unknown[0]!r}" if unknown else "--only names no evaluation"
+        raise UserError(f"{wrong}: known: {', '.join(EVALUATIONS)}, all")
+    return names

@@ -1,0 +1,110 @@
+"""A set that is assessed, with all that an evaluation of it takes, and students of it whose scores are kept."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ncfmkit.config import NetworkSettings, Settings, to_dict
+from ncfmkit.estimate import Stage
+from ncfmkit.images import LabeledImages, labeled
+from ncfmkit.kept import Kept
+from ncfmkit.networks import network_builder
+from ncfmkit.real.store import RealData
+from ncfmkit.run_records import Score
+from ncfmkit.runtime import Runtime
+from ncfmkit.scoring.baselines import SetSize
+from ncfmkit.scoring.students import RowWork, row_work, score, student_stages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A set that is assessed.
+
+    Attributes:
+        stored: uint8 `[N, C, H, W]`, the stored images, sorted by class.
+        stored_labels: int64 `[N]`.
+        distilled: the set, decoded: what its students are trained on.
+        factor: cells along the side of a stored image.
+        initial: what its images began as, `mix`, `random` or `noise`; None: not known.
+        size: how large it is, per class.
+        real: the real data.
+        settings: `network` and `student` are those of the students, `seed` of all draws.
+        mosaics: gives mosaics of random real images like the set's own, decoded, for the repeat of that number.
+        herded: gives the herded subset of that many real images per class.
+        kept: the scores and other results that are measured already. The set, the real data, the seed, the device and
+            the versions are in its conditions; all else that a result depends on, whoever keeps it says.
+    """
+
+    stored: np.ndarray
+    stored_labels: np.ndarray
+    distilled: LabeledImages
+    factor: int
+    initial: str | None
+    size: SetSize
+    real: RealData
+    settings: Settings
+    runtime: Runtime
+    mosaics: Callable[[int], LabeledImages]
+    herded: Callable[[int], LabeledImages]
+    kept: Kept
+
+    @property
+    def test(self) -> LabeledImages:
+        """The real test images."""
+        return labeled(self.real, self.real.test_split())
+
+    def work(self, name: str, network: NetworkSettings | None = None) -> RowWork:
+        """The work of students of `distilled` or of a row of `BASELINES`, of the set's network or another one."""
+        return row_work(name, self.real, self._with(network), self.size)
+
+    def _with(self, network: NetworkSettings | None) -> Settings:
+        return self.settings if network is None else dataclasses.replace(self.settings, network=network)
+
+    def students(
+        self,
+        work: RowWork,
+        images: Callable[[int], LabeledImages],
+        *,
+        network: NetworkSettings | None = None,
+        **conditions: Any,
+    ) -> Score:
+        """The score of `student.repeats` students, which is kept.
+
+        Args:
+            work: the row that they are of; its `epochs` are theirs.
+            images: gives what the student of that repeat is trained on; asked only if the score is not kept.
+            network: of the students; None: the set's.
+            conditions: plain JSON values that the images depend on, apart from `work.name` and the set.
+        """
+        settings, real = self._with(network), self.real
+
+        def measure() -> Score:
+            return score(
+                [images(repeat) for repeat in range(settings.student.repeats)],
+                self.test,
+                network_builder(settings.network, real),
+                settings.student,
+                seed=settings.seed,
+                runtime=self.runtime,
+                about=work,
+            )
+
+        return self.kept.measured(Score, measure, **self.student_conditions(work, settings), **conditions)
+
+    def student_conditions(self, work: RowWork, settings: Settings) -> dict[str, Any]:
+        """What a score of students depends on, beside the conditions of `kept`."""
+        student = to_dict(dataclasses.replace(settings.student, epochs=work.epochs))
+        del student["whole_epochs"]  # of a baseline
+        return {"row": work.name, "images": work.images, "network": to_dict(settings.network), "student": student}
+
+    def student_stages(
+        self, works: Sequence[RowWork], *, network: NetworkSettings | None = None, **conditions: Any
+    ) -> Iterator[Stage]:
+        """The students of those rows whose scores are not kept yet, measured; arguments as :meth:`students`."""
+        settings = self._with(network)
+        left = [w for w in works if not self.kept.has(**self.student_conditions(w, settings), **conditions)]
+        if left:
+            yield from student_stages(left, self.real, settings, self.runtime)
