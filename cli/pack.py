@@ -52,6 +52,10 @@ def pack(
         ),
     ] = "image",
     dither: Annotated[bool, typer.Option("--dither", help="Floyd-Steinberg dithering with --bits")] = False,
+    assessment: Annotated[
+        Path | None,
+        typer.Option("--assessment", help="folder of `assess`, of this set, for the dataset card"),
+    ] = None,
     score: Annotated[
         bool,
         typer.Option(
@@ -88,6 +92,7 @@ def pack(
         bits=bits,
         scale=scale,
         dither=dither,
+        assessment=assessment,
         score=score,
         data=data,
         force=force,

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ncfmkit.comparison import ComparedOn
 from ncfmkit.records import Record
-from ncfmkit.run_records import Count, Score
+from ncfmkit.run_records import Count, Score, Seconds
 
 
 class Architectures(Record):
@@ -44,6 +44,7 @@ class Assessment(Record):
         recipe: of the students: sections of the settings by name, as `config.from_dict` reads them.
         changed: the settings in it that the user set; the others are recorded in the set.
         device, precision, versions: where it was measured.
+        seconds: what each evaluation took, by name, whenever its parts were measured.
         architectures, ...: the results, by the names of the rows; None: not measured.
     """
 
@@ -54,4 +55,5 @@ class Assessment(Record):
     device: str
     precision: str
     versions: dict[str, str]
+    seconds: dict[str, Seconds] = Field(default_factory=dict)
     architectures: Architectures | None = None

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ncfmkit.errors import UserError
 from ncfmkit.records import Record, problems
@@ -16,10 +17,11 @@ R = TypeVar("R", bound=Record)
 
 
 class KeptResult(Record):
-    """A file of the folder: a result, and all that it depends on."""
+    """A file of the folder: a result, all that it depends on, and how long it took."""
 
     conditions: dict[str, Any]
     result: dict[str, Any]
+    seconds: Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +31,12 @@ class Kept:
     Attributes:
         folder: made when the first result is written.
         conditions: plain JSON values that every result in it depends on. The methods take those of one result.
+        earlier: seconds that each result took that was read so far.
     """
 
     folder: Path
     conditions: dict[str, Any]
+    earlier: list[float] = field(default_factory=list)
 
     def path(self, **conditions: Any) -> Path:
         """The file of a result: its name is a hash of all that the result depends on."""
@@ -53,21 +57,32 @@ class Kept:
             return None
         try:
             found = KeptResult.read(path)
-            return kind.model_validate_json(json.dumps(found.result))
+            result = kind.model_validate_json(json.dumps(found.result))
         except ValidationError as error:
             wrong = f"{path} is damaged: {problems(error)[0]}"
         except UserError as error:
             wrong = str(error)
+        else:
+            self.earlier.append(found.seconds)
+            return result
         raise UserError(f"{wrong}\nremove that file, and the same command measures it again")
 
-    def write(self, result: Record, **conditions: Any) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        KeptResult(conditions=self.conditions | conditions, result=result.to_dict()).write(self.path(**conditions))
+    def seconds(self, **conditions: Any) -> float:
+        """How long a result that is kept took."""
+        return KeptResult.read(self.path(**conditions)).seconds
 
     def measured(self, kind: type[R], measure: Callable[[], R], **conditions: Any) -> R:
-        """The result that was kept, or else what `measure` gives, which is kept."""
+        """The result that was kept, or else what `measure` gives, which is kept.
+
+        A result may be made of others that are kept here: its time is the sum of theirs, whenever they were measured.
+        """
         found = self.read(kind, **conditions)
-        if found is None:
-            found = measure()
-            self.write(found, **conditions)
+        if found is not None:
+            return found
+        start, read = time.monotonic(), len(self.earlier)
+        found = measure()
+        seconds = time.monotonic() - start + sum(self.earlier[read:])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = KeptResult(conditions=self.conditions | conditions, result=found.to_dict(), seconds=seconds)
+        kept.write(self.path(**conditions))
         return found

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ncfmkit.assessment import Architectures, AssessedSet, Assessment
+from ncfmkit.comparison import ComparedOn
 from ncfmkit.run_records import Accuracy, Curve, DataInfo, MetricsRow, RunInfo, Score
 
 
@@ -73,3 +75,27 @@ def metrics(steps: int, *, calibration: bool = True) -> list[MetricsRow]:
         )
         for i in range(steps)
     ]
+
+
+def assessment(manifest_sha256: str = "0" * 64) -> Assessment:
+    """Of a set that was assessed with two networks."""
+    kinds = {"distilled": 0.66, "mosaic": 0.46, "random": 0.3, "whole": 0.8}
+    rows = [score(kind, mean, network="convnet-3 width 8") for kind, mean in kinds.items()]
+    rows += [score(kind, mean / 2, network="vgg11") for kind, mean in kinds.items()]
+    return Assessment(
+        set=AssessedSet(
+            name="ten",
+            path="/some/where/ten",
+            manifest_sha256=manifest_sha256,
+            per_class=10,
+            bytes_per_class=30_720.0,
+            soft_labels=False,
+        ),
+        data=ComparedOn(name="cifar10", fingerprint="f", test=10_000, classes=("a", "b")),
+        recipe={},
+        device="cpu (EPYC)",
+        precision="fp32",
+        versions={},
+        seconds={"architectures": 61.0},
+        architectures=Architectures(rows=tuple(rows)),
+    )

@@ -146,6 +146,9 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
         "evaluate": lambda: ncfmkit.evaluate(kind("run"), data=photos),
         "merge": lambda: ncfmkit.merge([kind("shard-1"), kind("shard-2")], out=kind("joined")),
         "relabel": lambda: ncfmkit.relabel(kind("run"), out=kind("soft.safetensors"), data=photos, **longer),
+        "assess": lambda: ncfmkit.assess(
+            kind("run"), data=photos, only="architectures", out=kind("assessed"), data_root=kind("elsewhere")
+        ),
         "compare": lambda: ncfmkit.compare(
             [kind("run"), kind("soft.safetensors")], data=photos, out=kind("versus"), data_root=kind("elsewhere")
         ),
@@ -201,6 +204,7 @@ def test_every_function_takes_any_path(kind: Callable[[str], Any], monkeypatch: 
     assert made["evaluate"].rows[0].n == 1
     assert [row.name for row in made["compare"].sets] == ["run", "soft.safetensors"]
     assert Path("versus/compare.html").is_file()
+    assert made["assess"].architectures.rows[0].n == 1
     assert made["merge"].set.classes == ("cat", "dog")
     assert made["train"].test_accuracy is not None
     assert made["pack"][0] == Path("packed")

@@ -222,6 +222,7 @@ def _write(plan: Plan) -> Assessment:
         device=device_name(subject.runtime.device),
         precision=subject.runtime.precision,
         versions=versions(),
+        seconds={name: subject.kept.seconds(**plan.conditions(name)) for name, there in results.items() if there},
         **results,
     )
     with interrupts.held():

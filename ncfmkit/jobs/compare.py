@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,7 @@ def compare(
     with interrupts.keeping(kept):
         for k in range(len(plan.sets)):
             if k not in scores:
-                trained = _train(plan, k)
-                plan.kept.write(trained, **plan.conditions(k))
-                scores[k] = trained
+                scores[k] = plan.kept.measured(Score, partial(_train, plan, k), **plan.conditions(k))
                 _write(plan, scores)
         return _write(plan, scores)
 

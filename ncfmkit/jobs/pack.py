@@ -5,11 +5,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ncfmkit.assessment import Assessment
 from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free_folder, parse_bytes, safe_name
+from ncfmkit.jobs.assess import HEADINGS, RESULT_FILE
 from ncfmkit.jobs.evaluate import Scoring, requested_scoring
 from ncfmkit.progress import notice
+from ncfmkit.reports.assessment import sections
+from ncfmkit.reports.sections import Section
 from ncfmkit.sets import package, quantize, set_file
 from ncfmkit.sets.manifest import BY_WORTH, Original, Pixels, Training, in_bits, manifest_score
 from ncfmkit.sets.subset import first_images
@@ -30,6 +34,7 @@ def pack(
     bits: int | None = None,
     scale: str = "image",
     dither: bool = False,
+    assessment: str | os.PathLike[str] | None = None,
     score: bool = False,
     data: Any = None,
     force: bool = False,
@@ -48,6 +53,7 @@ def pack(
         bits: store each pixel in 6, 5, 4, 3 or 2 bits; the recorded score is then dropped. None or 8: as it is.
         scale: with `bits`: quantize within the range of each `image`, or of each `channel` over the whole set.
         dither: with `bits`: Floyd-Steinberg dithering.
+        assessment: a folder of :func:`ncfmkit.assess`, of this set: its tables go into the card, its pictures do not.
         score: train students on the packed set and record their accuracy; needs `data`.
         data: with `score`: the real data to test on, as in :func:`ncfmkit.distill`.
         force: replace an existing package.
@@ -76,6 +82,7 @@ def pack(
     if out is not None:
         check_free_folder(out, force=force, foreign=package.foreign_files, made_by="pack")
     result = set_file.load(file, mapped=True)
+    assessed = () if assessment is None else _assessed(Path(assessment), result, changed=ipc or bits)
     if ipc is not None and ipc < result.ipc and result.manifest.order != BY_WORTH:
         name = result.manifest.name
         notice(f"{name} does not say that its images are in the order of worth: the first of a class are any of them")
@@ -88,7 +95,21 @@ def pack(
     package.check_writable(result, out, packing, force=force)  # before the students are trained
     if scoring is not None:
         result = scored(result, scoring)
-    return out, package.write(result, out, packing, force=force)
+    return out, package.write(result, out, packing, assessed=assessed, force=force)
+
+
+def _assessed(folder: Path, result: SyntheticSet, *, changed: object) -> list[tuple[str, Section]]:
+    """The sections of an assessment of the set, each with its title.
+
+    Raises:
+        UserError: there is none, or it is of another set.
+    """
+    if changed:
+        raise UserError("--assessment is of the set as it is, which --ipc and --bits change: assess the packed set")
+    found = Assessment.read(folder / RESULT_FILE)
+    if found.set.manifest_sha256 != result.manifest.manifest_sha256:
+        raise UserError(f"--assessment {folder} is of another set, {found.set.path}: run `ncfmkit assess` on this one")
+    return [(HEADINGS[name].title, section) for name, section in sections(found)]
 
 
 def scored(result: SyntheticSet, score: Scoring) -> SyntheticSet:

@@ -14,7 +14,7 @@ from rich.text import Text
 from ncfmkit.assessment import Architectures, Assessment
 from ncfmkit.config import from_dict
 from ncfmkit.reports import layout
-from ncfmkit.reports.scores import ABSENT, byte_count, percent, share_of_whole
+from ncfmkit.reports.scores import ABSENT, byte_count, percent, share_of_whole, time_taken
 from ncfmkit.reports.sections import Section, SectionTable, for_page, for_terminal
 from ncfmkit.run_records import Score
 
@@ -88,7 +88,8 @@ def tables(found: Assessment, headings: dict[str, Heading]) -> RenderableType:
     """All of the result for a terminal."""
     parts: list[RenderableType] = []
     for name, section in sections(found):
-        parts += ["", Text(f"{headings[name].title}: {headings[name].asks}", style="bold"), for_terminal(section)]
+        heading = f"{headings[name].title}: {headings[name].asks}"
+        parts += ["", Text(heading, style="bold"), for_terminal(section)]
     return Group(*parts, Text(f"\nstudents: {recipe_words(found)}"))
 
 
@@ -111,7 +112,10 @@ def write_page(path: Path, found: Assessment, headings: dict[str, Heading]) -> P
         path,
         "assess.html",
         title=f"{of.name}: what the set is good for",
-        sections=[(headings[name], for_page(section, name)) for name, section in sections(found)],
+        sections=[
+            (headings[name], for_page(section, name), time_taken(found.seconds[name]))
+            for name, section in sections(found)
+        ],
         students=f"Students, unless a section says otherwise: {recipe_words(found)}.",
         provenance={
             "Set": of.path,

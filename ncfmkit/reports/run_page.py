@@ -10,7 +10,7 @@ from ncfmkit.config import Settings, by_name, to_dict
 from ncfmkit.progress import plural
 from ncfmkit.reports.curves import accuracies, accuracies_by_bytes, losses
 from ncfmkit.reports.layout import Plot, plot, write_page
-from ncfmkit.reports.scores import ABSENT, percent, score_cells, score_columns, share_of_whole, whole_row
+from ncfmkit.reports.scores import ABSENT, percent, score_cells, score_columns, share_of_whole, time_taken, whole_row
 from ncfmkit.reports.strips import MAX_CLASSES, SetImages, class_rows
 from ncfmkit.run import RunDirectory
 from ncfmkit.run_records import DataInfo, MetricsRow, PoolInfo, RunInfo, Score, Scores
@@ -195,7 +195,7 @@ def _provenance(info: RunInfo, scores: Scores | None) -> dict[str, object]:
     distilling = None
     if times:
         each = f", {1000 * times.distill_seconds / times.steps:.3g} ms each" if times.steps else ""
-        distilling = f"{_duration(times.distill_seconds)} for {times.steps:,} steps{each}"
+        distilling = f"{time_taken(times.distill_seconds)} for {times.steps:,} steps{each}"
     color = {1: "gray", 3: "RGB"}.get(data.channels, f"{data.channels} channels")
     scoring = sum(row.seconds for row in scores.rows) if scores else 0.0
     return {
@@ -209,17 +209,8 @@ def _provenance(info: RunInfo, scores: Scores | None) -> dict[str, object]:
         "Precision": info.precision,
         "Compiled": "yes" if info.compile else "no",
         "Pool": info.pool and info.pool.key,
-        "Pretraining": info.pool and (_duration(info.pool.seconds) if info.pool.seconds else "taken from the cache"),
+        "Pretraining": info.pool and (time_taken(info.pool.seconds) if info.pool.seconds else "taken from the cache"),
         "Distilling": distilling,
-        "Scoring": f"{_duration(scoring)} on {scores.device}" if scores else None,
+        "Scoring": f"{time_taken(scoring)} on {scores.device}" if scores else None,
         "Versions": ", ".join(f"{name} {v}" for name, v in ({"ncfmkit": info.ncfmkit} | info.versions).items() if v),
     }
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -113,3 +113,12 @@ def percent(accuracy: Accuracy, n: int) -> str:
     """`89.3 ± 0.4`, never broken across lines; a single student has no deviation."""
     deviation = f"\u00a0±\u00a0{100 * accuracy.std:.1f}" if n > 1 else ""
     return f"{100 * accuracy.mean:.1f}{deviation}"
+
+
+def time_taken(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"

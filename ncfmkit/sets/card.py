@@ -7,7 +7,7 @@ conversion records may have any type: values that should be numbers and are not 
 import html
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -16,6 +16,7 @@ from ncfmkit.config import SECTIONS, DistillSettings, NetworkSettings, Settings,
 from ncfmkit.files import format_bytes
 from ncfmkit.mosaic import decode_factors
 from ncfmkit.progress import plural, printable
+from ncfmkit.reports.sections import Section
 from ncfmkit.sets.manifest import BY_WORTH, Converted, Figure, Manifest, ManifestScore
 from ncfmkit.sets.set_file import FILE_NAME
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -25,6 +26,7 @@ from ncfmkit.sets.views.table import Layout
 PAPER = "[Wang et al., CVPR 2025](https://arxiv.org/abs/2502.20653)"
 MOST_CLASSES = 50  # names that are listed
 LONGEST = 200  # characters of a name
+LONGEST_SECTION = 5_000  # characters of what was measured
 LARGEST = 1e15  # of a number that is formatted
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 # what the Hub knows of data and code licenses; others go by their name
@@ -131,7 +133,13 @@ SOFT_LABELS = {
 }
 
 
-def card(result: SyntheticSet, view: View, layout: Layout, file_sizes: Mapping[str, int]) -> str:
+def card(
+    result: SyntheticSet,
+    view: View,
+    layout: Layout,
+    file_sizes: Mapping[str, int],
+    assessed: Sequence[tuple[str, Section]] = (),
+) -> str:
     """README.md of a package: YAML for the Hub and for `datasets`, then Markdown.
 
     Args:
@@ -139,11 +147,13 @@ def card(result: SyntheticSet, view: View, layout: Layout, file_sizes: Mapping[s
         view: the view of it in the package.
         layout: of the package.
         file_sizes: bytes of the package's files, by name.
+        assessed: what `ncfmkit assess` found, each with its title; pictures, which may show real images, stay out.
     """
     sections = [
         _front_matter(result, view, layout),
         *_what(result),
         *_score(result.manifest),
+        *_assessed(assessed),
         *_loading(result, view, layout),
         *_making(result),
         *_provenance(result.manifest),
@@ -155,10 +165,10 @@ def card(result: SyntheticSet, view: View, layout: Layout, file_sizes: Mapping[s
     return "\n\n".join(sections) + "\n"
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, longest: int = LONGEST) -> str:
     """Somebody's text as Markdown that shows it in one line: no links, markup, HTML or formulas."""
     shown = printable(str(value)) or "(empty)"
-    shown = html.escape(shown if len(shown) <= LONGEST else shown[:LONGEST] + "...", quote=False)
+    shown = html.escape(shown if len(shown) <= longest else shown[:longest] + "...", quote=False)
     shown = re.sub(r"([\\`*_\[\]{}()#!|~$@])", r"\\\1", shown).replace("://", r"\://")
     return re.sub(r"(?i)(www)\.", r"\1\\.", shown)
 
@@ -289,6 +299,18 @@ def _score(m: Manifest) -> Iterator[str]:
         f"{_students(score.n)}, trained only on this set, tested on real images. The last epoch is the score. The "
         "best epoch is selected on the test set; it is listed because published tables often have it."
     )
+
+
+def _assessed(found: Sequence[tuple[str, Section]]) -> Iterator[str]:
+    if found:
+        yield "## What else was measured"
+    for title, section in found:
+        yield f"### {_text(title)}"
+        yield _text(" ".join(section.sentences), LONGEST_SECTION)
+        for table in section.tables:
+            yield _table(map(_text, table.columns), (map(_text, row) for row in table.rows))
+            if table.caption:
+                yield _text(table.caption, LONGEST_SECTION)
 
 
 def _students(n: int) -> str:

@@ -9,10 +9,10 @@ import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,9 @@ from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.sets.views.pictures import ENCODINGS, check_size
 from ncfmkit.sets.views.records import Row, View
 from ncfmkit.sets.views.table import LAYOUTS, Layout
+
+if TYPE_CHECKING:
+    from ncfmkit.reports.sections import Section
 
 FACTS, SUMS, CARD, READER, PREVIEW = "ncfmkit.json", "SHA256SUMS", "README.md", "read_set.py", "preview.png"
 EVERYWHERE = {set_file.FILE_NAME, FACTS, CARD, READER, PREVIEW, croissant.NAME}  # the files beside a view
@@ -86,10 +89,17 @@ def is_package(path: Path) -> bool:
     return any(os.path.lexists(path / name) for name in (FACTS, SUMS))
 
 
-def write(synthetic: SyntheticSet, folder: Path, packing: Packing, *, force: bool = False) -> SyntheticSet:
+def write(
+    synthetic: SyntheticSet,
+    folder: Path,
+    packing: Packing,
+    *,
+    assessed: "Sequence[tuple[str, Section]]" = (),
+    force: bool = False,
+) -> SyntheticSet:
     """Packs a set into a new folder; the same set gives the same bytes. Returns it with the digests in its manifest.
 
-    With `force` the folder replaces another package, once it is whole.
+    With `force` the folder replaces another package, once it is whole. `assessed` goes into the card.
 
     Raises:
         UserError: as :func:`check_writable`, or the disk refuses.
@@ -101,7 +111,7 @@ def write(synthetic: SyntheticSet, folder: Path, packing: Packing, *, force: boo
     with interrupts.cleaning_up():
         try:
             partial.mkdir()
-            _fill(synthetic, partial, packing)
+            _fill(synthetic, partial, packing, assessed)
             replace_folder(partial, folder)
         except OSError as error:
             raise UserError(f"{folder} was not written: {error.strerror or error}") from None
@@ -136,7 +146,7 @@ def listed_names(sums: Path) -> set[str]:
     return {SUMS, *(line[66:] for line in lines)}  # 64 digits and two spaces
 
 
-def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
+def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing, assessed: "Sequence[tuple[str, Section]]") -> None:
     # Pillow and yaml: not needed to read a set
     from ncfmkit.reports.contact_sheet import contact_sheet, png_bytes
     from ncfmkit.sets.card import card
@@ -158,7 +168,7 @@ def _fill(synthetic: SyntheticSet, folder: Path, packing: Packing) -> None:
     PackageFacts(layout=packing.layout, encoding=packing.pictures).write(folder / FACTS)
     files = {name: _size_and_digest(folder / name) for name in files_in(folder)}
     sizes = {name: files[name][0] for name in sorted(files)}
-    write_atomic(folder / CARD, card(synthetic, view, packing.row, sizes).encode())
+    write_atomic(folder / CARD, card(synthetic, view, packing.row, sizes, assessed).encode())
     files[CARD] = _size_and_digest(folder / CARD)
     how = {"layout": packing.layout, "encoding": packing.pictures}
     described = croissant.croissant(synthetic.manifest, **how, files=dict(sorted(files.items())))

@@ -208,6 +208,22 @@ def test_other_commands_json(tmp_path: Path, done: Path) -> None:
     assert len(one_object(succeeds("pretrain", "digits", *pool, "--json"))["accuracies"]) == 2
 
 
+def test_assess(tmp_path: Path, done: Path) -> None:
+    command = ["assess", done, "--data", "digits", *QUICK, "--set", "student.whole_epochs=1", "--out", "good-for"]
+    command += ["--only", "architectures"]
+    first = succeeds(*command)
+    assert "total: about" in first.stderr
+    text = " ".join(first.stdout.split())
+    for expected in ("Other networks: Does the set", "whole split", "good-for/assess.html  all of it on one page"):
+        assert " ".join(expected.split()) in text
+    again = succeeds(*command, "--json")
+    assert "good-for holds architectures" in again.stderr
+    assert "total: about" not in again.stderr
+    value = one_object(again)
+    assert value == json.loads((tmp_path / "good-for" / "assess.json").read_text(encoding="utf-8"))
+    refused("assess", done, "--data", "digits", "--only", "fame", says="unknown evaluation 'fame'")
+
+
 def test_compare(tmp_path: Path, done: Path) -> None:
     command = ["compare", done, other_set(tmp_path / "other.safetensors", done), "--data", "digits", *QUICK[:2]]
     command += ["--repeats", "2", "--out", "versus"]

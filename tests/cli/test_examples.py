@@ -24,6 +24,7 @@ QUICK = {  # options that make an example short; what it shows is the rest
     "pretrain": ["--width", "8", "--pool", "1", "--pool-epochs", "1"],
     "evaluate": ["--student-epochs", "1", "--repeats", "2"],
     "compare": ["--student-epochs", "1", "--repeats", "2"],
+    "assess": ["--student-epochs", "1", "--repeats", "1"],
     "train": ["--student-epochs", "1"],
     "validate": ["--no-speed"],
 }

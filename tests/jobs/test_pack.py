@@ -10,6 +10,7 @@ import torch
 from commands import refused, succeeds
 from conftest import build_set
 from promises import PROMISED, Scored, promising_set
+from recorded import assessment
 
 from ncfmkit.errors import UserError
 from ncfmkit.jobs.pack import pack
@@ -128,6 +129,26 @@ def test_eight_bits_are_the_set_as_it_is(small: Path) -> None:
     out, packed = pack(small, to="png", bits=8)
     assert packed.manifest == set_file.load(small).manifest
     assert set_file.load(out).levels is None
+
+
+def test_an_assessment_goes_into_the_card(small: Path) -> None:
+    Path("found").mkdir()
+    assessment(set_file.load(small).manifest.manifest_sha256).write(Path("found/assess.json"))
+    out, _ = pack(small, to="png", assessment="found", license="mit")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "## What else was measured\n\n### Other networks\n" in card
+    assert "| vgg11 | 33.0 ± 0.4 | 23.0" in card.replace("\u00a0", " ")
+    assert "What else" not in (pack(small, to="parquet")[0] / "README.md").read_text(encoding="utf-8")
+    changes: tuple[dict[str, Any], ...] = ({"ipc": 1}, {"bits": 2})
+    for how in changes:
+        with pytest.raises(UserError, match="--assessment is of the set as it is, which --ipc and --bits change"):
+            pack(small, to="png", assessment="found", out="other", **how)
+    assessment().write(Path("found/assess.json"))
+    with pytest.raises(UserError, match="--assessment found is of another set, /some/where/ten"):
+        pack(small, to="png", assessment="found", out="other")
+    with pytest.raises(UserError, match=r"nowhere/assess\.json cannot be read"):
+        pack(small, to="png", assessment="nowhere", out="other")
+    assert not Path("other").exists()
 
 
 def test_a_measured_score_is_promised(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

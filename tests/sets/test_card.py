@@ -18,6 +18,7 @@ from other_libraries import import_torchvision
 
 from ncfmkit.config import Settings, load_recipe, to_dict
 from ncfmkit.progress import printable
+from ncfmkit.reports.sections import Section, SectionTable
 from ncfmkit.sets import package
 from ncfmkit.sets.card import card
 from ncfmkit.sets.manifest import ManifestScore, Original
@@ -317,6 +318,24 @@ def test_hostile_names_are_only_shown(name: str) -> None:
     assert page.text.count(printable(name)) >= 9
     assert "\x1b" not in page.text
     assert "\u202e" not in page.text
+
+
+def test_what_was_measured_is_only_shown() -> None:
+    section = Section(
+        sentences=HOSTILE,
+        tables=[SectionTable(columns=["a", HOSTILE[0]], rows=[["1", HOSTILE[1]]], caption=HOSTILE[2])],
+    )
+    result, packing = make(), package.Packing(layout="png")
+    view = package.view_of(result, packing)
+    plain, full = (
+        rendered(card(result, view, packing.row, {}, assessed)) for assessed in ([], [(HOSTILE[0], section)])
+    )
+    tags, expected = ([tag for tag, _ in page.tags] for page in (full, plain))
+    assert set(tags) <= set(expected)
+    for tag, more in (("h1", 0), ("h2", 1), ("h3", 1), ("table", 1), ("tr", 2), ("p", 2), ("pre", 0)):
+        assert tags.count(tag) == expected.count(tag) + more, tag
+    for name, count in zip(HOSTILE, (3, 2, 2), strict=True):
+        assert full.text.count(printable(name)) == count
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -1,0 +1,212 @@
+"""What a set is good for: `ncfmkit assess` as a whole, and its first row."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import build_set
+from pages import Page
+from small_runs import make_folder
+from typer.main import get_group
+
+from ncfmkit.assessment import Assessment
+from ncfmkit.cli.main import app
+from ncfmkit.errors import Interrupted, UserError
+from ncfmkit.jobs.assess import assess, dry_run
+from ncfmkit.jobs.evaluate import evaluate
+from ncfmkit.networks import NETWORKS
+from ncfmkit.networks.convnet import ConvNet
+from ncfmkit.reports.assessment import SECTIONS
+from ncfmkit.scoring import architectures, subject
+from ncfmkit.scoring.evaluations import EVALUATIONS, parse_evaluations
+from ncfmkit.sets import set_file
+
+pytestmark = pytest.mark.usefixtures("one_cache", "own_folder")
+CLASSES = tuple(str(k) for k in range(10))
+QUICK: dict[str, Any] = {
+    "data": "noise",
+    "holdout": 0.5,
+    "size": 8,
+    "color": "gray",
+    "student.epochs": 4,
+    "student.repeats": 2,
+    "student.evaluations": 1,
+    "student.batch": 16,
+    "student.whole_epochs": 1,
+    "pool.epochs": 1,
+    "runtime.compile": "off",
+    "runtime.device": "cpu",
+}
+
+
+@pytest.fixture(autouse=True)
+def small(own_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small data, and two small networks in the table."""
+    make_folder(Path("noise"), dict.fromkeys(CLASSES, 6))
+    other = dataclasses.replace(NETWORKS["alexnet"], build=partial(ConvNet, width=4, depth=1))
+    monkeypatch.setattr(architectures, "NETWORKS", {"convnet": NETWORKS["convnet"], "alexnet": other})
+    monkeypatch.setitem(NETWORKS, "alexnet", other)
+
+
+def make_set(name: str, **how: Any) -> Path:
+    """A set of noise in the shape of the digits, which are read as 8 x 8 gray pixels."""
+    path = Path(f"{name}.safetensors")
+    shape: dict[str, Any] = {"classes": CLASSES, "channels": 1, "ipc": 1}
+    set_file.save(build_set("single", 1, **(shape | how)), path)
+    return path
+
+
+def quickly(path: Path, only: str = "architectures", **how: Any) -> Assessment:
+    return assess(path, only=only, **(QUICK | how))
+
+
+def test_the_table_is_complete() -> None:
+    """Every evaluation has a field of the result of its own type, a section, and its name in the help."""
+    shown = next(p for p in get_group(app).commands["assess"].params if p.name == "only").help  # type: ignore[attr-defined]
+    for name, row in EVALUATIONS.items():
+        assert Assessment.model_fields[name].annotation == row.result | None
+        assert Assessment.model_fields[name].default is None
+        assert f" {name}" in shown
+    assert SECTIONS.keys() == EVALUATIONS.keys()
+
+
+def test_names_of_evaluations() -> None:
+    assert parse_evaluations("all") == ()
+    assert parse_evaluations(" architectures, architectures") == ("architectures",)
+    for wrong in ("architecture", "architectures,all", "", ","):
+        with pytest.raises(UserError, match=r"known: architectures.*, all$"):
+            parse_evaluations(wrong)
+
+
+def test_architectures_score_as_evaluate_says() -> None:
+    """The same students as `evaluate --network all` trains, of each network and each kind of images."""
+    path = make_set("a")
+    found = quickly(path).architectures
+    assert found is not None
+    apart = evaluate(path, baselines="mosaic,random,whole", **QUICK, **{"network.name": "convnet,alexnet"})
+    assert {row.network for row in found.rows} == {row.network for row in apart.rows}
+    by_name = {(row.network, row.set): row for row in apart.rows}
+    assert len(by_name) == len(found.rows) == 8
+    for row in found.rows:
+        alone = by_name[row.network, row.set]
+        assert (row.last, row.classes, row.steps, row.n) == (alone.last, alone.classes, alone.steps, 2)
+
+
+def test_what_is_measured_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored, real_score = [], subject.score
+
+    def score(*arguments: Any, about: Any, **how: Any) -> Any:
+        scored.append((about.network, about.name))
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        return real_score(*arguments, about=about, **how)
+
+    monkeypatch.setattr(subject, "score", score)
+    path = make_set("a")
+    with pytest.raises(Interrupted, match="assessment holds what is measured: run the same command to continue"):
+        quickly(path)
+    found = quickly(path)
+    rows = found.architectures.rows if found.architectures else ()
+    names = [(row.network, row.set) for row in rows]
+    assert scored == names[:3] + names[2:]  # the third was interrupted
+    assert quickly(path) == found == Assessment.read(Path("assessment/assess.json"))
+    assert len(scored) == len(rows) + 1
+    quickly(path, repeats=1)
+    assert len(scored) == 2 * len(rows) + 1
+    path.unlink()
+    make_set("a", seed=5)
+    quickly(path)  # another set of that name
+    assert len(scored) == 3 * len(rows) + 1
+
+
+def test_the_files() -> None:
+    found = quickly(make_set("a"), out="found")
+    assert sorted(p.name for p in Path("found").iterdir()) == ["assess.html", "assess.json", "measured"]
+    page = Page(Path("found/assess.html"))
+    page.check_safe()
+    assert "a.safetensors: what the set is good for" in page.text
+    assert EVALUATIONS["architectures"].asks in page.text
+    assert found.set.name == "a.safetensors"
+    assert found.set.bytes_per_class == 64
+    assert set(found.changed) >= {"student.epochs", "student.repeats"}
+
+
+def test_a_dry_run_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_set("a")
+    monkeypatch.setattr(subject, "score", None)
+    stages = list(dry_run(path, only="architectures", **QUICK))
+    assert len(stages) == 8
+    assert stages[0].name.startswith("convnet: students: distilled")
+    assert not Path("assessment").exists()
+
+
+def wrong(says: str, change: Callable[[], Any] = lambda: "a.safetensors", /, **how: Any) -> Any:
+    return pytest.param(says, change, how, id=says[:30])
+
+
+@pytest.mark.parametrize(
+    ("says", "change", "how"),
+    [
+        wrong("no synthetic set at none.safetensors", lambda: "none.safetensors"),
+        wrong("--repeats 0: expected 1 or more", repeats=0),
+        wrong("unknown evaluation 'fame': known: architectures", only="fame"),
+        wrong("expected one of convnet", network="alex"),
+        wrong("digts", data="digts"),
+        wrong("the set has images of shape", size=16, resize="crop"),
+        wrong("--out mine holds something else than an assessment", out="mine"),
+        wrong(
+            "architectures: images of 4 pixels are too small for every network but convnet",
+            lambda: tiny(),
+            size=4,
+            resize="crop",
+        ),
+    ],
+)
+def test_what_cannot_be_assessed(
+    says: str, change: Callable[[], Any], how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found before anything is trained or written."""
+    make_set("a")
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("mine")
+    monkeypatch.setattr(subject, "score", None)
+    how = {key if key != "network" else "network.name": value for key, value in how.items()}
+    path, how = change(), {"only": "architectures"} | QUICK | how
+    with pytest.raises(UserError, match=says):
+        assess(path, **how)
+    with pytest.raises(UserError, match=says):
+        list(dry_run(path, **how))
+    assert not Path("assessment").exists()
+    assert [p.name for p in Path("mine").iterdir()] == ["thesis.txt"]
+
+
+def tiny() -> Path:
+    return make_set("tiny", size=4)
+
+
+def test_all_leaves_out_what_cannot_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    if len(EVALUATIONS) == 1:
+        with pytest.raises(UserError, match="this set and these data allow none of the evaluations"):
+            quickly(tiny(), only="all", size=4, resize="crop")
+        return
+    stages = list(dry_run(tiny(), only="all", **(QUICK | {"size": 4, "resize": "crop"})))
+    assert stages
+    assert "architectures is left out: images of 4 pixels" in capsys.readouterr().err
+
+
+def test_other_data_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    list(dry_run(make_set("a"), only="architectures", **QUICK))
+    assert "noise differs from the data that the set was made from" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_damaged_result_is_said() -> None:
+    path = make_set("a")
+    quickly(path)
+    for kept in Path("assessment/measured").iterdir():
+        kept.write_text(json.dumps({"conditions": {}, "result": {}}))
+    with pytest.raises(UserError, match=r"is damaged: .*\n(.*\n)*remove that file"):
+        quickly(path)
