@@ -94,8 +94,7 @@ def _grid(found: Ranking, n: int) -> SectionTable:
     kinds = list(dict.fromkeys((c.images, c.labels) for c in found.cells))
     rows = [
         [
-            NAMES[images],
-            labels,
+            f"{NAMES[images]}, {labels} labels",
             *(percent(by[images, labels, a].last, n) if (images, labels, a) in by else ABSENT for a in recipes),
         ]
         for images, labels in kinds
@@ -108,9 +107,8 @@ def _grid(found: Ranking, n: int) -> SectionTable:
         "gradient steps, those of the whole training split at least as many."
     )
     return SectionTable(
-        columns=["trained on", "labels", *recipes.values()],
+        columns=["trained on", *recipes.values()],
         rows=rows,
-        text_columns=2,
         caption=caption,
         strong=[k for k, (images, _) in enumerate(kinds) if images == "set"],
     )

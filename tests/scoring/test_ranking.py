@@ -325,7 +325,7 @@ def test_the_command_teaches_random_images(tmp_path: Path, capsys: pytest.Captur
     settings = Settings(
         network=TINY_NETWORK,
         pool=PoolSettings(members=1, epochs=4, batch=64),
-        student=dataclasses.replace(STUDENTS, batch=128),
+        student=dataclasses.replace(STUDENTS, batch=128, repeats=1),
         labels=LabelSettings(soft=True),
     )
     how: dict[str, Any] = {"classes": [str(k) for k in range(10)], "channels": 1, "ipc": 1, "soft": True}
@@ -340,3 +340,6 @@ def test_the_command_teaches_random_images(tmp_path: Path, capsys: pytest.Captur
     written = json.loads((tmp_path / "out" / "assess.json").read_text())["ranking"]
     assert written["lrs"] == found.to_dict()["ranking"]["lrs"]
     assert list(dry_run(path, **asked)) == []
+    left = [stage.name for stage in dry_run(path, **(asked | {"pool.epochs": 5}))]  # other teachers
+    assert left[0] == "extractor pool"
+    assert len(left) == 1 + 2
