@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from ncfmkit import interrupts
 from ncfmkit.assessment import AssessedSet, Assessment
 from ncfmkit.comparison import ComparedOn
 from ncfmkit.config import full_key, to_dict
-from ncfmkit.distillation.pool import open_pool
+from ncfmkit.distillation.pool import estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.images import LabeledImages
 from ncfmkit.jobs.evaluate import extractors_of, one_member, real_mosaics, set_size, settings_for
+from ncfmkit.jobs.relabel import open_teachers, softened, teaching_pool
 from ncfmkit.jobs.setup import (
     changed_recipe,
     check_fits,
@@ -33,6 +34,7 @@ from ncfmkit.reports.assessment import Heading, write_page
 from ncfmkit.runtime import choose_runtime, device_name, versions
 from ncfmkit.scoring.baselines import herded_subset
 from ncfmkit.scoring.evaluations import EVALUATIONS, parse_evaluations
+from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -55,7 +57,9 @@ class Plan:
     def conditions(self, name: str) -> dict[str, Any]:
         """What the result of an evaluation depends on, beside the conditions of `kept`."""
         settings = self.subject.settings
-        return {"evaluation": name, "network": to_dict(settings.network), "student": to_dict(settings.student)}
+        # the pool herds, teaches soft labels, and says how long students of the whole split train
+        parts = {part: to_dict(getattr(settings, part)) for part in ("network", "pool", "student", "labels")}
+        return {"evaluation": name} | parts
 
 
 def assess(
@@ -156,6 +160,11 @@ def _plan(
         pool = open_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
         return herded_subset(real, count, pool.final[0], extractors[0], runtime)
 
+    @cache
+    def teachers() -> Teachers:
+        return open_teachers(real, settings, extractors, runtime)
+
+    taught = result.soft_labels is not None and settings.labels.soft
     subject = Subject(
         stored=result.images.numpy(),
         stored_labels=result.labels.numpy(),
@@ -168,6 +177,8 @@ def _plan(
         runtime=runtime,
         mosaics=lambda repeat: real_mosaics(result, real, settings.seed, repeat)[0],
         herded=herded,
+        soften=(lambda data: softened(data, settings, teachers())) if taught else None,
+        teachers=lambda: estimate_pool(real, extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime),
         kept=Kept(
             folder=folder / MEASURED,
             conditions=measured_on(real, settings, runtime) | {"manifest_sha256": result.manifest.manifest_sha256},

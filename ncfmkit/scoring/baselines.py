@@ -116,7 +116,7 @@ def _check_enough(real: RealData, per_class: int) -> None:
         poor = int(counts.argmin())
         raise UserError(
             f"a baseline of {per_class} real images per class needs more than the {counts[poor]} of class "
-            f"{real.classes[poor]!r} in {real.name}: leave it out of --baselines"
+            f"{real.classes[poor]!r} in {real.name}: leave it out (--baselines, --only)"
         )
 
 

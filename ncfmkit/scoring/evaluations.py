@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ncfmkit.assessment import Architectures
+from ncfmkit.assessment import Architectures, Ranking
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
 from ncfmkit.records import Record
-from ncfmkit.scoring import architectures
+from ncfmkit.scoring import architectures, ranking
 from ncfmkit.scoring.subject import Subject
 
 
@@ -46,6 +46,16 @@ EVALUATIONS: dict[str, Evaluation] = {
         check=architectures.check,
         stages=architectures.stages,
         measure=architectures.measure,
+    ),
+    "ranking": Evaluation(
+        title="DD-Ranking scores",
+        asks="What are the images worth, apart from soft labels and augmentation?",
+        needs="as many real images of each class as the set stores; known teachers, if it has soft labels",
+        source="LRS and ARS of DD-Ranking (Li et al. 2025, arXiv 2505.13300), with w and gamma of 0.5",
+        result=Ranking,
+        check=ranking.check,
+        stages=ranking.stages,
+        measure=ranking.measure,
     ),
 }
 

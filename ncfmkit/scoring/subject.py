@@ -34,6 +34,9 @@ class Subject:
         settings: `network` and `student` are those of the students, `seed` of all draws.
         mosaics: gives mosaics of random real images like the set's own, decoded, for the repeat of that number.
         herded: gives the herded subset of that many real images per class.
+        soften: gives images the soft labels of the set's teachers, stored as the set's are; None: the set has none, or
+            of teachers that are not known. What it gives depends on `settings.pool` and `settings.labels`.
+        teachers: the training that `soften` begins with: those teachers that are not in the cache, measured.
         kept: the scores and other results that are measured already. The set, the real data, the seed, the device and
             the versions are in its conditions; all else that a result depends on, whoever keeps it says.
     """
@@ -49,6 +52,8 @@ class Subject:
     runtime: Runtime
     mosaics: Callable[[int], LabeledImages]
     herded: Callable[[int], LabeledImages]
+    soften: Callable[[LabeledImages], LabeledImages] | None
+    teachers: Callable[[], Iterator[Stage]]
     kept: Kept
 
     @property
@@ -104,7 +109,10 @@ class Subject:
         self, works: Sequence[RowWork], *, network: NetworkSettings | None = None, **conditions: Any
     ) -> Iterator[Stage]:
         """The students of those rows whose scores are not kept yet, measured; arguments as :meth:`students`."""
-        settings = self._with(network)
-        left = [w for w in works if not self.kept.has(**self.student_conditions(w, settings), **conditions)]
+        left = [work for work in works if not self.has_students(work, network=network, **conditions)]
         if left:
-            yield from student_stages(left, self.real, settings, self.runtime)
+            yield from student_stages(left, self.real, self._with(network), self.runtime)
+
+    def has_students(self, work: RowWork, *, network: NetworkSettings | None = None, **conditions: Any) -> bool:
+        """Whether that score is kept; arguments as :meth:`students`."""
+        return self.kept.has(**self.student_conditions(work, self._with(network)), **conditions)
