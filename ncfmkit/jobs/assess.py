@@ -54,8 +54,9 @@ class Plan:
 
     def conditions(self, name: str) -> dict[str, Any]:
         """What the result of an evaluation depends on, beside the conditions of `kept`."""
-        settings = self.subject.settings
-        return {"evaluation": name, "network": to_dict(settings.network), "student": to_dict(settings.student)}
+        settings = self.subject.settings  # the pool's: its epochs are those of the whole split, it herds
+        read = {"network": settings.network, "student": settings.student, "pool": settings.pool}
+        return {"evaluation": name} | {section: to_dict(values) for section, values in read.items()}
 
 
 def assess(
