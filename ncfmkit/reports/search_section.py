@@ -47,7 +47,7 @@ def section(found: Search) -> Section:
         columns=["network", *(NAMES[row.set] for row in rows)],
         rows=[[names[k], *(f"{100 * row.accuracies[k]:.1f}" for row in rows)] for k in best_first],
         caption=f"Test accuracy in percent, one student each, of networks drawn from a space of {found.space}: depth x "
-        "width, activation, norm, pooling. The set chooses the one on which its students are the most accurate.",
+        "width, activation, norm, pooling. The set chooses the network whose student on it is the most accurate.",
         strong=[best_first.index(of_set.chosen)],
     )
     label = "; ".join(
