@@ -18,7 +18,8 @@ def assess(
         str,
         typer.Option(
             "--only",
-            help="evaluations, comma-separated: architectures, ranking; all: those that the set and its data allow",
+            help="evaluations, comma-separated: architectures, ranking, search; "
+            "all: those that the set and its data allow",
         ),
     ] = "all",
     out: Annotated[

@@ -10,6 +10,8 @@ from ncfmkit.run_records import Count, Score, Seconds, Share
 
 Images = Literal["set", "random", "whole"]
 Labels = Literal["hard", "soft"]
+Natural = Annotated[int, Field(ge=1)]
+Correlated = Annotated[float, Field(ge=-1, le=1)]
 
 
 class Architectures(Record):
@@ -72,6 +74,81 @@ class Ranking(Record):
     ars: RobustScore | None
 
 
+class SearchedNetwork(Record):
+    """A network of the space of an architecture search (ncfmkit/networks/search_space.py)."""
+
+    depth: Natural
+    width: Natural
+    activation: str
+    norm: str
+    pooling: str
+
+    def __str__(self) -> str:
+        """Such as `2 x 64, ReLU, instance norm, no pooling`."""
+        norm, pooling = ("no" if way == "none" else way for way in (self.norm, self.pooling))
+        return f"{self.depth} x {self.width}, {self.activation}, {norm} norm, {pooling} pooling"
+
+
+class Correlation(Record):
+    """A rank correlation with the ends of its 95% interval."""
+
+    value: Correlated
+    low: Correlated
+    high: Correlated
+
+
+class SearchRow(Record):
+    """Networks trained on one set of images, a student of each.
+
+    Attributes:
+        set: `distilled`, `random`, `early` (the whole split, for as many steps as the set's students take), `whole`.
+        label: the same for people.
+        images: stored images.
+        epochs, steps: how long each is trained, in epochs and gradient steps.
+        accuracies: of each network, on the test images, in the order of `Search.networks`.
+        seconds: of training all of them and testing each once.
+    """
+
+    set: str
+    label: str
+    images: Count
+    epochs: Count
+    steps: Count
+    accuracies: tuple[Share, ...]
+    seconds: Seconds
+
+
+class Proxy(SearchRow):
+    """Images that stand for the whole split in a search.
+
+    Attributes:
+        spearman, kendall: rank correlations of its accuracies with those on the whole split; None: all are equal.
+        chosen: the place of the network that it chooses, its most accurate one.
+        regret: accuracy on the whole split of the best network of all, minus that of the chosen one.
+    """
+
+    spearman: Correlation | None
+    kendall: Correlation | None
+    chosen: Count
+    regret: Share
+
+
+class Search(Record):
+    """An architecture search.
+
+    Attributes:
+        space: how many networks there are to draw from.
+        networks: those that were drawn.
+        proxies: the set and its rivals.
+        whole: the whole training split, trained on in full.
+    """
+
+    space: Natural
+    networks: tuple[SearchedNetwork, ...]
+    proxies: tuple[Proxy, ...]
+    whole: SearchRow
+
+
 class AssessedSet(Record):
     """The set that was assessed.
 
@@ -115,3 +192,4 @@ class Assessment(Record):
     seconds: dict[str, Seconds] = Field(default_factory=dict)
     architectures: Architectures | None = None
     ranking: Ranking | None = None
+    search: Search | None = None

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ncfmkit.assessment import Architectures, Ranking
+from ncfmkit.assessment import Architectures, Ranking, Search
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
 from ncfmkit.records import Record
-from ncfmkit.scoring import architectures, ranking
+from ncfmkit.scoring import architectures, ranking, search
 from ncfmkit.scoring.subject import Subject
 
 
@@ -56,6 +56,16 @@ EVALUATIONS: dict[str, Evaluation] = {
         check=ranking.check,
         stages=ranking.stages,
         measure=ranking.measure,
+    ),
+    "search": Evaluation(
+        title="Architecture search",
+        asks="Does the set rank networks as the whole training split does, and which one does it choose?",
+        needs="images of at most 64 pixels",
+        source="Zhao, Mopuri and Bilen, ICLR 2021 (arXiv 2006.05929), on networks without batch norm",
+        result=Search,
+        check=search.check,
+        stages=search.stages,
+        measure=search.measure,
     ),
 }
 
