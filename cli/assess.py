@@ -35,9 +35,10 @@ def assess(
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
-    """Measures what a set is good for, beyond the accuracy of its own students.
+    """Measures what a set is good for, and what it gives away.
 
-    Each evaluation is a section of one page. Some train hundreds of students: --dry-run says how long each takes.
+    Each evaluation is a section of one page, beyond the accuracy that `evaluate` measures. Some train dozens of
+    students: --dry-run says how long each takes.
     """
     from rich.console import Console
 
