@@ -11,7 +11,7 @@ from ncfmkit import interrupts
 from ncfmkit.assessment import AssessedSet, Assessment
 from ncfmkit.comparison import ComparedOn
 from ncfmkit.config import full_key, to_dict
-from ncfmkit.distillation.pool import open_pool
+from ncfmkit.distillation.pool import estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.images import LabeledImages
@@ -31,7 +31,7 @@ from ncfmkit.progress import notice
 from ncfmkit.real.arguments import split_arguments
 from ncfmkit.reports.assessment import Heading, write_page
 from ncfmkit.runtime import choose_runtime, device_name, versions
-from ncfmkit.scoring.baselines import herded_subset
+from ncfmkit.scoring.baselines import herded_subset, herding_seconds
 from ncfmkit.scoring.evaluations import EVALUATIONS, parse_evaluations
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.sets.set_file import load
@@ -55,7 +55,9 @@ class Plan:
     def conditions(self, name: str) -> dict[str, Any]:
         """What the result of an evaluation depends on, beside the conditions of `kept`."""
         settings = self.subject.settings
-        return {"evaluation": name, "network": to_dict(settings.network), "student": to_dict(settings.student)}
+        # the pool herds, teaches soft labels, and says how long students of the whole split train
+        parts = {part: to_dict(getattr(settings, part)) for part in ("network", "pool", "student", "labels")}
+        return {"evaluation": name} | parts
 
 
 def assess(
@@ -152,6 +154,11 @@ def _plan(
     network_builder(settings.network, real)()  # raises where the images are too small for it
     extractors = extractors_of(result, real)
 
+    def herding(count: int) -> Iterator[Stage]:
+        yield from estimate_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
+        seconds = herding_seconds(real, count, extractors[0], runtime)
+        yield Stage(name="herding", work=f"{count} of each class", seconds=seconds)
+
     def herded(count: int) -> LabeledImages:
         pool = open_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
         return herded_subset(real, count, pool.final[0], extractors[0], runtime)
@@ -167,6 +174,7 @@ def _plan(
         settings=settings,
         runtime=runtime,
         mosaics=lambda repeat: real_mosaics(result, real, settings.seed, repeat)[0],
+        herding=herding,
         herded=herded,
         kept=Kept(
             folder=folder / MEASURED,

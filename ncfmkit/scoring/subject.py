@@ -33,7 +33,8 @@ class Subject:
         real: the real data.
         settings: `network` and `student` are those of the students, `seed` of all draws.
         mosaics: gives mosaics of random real images like the set's own, decoded, for the repeat of that number.
-        herded: gives the herded subset of that many real images per class.
+        herding: the work of `herded`, measured, and of the extractor that chooses, if it is not in the cache.
+        herded: gives the herded subset of that many real images per class, which depends on `settings.pool`.
         kept: the scores and other results that are measured already. The set, the real data, the seed, the device and
             the versions are in its conditions; all else that a result depends on, whoever keeps it says.
     """
@@ -48,6 +49,7 @@ class Subject:
     settings: Settings
     runtime: Runtime
     mosaics: Callable[[int], LabeledImages]
+    herding: Callable[[int], Iterator[Stage]]
     herded: Callable[[int], LabeledImages]
     kept: Kept
 
