@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ncfmkit.assessment import Architectures
+from ncfmkit.assessment import Architectures, Continual
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
 from ncfmkit.records import Record
-from ncfmkit.scoring import architectures
+from ncfmkit.scoring import architectures, continual
 from ncfmkit.scoring.subject import Subject
 
 
@@ -46,6 +46,16 @@ EVALUATIONS: dict[str, Evaluation] = {
         check=architectures.check,
         stages=architectures.stages,
         measure=architectures.measure,
+    ),
+    "continual": Evaluation(
+        title="Replay buffer",
+        asks="Does the set serve as the memory of a model whose classes arrive one after the other?",
+        needs="four or more classes, with test images of each",
+        source="class-incremental learning by GDumb (Prabhu et al. 2020), as Zhao & Bilen (2023) use it for sets",
+        result=Continual,
+        check=continual.check,
+        stages=continual.stages,
+        measure=continual.measure,
     ),
 }
 
