@@ -26,7 +26,7 @@ from ncfmkit.training import StackedModels, fresh_state
 
 COUNTS, TESTED = (9, 8, 10, 9, 12), (4, 1, 6, 3, 5)  # images of each class; every class is tested on another number
 SIZE = SetSize(stored=2, decoded=3, bytes=400.0)
-STUDENT = StudentSettings(epochs=3, batch=8, evaluations=1, repeats=2)
+STUDENT = StudentSettings(epochs=3, batch=6, evaluations=1, repeats=2)
 
 
 def subject_of(folder: Path, runtime: Runtime, **changes: Any) -> Subject:
@@ -133,11 +133,11 @@ def answered(build: Callable[[], torch.nn.Module], state: Any, test: LabeledImag
     return network(x_NCHW).argmax(1).tolist()
 
 
-def naive(subject: Subject, buffer: LabeledImages, seen: list[int], repeat: int, epochs: int) -> float:
-    """The accuracy of one student by the protocol: images are picked, and tests counted, one by one."""
+def picked(buffer: LabeledImages, seen: list[int]) -> LabeledImages:
+    """What a student is trained on, image by image."""
     rows = [n for n, label in enumerate(buffer.labels.tolist()) if label in seen]
     soft = buffer.soft_labels
-    data = LabeledImages(
+    return LabeledImages(
         images=buffer.images[rows],
         labels=torch.tensor([seen.index(int(buffer.labels[n])) for n in rows]),
         mean=buffer.mean,
@@ -145,6 +145,10 @@ def naive(subject: Subject, buffer: LabeledImages, seen: list[int], repeat: int,
         classes=len(seen),
         soft_labels=None if soft is None else torch.stack([torch.stack([soft[n, k] for k in seen]) for n in rows]),
     )
+
+
+def naive(subject: Subject, data: LabeledImages, seen: list[int], repeat: int, epochs: int) -> float:
+    """The accuracy of one student, test image by test image."""
     build = builder(TINY_NETWORK, channels=3, classes=len(seen), size=8)
     models = StackedModels(build, 1, subject.runtime)
     models.load([fresh_state(build, subject.settings.seed, "continual student", len(seen), repeat)])
@@ -158,14 +162,32 @@ def naive(subject: Subject, buffer: LabeledImages, seen: list[int], repeat: int,
     return right / len(tested)
 
 
+def assert_equal(found: LabeledImages, expected: LabeledImages) -> None:
+    assert (found.mean, found.std, found.classes) == (expected.mean, expected.std, expected.classes)
+    np.testing.assert_array_equal(found.images, expected.images)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert (found.soft_labels is None) == (expected.soft_labels is None)
+    if found.soft_labels is not None and expected.soft_labels is not None:
+        np.testing.assert_array_equal(found.soft_labels, expected.soft_labels)
+
+
 @pytest.mark.parametrize("together", [1, 2])
 def test_every_stage_is_that_of_a_plain_loop(
     tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
     monkeypatch.setattr(continual, "side_by_side", lambda *a: together)
+    trained_on: list[LabeledImages] = []
+    train = continual.train
+
+    def spied(models: StackedModels, data: list[LabeledImages], *args: Any, **how: Any) -> None:
+        trained_on.extend(data)
+        train(models, data, *args, **how)
+
+    monkeypatch.setattr(continual, "train", spied)
     subject = subject_of(tmp_path, runtime)
     real, seed = subject.real, subject.settings.seed
     found = continual.measure(subject)
+    used = iter(trained_on)
 
     # what the buffers hold, by the table of baselines
     fit = int(SIZE.bytes / lossy.WEBP.mean_bytes(real.train.images))
@@ -187,7 +209,12 @@ def test_every_stage_is_that_of_a_plain_loop(
         for stage in buffer.stages:
             batches = -(-per_class * stage.seen // STUDENT.batch)
             epochs = -(-STUDENT.epochs * -(-SIZE.decoded * stage.seen // STUDENT.batch) // batches)
-            by_hand = [naive(subject, images[r], list(found.orders[r][: stage.seen]), r, epochs) for r in range(2)]
+            by_hand = []
+            for repeat in range(2):
+                seen = list(found.orders[repeat][: stage.seen])
+                data = picked(images[repeat], seen)
+                assert_equal(next(used), data)
+                by_hand.append(naive(subject, data, seen, repeat, epochs))
             assert stage.accuracy.values == pytest.approx(by_hand)
             assert stage.accuracy.mean == pytest.approx(sum(by_hand) / 2)
             assert stage.steps == epochs * batches
