@@ -10,6 +10,8 @@ from ncfmkit.reports.scores import byte_count, percent
 from ncfmkit.reports.sections import Section, SectionPlot, SectionTable
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.container import ErrorbarContainer
     from matplotlib.figure import Figure
 
 NAMES = {  # in a table and beside a curve
@@ -105,16 +107,20 @@ def curves(found: Continual) -> Draw:
         axis = figure.subplots()
         seen_S = np.array([stage.seen for stage in found.buffers[0].stages])
         apart = 0.012 * (seen_S[-1] - seen_S[0])  # so that no deviation hides another
+        handles: list[Artist | ErrorbarContainer] = []
         for k, (color, marker, buffer) in enumerate(zip(SERIES, MARKERS, found.buffers, strict=False)):
             mean_S = 100 * np.array([stage.accuracy.mean for stage in buffer.stages])
             std_S = 100 * np.array([stage.accuracy.std for stage in buffer.stages]) if found.n > 1 else None
             places_S = seen_S + apart * (k - (len(found.buffers) - 1) / 2)
-            axis.errorbar(places_S, mean_S, std_S, color=color, marker=marker, elinewidth=1.0, label=NAMES[buffer.set])
-        axis.plot(seen_S, 100 / seen_S, color=SOFT, linewidth=0.8, linestyle="--", label="chance")
+            label = NAMES[buffer.set]
+            handles.append(
+                axis.errorbar(places_S, mean_S, std_S, color=color, marker=marker, elinewidth=1.0, label=label)
+            )
+        handles += axis.plot(seen_S, 100 / seen_S, color=SOFT, linewidth=0.8, linestyle="--", label="chance")
         axis.set_xticks(seen_S)
         axis.set_xlabel("classes seen")
         axis.set_ylabel("test accuracy %")
         axis.set_ylim(0, 103)
-        figure.legend(loc="outside lower left" if narrow else "outside right upper", ncols=1)
+        figure.legend(handles=handles, loc="outside lower left" if narrow else "outside right upper", ncols=1)
 
     return draw
