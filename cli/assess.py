@@ -18,7 +18,7 @@ def assess(
         str,
         typer.Option(
             "--only",
-            help="evaluations, comma-separated: architectures, ranking, search; "
+            help="evaluations, comma-separated: architectures, ranking, search, continual; "
             "all: those that the set and its data allow",
         ),
     ] = "all",

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ncfmkit.comparison import ComparedOn, Points
 from ncfmkit.records import Record
-from ncfmkit.run_records import Count, Score, Seconds, Share
+from ncfmkit.run_records import Accuracy, Count, Score, Seconds, Share
 
 Images = Literal["set", "random", "whole"]
 Labels = Literal["hard", "soft"]
@@ -149,6 +149,53 @@ class Search(Record):
     whole: SearchRow
 
 
+class ContinualStage(Record):
+    """A stage of class-incremental learning: fresh students, trained on the buffer's images of the classes seen.
+
+    Attributes:
+        seen: classes.
+        steps: gradient steps of each student.
+        bytes_per_class: of the buffer, with all classes.
+        accuracy: on all test images of the classes seen, of each repeat.
+    """
+
+    seen: Annotated[int, Field(ge=1)]
+    steps: Count
+    bytes_per_class: Annotated[float, Field(ge=0)]
+    accuracy: Accuracy
+
+
+class ContinualBuffer(Record):
+    """Class-incremental learning with one replay buffer.
+
+    Attributes:
+        set, label: as in a `Score`.
+        per_class: images of a class, as they are stored.
+        average: the average incremental accuracy of each repeat, the mean over its stages.
+    """
+
+    set: str
+    label: str
+    per_class: Count
+    stages: tuple[ContinualStage, ...]
+    average: Accuracy
+
+
+class Continual(Record):
+    """Class-incremental learning with the set and with real images as replay buffers.
+
+    Attributes:
+        network: of the students.
+        n: repeats, each with a class order of its own.
+        orders: of the classes, by their places in `data.classes`, in each repeat: all buffers share them.
+    """
+
+    network: str
+    n: Annotated[int, Field(ge=1)]
+    orders: tuple[tuple[Count, ...], ...]
+    buffers: tuple[ContinualBuffer, ...]
+
+
 class AssessedSet(Record):
     """The set that was assessed.
 
@@ -193,3 +240,4 @@ class Assessment(Record):
     architectures: Architectures | None = None
     ranking: Ranking | None = None
     search: Search | None = None
+    continual: Continual | None = None

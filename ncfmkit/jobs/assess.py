@@ -32,7 +32,7 @@ from ncfmkit.progress import notice
 from ncfmkit.real.arguments import split_arguments
 from ncfmkit.reports.assessment import Heading, write_page
 from ncfmkit.runtime import choose_runtime, device_name, versions
-from ncfmkit.scoring.baselines import herded_subset
+from ncfmkit.scoring.baselines import herded_subset, herding_seconds
 from ncfmkit.scoring.evaluations import EVALUATIONS, parse_evaluations
 from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.scoring.subject import Subject
@@ -156,6 +156,11 @@ def _plan(
     network_builder(settings.network, real)()  # raises where the images are too small for it
     extractors = extractors_of(result, real)
 
+    def herding(count: int) -> Iterator[Stage]:
+        yield from estimate_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
+        seconds = herding_seconds(real, count, extractors[0], runtime)
+        yield Stage(name="herding", work=f"{count} of each class", seconds=seconds)
+
     def herded(count: int) -> LabeledImages:
         pool = open_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
         return herded_subset(real, count, pool.final[0], extractors[0], runtime)
@@ -176,6 +181,7 @@ def _plan(
         settings=settings,
         runtime=runtime,
         mosaics=lambda repeat: real_mosaics(result, real, settings.seed, repeat)[0],
+        herding=herding,
         herded=herded,
         soften=(lambda data: softened(data, settings, teachers())) if taught else None,
         teachers=lambda: estimate_pool(real, extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime),

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ncfmkit.assessment import Architectures, Ranking, Search
+from ncfmkit.assessment import Architectures, Continual, Ranking, Search
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
 from ncfmkit.records import Record
-from ncfmkit.scoring import architectures, ranking, search
+from ncfmkit.scoring import architectures, continual, ranking, search
 from ncfmkit.scoring.subject import Subject
 
 
@@ -66,6 +66,16 @@ EVALUATIONS: dict[str, Evaluation] = {
         check=search.check,
         stages=search.stages,
         measure=search.measure,
+    ),
+    "continual": Evaluation(
+        title="Replay buffer",
+        asks="Does the set serve as the memory of a model whose classes arrive one after the other?",
+        needs="four or more classes, with test images of each",
+        source="class-incremental learning by GDumb (Prabhu et al. 2020), as Zhao & Bilen (2023) use it for sets",
+        result=Continual,
+        check=continual.check,
+        stages=continual.stages,
+        measure=continual.measure,
     ),
 }
 

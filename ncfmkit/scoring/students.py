@@ -94,7 +94,7 @@ def score(
     hits_NEK = np.stack([hits[k] for k in range(len(sets))])
     accuracy_NE = hits_NEK.sum(2) / len(test)
     count_K = np.bincount(test.labels.numpy(), minlength=test.classes)
-    tested = [_summary(values) for values in accuracy_NE.T]
+    tested = [summary(values) for values in accuracy_NE.T]
     return Score(
         set=about.name,
         label=about.label,
@@ -107,7 +107,7 @@ def score(
         evaluations=settings.evaluations,
         n=len(sets),
         last=tested[-1],
-        best=_summary(accuracy_NE.max(1)),
+        best=summary(accuracy_NE.max(1)),
         classes=tuple(
             float(np.mean(hits_N / count)) if count else None
             for hits_N, count in zip(hits_NEK[:, -1].T, count_K, strict=True)
@@ -144,7 +144,8 @@ def _train_and_test(
     return np.stack(tested, axis=1)
 
 
-def _summary(values_N: np.ndarray) -> Accuracy:
+def summary(values_N: np.ndarray) -> Accuracy:
+    """Mean and deviation of the accuracies of N students, fractions in [0, 1]."""
     std = float(np.std(values_N, ddof=1)) if len(values_N) > 1 else 0.0
     return Accuracy(mean=float(np.mean(values_N)), std=std, values=tuple(values_N.tolist()))
 

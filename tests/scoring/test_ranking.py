@@ -170,6 +170,7 @@ def assessed(
         settings=Settings(network=TINY_NETWORK, student=dataclasses.replace(STUDENTS, **changes), seed=3),
         runtime=runtime,
         mosaics=lambda repeat: unfit(made.labeled()),
+        herding=lambda _: iter(()),
         herded=lambda count: unfit(made.labeled()),
         soften=soften,
         teachers=lambda: iter([Stage(name="teachers", work="", seconds=1.0)]),

@@ -42,6 +42,7 @@ def subject(tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -
         settings=Settings(network=NetworkSettings(width=16, depth=2), student=student, seed=5),
         runtime=runtime,
         mosaics=never,
+        herding=lambda _: iter(()),
         herded=never,
         soften=None,
         teachers=lambda: iter(()),

@@ -1,0 +1,233 @@
+"""Class-incremental learning with a set as the replay buffer, by the protocol of GDumb (docs/method.md, section 8).
+
+Axes: R repeats, K classes, S classes seen, B batch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from ncfmkit.assessment import Continual, ContinualBuffer, ContinualStage
+from ncfmkit.config import StudentSettings, to_dict
+from ncfmkit.errors import UserError
+from ncfmkit.estimate import Stage
+from ncfmkit.images import LabeledImages, labeled
+from ncfmkit.networks import builder, network_builder
+from ncfmkit.progress import plural, track
+from ncfmkit.rng import keyed_rng
+from ncfmkit.scoring.baselines import BASELINES, random_subset
+from ncfmkit.scoring.students import RowWork, describe_network, epochs_for, side_by_side, summary
+from ncfmkit.scoring.subject import Subject
+from ncfmkit.training import (
+    StackedModels,
+    accuracy_seconds,
+    batch_plan,
+    fresh_state,
+    logits_of,
+    train,
+    training_seconds,
+)
+
+BUFFERS = ("distilled", "random", "webp", "herding")  # the set, and rows of `BASELINES`
+FEWEST_CLASSES = 4  # two stages of two classes
+
+Draw = Callable[[], tuple[list[LabeledImages], float]]  # the buffer of each repeat, and its bytes per class
+
+
+def classes_seen(classes: int) -> tuple[int, ...]:
+    """How many classes are seen at each stage: 5 stages, 10 from 20 classes on, as equal as possible.
+
+    No stage brings fewer than two new classes, so that the first has something to tell apart.
+    """
+    stages = min(10 if classes >= 20 else 5, classes // 2)
+    return tuple(np.cumsum([len(part) for part in np.array_split(np.arange(classes), stages)]).tolist())
+
+
+def class_orders(classes: int, repeats: int, seed: int) -> np.ndarray:
+    """The order in which classes arrive in each repeat, int64 `[R, K]`; all buffers share it."""
+    return np.stack([keyed_rng(seed, "class order", repeat).permutation(classes) for repeat in range(repeats)])
+
+
+def narrowed(data: LabeledImages, seen_S: np.ndarray) -> LabeledImages:
+    """The images of those classes, whose labels become their places in `seen_S`.
+
+    Soft labels keep the logits of those classes alone: their softmax is the teacher's answer, given that the class is
+    one of them.
+    """
+    place_K = torch.full((data.classes,), -1)
+    place_K[seen_S] = torch.arange(len(seen_S))
+    index_N = torch.nonzero(place_K[data.labels] >= 0)[:, 0]
+    soft = data.soft_labels
+    return dataclasses.replace(
+        data,
+        images=data.images[index_N if isinstance(data.images, torch.Tensor) else index_N.numpy()],
+        labels=place_K[data.labels[index_N]],
+        classes=len(seen_S),
+        soft_labels=None if soft is None else soft[index_N][:, torch.from_numpy(seen_S)],
+    )
+
+
+def check(subject: Subject) -> None:
+    real, stored = subject.real, subject.size.stored
+    if len(real.classes) < FEWEST_CLASSES:
+        raise UserError(
+            f"{real.name} has {len(real.classes)} classes: expected {FEWEST_CLASSES} or more, of which two or more "
+            "arrive at each stage"
+        )
+    untested = np.flatnonzero(real.test_split().counts() == 0)
+    if len(untested):
+        raise UserError(
+            f"class {real.classes[untested[0]]!r} of {real.name} has no test images: expected some of every class, "
+            "because each is tested from the stage on at which it arrives"
+        )
+    counts = real.train.counts()
+    if counts.min() < stored:
+        poor = int(counts.argmin())
+        raise UserError(
+            f"class {real.classes[poor]!r} of {real.name} has {plural(int(counts[poor]), 'training image')}: expected "
+            f"{stored} or more, as many as the set stores, for the buffers of real images beside it"
+        )
+
+
+def stages(subject: Subject) -> Iterator[Stage]:
+    """One for each buffer: the first and the last stage that are left are measured.
+
+    A stage's time is linear in its images, and these grow evenly.
+    """
+    real, settings, runtime = subject.real, subject.settings, subject.runtime
+    together = side_by_side(settings.student.repeats, real.size, runtime)
+    models, testing = None, 0.0
+    for name in BUFFERS:
+        work = subject.work(name)
+        seen_at = classes_seen(len(real.classes))
+        left = [seen for seen in seen_at if not subject.kept.has(**_conditions(subject, work, seen))]
+        if not left:
+            continue
+        if name == "herding":
+            yield from subject.herding(work.per_class)
+        if models is None:  # for all classes: a smaller head is hardly faster
+            models = StackedModels(network_builder(settings.network, real), together, runtime)
+            testing = accuracy_seconds(models, subject.test)
+        ends = []
+        for seen in {left[0], left[-1]}:
+            images = _images(subject, work, seen)
+            ends.append(
+                training_seconds(models, labeled(real, real.train), images, _how(subject, work, seen)) + testing
+            )
+        yield Stage(
+            name=f"replay buffer: {work.label}",
+            work=f"{plural(len(left), 'stage')} x {plural(settings.student.repeats, 'student')}",
+            seconds=len(left) * float(np.mean(ends)) * -(-settings.student.repeats // together),
+        )
+
+
+def measure(subject: Subject) -> Continual:
+    real, repeats = subject.real, subject.settings.student.repeats
+    seen_at = classes_seen(len(real.classes))
+    orders_RK = class_orders(len(real.classes), repeats, subject.settings.seed)
+    buffers = []
+    for name in BUFFERS:
+        work = subject.work(name)
+        draw = functools.cache(functools.partial(_draw, subject, work))  # once for all stages, if one is left
+        done = [
+            subject.kept.measured(
+                ContinualStage,
+                functools.partial(_stage, subject, work, draw, orders_RK[:, :seen]),
+                **_conditions(subject, work, seen),
+            )
+            for seen in seen_at
+        ]
+        average_R = np.mean([stage.accuracy.values for stage in done], axis=0)
+        buffers.append(
+            ContinualBuffer(
+                set=name, label=work.label, per_class=work.per_class, stages=tuple(done), average=summary(average_R)
+            )
+        )
+    return Continual(
+        network=describe_network(subject.settings.network),
+        n=repeats,
+        orders=tuple(tuple(order_K) for order_K in orders_RK.tolist()),
+        buffers=tuple(buffers),
+    )
+
+
+def _conditions(subject: Subject, work: RowWork, seen: int) -> dict[str, Any]:
+    """What a stage of a buffer depends on."""
+    herds = {"pool": to_dict(subject.settings.pool)} if work.name == "herding" else {}
+    return {"continual": seen} | subject.student_conditions(work, subject.settings) | herds
+
+
+def _images(subject: Subject, work: RowWork, seen: int) -> int:
+    """How many images of a buffer a student is trained on."""
+    return work.images // len(subject.real.classes) * seen
+
+
+def _how(subject: Subject, work: RowWork, seen: int) -> StudentSettings:
+    """How students are trained at a stage: for as many steps as those of the set in the epochs of its recipe."""
+    student = subject.settings.student
+    steps = student.epochs * batch_plan(subject.size.decoded * seen, student.batch)[0]
+    return dataclasses.replace(student, epochs=epochs_for(steps, _images(subject, work, seen), student.batch))
+
+
+def _draw(subject: Subject, work: RowWork) -> tuple[list[LabeledImages], float]:
+    """The buffer of each repeat, with all classes, and the bytes of a class."""
+    real, settings = subject.real, subject.settings
+    if work.name == "distilled":
+        return [subject.distilled] * settings.student.repeats, subject.size.bytes
+    if work.name == "herding":
+        herded = subject.herded(work.per_class)
+        return [herded] * settings.student.repeats, herded.images.nbytes / herded.classes
+    drawn = [random_subset(real, work.per_class, settings.seed, r) for r in range(settings.student.repeats)]
+    codec = BASELINES[work.name].codec
+    if codec is None:
+        return drawn, drawn[0].images.nbytes / len(real.classes)
+    coded = [codec.coded(subset) for subset in drawn]
+    return [subset for subset, _ in coded], float(np.mean([count for _, count in coded])) / len(real.classes)
+
+
+def _stage(subject: Subject, work: RowWork, draw: Draw, seen_RS: np.ndarray) -> ContinualStage:
+    """Fresh students, trained on the buffers' images of the classes seen, and tested on all these classes."""
+    settings, real, runtime = subject.settings, subject.real, subject.runtime
+    repeats, seen = seen_RS.shape
+    how = _how(subject, work, seen)
+    build = builder(settings.network, channels=real.channels, classes=seen, size=real.size)
+    together = side_by_side(repeats, real.size, runtime)
+    buffers, bytes_per_class = draw()
+    models: StackedModels | None = None
+    accuracies: list[float] = []
+    with track(f"replay buffer: {work.label}, {seen} classes seen", repeats * how.epochs) as bar:
+        for first in range(0, repeats, together):
+            keys = range(first, min(first + together, repeats))
+            if models is None or models.size != len(keys):
+                models = StackedModels(build, len(keys), runtime)
+            models.load([fresh_state(build, settings.seed, "continual student", seen, r) for r in keys])
+            data = [narrowed(buffers[r], seen_RS[r]) for r in keys]
+            train(models, data, how, seed=settings.seed, keys=keys, bar=bar)
+            accuracies += seen_accuracy(models, subject.test, seen_RS[first : first + together])
+    return ContinualStage(
+        seen=seen,
+        steps=how.epochs * batch_plan(_images(subject, work, seen), how.batch)[0],
+        bytes_per_class=bytes_per_class,
+        accuracy=summary(np.array(accuracies)),
+    )
+
+
+@torch.no_grad()
+def seen_accuracy(models: StackedModels, test: LabeledImages, seen_RS: np.ndarray) -> list[float]:
+    """Accuracy of each network of the stack on all test images of the classes that it has seen, fractions in [0, 1].
+
+    Args:
+        seen_RS: the classes of each network, in the order of its logits.
+    """
+    device = models.runtime.device
+    place_RK = torch.full((models.size, test.classes), -1)
+    place_RK.scatter_(1, torch.from_numpy(seen_RS), torch.arange(seen_RS.shape[1]).expand(models.size, -1))
+    place_RK, hits_R = place_RK.to(device), torch.zeros(models.size, dtype=torch.int64, device=device)
+    for label_B, logits_RBS in logits_of(models, test):
+        hits_R += (logits_RBS.argmax(-1) == place_RK[:, label_B]).sum(1)  # an image of another class has no place
+    count_K = np.bincount(test.labels.numpy(), minlength=test.classes)
+    return (hits_R.cpu().numpy() / count_K[seen_RS].sum(1)).tolist()
