@@ -10,7 +10,8 @@ from typing import Any
 from ncfmkit import interrupts
 from ncfmkit.assessment import AssessedSet, Assessment
 from ncfmkit.comparison import ComparedOn
-from ncfmkit.config import full_key, to_dict
+from ncfmkit.config import Settings, check, from_dict, full_key, known_names, to_dict
+from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.pool import open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
@@ -146,7 +147,8 @@ def _plan(
     real = open_data(source, settings)
     check_fits(result, real)
     real.test_split()
-    if real.fingerprint != result.manifest.source.fingerprint:
+    source_fingerprint = result.manifest.source.fingerprint
+    if real.fingerprint != source_fingerprint:
         notice(f"{real.name} differs from the data that the set was made from: other data, or read in another way")
     settings = resolve(settings, real)
     network_builder(settings.network, real)()  # raises where the images are too small for it
@@ -156,12 +158,17 @@ def _plan(
         pool = open_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
         return herded_subset(real, count, pool.final[0], extractors[0], runtime)
 
+    made, beginning = _made_by(result), None
+    if made is not None and made.distill.init in ("mix", "random") and real.fingerprint == source_fingerprint:
+        kind, factor, seed = made.distill.init, result.manifest.decode.factor, made.seed
+        beginning = partial(initialize, kind, real, ipc=result.ipc, factor=factor, seed=seed)
     subject = Subject(
         stored=result.images.numpy(),
         stored_labels=result.labels.numpy(),
         distilled=result.labeled(),
         factor=result.manifest.decode.factor,
-        initial=result.manifest.training.settings().distill.init,
+        initial=None if made is None or made.distill.init == "load" else made.distill.init,
+        beginning=beginning,
         size=set_size(result),
         real=real,
         settings=settings,
@@ -186,6 +193,17 @@ def _plan(
     if not names:
         raise UserError("this set and these data allow none of the evaluations")
     return Plan(path=os.fspath(path), result=result, subject=subject, names=tuple(names), changed=changed, out=folder)
+
+
+def _made_by(result: SyntheticSet) -> Settings | None:
+    """How all classes of a set were distilled, as its manifest says; None: it does not say, or they differ."""
+    if result.manifest.source.converted is not None:
+        return None
+    try:
+        made = check(from_dict(known_names(result.manifest.settings)))
+    except UserError:  # a newer version of ncfmkit may have other settings
+        return None
+    return made if made.distill.add_to is None else None
 
 
 def _is_done(plan: Plan, name: str) -> bool:
