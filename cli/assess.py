@@ -18,7 +18,7 @@ def assess(
         str,
         typer.Option(
             "--only",
-            help="evaluations, comma-separated: architectures; all: those that the set and its data allow",
+            help="evaluations, comma-separated: architectures, privacy; all: those that the set and its data allow",
         ),
     ] = "all",
     out: Annotated[

@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ncfmkit import interrupts
 from ncfmkit.assessment import AssessedSet, Assessment
 from ncfmkit.comparison import ComparedOn
 from ncfmkit.config import Settings, check, from_dict, full_key, known_names, to_dict
-from ncfmkit.distillation.initial import initialize
+from ncfmkit.distillation.initial import beginnings
 from ncfmkit.distillation.pool import open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
@@ -30,6 +32,7 @@ from ncfmkit.kept import Kept
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import split_arguments
+from ncfmkit.real.store import RealData
 from ncfmkit.reports.assessment import Heading, write_page
 from ncfmkit.runtime import choose_runtime, device_name, versions
 from ncfmkit.scoring.baselines import herded_subset
@@ -147,8 +150,7 @@ def _plan(
     real = open_data(source, settings)
     check_fits(result, real)
     real.test_split()
-    source_fingerprint = result.manifest.source.fingerprint
-    if real.fingerprint != source_fingerprint:
+    if real.fingerprint != result.manifest.source.fingerprint:
         notice(f"{real.name} differs from the data that the set was made from: other data, or read in another way")
     settings = resolve(settings, real)
     network_builder(settings.network, real)()  # raises where the images are too small for it
@@ -158,17 +160,14 @@ def _plan(
         pool = open_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
         return herded_subset(real, count, pool.final[0], extractors[0], runtime)
 
-    made, beginning = _made_by(result), None
-    if made is not None and made.distill.init in ("mix", "random") and real.fingerprint == source_fingerprint:
-        kind, factor, seed = made.distill.init, result.manifest.decode.factor, made.seed
-        beginning = partial(initialize, kind, real, ipc=result.ipc, factor=factor, seed=seed)
+    made = _made_by(result)
     subject = Subject(
         stored=result.images.numpy(),
         stored_labels=result.labels.numpy(),
         distilled=result.labeled(),
         factor=result.manifest.decode.factor,
         initial=None if made is None or made.distill.init == "load" else made.distill.init,
-        beginning=beginning,
+        beginnings=None if made is None else _beginnings(result, real, made),
         size=set_size(result),
         real=real,
         settings=settings,
@@ -204,6 +203,17 @@ def _made_by(result: SyntheticSet) -> Settings | None:
     except UserError:  # a newer version of ncfmkit may have other settings
         return None
     return made if made.distill.add_to is None else None
+
+
+def _beginnings(result: SyntheticSet, real: RealData, made: Settings) -> list[np.ndarray] | None:
+    """The real images that the images of a set began as; None: there are none, or it is not known which ones."""
+    d, part_of = made.distill, result.manifest.part_of
+    whole_images = d.init == "mix" or (d.init == "random" and d.factor == 1)  # and not cells that are crops of them
+    # of the images that were distilled, those that are too many for `--bytes` are left out
+    if not whole_images or d.bytes is not None or real.fingerprint != result.manifest.source.fingerprint:
+        return None
+    ipc = result.ipc if part_of is None else part_of.ipc
+    return beginnings(d.init, real, ipc=ipc, factor=d.factor, seed=made.seed)
 
 
 def _is_done(plan: Plan, name: str) -> bool:

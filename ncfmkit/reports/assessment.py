@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ncfmkit.assessment import Architectures, Assessment
 from ncfmkit.config import from_dict
-from ncfmkit.reports import layout
+from ncfmkit.reports import layout, privacy_section
 from ncfmkit.reports.scores import ABSENT, byte_count, percent, share_of_whole
 from ncfmkit.reports.sections import Section, SectionTable, for_page, for_terminal
 from ncfmkit.run_records import Score
@@ -73,7 +73,10 @@ def _accuracy(row: Score) -> float:
     return row.last.mean
 
 
-SECTIONS: dict[str, Callable[[Any], Section]] = {"architectures": of_architectures}  # by the names of the rows
+SECTIONS: dict[str, Callable[[Any], Section]] = {  # by the names of the rows
+    "architectures": of_architectures,
+    "privacy": privacy_section.section,
+}
 
 
 def sections(found: Assessment) -> Iterator[tuple[str, Section]]:

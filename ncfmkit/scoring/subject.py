@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from ncfmkit.config import NetworkSettings, Settings, to_dict
 from ncfmkit.estimate import Stage
@@ -30,8 +29,8 @@ class Subject:
         distilled: the set, decoded: what its students are trained on.
         factor: cells along the side of a stored image.
         initial: what its images began as, `mix`, `random` or `noise`; None: not known.
-        beginning: gives the stored images that it began as, float32 in [0, 1] like `stored`; None: not known, or not
-            made of real images.
+        beginnings: places in the training split of the real images that its images began as, of each class; None: they
+            did not begin as real images, or it is not known as which.
         size: how large it is, per class.
         real: the real data.
         settings: `network` and `student` are those of the students, `seed` of all draws.
@@ -46,7 +45,7 @@ class Subject:
     distilled: LabeledImages
     factor: int
     initial: str | None
-    beginning: Callable[[], torch.Tensor] | None
+    beginnings: Sequence[np.ndarray] | None
     size: SetSize
     real: RealData
     settings: Settings
