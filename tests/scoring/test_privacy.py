@@ -175,6 +175,11 @@ def test_distances_stay_within_a_class(tmp_path: Path, plentiful: RealData, runt
     assert privacy.nearest_real(subject_of(tmp_path, plentiful, copies, runtime)).training.quantiles[0] > 0.1
 
 
+def test_equal_distances_are_half() -> None:
+    """A picture that is in both splits says nothing."""
+    assert privacy.nearer(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0])).tolist() == [1, 0.5, 0]
+
+
 def test_chance_allows_for_images_that_all_have_the_same_neighbor() -> None:
     """Then the share is all or nothing; of independent distances it deviates as independent images do."""
     rng = np.random.default_rng(0)
@@ -307,6 +312,14 @@ def test_the_success_of_an_attack_is_that_of_the_definition(
         assert found.true_positive_rate is None
     else:
         assert found.true_positive_rate == pytest.approx(max(true for true, false in rates if false <= 0.01))
+
+
+def test_a_rate_at_few_false_positives() -> None:
+    rng = np.random.default_rng(2)
+    members, others = rng.normal(1, 1, 60), rng.normal(0, 1, 250)  # at most two of these are above the threshold
+    found = privacy.attack_success(members, others)
+    assert found.true_positive_rate == np.mean(members > np.sort(others)[-3])
+    assert found.true_positive_rate < np.mean(members > np.sort(others)[-5])
 
 
 def test_losses_of_labels(real: RealData, runtime: Runtime) -> None:
