@@ -178,8 +178,9 @@ def _compared(subject: Subject, label: int) -> _Compared:
     most = max(1, MOST_REAL // len(real.classes))
     few_H = np.sort(keyed_rng(seed, "nearest images", "real", label).permutation(len(test))[:most])
     real_HCHW = _at_side(test[few_H], side)
-    both_QCHW, both_inside_QCHW = torch.cat([cell_QCHW, real_HCHW]), torch.cat([inside_QCHW, real_HCHW > -1])
-    to_training_QN, real_HN = np.split(distances(both_QCHW, both_inside_QCHW, train), [count])
+    all_HCHW = torch.ones_like(real_HCHW, dtype=torch.bool)
+    to_training = distances(torch.cat([cell_QCHW, real_HCHW]), torch.cat([inside_QCHW, all_HCHW]), train)
+    to_training_QN, real_HN = to_training[:count], to_training[count:]
     to_held_out_QN = distances(cell_QCHW, inside_QCHW, test)
     began_N = None
     if subject.beginnings is not None:
