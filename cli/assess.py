@@ -18,7 +18,7 @@ def assess(
         str,
         typer.Option(
             "--only",
-            help="evaluations, comma-separated: architectures, ranking, search, continual; "
+            help="evaluations, comma-separated: architectures, ranking, search, continual, privacy; "
             "all: those that the set and its data allow",
         ),
     ] = "all",

@@ -87,14 +87,21 @@ def decode(images_NCHW: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
 
 
 def _cut(images_NCHW: torch.Tensor, factor: int) -> torch.Tensor:
+    return images_NCHW[:, None] if factor == 1 else _enlarge(cells(images_NCHW, factor), images_NCHW.shape[-1])
+
+
+def cells(images_NCHW: torch.Tensor, factor: int, *, padding: float = PADDING) -> torch.Tensor:
+    """The factor * factor cells of every image, row by row, `[N, factor**2, C, cell, cell]`.
+
+    Args:
+        padding: fills the last row and column of cells where the factor does not divide the side.
+    """
     n, c, side, _ = images_NCHW.shape
-    if factor == 1:
-        return images_NCHW[:, None]
     cell = math.ceil(side / factor)
     fill = cell * factor - side
-    padded = F.pad(images_NCHW, (0, fill, 0, fill), value=PADDING) if fill else images_NCHW
+    padded = F.pad(images_NCHW, (0, fill, 0, fill), value=padding) if fill else images_NCHW
     grid = padded.view(n, c, factor, cell, factor, cell).permute(0, 2, 4, 1, 3, 5)
-    return _enlarge(grid.reshape(n, factor * factor, c, cell, cell), side)
+    return grid.reshape(n, factor * factor, c, cell, cell)
 
 
 def _enlarge(cells: torch.Tensor, side: int) -> torch.Tensor:
@@ -110,7 +117,12 @@ def compose(images_NCHW: torch.Tensor, factor: int) -> torch.Tensor:
         return images_NCHW
     side, channels = images_NCHW.shape[-1], images_NCHW.shape[1]
     cell = math.ceil(side / factor)
-    small = F.interpolate(images_NCHW, size=cell, mode="bilinear", antialias=True, align_corners=False)
+    small = reduced(images_NCHW, cell)
     grid = small.view(-1, factor, factor, channels, cell, cell).permute(0, 3, 1, 4, 2, 5)
     full = grid.reshape(-1, channels, cell * factor, cell * factor)
     return full[:, :, :side, :side].clamp(0, 1).contiguous()
+
+
+def reduced(images_NCHW: torch.Tensor, side: int) -> torch.Tensor:
+    """Float images down-scaled to that side, as :func:`compose` does."""
+    return F.interpolate(images_NCHW, size=side, mode="bilinear", antialias=True, align_corners=False)

@@ -22,6 +22,22 @@ def initialize(kind: str, real: RealData, *, ipc: int, factor: int, seed: int) -
         shape = (ipc, real.channels, real.size, real.size)
         rows = [keyed_rng(seed, "noise", c).standard_normal(shape, np.float32) for c in range(len(real.classes))]
         return torch.from_numpy(np.concatenate(rows)).mul_(0.25).add_(0.5).clamp_(0, 1)
+    images = real.train.images
+    picks = [images[places] for places in beginnings(kind, real, ipc=ipc, factor=factor, seed=seed)]
+    return compose(torch.from_numpy(np.concatenate(picks)).float().div_(255), factor if kind == "mix" else 1)
+
+
+def beginnings(kind: str, real: RealData, *, ipc: int, factor: int, seed: int) -> list[np.ndarray]:
+    """Places in the training split of the real images that the stored images of each class begin as, in their order.
+
+    Each image of a class is used once before any is used again.
+
+    Args:
+        kind: `mix` or `random`.
+
+    Raises:
+        UserError: a class has fewer than `ipc` images.
+    """
     counts = real.train.counts()
     if counts.min() < ipc:
         poor = int(counts.argmin())
@@ -29,16 +45,11 @@ def initialize(kind: str, real: RealData, *, ipc: int, factor: int, seed: int) -
             f"--ipc {ipc} is above the {counts[poor]} training images of class {real.classes[poor]!r} in {real.name}: "
             f"--init {kind} needs at least as many; lower --ipc, or use --init noise"
         )
-    cells = factor if kind == "mix" else 1
-    picks = [_pick(real, c, ipc * cells * cells, keyed_rng(seed, kind, c)) for c in range(len(real.classes))]
-    return compose(torch.from_numpy(np.concatenate(picks)).float().div_(255), cells)
-
-
-def _pick(real: RealData, label: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` images of a class, each once before any is used again."""
-    start, stop = real.train.offsets[label : label + 2]
-    order = np.resize(rng.permutation(stop - start), count)
-    return real.train.images[start + order]
+    cells = factor**2 if kind == "mix" else 1
+    return [
+        start + np.resize(keyed_rng(seed, kind, c).permutation(count), ipc * cells)
+        for c, (start, count) in enumerate(zip(real.train.offsets[:-1], counts, strict=True))
+    ]
 
 
 def from_images(images_NCHW: torch.Tensor, classes: tuple[str, ...], real: RealData, *, ipc: int) -> torch.Tensor:

@@ -7,10 +7,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ncfmkit import interrupts
 from ncfmkit.assessment import AssessedSet, Assessment
 from ncfmkit.comparison import ComparedOn
-from ncfmkit.config import full_key, to_dict
+from ncfmkit.config import Settings, check, from_dict, full_key, known_names, to_dict
+from ncfmkit.distillation.initial import beginnings
 from ncfmkit.distillation.pool import estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
@@ -30,6 +33,7 @@ from ncfmkit.kept import Kept
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import split_arguments
+from ncfmkit.real.store import RealData
 from ncfmkit.reports.assessment import Heading, write_page
 from ncfmkit.runtime import choose_runtime, device_name, versions
 from ncfmkit.scoring.baselines import herded_subset, herding_seconds
@@ -169,13 +173,15 @@ def _plan(
     def teachers() -> Teachers:
         return open_teachers(real, settings, extractors, runtime)
 
+    made = _made_by(result)
     taught = result.soft_labels is not None and settings.labels.soft
     subject = Subject(
         stored=result.images.numpy(),
         stored_labels=result.labels.numpy(),
         distilled=result.labeled(),
         factor=result.manifest.decode.factor,
-        initial=result.manifest.training.settings().distill.init,
+        initial=None if made is None or made.distill.init == "load" else made.distill.init,
+        beginnings=None if made is None else _beginnings(result, real, made),
         size=set_size(result),
         real=real,
         settings=settings,
@@ -203,6 +209,28 @@ def _plan(
     if not names:
         raise UserError("this set and these data allow none of the evaluations")
     return Plan(path=os.fspath(path), result=result, subject=subject, names=tuple(names), changed=changed, out=folder)
+
+
+def _made_by(result: SyntheticSet) -> Settings | None:
+    """How all classes of a set were distilled, as its manifest says; None: it does not say, or they differ."""
+    if result.manifest.source.converted is not None:
+        return None
+    try:
+        made = check(from_dict(known_names(result.manifest.settings)))
+    except UserError:  # a newer version of ncfmkit may have other settings
+        return None
+    return made if made.distill.add_to is None else None
+
+
+def _beginnings(result: SyntheticSet, real: RealData, made: Settings) -> list[np.ndarray] | None:
+    """The real images that the images of a set began as; None: there are none, or it is not known which ones."""
+    d, part_of = made.distill, result.manifest.part_of
+    whole_images = d.init == "mix" or (d.init == "random" and d.factor == 1)  # and not cells that are crops of them
+    # of the images that were distilled, those that are too many for `--bytes` are left out
+    if not whole_images or d.bytes is not None or real.fingerprint != result.manifest.source.fingerprint:
+        return None
+    ipc = result.ipc if part_of is None else part_of.ipc
+    return beginnings(d.init, real, ipc=ipc, factor=d.factor, seed=made.seed)
 
 
 def _is_done(plan: Plan, name: str) -> bool:

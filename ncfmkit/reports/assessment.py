@@ -13,7 +13,14 @@ from rich.text import Text
 
 from ncfmkit.assessment import Assessment
 from ncfmkit.config import from_dict
-from ncfmkit.reports import architectures_section, continual_section, layout, ranking_section, search_section
+from ncfmkit.reports import (
+    architectures_section,
+    continual_section,
+    layout,
+    privacy_section,
+    ranking_section,
+    search_section,
+)
 from ncfmkit.reports.scores import byte_count, time_taken
 from ncfmkit.reports.sections import Section, for_page, for_terminal
 
@@ -32,6 +39,7 @@ SECTIONS: dict[str, Callable[[Any], Section]] = {  # by the names of the rows
     "ranking": ranking_section.section,
     "search": search_section.section,
     "continual": continual_section.section,
+    "privacy": privacy_section.section,
 }
 
 

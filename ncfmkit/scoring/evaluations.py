@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ncfmkit.assessment import Architectures, Continual, Ranking, Search
+from ncfmkit.assessment import Architectures, Continual, Privacy, Ranking, Search
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
 from ncfmkit.records import Record
-from ncfmkit.scoring import architectures, continual, ranking, search
+from ncfmkit.scoring import architectures, continual, privacy, ranking, search
 from ncfmkit.scoring.subject import Subject
 
 
@@ -76,6 +76,17 @@ EVALUATIONS: dict[str, Evaluation] = {
         check=continual.check,
         stages=continual.stages,
         measure=continual.measure,
+    ),
+    "privacy": Evaluation(
+        title="Traces of the training images",
+        asks="What does the set, and what do its students, tell about the images that it was made from?",
+        needs="test images of every class",
+        source="nearest real images in pixels; the loss-threshold attack of Yeom et al. (2018), with the true-positive "
+        "rate at a small false-positive rate after Carlini et al. (2022)",
+        result=Privacy,
+        check=privacy.check,
+        stages=privacy.stages,
+        measure=privacy.measure,
     ),
 }
 

@@ -29,6 +29,8 @@ class Subject:
         distilled: the set, decoded: what its students are trained on.
         factor: cells along the side of a stored image.
         initial: what its images began as, `mix`, `random` or `noise`; None: not known.
+        beginnings: places in the training split of the real images that its images began as, of each class; None: they
+            did not begin as real images, or it is not known as which.
         size: how large it is, per class.
         real: the real data.
         settings: `network` and `student` are those of the students, `seed` of all draws.
@@ -48,6 +50,7 @@ class Subject:
     distilled: LabeledImages
     factor: int
     initial: str | None
+    beginnings: Sequence[np.ndarray] | None
     size: SetSize
     real: RealData
     settings: Settings

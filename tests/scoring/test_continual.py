@@ -47,6 +47,7 @@ def subject_of(folder: Path, runtime: Runtime, **changes: Any) -> Subject:
         "distilled": distilled,
         "factor": 1,
         "initial": None,
+        "beginnings": None,
         "size": SIZE,
         "real": real,
         "settings": Settings(network=TINY_NETWORK, student=STUDENT, seed=3),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import TINY_NETWORK, build_real, build_set
 from recorded import score
+from subjects import make_subject
 
 from ncfmkit.assessment import Images, Labels, RankingCell
 from ncfmkit.config import LabelSettings, PoolSettings, Settings, StudentSettings, to_dict
@@ -19,12 +20,11 @@ from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
 from ncfmkit.images import LabeledImages
 from ncfmkit.jobs.assess import assess, dry_run
-from ncfmkit.kept import Kept
 from ncfmkit.real.store import RealData
 from ncfmkit.run_records import Accuracy, Score
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import architectures, ranking, subject
-from ncfmkit.scoring.baselines import SetSize, random_subset
+from ncfmkit.scoring.baselines import random_subset
 from ncfmkit.scoring.students import RowWork
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.sets import set_file
@@ -144,10 +144,6 @@ def test_a_recipe_that_augments_nothing_has_no_ars() -> None:
     assert found.lrs == ranking.ranked(cells(HARD)).lrs
 
 
-def unfit(data: LabeledImages) -> LabeledImages:
-    raise AssertionError("not asked for")
-
-
 def assessed(
     folder: Path,
     real: RealData,
@@ -158,23 +154,14 @@ def assessed(
     **changes: Any,
 ) -> Subject:
     """A set of two images per class, four times as many decoded."""
-    made = build_set("single", 2, soft=soft)
-    return Subject(
-        stored=made.images.numpy(),
-        stored_labels=made.labels.numpy(),
-        distilled=made.labeled(),
-        factor=2,
-        initial="mix",
-        size=SetSize(stored=2, decoded=8, bytes=1.0),
+    return make_subject(
+        build_set("single", 2, soft=soft),
+        folder,
         real=real,
         settings=Settings(network=TINY_NETWORK, student=dataclasses.replace(STUDENTS, **changes), seed=3),
         runtime=runtime,
-        mosaics=lambda repeat: unfit(made.labeled()),
-        herding=lambda _: iter(()),
-        herded=lambda count: unfit(made.labeled()),
         soften=soften,
         teachers=lambda: iter([Stage(name="teachers", work="", seconds=1.0)]),
-        kept=Kept(folder=folder, conditions={}),
     )
 
 

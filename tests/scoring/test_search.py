@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from conftest import build_real, build_set
+from subjects import make_subject
 
 from ncfmkit.assessment import SearchRow
 from ncfmkit.config import NetworkSettings, Settings, StudentSettings
 from ncfmkit.errors import UserError
-from ncfmkit.images import LabeledImages
 from ncfmkit.kept import Kept
 from ncfmkit.networks.search_space import search_net, search_space
 from ncfmkit.runtime import Runtime
@@ -21,32 +21,14 @@ from ncfmkit.scoring.students import score
 from ncfmkit.scoring.subject import Subject
 
 
-def never(_: int) -> LabeledImages:
-    raise AssertionError("a search takes no such images")
-
-
 @pytest.fixture
 def subject(tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Subject:
     """A set of 3 classes with 2 images each, of data with 21 images; four networks of at most 16 channels."""
     monkeypatch.setattr(search, "SAMPLE", 4)
-    of_set = build_set("single", 1)
     student = StudentSettings(epochs=4, batch=6, repeats=3, evaluations=4, whole_epochs=3, lr=1e-2)
-    return Subject(
-        stored=of_set.images.numpy(),
-        stored_labels=of_set.labels.numpy(),
-        distilled=of_set.labeled(),
-        factor=1,
-        initial=None,
-        size=SetSize(stored=2, decoded=2, bytes=2 * 192),
-        real=build_real(),
-        settings=Settings(network=NetworkSettings(width=16, depth=2), student=student, seed=5),
-        runtime=runtime,
-        mosaics=never,
-        herding=lambda _: iter(()),
-        herded=never,
-        soften=None,
-        teachers=lambda: iter(()),
-        kept=Kept(folder=tmp_path / "measured", conditions={}),
+    settings = Settings(network=NetworkSettings(width=16, depth=2), student=student, seed=5)
+    return make_subject(
+        build_set("single", 1), tmp_path / "measured", real=build_real(), settings=settings, runtime=runtime
     )
 
 
