@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,14 +76,10 @@ def stages(subject: Subject) -> Iterator[Stage]:
 def measure(subject: Subject) -> Privacy:
     kept = subject.kept
     nearest = kept.measured(Nearest, lambda: nearest_real(subject), **_nearest_conditions(subject))
-    attacks = []
-    for name in ATTACKED:
-        found = kept.read(Attack, **_attack_conditions(subject, name))
-        if found is None:
-            found = attack(subject, name)
-            kept.write(found, **_attack_conditions(subject, name))
-        attacks.append(found)
-    return Privacy(nearest=nearest, attacks=tuple(attacks))
+    attacks = tuple(
+        kept.measured(Attack, partial(attack, subject, name), **_attack_conditions(subject, name)) for name in ATTACKED
+    )
+    return Privacy(nearest=nearest, attacks=attacks)
 
 
 def _nearest_conditions(subject: Subject) -> dict[str, Any]:
