@@ -13,6 +13,7 @@ from ncfmkit.distillation import pool as pool_module
 from ncfmkit.errors import UserError
 from ncfmkit.jobs.evaluate import dry_run, evaluate, real_mosaics, requested_scoring
 from ncfmkit.jobs.pack import quantized
+from ncfmkit.networks import convnext, vit
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.run import RunDirectory
 from ncfmkit.scoring import students
@@ -34,15 +35,19 @@ def test_evaluate_with_another_network(scored: Path) -> None:
 QUICK: dict[str, Any] = {"student.epochs": 2, "student.repeats": 1, "runtime.compile": "off", "runtime.device": "cpu"}
 
 
-def test_evaluate_with_all_networks(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_with_all_networks(
+    scored: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vit, "DEPTH", 1)
+    monkeypatch.setattr(convnext, "BLOCKS", (1, 1, 1, 1))
     rows = evaluate(scored, data="digits", baselines="random", **(QUICK | {"network.name": "all"})).rows
     assert "images of 8 pixels are too small for vgg11, resnet18, resnetap10, densenet121" in capsys.readouterr().err
     alone = [
         row
-        for name in ("convnet", "alexnet")
+        for name in ("convnet", "alexnet", "vit", "convnext")
         for row in evaluate(scored, data="digits", baselines="random", **(QUICK | {"network.name": name})).rows
     ]
-    assert [row.network for row in rows] == ["convnet-2 width 8"] * 2 + ["alexnet"] * 2
+    assert [row.network for row in rows] == ["convnet-2 width 8"] * 2 + ["alexnet"] * 2 + ["vit"] * 2 + ["convnext"] * 2
     assert [dict(row) | {"seconds": 0} for row in rows] == [dict(row) | {"seconds": 0} for row in alone]
 
 
