@@ -66,4 +66,4 @@ def convnext_atto(*, channels: int, classes: int, size: int) -> BodyNet:
             layers += [ChannelNorm(before), nn.Conv2d(before, width, 2, stride=2)]
         layers += [Block(width) for _ in range(count)]
     body = nn.Sequential(*layers, MapMean(), nn.LayerNorm(WIDTHS[-1], eps=EPS))
-    return with_normal_weights(BodyNet(body, dims=WIDTHS[-1], classes=classes, size=size))
+    return with_normal_weights(BodyNet(body, dims=WIDTHS[-1], classes=classes, size=size), nn.Conv2d, nn.Linear)

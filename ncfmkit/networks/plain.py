@@ -36,10 +36,10 @@ class BodyNet(nn.Module):
         return self.classifier(self.features(x_NCHW))
 
 
-def with_normal_weights(network: BodyNet) -> BodyNet:
-    """The network with weights of a truncated normal distribution and biases of 0, as ViT and ConvNeXt start."""
+def with_normal_weights(network: BodyNet, *kinds: type[nn.Linear | nn.Conv2d]) -> BodyNet:
+    """The network with layers of these kinds as they start in ViT and ConvNeXt: truncated normal weights, no bias."""
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, kinds):
             nn.init.trunc_normal_(module.weight, std=0.02)
             assert module.bias is not None
             nn.init.zeros_(module.bias)

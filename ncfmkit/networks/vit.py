@@ -16,7 +16,7 @@ from torch import nn
 from ncfmkit.networks.plain import BodyNet, margin, with_normal_weights
 
 WIDTH, DEPTH, HEADS, HIDDEN = 192, 6, 3, 768  # DeiT-Ti has 12 blocks
-MOST_PATCHES, LARGEST_PATCH = 8, 16  # along a side, while patches are not that large: 64 tokens up to 128 pixels
+MOST_PATCHES = 8  # along a side, while patches have 2 to 16 pixels there: at most 64 tokens up to 128 pixels
 EPS = 1e-6
 
 
@@ -28,7 +28,7 @@ class Patches(nn.Module):
 
     def __init__(self, channels: int, side: int):
         super().__init__()
-        patch = min(LARGEST_PATCH, math.ceil(side / MOST_PATCHES))
+        patch = min(16, max(2, math.ceil(side / MOST_PATCHES)))
         count = math.ceil(side / patch)
         self.fill = count * patch - side
         self.projection = nn.Conv2d(channels, WIDTH, patch, stride=patch)
@@ -92,4 +92,4 @@ def small_vit(*, channels: int, classes: int, size: int) -> BodyNet:
     tokens = len(patches.positions_TD)
     blocks = [Block(tokens) for _ in range(DEPTH)]
     body = nn.Sequential(patches, *blocks, nn.LayerNorm(WIDTH, eps=EPS), TokenMean(tokens))
-    return with_normal_weights(BodyNet(body, dims=WIDTH, classes=classes, size=size))
+    return with_normal_weights(BodyNet(body, dims=WIDTH, classes=classes, size=size), nn.Linear)

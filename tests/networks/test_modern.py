@@ -60,8 +60,8 @@ def test_attention_is_torchs_own() -> None:
 @pytest.mark.parametrize(
     ("size", "patch", "tokens"),
     [
-        (4, 1, 16),
-        (8, 1, 64),
+        (4, 2, 4),
+        (8, 2, 16),
         (9, 2, 25),
         (16, 2, 64),
         (28, 4, 64),
