@@ -11,11 +11,10 @@ from ncfmkit import interrupts
 from ncfmkit.assessment import AssessedSet, Assessment
 from ncfmkit.comparison import ComparedOn
 from ncfmkit.config import full_key, to_dict
-from ncfmkit.distillation.pool import open_pool
+from ncfmkit.distillation.pool import Pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
-from ncfmkit.images import LabeledImages
-from ncfmkit.jobs.evaluate import extractors_of, one_member, real_mosaics, set_size, settings_for
+from ncfmkit.jobs.evaluate import extractors_of, real_mosaics, selecting, selecting_pool, set_size, settings_for
 from ncfmkit.jobs.setup import (
     changed_recipe,
     check_fits,
@@ -31,7 +30,6 @@ from ncfmkit.progress import notice
 from ncfmkit.real.arguments import split_arguments
 from ncfmkit.reports.assessment import Heading, write_page
 from ncfmkit.runtime import choose_runtime, device_name, versions
-from ncfmkit.scoring.baselines import herded_subset
 from ncfmkit.scoring.evaluations import EVALUATIONS, parse_evaluations
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.sets.set_file import load
@@ -152,9 +150,8 @@ def _plan(
     network_builder(settings.network, real)()  # raises where the images are too small for it
     extractors = extractors_of(result, real)
 
-    def herded(count: int) -> LabeledImages:
-        pool = open_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
-        return herded_subset(real, count, pool.final[0], extractors[0], runtime)
+    def pool() -> Pool:
+        return open_pool(real, extractors[:1], selecting_pool(settings, ()), seed=settings.seed, runtime=runtime)
 
     subject = Subject(
         stored=result.images.numpy(),
@@ -167,7 +164,7 @@ def _plan(
         settings=settings,
         runtime=runtime,
         mosaics=lambda repeat: real_mosaics(result, real, settings.seed, repeat)[0],
-        herded=herded,
+        herded=partial(selecting(real, extractors[0], pool, runtime), "herding"),
         kept=Kept(
             folder=folder / MEASURED,
             conditions=measured_on(real, settings, runtime) | {"manifest_sha256": result.manifest.manifest_sha256},
