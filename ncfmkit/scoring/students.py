@@ -39,6 +39,7 @@ from ncfmkit.training import (
 )
 
 NO_SCORE = "or --repeats 0"  # what else a user can do who has no test split
+UNBALANCED = 1.5  # size ratio of the largest class to the smallest from which on a test split is called so
 
 
 def side_by_side(repeats: int, size: int, runtime: Runtime) -> int:
@@ -96,6 +97,9 @@ def score(
     accuracy_NE = hits_NEK.sum(2) / len(test)
     count_K = np.bincount(test.labels.numpy(), minlength=test.classes)
     tested = [_summary(values) for values in accuracy_NE.T]
+    known = count_K > 0
+    of_class_NK = hits_NEK[:, -1, known] / count_K[known]
+    unbalanced = count_K[known].max() >= UNBALANCED * count_K[known].min()
     return Score(
         set=about.name,
         label=about.label,
@@ -113,6 +117,7 @@ def score(
             float(np.mean(hits_N / count)) if count else None
             for hits_N, count in zip(hits_NEK[:, -1].T, count_K, strict=True)
         ),
+        balanced=_summary(of_class_NK.mean(1)) if unbalanced else None,
         curve=Curve(epochs=when, mean=tuple(t.mean for t in tested), std=tuple(t.std for t in tested)),
         seconds=time.monotonic() - start,
     )

@@ -117,6 +117,53 @@ def test_last_is_the_last_epoch_and_best_the_maximum(
     assert row.classes == (pytest.approx(808 / 7500), pytest.approx(202 / 2500), None)
 
 
+@pytest.mark.parametrize(
+    ("counts", "is_unbalanced"),
+    [
+        ((2000, 3000, 5000), True),
+        ((4000, 6000), True),
+        ((4001, 5999), False),
+        ((5000, 5000, 0), False),
+        ((10_000,), False),
+    ],
+)
+def test_balanced_accuracy_is_the_mean_of_the_classes(
+    monkeypatch: pytest.MonkeyPatch,
+    real: RealData,
+    build: Callable[[], Classifier],
+    runtime: Runtime,
+    counts: tuple[int, ...],
+    is_unbalanced: bool,
+) -> None:
+    """Of each student, from its own right and wrong answers; only where a class has half as many images again."""
+    rng = np.random.default_rng(3)
+    labels_N = np.repeat(np.arange(len(counts)), counts)
+    right_RN = rng.uniform(size=(3, 10_000)) < np.array([0.9, 0.5, 0.2])[labels_N]
+    answers = iter(right_RN)
+
+    def scripted(models: object, test: LabeledImages) -> np.ndarray:
+        right_N = next(answers)
+        return np.array([[int(right_N[labels_N == k].sum()) for k in range(3)]])
+
+    monkeypatch.setattr(students, "class_hits", scripted)
+    monkeypatch.setattr(students, "side_by_side", lambda *_: 1)
+    test = dataclasses.replace(held_out(real), labels=torch.from_numpy(labels_N))
+    settings = dataclasses.replace(SHORT, epochs=1, evaluations=1, repeats=3)
+    row = one_row([labeled(real, real.train)] * 3, test, build, settings, runtime)
+    assert row.last.values == pytest.approx([right_N.mean() for right_N in right_RN])
+    if not is_unbalanced:
+        assert row.balanced is None
+        return
+    each = [np.mean([right_N[labels_N == k].mean() for k in set(labels_N)]) for right_N in right_RN]
+    assert row.balanced is not None
+    assert row.balanced.values == pytest.approx(each)
+    assert row.balanced.mean == pytest.approx(np.mean(each))
+    assert row.balanced.std == pytest.approx(np.std(each, ddof=1))
+    assert row.classes is not None
+    assert row.balanced.mean == pytest.approx(np.mean([share for share in row.classes if share is not None]))
+    assert abs(row.balanced.mean - row.last.mean) > 0.01
+
+
 def test_one_student_has_no_spread(real: RealData, build: Callable[[], Classifier], runtime: Runtime) -> None:
     test = held_out(real)
     row = one_row([labeled(real, real.train)], test, build, SHORT, runtime)
