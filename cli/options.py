@@ -98,7 +98,7 @@ Baselines = Annotated[
     typer.Option(
         "--baselines",
         help="real images to score beside the set, comma-separated: random, random-soft, random-decoded, webp, "
-        "jpeg, mosaic, herding, herding-webp, whole, none",
+        "jpeg, mosaic, herding, herding-webp, k-center, el2n, forgetting, whole, none",
     ),
 ]
 

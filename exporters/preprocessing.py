@@ -52,7 +52,7 @@ class Deployed(nn.Module):
             _replace(self.network, AveragePool, lambda pool: nn.AvgPool2d(pool.kernel_size))
         if half:
             self.network.half()
-            _replace(self.network, nn.GroupNorm | nn.InstanceNorm2d, _NormInFloat32)
+            _replace(self.network, nn.GroupNorm | nn.InstanceNorm2d | nn.LayerNorm, _NormInFloat32)
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -69,8 +69,8 @@ class _NormInFloat32(nn.Module):
         super().__init__()
         self.norm = norm.float()
 
-    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        return self.norm(x_NCHW.float()).to(x_NCHW.dtype)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x.float()).to(x.dtype)
 
 
 def _as_instance_norm(norm: nn.GroupNorm) -> nn.Module:

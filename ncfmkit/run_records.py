@@ -142,6 +142,8 @@ class Score(Record):
         last, best: accuracy after the last epoch, which is the result; in the best epoch, which peeks at the test set.
         classes: accuracy after the last epoch on the test images of each class, mean over the students, in class order;
             None for a class without test images.
+        balanced: mean over those classes of the accuracy after the last epoch, of a test split that is unbalanced
+            (docs/method.md, section 8); None for others, where it hardly differs from `last`.
         curve: accuracy in the course of training.
         seconds: of training and testing all of them.
     """
@@ -159,6 +161,7 @@ class Score(Record):
     last: Accuracy
     best: Accuracy
     classes: tuple[Share | None, ...] | None = None
+    balanced: Accuracy | None = None
     curve: Curve | None = None
     seconds: Seconds
 

@@ -15,6 +15,7 @@ def score(
     images: int = 10,
     network: str = "convnet-2 width 64",
     bytes_per_class: float | None = None,
+    balanced: float | None = None,
 ) -> Score:
     """A row of ten classes, whose accuracies differ."""
     return Score(
@@ -32,6 +33,7 @@ def score(
         evaluations=3,
         seconds=12.0,
         classes=tuple(mean * (1 - k / 50) for k in range(10)),
+        balanced=None if balanced is None else Accuracy(mean=balanced, std=0.0123, values=(balanced,) * n),
         curve=Curve(epochs=(100, 200, 300), mean=(mean / 2, mean / 1.5, mean), std=(0.01, 0.005, 0.00449)),
     )
 

@@ -28,7 +28,8 @@ from ncfmkit.progress import track
 from ncfmkit.run import read_checkpoint, write_checkpoint
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import students
-from ncfmkit.scoring.baselines import SetSize, herded_subset
+from ncfmkit.scoring.baselines import SetSize, selected_subset
+from ncfmkit.scoring.coreset import SELECTIONS, Extractor
 from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.training import StackedModels, accuracy, fresh_state, train
 
@@ -273,12 +274,14 @@ def test_images_that_take_a_quarter_of_the_free_memory_are_moved(make_real: Call
         assert there.normalized(index).device == there.targets(index).device == GPU
 
 
-def test_scores_herding_and_soft_labels(make_real: Callable, make_pool: Callable) -> None:
+def test_scores_selections_and_soft_labels(make_real: Callable, make_pool: Callable) -> None:
     real, network = make_real((30, 30, 30)), NetworkSettings(width=8, depth=2)
     pool, build = make_pool(real, network=network)
     settings = StudentSettings(epochs=2, repeats=2, evaluations=1)
     with fake_cuda.fake_cuda():
-        data = herded_subset(real, 3, pool.final[0], network, on("bf16"))
+        extractor = Extractor(network=network, stages=[*pool.stages[0], pool.final[0]])
+        chosen = {how: selected_subset(how, real, 3, extractor, on("bf16")) for how in SELECTIONS}
+        data = chosen["herding"]
         teachers = Teachers(
             states=[(network, state) for state in pool.final], real=real, temperature=2.0, runtime=on("bf16")
         )

@@ -14,11 +14,10 @@ from ncfmkit.assessment import AssessedSet, Assessment
 from ncfmkit.comparison import ComparedOn
 from ncfmkit.config import Settings, check, from_dict, full_key, known_names, to_dict
 from ncfmkit.distillation.initial import beginnings
-from ncfmkit.distillation.pool import estimate_pool, open_pool
+from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
-from ncfmkit.images import LabeledImages
-from ncfmkit.jobs.evaluate import extractors_of, one_member, real_mosaics, set_size, settings_for
+from ncfmkit.jobs.evaluate import extractors_of, real_mosaics, selecting, selecting_pool, set_size, settings_for
 from ncfmkit.jobs.relabel import open_teachers, softened, teaching_pool
 from ncfmkit.jobs.setup import (
     changed_recipe,
@@ -36,7 +35,7 @@ from ncfmkit.real.arguments import split_arguments
 from ncfmkit.real.store import RealData
 from ncfmkit.reports.assessment import Heading, write_page
 from ncfmkit.runtime import choose_runtime, device_name, versions
-from ncfmkit.scoring.baselines import herded_subset, herding_seconds
+from ncfmkit.scoring.coreset import selection_seconds
 from ncfmkit.scoring.evaluations import EVALUATIONS, parse_evaluations
 from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.scoring.subject import Subject
@@ -158,16 +157,15 @@ def _plan(
         notice(f"{real.name} differs from the data that the set was made from: other data, or read in another way")
     settings = resolve(settings, real)
     network_builder(settings.network, real)()  # raises where the images are too small for it
-    extractors = extractors_of(result, real)
+    extractors, selector = extractors_of(result, real), selecting_pool(settings, ())
 
     def herding(count: int) -> Iterator[Stage]:
-        yield from estimate_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
-        seconds = herding_seconds(real, count, extractors[0], runtime)
+        yield from estimate_pool(real, extractors[:1], selector, seed=settings.seed, runtime=runtime)
+        seconds = selection_seconds("herding", real, count, extractors[0], selector.snapshots, runtime)
         yield Stage(name="herding", work=f"{count} of each class", seconds=seconds)
 
-    def herded(count: int) -> LabeledImages:
-        pool = open_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
-        return herded_subset(real, count, pool.final[0], extractors[0], runtime)
+    def pool() -> Pool:
+        return open_pool(real, extractors[:1], selector, seed=settings.seed, runtime=runtime)
 
     @cache
     def teachers() -> Teachers:
@@ -188,7 +186,7 @@ def _plan(
         runtime=runtime,
         mosaics=lambda repeat: real_mosaics(result, real, settings.seed, repeat)[0],
         herding=herding,
-        herded=herded,
+        herded=partial(selecting(real, extractors[0], pool, runtime), "herding"),
         soften=(lambda data: softened(data, settings, teachers())) if taught else None,
         teachers=lambda: estimate_pool(real, extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime),
         kept=Kept(

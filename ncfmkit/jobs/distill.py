@@ -25,7 +25,7 @@ from ncfmkit.distillation.shares import distilled_labels
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce, total_seconds
 from ncfmkit.files import format_bytes, write_atomic
-from ncfmkit.jobs.evaluate import real_mosaics, set_size
+from ncfmkit.jobs.evaluate import real_mosaics, selecting, set_size
 from ncfmkit.jobs.growing import check_place, earlier_set, grown, with_new_classes
 from ncfmkit.jobs.relabel import relabeled, softened, teachers_of
 from ncfmkit.jobs.setup import label_bytes, make_settings, open_data, resolve, room
@@ -44,7 +44,8 @@ from ncfmkit.run import RunDirectory, next_free
 from ncfmkit.run_records import DataInfo, PoolInfo, RunInfo, Scores
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.scoring import students
-from ncfmkit.scoring.baselines import SetSize, check_baselines, herded_subset, parse_baselines
+from ncfmkit.scoring.baselines import SetSize, check_baselines, parse_baselines, read_snapshots
+from ncfmkit.scoring.coreset import SNAPSHOTS
 from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.sets import budget, set_file
 from ncfmkit.sets.manifest import BY_WORTH, finished_set, manifest_score, to_bytes
@@ -251,6 +252,11 @@ def _opened(
         names = tuple(dict.fromkeys([*names, "random-soft"]))
     elif "random-soft" in names:
         raise UserError("--baselines random-soft needs --soft-labels")
+    if (by_snapshots := read_snapshots(names)) and not settings.pool.snapshots:
+        raise UserError(
+            f"--baselines {by_snapshots[0]} needs snapshots of the extractors' training: pass --snapshots "
+            f"{min(SNAPSHOTS, max(1, settings.pool.epochs - 1))}, or leave it out and ask `ncfmkit evaluate` for it"
+        )
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
     part = "" if settings.distill.shard is None else f"-shard-{settings.distill.shard.replace('/', '-of-')}"
     size = settings.distill.bytes and re.sub(r"\W+", "-", f"{settings.distill.bytes}-bytes".replace("/", "-per-"))
@@ -347,6 +353,7 @@ def _estimate(
         real,
         settings,
         extractor=settings.extractors[0],
+        snapshots=settings.pool.snapshots,
         size=_size(settings, real),
         baselines=baselines,
         runtime=runtime,
@@ -551,7 +558,7 @@ def _complete(
                 baselines=baselines,
                 mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
                 soften=lambda data: softened(data, settings, teachers) if teachers is not None else data,
-                herding=lambda count: herded_subset(real, count, pool.final[0], settings.extractors[0], runtime),
+                select=selecting(real, settings.extractors[0], lambda: pool, runtime),
                 runtime=runtime,
             )
             result = dataclasses.replace(result, manifest=result.manifest.changed(score=manifest_score(scores.rows[0])))

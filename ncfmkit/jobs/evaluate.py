@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, full_key, override
 from ncfmkit.distillation.initial import initialize
-from ncfmkit.distillation.pool import estimate_pool, open_pool
+from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.images import LabeledImages
@@ -24,7 +24,15 @@ from ncfmkit.rng import keyed_rng
 from ncfmkit.run_records import Scores
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
-from ncfmkit.scoring.baselines import BASELINES, SetSize, check_baselines, herded_subset, parse_baselines
+from ncfmkit.scoring.baselines import (
+    SetSize,
+    are_selected,
+    check_baselines,
+    parse_baselines,
+    read_snapshots,
+    selected_subset,
+)
+from ncfmkit.scoring.coreset import SNAPSHOTS, Extractor
 from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.sets.manifest import image_tensors, in_bits, to_bytes
 from ncfmkit.sets.set_file import load
@@ -142,9 +150,9 @@ def evaluate_real(
 
     extractors = extractors_of(result, real)
 
-    def herding(count: int) -> LabeledImages:
-        pool = open_pool(real, extractors[:1], one_member(settings), seed=settings.seed, runtime=runtime)
-        return herded_subset(real, count, pool.final[0], extractors[0], runtime)
+    def pool() -> Pool:
+        how = selecting_pool(settings, baselines)
+        return open_pool(real, extractors[:1], how, seed=settings.seed, runtime=runtime)
 
     @functools.cache
     def teachers() -> Teachers:
@@ -157,7 +165,7 @@ def evaluate_real(
         size=set_size(result),
         baselines=baselines,
         mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
-        herding=herding,
+        select=selecting(real, extractors[0], pool, runtime),
         soften=lambda data: softened(data, settings, teachers()),
         runtime=runtime,
     )
@@ -189,15 +197,16 @@ def estimate(
     """
     settings = _checked(result, real, settings, baselines)
     extractors = extractors_of(result, real)
-    pool, networks = one_member(settings), extractors[:1]
-    if "random-soft" in baselines:
-        pool, networks = teaching_pool(settings), extractors
-    if "random-soft" in baselines or any(BASELINES[name].images == "herding" for name in baselines):
-        yield from estimate_pool(real, networks, pool, seed=settings.seed, runtime=runtime)
+    selecting, teach = selecting_pool(settings, baselines), "random-soft" in baselines
+    if teach:
+        yield from estimate_pool(real, extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime)
+    if are_selected(baselines) and (selecting.snapshots or not teach):  # else it is one of those that teach
+        yield from estimate_pool(real, extractors[:1], selecting, seed=settings.seed, runtime=runtime)
     yield from students.estimate_scores(
         real,
         settings,
         extractor=extractors[0],
+        snapshots=selecting.snapshots,
         size=set_size(result),
         baselines=baselines,
         runtime=runtime,
@@ -211,6 +220,11 @@ def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines
         raise UserError(
             "--baselines random-soft needs a set with soft labels of a pool (distill --soft-labels, relabel): this one "
             f"has {'hard labels' if result.soft_labels is None else 'soft labels of unknown teachers'}"
+        )
+    if (names := read_snapshots(baselines)) and not selecting_pool(settings, baselines).snapshots:
+        raise UserError(
+            f"--baselines {names[0]} needs an extractor with snapshots between its first and its last epoch, and it is "
+            "trained for one: pass --pool-epochs 2 or more"
         )
     check_fits(result, real)
     real.test_split()
@@ -234,8 +248,30 @@ def extractors_of(result: SyntheticSet, real: RealData) -> tuple[NetworkSettings
     return resolve(result.manifest.training.settings(), real).extractors
 
 
-def one_member(settings: Settings) -> PoolSettings:
-    return dataclasses.replace(settings.pool, members=1, snapshots=0)
+def selecting_pool(settings: Settings, baselines: Sequence[str]) -> PoolSettings:
+    """The pool's first member, with snapshots of its training only where these baselines read them."""
+    snapshots = 0
+    if read_snapshots(baselines):
+        snapshots = settings.pool.snapshots or min(SNAPSHOTS, settings.pool.epochs - 1)
+    return dataclasses.replace(settings.pool, members=1, snapshots=snapshots)
+
+
+def selecting(
+    real: RealData, network: NetworkSettings, pool: Callable[[], Pool], runtime: Runtime
+) -> Callable[[str, int], LabeledImages]:
+    """A function that selects real images as a row of `SELECTIONS` does, that many per class.
+
+    Args:
+        network: of the pool's first member, which selects them.
+        pool: called once, when images are first asked for.
+    """
+    opened = functools.cache(pool)
+
+    def select(how: str, count: int) -> LabeledImages:
+        extractor = Extractor(network=network, stages=opened().stages[0])
+        return selected_subset(how, real, count, extractor, runtime)
+
+    return select
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
 from ncfmkit.networks.convnet import ConvNet, default_depth
+from ncfmkit.networks.convnext import convnext_atto
 from ncfmkit.networks.densenet import densenet121
 from ncfmkit.networks.plain import BodyNet, alexnet, vgg11
 from ncfmkit.networks.resnet import resnet18, resnetap10
+from ncfmkit.networks.vit import small_vit
 
 if TYPE_CHECKING:
     from ncfmkit.real.store import RealData
@@ -25,7 +27,8 @@ Classifier = ConvNet | BodyNet  # modules with `features(x_NCHW) -> feat_ND` and
 @dataclass(frozen=True, kw_only=True)
 class NetworkRow:
     build: Callable[..., Classifier]  # (channels, classes, size), and (width, depth) where they are taken -> module
-    smallest: int  # side in pixels of the smallest image; below it, a norm would see maps of one pixel, which it zeroes
+    smallest: int  # side in pixels of the smallest image; below it, an instance norm would see maps of one pixel, which
+    # it zeroes, a ConvNeXt would have no pixel left, a ViT too few to tell apart
     takes_width: bool = False  # whether width and depth are the caller's to choose
     summary: str
 
@@ -44,6 +47,10 @@ NETWORKS: dict[str, NetworkRow] = {
         build=resnetap10, smallest=16, summary="4 residual blocks, average pools for strides, instance norm"
     ),
     "densenet121": NetworkRow(build=densenet121, smallest=16, summary="58 densely joined layers, instance norm"),
+    "vit": NetworkRow(build=small_vit, smallest=4, summary="6 transformer blocks on at most 8 x 8 patches, layer norm"),
+    "convnext": NetworkRow(
+        build=convnext_atto, smallest=8, summary="12 blocks of depthwise 7x7 and a wide layer, layer norm"
+    ),
 }
 
 

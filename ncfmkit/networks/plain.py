@@ -36,6 +36,16 @@ class BodyNet(nn.Module):
         return self.classifier(self.features(x_NCHW))
 
 
+def with_normal_weights(network: BodyNet, *kinds: type[nn.Linear | nn.Conv2d]) -> BodyNet:
+    """The network with layers of these kinds as they start in ViT and ConvNeXt: truncated normal weights, no bias."""
+    for module in network.modules():
+        if isinstance(module, kinds):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+    return network
+
+
 def alexnet(*, channels: int, classes: int, size: int) -> BodyNet:
     """Five convolutions and three max-pools; the feature is the last map, averaged down to 4x4 (larger images)."""
     side = (size + 2 * margin(size)) // 8

@@ -10,7 +10,17 @@ from ncfmkit.config import Settings, by_name, to_dict
 from ncfmkit.progress import plural
 from ncfmkit.reports.curves import accuracies, accuracies_by_bytes, losses
 from ncfmkit.reports.layout import Plot, plot, write_page
-from ncfmkit.reports.scores import ABSENT, percent, score_cells, score_columns, share_of_whole, time_taken, whole_row
+from ncfmkit.reports.scores import (
+    ABSENT,
+    BALANCED,
+    percent,
+    score_cells,
+    score_columns,
+    share_of_whole,
+    time_taken,
+    whole_row,
+    worst_class,
+)
 from ncfmkit.reports.strips import MAX_CLASSES, SetImages, class_rows
 from ncfmkit.run import RunDirectory
 from ncfmkit.run_records import DataInfo, MetricsRow, PoolInfo, RunInfo, Score, Scores
@@ -85,11 +95,18 @@ def _score(row: Score, rows: Sequence[Score], data: DataInfo, labels: object) ->
     students = "one student" if row.n == 1 else f"{row.n} students"
     if isinstance(labels, dict) and labels.get("soft"):
         students += f" with soft labels of the extractors, temperature {_said(labels.get('temperature'))}"
+    balanced, worst = "", worst_class(row)
+    if row.balanced is not None and worst is not None:
+        number, lowest = worst
+        balanced = (
+            f". The test split is unbalanced: balanced accuracy {percent(row.balanced, row.n)}%, and "
+            f"{100 * lowest:.1f}% of the worst class, {data.classes[number]}"
+        )
     return {
         "figure": percent(row.last, row.n),
         "whole": beside,
         "how": f"{row.network}, {students}, after the last of {row.epochs:,} epochs; {data.test:,} test images of "
-        f"{len(data.classes):,} classes; guessing gives {100 / len(data.classes):.3g}%",
+        f"{len(data.classes):,} classes; guessing gives {100 / len(data.classes):.3g}%{balanced}",
     }
 
 
@@ -101,6 +118,8 @@ def _score_table(scores: Scores, data: DataInfo) -> dict[str, object]:
         "last epoch is the result. The best epoch is selected on the test set; it is shown for comparison with papers "
         f"that report it. Measured on {scores.device}."
     )
+    if "balanced" in columns:
+        caption += f" Balanced: {BALANCED}."
     return {
         "columns": list(columns.values()),
         "rows": [[cells[key] for key in columns] for cells in score_cells(scores.rows)],

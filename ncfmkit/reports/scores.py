@@ -18,6 +18,8 @@ SCORE_COLUMNS = {
     "decoded": "trained on",
     "bytes": "bytes per class",
     "last": "accuracy %, last epoch",
+    "balanced": "balanced accuracy %",
+    "worst": "worst class %",
     "share": "% of whole set",
     "n": "n",
     "best": "best epoch (peeks at the test set)",
@@ -28,10 +30,12 @@ SHORT_COLUMNS = {  # for a terminal of 80 columns; the caption says what they ar
     "decoded": "trained on",
     "bytes": "bytes",
     "last": "last",
+    "balanced": "balanced",
     "share": "% of whole",
     "best": "best*",
 }
 TEXT_COLUMNS = ("set", "network")
+BALANCED = "the mean of the accuracies of the classes; worst: that of the class with the lowest one"
 
 
 def score_table(rows: Sequence[Score]) -> Table:
@@ -39,11 +43,16 @@ def score_table(rows: Sequence[Score]) -> Table:
     columns, networks = score_columns(rows)
     caption = (
         f"last: test accuracy in percent after the last epoch, mean ± standard deviation of n students{networks}\n"
-        "best*: the same of the best epoch (peeks at the test set)"
     )
+    all_cells = score_cells(rows)
+    if "balanced" in columns:  # the narrowest terminal has no room for the best epoch, too, nor for another column
+        del columns["best"], columns["worst"]
+        all_cells = [cells | {"balanced": f"{cells['balanced']}\nworst {cells['worst']}"} for cells in all_cells]
+        caption += f"balanced: {BALANCED}"
+    else:
+        caption += "best*: the same of the best epoch (peeks at the test set)"
     if "bytes" in columns:
         caption = f"bytes: what is stored, per class\n{caption}"
-    all_cells = score_cells(rows)
     if "network" in columns:  # below the label: a column of its own would leave too little to both
         all_cells = [cells | {"set": f"{cells['set']}\n{cells['network']}"} for cells in all_cells]
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, show_edge=False, pad_edge=False)
@@ -53,7 +62,8 @@ def score_table(rows: Sequence[Score]) -> Table:
         if key in TEXT_COLUMNS:
             table.add_column(header)
         else:  # figures are never broken, so that a narrow terminal wraps the labels
-            width = max(map(len, [*header.split(), *(cells[key] for cells in all_cells)]))
+            figures = (line for cells in all_cells for line in cells[key].splitlines())
+            width = max(map(len, [*header.split(), *figures]))
             table.add_column(textwrap.fill(header, width), justify="right", no_wrap=True)
     for row, cells in zip(rows, all_cells, strict=True):
         table.add_row(*(Text(cells[key]) for key in shown), style="bold" if row.set == "distilled" else "")
@@ -65,6 +75,8 @@ def score_columns(rows: Sequence[Score]) -> tuple[dict[str, str], str]:
     columns, networks = dict(SCORE_COLUMNS), {row.network for row in rows}
     if all(row.bytes_per_class is None for row in rows):  # an earlier version scored them
         del columns["bytes"]
+    if all(row.balanced is None for row in rows):
+        del columns["balanced"], columns["worst"]
     if all(share_of_whole(row, rows) is None for row in rows):
         del columns["share"]
     if len(networks) > 1:
@@ -83,12 +95,23 @@ def score_cells(rows: Sequence[Score]) -> list[dict[str, str]]:
             "decoded": f"{row.decoded:,}",
             "bytes": ABSENT if row.bytes_per_class is None else byte_count(row.bytes_per_class),
             "last": percent(row.last, row.n),
+            "balanced": ABSENT if row.balanced is None else percent(row.balanced, row.n),
+            "worst": ABSENT if (worst := worst_class(row)) is None else f"{100 * worst[1]:.1f}",
             "share": "" if (share := share_of_whole(row, rows)) is None else f"{100 * share:.1f}",
             "n": f"{row.n:,}",
             "best": percent(row.best, row.n),
         }
         for row in rows
     ]
+
+
+def worst_class(row: Score) -> tuple[int, float] | None:
+    """The number of the class with the lowest accuracy, mean over the students, and that; None: it is not known."""
+    known = [(share, k) for k, share in enumerate(row.classes or ()) if share is not None]
+    if not known:
+        return None
+    share, number = min(known)
+    return number, share
 
 
 def whole_row(row: Score, rows: Iterable[Score]) -> Score | None:

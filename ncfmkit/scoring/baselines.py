@@ -7,17 +7,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
-from ncfmkit.estimate import seconds_per_call
-from ncfmkit.images import LabeledImages, labeled
-from ncfmkit.networks import network_builder
-from ncfmkit.progress import track
+from ncfmkit.images import LabeledImages
 from ncfmkit.real.store import RealData
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
+from ncfmkit.scoring.coreset import SELECTIONS, Extractor, select
 from ncfmkit.scoring.lossy import JPEG, WEBP, Codec
-from ncfmkit.training import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +31,7 @@ class Baseline:
     """A row of `BASELINES`: real images that students are trained on beside a set."""
 
     label: str  # of their row in a table of scores; `{}` stands for the images per class
-    images: Literal["random", "mosaic", "herding", "whole"] = "random"  # which ones
+    images: str = "random"  # which ones: `random`, `mosaic`, `whole`, or a row of `SELECTIONS`
     size: Literal["stored", "decoded", "bytes", "whole"]  # as large as the set in that, or all
     codec: Codec | None = None  # what they are stored as; none: raw pixels
 
@@ -64,6 +60,11 @@ BASELINES: dict[str, Baseline] = {
     "herding": Baseline(label="herding, {} per class", images="herding", size="stored"),
     # as many of those as fit into the bytes of the set
     "herding-webp": Baseline(label="herding as WebP, {} per class", images="herding", size="bytes", codec=WEBP),
+    # as many real images as are stored, selected on the same features so that none is far from all of them
+    "k-center": Baseline(label="k-center, {} per class", images="k-center", size="stored"),
+    # as many of those that the pool's first member learns soonest, and most rarely forgets
+    "el2n": Baseline(label="least EL2N, {} per class", images="el2n", size="stored"),
+    "forgetting": Baseline(label="least forgotten, {} per class", images="forgetting", size="stored"),
     # the whole training split
     "whole": Baseline(label="whole training split", images="whole", size="whole"),
 }
@@ -82,6 +83,16 @@ def parse_baselines(text: str) -> tuple[str, ...]:
     return names
 
 
+def are_selected(baselines: Sequence[str]) -> bool:
+    """Whether an extractor selects the images of any of these baselines."""
+    return any(BASELINES[name].images in SELECTIONS for name in baselines)
+
+
+def read_snapshots(baselines: Sequence[str]) -> tuple[str, ...]:
+    """Those of these baselines whose images are selected by snapshots of an extractor's training."""
+    return tuple(n for n in baselines if (how := BASELINES[n].images) in SELECTIONS and SELECTIONS[how].snapshots)
+
+
 def subset(real: RealData, index_CM: np.ndarray) -> LabeledImages:
     """Real training images at those positions, one row per class."""
     labels = torch.arange(len(real.classes)).repeat_interleave(index_CM.shape[1])
@@ -97,6 +108,12 @@ def random_subset(real: RealData, per_class: int, seed: int, repeat: int) -> Lab
         for c, (start, stop) in enumerate(zip(real.train.offsets[:-1], real.train.offsets[1:], strict=True))
     ]
     return subset(real, np.stack(rows))
+
+
+def selected_subset(how: str, real: RealData, per_class: int, extractor: Extractor, runtime: Runtime) -> LabeledImages:
+    """`per_class` training images of every class, selected by that row of `SELECTIONS`."""
+    _check_enough(real, per_class)
+    return subset(real, select(how, real, per_class, extractor, runtime))
 
 
 def check_baselines(real: RealData, baselines: Sequence[str], size: SetSize) -> None:
@@ -118,54 +135,3 @@ def _check_enough(real: RealData, per_class: int) -> None:
             f"a baseline of {per_class} real images per class needs more than the {counts[poor]} of class "
             f"{real.classes[poor]!r} in {real.name}: leave it out (--baselines, --only)"
         )
-
-
-@torch.no_grad()
-def herded_subset(
-    real: RealData, per_class: int, state: Weights, network: NetworkSettings, runtime: Runtime
-) -> LabeledImages:
-    """Herding (Welling 2009): images chosen one by one so that their mean feature stays next to the class's mean."""
-    _check_enough(real, per_class)
-    build = network_builder(network, real)
-    extractor = build().to(runtime.device)
-    extractor.load_state_dict(state)
-    data = labeled(real, real.train).on(runtime.device)
-    rows = []
-    with track("herding", len(real.classes)) as bar:
-        for start, stop in zip(real.train.offsets[:-1], real.train.offsets[1:], strict=True):
-            parts = [
-                extractor.features(data.normalized(torch.arange(i, min(i + 256, stop), device=data.home)))
-                for i in range(start, stop, 256)
-            ]
-            rows.append(start + herd(torch.cat(parts).double().cpu(), per_class))
-            bar.advance()
-    return subset(real, np.stack(rows))
-
-
-@torch.no_grad()
-def herding_seconds(real: RealData, per_class: int, network: NetworkSettings, runtime: Runtime) -> float:
-    """Seconds that :func:`herded_subset` takes, measured on one batch."""
-    extractor = network_builder(network, real)().to(runtime.device)
-    data = labeled(real, real.train).on(runtime.device)
-    index = torch.arange(min(256, len(data)), device=data.home)
-
-    def one_batch() -> None:
-        feat_ND = extractor.features(data.normalized(index))
-        herd(feat_ND.double().cpu(), min(per_class, len(index)))
-
-    one = seconds_per_call(one_batch, runtime.device, compiled=False)
-    return one * len(data) / len(index)
-
-
-def herd(feat_ND: torch.Tensor, count: int) -> np.ndarray:
-    """Positions of `count` rows, each the one that brings the mean of those chosen nearest to the mean of all."""
-    mean_D, chosen_D = feat_ND.mean(0), torch.zeros_like(feat_ND[0])
-    free_N = torch.ones(len(feat_ND), dtype=torch.bool)
-    picks = []
-    for i in range(1, count + 1):
-        distance_N = ((chosen_D + feat_ND) / i - mean_D).square().sum(1)
-        pick = int(torch.where(free_N, distance_N, torch.inf).argmin())
-        picks.append(pick)
-        free_N[pick] = False
-        chosen_D = chosen_D + feat_ND[pick]
-    return np.array(picks)

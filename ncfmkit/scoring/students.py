@@ -23,7 +23,8 @@ from ncfmkit.progress import Tracker, plural, track
 from ncfmkit.real.store import RealData
 from ncfmkit.run_records import Accuracy, Curve, Score, Scores
 from ncfmkit.runtime import Runtime, device_name, versions
-from ncfmkit.scoring.baselines import BASELINES, SetSize, herding_seconds, random_subset
+from ncfmkit.scoring.baselines import BASELINES, SetSize, are_selected, random_subset
+from ncfmkit.scoring.coreset import selection_seconds
 from ncfmkit.training import (
     Checkpoint,
     StackedModels,
@@ -38,6 +39,7 @@ from ncfmkit.training import (
 )
 
 NO_SCORE = "or --repeats 0"  # what else a user can do who has no test split
+UNBALANCED = 1.5  # size ratio of the largest class to the smallest from which on a test split is called so
 
 
 def side_by_side(repeats: int, size: int, runtime: Runtime) -> int:
@@ -95,6 +97,9 @@ def score(
     accuracy_NE = hits_NEK.sum(2) / len(test)
     count_K = np.bincount(test.labels.numpy(), minlength=test.classes)
     tested = [summary(values) for values in accuracy_NE.T]
+    known = count_K > 0
+    of_class_NK = hits_NEK[:, -1, known] / count_K[known]
+    unbalanced = count_K[known].max() >= UNBALANCED * count_K[known].min()
     return Score(
         set=about.name,
         label=about.label,
@@ -112,6 +117,7 @@ def score(
             float(np.mean(hits_N / count)) if count else None
             for hits_N, count in zip(hits_NEK[:, -1].T, count_K, strict=True)
         ),
+        balanced=summary(of_class_NK.mean(1)) if unbalanced else None,
         curve=Curve(epochs=when, mean=tuple(t.mean for t in tested), std=tuple(t.std for t in tested)),
         seconds=time.monotonic() - start,
     )
@@ -222,22 +228,25 @@ def estimate_scores(
     settings: Settings,
     *,
     extractor: NetworkSettings,
+    snapshots: int,
     size: SetSize,
     baselines: Sequence[str],
     runtime: Runtime,
 ) -> Iterator[Stage]:
-    """The students of each row of :func:`score_set`, and the choice of herded images.
+    """The students of each row of :func:`score_set`, and the selection of their images.
 
     Args:
-        extractor: the network that herds.
+        extractor: the network that selects images.
+        snapshots: that it has of its training.
         size: of the set.
     """
     if not settings.student.repeats:
         return
     works = [row_work(name, real, settings, size) for name in ("distilled", *baselines)]
     for work, stage in zip(works, student_stages(works, real, settings, runtime), strict=True):
-        if work.name != "distilled" and BASELINES[work.name].images == "herding":
-            seconds = herding_seconds(real, work.per_class, extractor, runtime)
+        if work.name != "distilled" and are_selected([work.name]):
+            how = BASELINES[work.name].images
+            seconds = selection_seconds(how, real, work.per_class, extractor, snapshots, runtime)
             yield Stage(name=work.name, work=f"{work.per_class} of each class", seconds=seconds)
         yield stage
 
@@ -250,7 +259,7 @@ def score_set(
     size: SetSize,
     baselines: Sequence[str],
     mosaic: Callable[[int], tuple[LabeledImages, int]],
-    herding: Callable[[int], LabeledImages],
+    select: Callable[[str, int], LabeledImages],
     soften: Callable[[LabeledImages], LabeledImages],
     runtime: Runtime,
 ) -> Scores:
@@ -266,7 +275,7 @@ def score_set(
         size: of the set.
         baselines: names of rows of `BASELINES`.
         mosaic: gives real mosaics like the set's own, decoded, for the repeat of that number, and their bytes.
-        herding: gives the herded subset of that many images per class.
+        select: gives the real images that a row of `SELECTIONS` selects, that many per class.
         soften: gives images the soft labels of the set's teachers. All three are called only if asked for.
 
     Raises:
@@ -283,12 +292,12 @@ def score_set(
         elif what == "mosaic":
             as_stored = [mosaic(repeat) for repeat in range(repeats)]
             drawn = [mosaics for mosaics, _ in as_stored]
-        elif what == "herding":
-            drawn = [herding(work.per_class)]
         elif what == "whole":
             drawn = [labeled(real, real.train)]
-        else:
+        elif what == "random":
             drawn = [random_subset(real, work.per_class, settings.seed, repeat) for repeat in range(repeats)]
+        else:
+            drawn = [select(what, work.per_class)]
         if name == "random-soft":
             drawn = [soften(subset) for subset in drawn]
 

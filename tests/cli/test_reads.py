@@ -40,7 +40,7 @@ USES: dict[str, list[list[str]]] = {  # in an order in which each finds what it 
     "pretrain": [
         ["pretrain", "digits", "--width", "8", "--pool", "1", "--pool-epochs", "1", "--compile", "off", *SGD[2:]]
     ],
-    "evaluate": [["evaluate", RUN, *SCORED, "--pool-epochs", "1", "--baselines", "herding,whole"]],
+    "evaluate": [["evaluate", RUN, *SCORED, "--pool-epochs", "2", "--baselines", "herding,el2n,whole"]],
     "compare": [["compare", RUN, "small", *SCORED]],
     "assess": [["assess", RUN, *SCORED, "--pool-epochs", "1"]],
     "relabel": [["relabel", RUN, "--data", "digits", "--pool", "1", "--pool-epochs", "5", *SGD[2:]]],

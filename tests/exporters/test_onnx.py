@@ -25,7 +25,7 @@ from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.student import load_student
 from ncfmkit.exporters.table import EXPORTERS
 from ncfmkit.extras import install
-from ncfmkit.networks import densenet
+from ncfmkit.networks import convnext, densenet, vit
 from ncfmkit.real.arguments import DataArguments
 
 onnx = pytest.importorskip("onnx")
@@ -33,7 +33,10 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
-SIDES = {"convnet": 8, "alexnet": 8, "vgg11": 28, "resnet18": 9, "resnetap10": 16, "densenet121": 16}
+SIDES = {
+    **{"convnet": 8, "alexnet": 8, "vgg11": 28, "resnet18": 9, "resnetap10": 16, "densenet121": 16},
+    **{"vit": 9, "convnext": 8},
+}
 
 
 def write_network(name: Any, folder: Path, *, epochs: int = 0) -> Path:
@@ -51,8 +54,10 @@ def check_scores(model: Path, student: Path, size: int, allowed: float) -> None:
 
 @pytest.mark.parametrize("name", [name for name in networks.NETWORKS if name != "convnet"])
 def test_every_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ConvNet is in `test_inputs_and_outputs`; of a DenseNet one layer a block, which has all its kinds of nodes."""
+    """A ConvNet is in `test_inputs_and_outputs`; of others one layer a block, which has all their kinds of nodes."""
     monkeypatch.setattr(densenet, "LAYERS", (1, 1, 1, 1))
+    monkeypatch.setattr(vit, "DEPTH", 1)
+    monkeypatch.setattr(convnext, "BLOCKS", (1, 1, 1, 1))
     student, model = write_network(name, tmp_path), tmp_path / "s.onnx"
     opset = onnx_export.choose_opset(None)
     takes: dict[str, Any] = {"layout": "uint8-nchw", "output": "logits"}

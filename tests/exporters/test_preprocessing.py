@@ -9,6 +9,7 @@ import torch
 from exports import images_of
 from torch import nn
 
+from ncfmkit import networks
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.exporters.preprocessing import Deployed
 from ncfmkit.exporters.student import load_student
@@ -45,6 +46,20 @@ def test_every_pixel_value_is_normalized_in_full_precision(layout: str) -> None:
     shape = (1, 3, 1, 1)
     expected = (images / 255 - np.reshape(mean, shape)) / np.reshape(std, shape)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vit", "convnext"])
+@torch.no_grad()
+def test_layer_norms_of_half_a_network_are_float32(name: str) -> None:
+    network = networks.build(name, channels=1, classes=3, size=8)
+    half = Deployed(network, mean=[0.5], std=[0.25], half=True, lowered=True)
+    norms = [m for m in half.modules() if isinstance(m, nn.LayerNorm)]
+    assert {m.weight.dtype for m in norms} == {torch.float32}
+    assert {m.weight.dtype for m in half.modules() if isinstance(m, nn.Conv2d | nn.Linear)} == {torch.float16}
+    assert network.classifier.weight.dtype == torch.float32
+    images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
+    expected = Deployed(network, mean=[0.5], std=[0.25])(images)
+    torch.testing.assert_close(half(images), expected, rtol=0, atol=1e-2 * float(expected.abs().max()))
 
 
 def test_float_pixels_between_two_bytes_stay_what_they_are() -> None:

@@ -105,11 +105,11 @@ def test_manifest(scored: Path) -> None:
 
 def test_score_rows(scored: Path) -> None:
     rows = scores_of(scored).rows
-    names = ["random", "random-decoded", "webp", "jpeg", "mosaic", "herding", "herding-webp", "whole"]
+    names = ["random", "random-decoded", "webp", "jpeg", "mosaic", "herding", "herding-webp", "k-center", "whole"]
     assert [row.set for row in rows] == ["distilled", *names]
-    assert [row.images for row in rows] == [10, 10, 40, 10, 20, 10, 10, 10, 1347]
-    assert [row.decoded for row in rows] == [40, 10, 40, 10, 20, 40, 10, 10, 1347]
-    assert [row.steps for row in rows] == [3] * 8 + [11]  # one epoch of the whole split in 11 batches
+    assert [row.images for row in rows] == [10, 10, 40, 10, 20, 10, 10, 10, 10, 1347]
+    assert [row.decoded for row in rows] == [40, 10, 40, 10, 20, 40, 10, 10, 10, 1347]
+    assert [row.steps for row in rows] == [3] * 9 + [11]  # one epoch of the whole split in 11 batches
     stored = {row.set: row.bytes_per_class for row in rows}
     assert stored["distilled"] == stored["random"] == stored["mosaic"] == stored["herding"] == 64
     assert stored["random-decoded"] == 4 * 64
@@ -792,6 +792,17 @@ def test_wrong_settings_leave_nothing(tmp_path: Path, overrides: dict[str, Any],
     with pytest.raises(UserError, match=message):
         start(tmp_path / "run", **overrides)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["el2n", "forgetting"])
+def test_baselines_that_read_snapshots_are_refused_without_any(tmp_path: Path, name: str) -> None:
+    """Before a pool is trained, with the flag to pass; with it, the run has their rows."""
+    with pytest.raises(UserError, match=rf"--baselines {name} needs snapshots .*--snapshots 2, or leave it out"):
+        start(tmp_path / "run", baselines=("random", name), pool__epochs=3)
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob("cache/pools/*"))
+    run = start(tmp_path / "run", baselines=(name,), pool__epochs=3, pool__snapshots=2)
+    assert [row.set for row in scores_of(run).rows] == ["distilled", name]
 
 
 @pytest.mark.parametrize("name", ["random", "herding", "random-decoded"])

@@ -11,8 +11,10 @@ from small_runs import evaluate_on, evaluation_settings, make_folder, start
 
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.errors import UserError
+from ncfmkit.jobs import evaluate as evaluate_job
 from ncfmkit.jobs.evaluate import dry_run, evaluate, real_mosaics, requested_scoring
 from ncfmkit.jobs.pack import quantized
+from ncfmkit.networks import convnext, vit
 from ncfmkit.real.arguments import DataArguments
 from ncfmkit.run import RunDirectory
 from ncfmkit.scoring import students
@@ -34,15 +36,19 @@ def test_evaluate_with_another_network(scored: Path) -> None:
 QUICK: dict[str, Any] = {"student.epochs": 2, "student.repeats": 1, "runtime.compile": "off", "runtime.device": "cpu"}
 
 
-def test_evaluate_with_all_networks(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_with_all_networks(
+    scored: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vit, "DEPTH", 1)
+    monkeypatch.setattr(convnext, "BLOCKS", (1, 1, 1, 1))
     rows = evaluate(scored, data="digits", baselines="random", **(QUICK | {"network.name": "all"})).rows
     assert "images of 8 pixels are too small for vgg11, resnet18, resnetap10, densenet121" in capsys.readouterr().err
     alone = [
         row
-        for name in ("convnet", "alexnet")
+        for name in ("convnet", "alexnet", "vit", "convnext")
         for row in evaluate(scored, data="digits", baselines="random", **(QUICK | {"network.name": name})).rows
     ]
-    assert [row.network for row in rows] == ["convnet-2 width 8"] * 2 + ["alexnet"] * 2
+    assert [row.network for row in rows] == ["convnet-2 width 8"] * 2 + ["alexnet"] * 2 + ["vit"] * 2 + ["convnext"] * 2
     assert [dict(row) | {"seconds": 0} for row in rows] == [dict(row) | {"seconds": 0} for row in alone]
 
 
@@ -64,6 +70,37 @@ def test_baselines_are_chosen_by_the_sets_own_extractors(tmp_path: Path, monkeyp
         changes = {} if network == "convnet" else {"network.name": network}
         scores = evaluate_on("digits", result, evaluation_settings(result, **changes), baselines=("herding",))
         assert [row.network for row in scores.rows] == names * 2
+
+
+def test_an_extractor_is_trained_once_for_all_selections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With snapshots, which the pool of the run has not; beside these, the weights are the same."""
+    run = start(tmp_path / "run", pool__epochs=4, student__repeats=0, seed=5)
+    result, opened = set_file.load(run), []
+
+    def open_pool(*arguments: Any, **named: Any) -> pool_module.Pool:
+        opened.append(arguments)
+        return pool_module.open_pool(*arguments, **named)
+
+    monkeypatch.setattr(evaluate_job, "open_pool", open_pool)
+    names = ("herding", "k-center", "el2n", "forgetting")
+    scores = evaluate_on("digits", result, evaluation_settings(result), baselines=names)
+    assert [row.set for row in scores.rows] == ["distilled", *names]
+    assert len(opened) == 1
+    said = capsys.readouterr().err
+    assert "has no snapshots after epochs 1, 2, 3: training this member again" in said
+    assert "extractor pool: 1 x 4 epochs, about" in said
+    monkeypatch.setattr(pool_module, "train", None)  # herding finds the member that the others made
+    again = evaluate_on("digits", result, evaluation_settings(result), baselines=("herding", "el2n"))
+    assert [row.last for row in again.rows[1:]] == [scores.rows[1].last, scores.rows[3].last]
+
+
+def test_an_extractor_of_one_epoch_has_no_snapshots(scored: Path) -> None:
+    result = set_file.load(scored)
+    settings = evaluation_settings(result, **{"pool.epochs": 1})
+    with pytest.raises(UserError, match=r"--baselines forgetting needs .*--pool-epochs 2 or more"):
+        evaluate_on("digits", result, settings, baselines=("herding", "forgetting"))
 
 
 def test_evaluate_as_the_run_scored(scored: Path) -> None:

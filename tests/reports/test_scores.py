@@ -57,6 +57,22 @@ def test_rows_show_their_bytes_where_they_are_known():
     assert "bytes" not in rendered([score("distilled", 0.893)])
 
 
+@pytest.mark.parametrize("width", [80, 140])
+def test_unbalanced_test_splits_show_the_balanced_accuracy_and_the_worst_class(width):
+    rows = [score("distilled", 0.893, images=50_000, bytes_per_class=15_360_000, balanced=0.6123), score("whole", 0.97)]
+    text = rendered(rows, width=width)
+    lines = text.splitlines()
+    (row,) = (line for line in lines if "50,000" in line)
+    assert row.split()[-7:] == ["±", "0.4", "61.2", "±", "1.2", "92.1", "5"]
+    assert "worst 73.2" in text  # 0.893 * (1 - 9 / 50)
+    assert "–" in next(line for line in lines if "97.0" in line)  # of an earlier version
+    assert "best" not in text
+    assert "balanced: the mean of the accuracies of the classes" in text
+    assert "…" not in text
+    assert max(map(len, lines)) <= width
+    assert "balanced" not in rendered([score("distilled", 0.893)])
+
+
 def test_no_column_is_empty():
     assert "whole" not in rendered([score("distilled", 0.893), score("random", 0.5)])
 

@@ -2,22 +2,11 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
-import torch
 
-from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
-from ncfmkit.networks import Classifier, network_builder
 from ncfmkit.real.store import RealData
-from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import baselines, students
-from ncfmkit.training import fresh_state
-
-
-@pytest.fixture
-def build(real: RealData, tiny_network: NetworkSettings) -> Callable[[], Classifier]:
-    return network_builder(tiny_network, real)
 
 
 def rows_of(subset: students.LabeledImages, real: RealData) -> list[list[int]]:
@@ -56,7 +45,9 @@ def test_a_class_that_is_too_small_is_named(real: RealData) -> None:
         baselines.random_subset(real, 6, 0, 0)
     with pytest.raises(UserError, match=says):
         baselines.check_baselines(real, ("whole", "random-decoded"), size(stored=1, decoded=6))
-    baselines.check_baselines(real, ("random", "herding", "whole", "webp", "herding-webp"), size(stored=5, decoded=6))
+    baselines.check_baselines(
+        real, ("random", "herding", "whole", "webp", "herding-webp", "k-center"), size(stored=5, decoded=6)
+    )
     baselines.check_baselines(real, (), size(stored=100, decoded=100))
 
 
@@ -73,41 +64,6 @@ def test_lossy_images_are_as_many_as_fit(make_real: Callable[..., RealData], nam
     assert taken == pytest.approx(2 * 6_000, rel=0.05)
     assert baseline.per_class(size(bytes=1), real) == 1
     assert baseline.per_class(size(bytes=1e9), real) == 300  # a class has no more
-
-
-def naive_herding(feat_ND: np.ndarray, count: int) -> list[int]:
-    """Every candidate's mean is computed afresh."""
-    mean_D = feat_ND.mean(0)
-    picks: list[int] = []
-    for _ in range(count):
-        left = [i for i in range(len(feat_ND)) if i not in picks]
-        picks.append(min(left, key=lambda i: np.linalg.norm(feat_ND[[*picks, i]].mean(0) - mean_D)))
-    return picks
-
-
-@pytest.mark.parametrize(("n", "d", "count"), [(1, 3, 1), (9, 1, 4), (20, 5, 20), (60, 16, 25)])
-def test_herd_is_greedy(n: int, d: int, count: int) -> None:
-    feat_ND = np.random.default_rng(n).normal(1, 2, (n, d))
-    assert baselines.herd(torch.from_numpy(feat_ND), count).tolist() == naive_herding(feat_ND, count)
-
-
-def test_herd_of_equal_rows_picks_each_once() -> None:
-    assert sorted(baselines.herd(torch.ones(4, 3, dtype=torch.float64), 4)) == [0, 1, 2, 3]
-
-
-def test_herded_subset_uses_the_networks_features(
-    real: RealData, tiny_network: NetworkSettings, build: Callable[[], Classifier], runtime: Runtime
-) -> None:
-    state = fresh_state(build, 0, "extractor")
-    rows = rows_of(baselines.herded_subset(real, 3, state, tiny_network, runtime), real)
-    network = build()
-    network.load_state_dict(state)
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (real.mean, real.std))
-    with torch.no_grad():
-        feat_ND = network.features((torch.from_numpy(real.train.images) / 255 - mean) / std).double().numpy()
-    for label, mine in enumerate(rows):
-        low, high = real.train.offsets[label : label + 2]
-        assert mine == sorted(low + pick for pick in naive_herding(feat_ND[low:high], 3))
 
 
 @pytest.mark.parametrize(
@@ -131,6 +87,6 @@ def test_unknown_baselines(text: str) -> None:
     with pytest.raises(
         UserError,
         match=r"unknown baseline .*known: random, random-soft, random-decoded, webp, jpeg, mosaic, herding, "
-        "herding-webp, whole, ",
+        "herding-webp, k-center, el2n, forgetting, whole, ",
     ):
         baselines.parse_baselines(text)

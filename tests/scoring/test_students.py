@@ -19,7 +19,7 @@ from ncfmkit.networks import Classifier, network_builder
 from ncfmkit.real.store import RealData, Split
 from ncfmkit.run_records import Score
 from ncfmkit.runtime import Runtime
-from ncfmkit.scoring import baselines, lossy, students
+from ncfmkit.scoring import baselines, coreset, lossy, students
 from ncfmkit.training import StackedModels, Weights
 
 SHORT = StudentSettings(epochs=4, batch=16, evaluations=2, repeats=2)
@@ -117,6 +117,53 @@ def test_last_is_the_last_epoch_and_best_the_maximum(
     assert row.classes == (pytest.approx(808 / 7500), pytest.approx(202 / 2500), None)
 
 
+@pytest.mark.parametrize(
+    ("counts", "is_unbalanced"),
+    [
+        ((2000, 3000, 5000), True),
+        ((4000, 6000), True),
+        ((4001, 5999), False),
+        ((5000, 5000, 0), False),
+        ((10_000,), False),
+    ],
+)
+def test_balanced_accuracy_is_the_mean_of_the_classes(
+    monkeypatch: pytest.MonkeyPatch,
+    real: RealData,
+    build: Callable[[], Classifier],
+    runtime: Runtime,
+    counts: tuple[int, ...],
+    is_unbalanced: bool,
+) -> None:
+    """Of each student, from its own right and wrong answers; only where a class has half as many images again."""
+    rng = np.random.default_rng(3)
+    labels_N = np.repeat(np.arange(len(counts)), counts)
+    right_RN = rng.uniform(size=(3, 10_000)) < np.array([0.9, 0.5, 0.2])[labels_N]
+    answers = iter(right_RN)
+
+    def scripted(models: object, test: LabeledImages) -> np.ndarray:
+        right_N = next(answers)
+        return np.array([[int(right_N[labels_N == k].sum()) for k in range(3)]])
+
+    monkeypatch.setattr(students, "class_hits", scripted)
+    monkeypatch.setattr(students, "side_by_side", lambda *_: 1)
+    test = dataclasses.replace(held_out(real), labels=torch.from_numpy(labels_N))
+    settings = dataclasses.replace(SHORT, epochs=1, evaluations=1, repeats=3)
+    row = one_row([labeled(real, real.train)] * 3, test, build, settings, runtime)
+    assert row.last.values == pytest.approx([right_N.mean() for right_N in right_RN])
+    if not is_unbalanced:
+        assert row.balanced is None
+        return
+    each = [np.mean([right_N[labels_N == k].mean() for k in set(labels_N)]) for right_N in right_RN]
+    assert row.balanced is not None
+    assert row.balanced.values == pytest.approx(each)
+    assert row.balanced.mean == pytest.approx(np.mean(each))
+    assert row.balanced.std == pytest.approx(np.std(each, ddof=1))
+    assert row.classes is not None
+    assert row.balanced.mean == pytest.approx(np.mean([share for share in row.classes if share is not None]))
+    assert abs(row.balanced.mean - row.last.mean) > 0.01
+
+
 def test_one_student_has_no_spread(real: RealData, build: Callable[[], Classifier], runtime: Runtime) -> None:
     test = held_out(real)
     row = one_row([labeled(real, real.train)], test, build, SHORT, runtime)
@@ -175,6 +222,9 @@ def test_a_decoded_set_trains_by_its_soft_labels(real: RealData, soft: bool) -> 
     assert data.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
+SELECTED = tuple(coreset.SELECTIONS)
+
+
 def scored(
     real: RealData,
     runtime: Runtime,
@@ -193,7 +243,7 @@ def scored(
         size=baselines.SetSize(stored=1, decoded=decoded, bytes=stored_bytes, soft_label=2),
         baselines=names,
         mosaic=lambda repeat: (baselines.random_subset(real, decoded, 2, repeat), 180 + 60 * repeat),
-        herding=lambda count: baselines.random_subset(real, count, 3, 0),
+        select=lambda how, count: baselines.random_subset(real, count, 3, SELECTED.index(how)),
         soften=lambda data: dataclasses.replace(data, soft_labels=F.one_hot(data.labels).half()),
         runtime=runtime,
     )
@@ -250,10 +300,13 @@ def test_baselines_take_as_many_gradient_steps_as_the_set(
         "mosaic": 6,
         "herding": 18,
         "herding-webp": 18,
+        "k-center": 18,
+        "el2n": 18,
+        "forgetting": 18,
         "whole": 3,
     }
     assert {row.set: row.epochs for row in rows} == epochs
-    assert [row.steps for row in rows] == [18] * 10 == taken
+    assert [row.steps for row in rows] == [18] * 13 == taken
 
 
 def test_rows_say_what_is_stored_of_a_class(
@@ -275,7 +328,7 @@ def test_rows_say_what_is_stored_of_a_class(
     raw = 3 * 8 * 8
     assert rows["distilled"] == 200
     assert rows["mosaic"] == (180 + 240) / 2 / 3  # of the two draws in all, per class
-    assert rows["random"] == rows["herding"] == raw
+    assert rows["random"] == rows["herding"] == rows["k-center"] == rows["el2n"] == rows["forgetting"] == raw
     assert rows["random-decoded"] == 4 * raw
     assert rows["random-soft"] == raw + 2  # of an image
     assert rows["whole"] == 7 * raw
@@ -286,6 +339,10 @@ def test_rows_say_what_is_stored_of_a_class(
         assert rows[name] == pytest.approx(np.mean([count for _, count in coded]) / 3)
         for given, (expected, _) in zip(trained[name], coded, strict=True):
             np.testing.assert_array_equal(given.images, expected.images)
+    for number, name in enumerate(SELECTED):  # each by its own rule, the same images for every student
+        expected_images = baselines.random_subset(real, 1, 3, number).images
+        for given in trained[name]:
+            np.testing.assert_array_equal(given.images, expected_images)
 
 
 def test_the_whole_split_is_trained_no_shorter_than_its_own_epochs(
