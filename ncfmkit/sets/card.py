@@ -306,11 +306,15 @@ def _assessed(found: Sequence[tuple[str, Section]]) -> Iterator[str]:
         yield "## What else was measured"
     for title, section in found:
         yield f"### {_text(title)}"
-        yield _text(" ".join(section.sentences), LONGEST_SECTION)
+        yield _section_text(" ".join(section.sentences))
         for table in section.tables:
-            yield _table(map(_text, table.columns), (map(_text, row) for row in table.rows))
+            yield _table(map(_section_text, table.columns), (map(_section_text, row) for row in table.rows))
             if table.caption:
-                yield _text(table.caption, LONGEST_SECTION)
+                yield _section_text(table.caption)
+
+
+def _section_text(text: str) -> str:
+    return _text(text.replace("\u00a0", " "), LONGEST_SECTION) if text else ""
 
 
 def _students(n: int) -> str:

@@ -65,6 +65,7 @@ def assessment(found: Ranking) -> Assessment:
         device="cpu",
         precision="fp32",
         versions={"torch": "2.13.0"},
+        seconds={"ranking": 61.0},
         ranking=found,
     )
 

@@ -91,7 +91,7 @@ def test_the_plot_marks_the_chosen_and_the_best(tmp_path: Path, chosen: int) -> 
         tmp_path / "page.html",
         "assess.html",
         title="test",
-        sections=[(Heading(title="t", asks="a", source="s"), for_page(made, "search"))],
+        sections=[(Heading(title="t", asks="a", source="s"), for_page(made, "search"), "3 s")],
         students="",
         provenance={},
     )
