@@ -99,8 +99,8 @@ def _score(row: Score, rows: Sequence[Score], data: DataInfo, labels: object) ->
     if row.balanced is not None and worst is not None:
         number, lowest = worst
         balanced = (
-            f". The test split is unbalanced: balanced accuracy {percent(row.balanced, row.n)}%, and "
-            f"{100 * lowest:.1f}% of the worst class, {data.classes[number]}"
+            f". The test split is unbalanced: balanced accuracy {percent(row.balanced, row.n)}%, worst class "
+            f"{data.classes[number]} with {100 * lowest:.1f}%"
         )
     return {
         "figure": percent(row.last, row.n),

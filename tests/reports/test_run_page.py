@@ -89,7 +89,7 @@ def test_report_leads_with_what_stands_for_what_and_the_score(tmp_path: Path) ->
 def test_report_of_an_unbalanced_test_split_says_the_balanced_accuracy(tmp_path: Path) -> None:
     rows = [score("distilled", 0.893, balanced=0.6123), score("whole", 0.97, balanced=0.8)]
     page = Page(write_report(done_run(tmp_path, rows)))
-    says = "unbalanced: balanced accuracy 61.2 ± 1.2%, and 73.2% of the worst class, 9"
+    says = "unbalanced: balanced accuracy 61.2 ± 1.2%, worst class 9 with 73.2%"
     for expected in (says, "balanced accuracy %", "worst class %", "80.0 ± 1.2", "79.5", "best epoch (peeks"):
         assert expected in page.text
     other = Page(write_report(done_run(tmp_path / "other", [score("distilled", 0.893)])))
