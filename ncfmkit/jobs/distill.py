@@ -253,9 +253,11 @@ def _opened(
     elif "random-soft" in names:
         raise UserError("--baselines random-soft needs --soft-labels")
     if (by_snapshots := read_snapshots(names)) and not settings.pool.snapshots:
+        enough = min(SNAPSHOTS, max(1, settings.pool.epochs - 1))
+        epochs = "" if settings.pool.epochs > enough else f" and --pool-epochs {enough + 1}"
         raise UserError(
             f"--baselines {by_snapshots[0]} needs snapshots of the extractors' training: pass --snapshots "
-            f"{min(SNAPSHOTS, max(1, settings.pool.epochs - 1))}, or leave it out and ask `ncfmkit evaluate` for it"
+            f"{enough}{epochs}, or leave it out and ask `ncfmkit evaluate` for it"
         )
     data_name = Path(source.data).name.split("*")[0].split("{")[0].removesuffix(".parquet").strip("-._") or "data"
     part = "" if settings.distill.shard is None else f"-shard-{settings.distill.shard.replace('/', '-of-')}"

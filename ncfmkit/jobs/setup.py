@@ -14,6 +14,7 @@ from ncfmkit import distributed, networks
 from ncfmkit.augment import parse_strategy
 from ncfmkit.config import (
     DistillSettings,
+    NetworkSettings,
     RuntimeSettings,
     Settings,
     by_name,
@@ -54,6 +55,10 @@ def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> S
         base = load_recipe(recipe or own or _recipe_for_device(overrides))
     if "distill.ipc" in overrides and overrides.setdefault("distill.bytes", None) is not None:  # a recipe's goes
         raise UserError("--bytes chooses how many images are stored: leave --ipc out")
+    if overrides.get("network.name", base.network.name) != base.network.name:  # the width is of the recipe's own
+        width = base.pool.extractor_width if base.pool.networks else None
+        pool = dataclasses.replace(base.pool, extractor_width=width)
+        base = dataclasses.replace(base, network=NetworkSettings(), pool=pool)
     settings = check(override(base, overrides))
     for strategy in (settings.pool.augment, settings.distill.augment, settings.student.augment):
         parse_strategy(strategy)

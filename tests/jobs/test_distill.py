@@ -799,6 +799,8 @@ def test_baselines_that_read_snapshots_are_refused_without_any(tmp_path: Path, n
     """Before a pool is trained, with the flag to pass; with it, the run has their rows."""
     with pytest.raises(UserError, match=rf"--baselines {name} needs snapshots .*--snapshots 2, or leave it out"):
         start(tmp_path / "run", baselines=("random", name), pool__epochs=3)
+    with pytest.raises(UserError, match="pass --snapshots 1 and --pool-epochs 2, or leave it out"):
+        start(tmp_path / "run", baselines=(name,), pool__epochs=1)
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.glob("cache/pools/*"))
     run = start(tmp_path / "run", baselines=(name,), pool__epochs=3, pool__snapshots=2)

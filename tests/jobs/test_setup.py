@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ncfmkit import networks
 from ncfmkit.config import Settings, load_recipe, override, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.jobs import setup
@@ -25,6 +26,22 @@ def test_class_lists_from_files(tmp_path: Path) -> None:
         setup.make_settings("digits", None, {"data.classes": str(empty)})
     with pytest.raises(UserError, match="expected a text file with one class a line"):
         setup.make_settings("digits", None, {"data.classes": str(binary)})
+
+
+@pytest.mark.parametrize("recipe", ["digits", "cifar10-ipc10-cpu"])
+def test_another_network_has_its_own_width(recipe: str) -> None:
+    """And not that of the recipe's network, which the user did not ask for."""
+    own = load_recipe(recipe)
+    asked = setup.make_settings("digits", recipe, {"network.name": "vit"})
+    assert (asked.network.width, asked.network.depth) == (Settings().network.width, Settings().network.depth)
+    networks.builder(asked.network, channels=1, classes=10, size=8)()
+    assert asked.extractors == (asked.network,)
+    assert setup.make_settings("digits", recipe, {"network.name": "convnet"}) == own
+    wide = setup.make_settings("digits", recipe, {"network.name": "vit", "network.width": 7})
+    with pytest.raises(UserError, match="fixed width"):
+        networks.builder(wide.network, channels=1, classes=10, size=8)()
+    mixed = {"network.name": "vit", "pool.networks": "convnet"}
+    assert [one.name for one in setup.make_settings("digits", recipe, mixed).extractors] == ["convnet"]
 
 
 def test_a_budget_that_leaves_stored_images_without_training_is_refused() -> None:
