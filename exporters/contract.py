@@ -116,11 +116,22 @@ class CalibrationOrigin(SparseRecord):
     images: int | None = None
 
 
+class LayerSearch(SparseRecord):
+    """What the search for the layers that stay float measured accuracy on: training images of real data."""
+
+    data: str | None = None
+    fingerprint: str | None = None
+    split: str | None = None
+    images: int | None = None
+    max_accuracy_drop: float | None = None  # percentage points
+
+
 class Int8(SparseRecord):
     """How an int8 model was made."""
 
     float_layers: Names = ()
     calibration: CalibrationOrigin | None = None
+    search: LayerSearch | None = None  # None: there was no search
 
 
 class ModelMetadata(SparseRecord):
