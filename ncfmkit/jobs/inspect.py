@@ -179,12 +179,9 @@ def _describe_student(path: Path) -> Description:
 
 
 def _describe_model(path: Path) -> Description:
-    from ncfmkit.exporters.onnx import graph_facts, require_packages
-    from ncfmkit.exporters.sessions import open_session
+    from ncfmkit.exporters.onnx import read_graph
 
-    contract = open_session(path).contract
-    require_packages()
-    facts = graph_facts(path)
+    contract, facts = read_graph(path)
     m = contract.metadata
     student, int8, trained_on = (m.student, m.int8, m.trained_on) if m else (None, None, None)
     accuracy = student.test_accuracy if student else None
