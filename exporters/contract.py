@@ -106,6 +106,8 @@ class ModelSet(SparseRecord):
 
     name: str | None = None
     manifest_sha256: str | None = None
+    source: str | None = None  # the real data that it was made from
+    license: str | None = None  # of those; None: not stated
 
 
 class CalibrationOrigin(SparseRecord):

@@ -34,6 +34,7 @@ from ncfmkit.exporters.contract import (
 )
 from ncfmkit.exporters.matching_data import open_fitting
 from ncfmkit.exporters.parity import ParityRow, Tolerance
+from ncfmkit.exporters.plain_metadata import description, plain_metadata
 from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.table import EXPORTERS, Exporter
@@ -143,7 +144,7 @@ def export(
     with _work_folder(out) as folder:
         model = onnx_export.to_onnx(source, layout=layout, output=output, half=precision == "fp16", opset=opset)
         onnx_file, about = folder / "model.onnx", _about(source, contract, precision, opset)
-        onnx_export.save(model, about.to_dict(), onnx_file)  # float32 where int8 is still to come
+        _save(model, about, onnx_file)  # float32 where int8 is still to come
         failed = []
         if calibrate is not None:
             found = parity.compare(reference, open_session(onnx_file), images, output=output)
@@ -267,8 +268,12 @@ def _about(source: Student, contract: Contract, precision: str, opset: int) -> M
         student=ModelStudent(
             sha256=source.sha256(), network=m.network, mean=m.mean, std=m.std, test_accuracy=m.test_accuracy
         ),
-        trained_on=ModelSet(name=m.trained_on.name, manifest_sha256=m.trained_on.manifest_sha256),
+        trained_on=ModelSet(**m.trained_on.model_dump(include=set(ModelSet.model_fields), exclude_unset=True)),
     )
+
+
+def _save(model: Any, about: ModelMetadata, path: Path) -> None:
+    onnx_export.save(model, about.to_dict(), path, plain=plain_metadata(about), about=description(about))
 
 
 def _parity_images(contract: Contract, real: RealData | None, calibrate: Calibration | None) -> dict[str, np.ndarray]:
@@ -322,7 +327,7 @@ class _Quantized:
     def write(self, keep: Sequence[str], about: ModelMetadata) -> Path:
         """The int8 file with its metadata."""
         path = self.quantized(keep)
-        onnx_export.save(onnx_export.load(path), about.to_dict(), path)
+        _save(onnx_export.load(path), about, path)
         return path
 
 

@@ -18,7 +18,7 @@ import torch
 
 from ncfmkit._version import __version__
 from ncfmkit.errors import UserError
-from ncfmkit.exporters.contract import Contract, Port, not_onnx, not_text, read_contract, read_metadata
+from ncfmkit.exporters.contract import Contract, ModelMetadata, Port, not_onnx, not_text, read_contract, read_metadata
 from ncfmkit.exporters.sessions import onnxruntime, probe_model
 from ncfmkit.exporters.student import Student
 from ncfmkit.extras import install
@@ -141,13 +141,24 @@ def _forget_machine(model: Any) -> None:
             part.ClearField(field)
 
 
-def save(model: Any, metadata: Mapping[str, object], path: Path) -> None:
-    """Writes a model with our metadata in it; from `LARGEST_EMBEDDED` on, its weights go to `path` + `.data`."""
+def save(
+    model: Any, metadata: Mapping[str, object], path: Path, *, plain: Mapping[str, str] | None = None, about: str = ""
+) -> None:
+    """Writes a model with our metadata in it; from `LARGEST_EMBEDDED` on, its weights go to `path` + `.data`.
+
+    Args:
+        model: a ModelProto, which is changed.
+        metadata: ours, as JSON values.
+        path: the file.
+        plain: texts for other programs, by key.
+        about: a description for people.
+    """
     import onnx
 
-    model.producer_name, model.producer_version = "ncfmkit", __version__
+    model.producer_name, model.producer_version, model.doc_string = "ncfmkit", __version__, about
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    ours = {METADATA_KEY: json.dumps(metadata, sort_keys=True)}
+    onnx.helper.set_model_props(model, {**(plain or {}), **ours})  # ours are last: without them the file is truncated
     _write(model, path, large=model.ByteSize() > LARGEST_EMBEDDED)
 
 
@@ -177,11 +188,25 @@ def read_graph(path: Path) -> tuple[Contract, GraphFacts]:
     if find_spec("onnx") is None:
         raise UserError(f"reading {path} needs onnx: {install('cpu')}, or on Linux with CUDA {install('gpu')}")
     model = _parsed(path)
+    inputs, outputs, ours = read_ports(path, model)
+    return read_contract(str(path), inputs, outputs, ours, declared={}), _facts(path, model)
+
+
+def read_ports(path: Path, model: Any) -> tuple[list[Port], list[Port], ModelMetadata | None]:
+    """Inputs, outputs, and what ncfmkit wrote into a model; its weights are not needed.
+
+    Args:
+        path: its file, for messages.
+        model: a ModelProto.
+
+    Raises:
+        UserError: names or metadata are damaged.
+    """
     metadata = {_text(path, entry.key): _text(path, entry.value) for entry in model.metadata_props}
     ours = read_metadata(str(path), metadata, _text(path, model.producer_name))
     weights = {tensor.name for tensor in model.graph.initializer}  # older models list them among the inputs, too
     inputs = [_port(path, value) for value in model.graph.input if value.name not in weights]
-    return read_contract(str(path), inputs, _outputs(path, model), ours, declared={}), _facts(path, model)
+    return inputs, _outputs(path, model), ours
 
 
 def graph_facts(path: Path) -> GraphFacts:

@@ -124,8 +124,8 @@ def test_any_batch(count: int, onnx_path: Path, student_path: Path) -> None:
 def test_metadata_and_nodes(onnx_path: Path, student_path: Path) -> None:
     model = onnx.load_model(onnx_path)
     onnx.checker.check_model(model, full_check=True)
-    assert [p.key for p in model.metadata_props] == ["ncfmkit"]
-    about = json.loads(model.metadata_props[0].value)
+    assert [p.key for p in model.metadata_props] == ["task", "imgsz", "names", "ncfmkit"]
+    about = json.loads(model.metadata_props[-1].value)
     assert about["classes"] == ["class 0", "class 1", "class 2"]
     assert about["input"] == {"name": "images", "layout": "uint8-nchw", "channels": 3, "size": 8}
     assert about["output"] == {"name": "logits", "kind": "logits"}
