@@ -312,7 +312,9 @@ class _Quantized:
         probe_NCHW = spread(self.images, REAL_IMAGES)
 
         def measured(path: Path) -> float:
-            return _accuracy(open_session(path), images_NCHW, labels_N, f"accuracy on training images of {real.name}")
+            title = f"accuracy on training images of {real.name}"
+            (outcome,) = score([open_session(path)], images_NCHW, title=title)
+            return tally(outcome, labels_N).accuracy
 
         kept = quantize.search(self.quantized, self.layers, skipped, probe_NCHW, self.float_file, measured, drop / 100)
         searched = LayerSearch(
@@ -345,13 +347,10 @@ def _reference(source: Student, output: str) -> parity.Scores:
 
 def _accuracies(reference: parity.Scores, runner: parity.Scores, real: RealData) -> ExportAccuracy:
     test = real.test_split()
+    student, exported = score([reference, runner], test.images, title="accuracy of student and export")
     return ExportAccuracy(
         data=real.name,
         images=len(test.images),
-        student=_accuracy(reference, test.images, test.labels, "accuracy of the student"),
-        exported=_accuracy(runner, test.images, test.labels, "accuracy of the export"),
+        student=tally(student, test.labels).accuracy,
+        exported=tally(exported, test.labels).accuracy,
     )
-
-
-def _accuracy(scores: parity.Scores, images_NCHW: np.ndarray, labels_N: np.ndarray, title: str) -> float:
-    return tally(score(scores, images_NCHW, title=title), labels_N).accuracy

@@ -201,10 +201,10 @@ def test_test_images_take_no_part_in_the_search(
     seen: list[tuple[bytes, ...]] = []
     score = exporting.score
 
-    def noted(scores: Any, images: np.ndarray, *, title: str) -> np.ndarray:
+    def noted(answers: Any, images: np.ndarray, *, title: str) -> Any:
         if "training images" in title:
             seen.append(tuple(image.tobytes() for image in images))
-        return score(scores, images, title=title)
+        return score(answers, images, title=title)
 
     monkeypatch.setattr(exporting, "score", noted)
     data = DataArguments(data="tiny")
