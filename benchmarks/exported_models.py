@@ -46,13 +46,12 @@ def main() -> None:
     student = load_student(arguments.student)
     contract = sessions["fp32"].contract
     deployed = student.deployed(layout=contract.layout, output=contract.output)
-    reference = accuracy.score(_scores(deployed), test.images, title="torch")
+    reference, *others = accuracy.score([_scores(deployed), *sessions.values()], test.images, title="accuracy")
     accuracies = {"torch": accuracy.tally(reference, test.labels).accuracy}
     agreements = {}
-    for name, session in sessions.items():
-        scores = accuracy.score(session, test.images, title=name)
-        accuracies[name] = accuracy.tally(scores, test.labels).accuracy
-        agreements[name] = accuracy.agreement(scores, reference).to_dict()
+    for name, outcome in zip(sessions, others, strict=True):
+        accuracies[name] = accuracy.tally(outcome, test.labels).accuracy
+        agreements[name] = accuracy.agreement(outcome, reference).to_dict()
     config = timing.TimingConfig(batches=timing.parse_batches(arguments.batches))
     device = PROVIDERS[arguments.provider].device
     timed = timing.time_device(device, sessions, deployed, test.images, config)

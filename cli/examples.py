@@ -38,7 +38,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "ncfmkit export student.safetensors --precision int8 --calibration runs/digits-ipc1",
     ),
     "validate": ("ncfmkit validate student.onnx --data digits --against student.safetensors",),
-    "predict": ("ncfmkit predict student.onnx photos/ --topk 3 > answers.jsonl",),
+    "predict": (
+        "ncfmkit predict student.onnx photos/ --topk 3 > answers.jsonl",
+        "ncfmkit predict student.onnx photos/ --topk 1 --format csv > answers.csv",
+    ),
     "doctor": ("ncfmkit doctor", "ncfmkit doctor --json"),
     "cache": ("ncfmkit cache", "ncfmkit cache --clean --older-than 30d --dry-run"),
 }

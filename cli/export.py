@@ -64,7 +64,7 @@ def export(
         typer.Option(
             "--max-accuracy-drop",
             metavar="POINTS",
-            help="keep layers float until int8 loses at most this on the test split of --data",
+            help="keep layers float until int8 loses at most this on training images of --data",
             rich_help_panel="int8",
         ),
     ] = None,

@@ -1,8 +1,10 @@
 """Options that commands share: a flag for each setting to which config.py gives one, and those of the real data."""
 
+import csv
 import dataclasses
 import functools
 import inspect
+import io
 import json
 import math
 import sys
@@ -267,6 +269,32 @@ def json_line(content: Any, stream: TextIO) -> str:
         text = json.dumps(content, allow_nan=False, ensure_ascii=False)
     except ValueError:
         text = json.dumps(_finite(content), allow_nan=False, ensure_ascii=False)
+    return _escaped(text, stream)
+
+
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # how a formula starts; those of full width, too
+
+
+def csv_line(cells: Iterable[str | int | float | None], stream: TextIO) -> str:
+    """A row of CSV: texts in quotes, numbers bare, None an empty text.
+
+    A spreadsheet takes a text that starts like a formula for one, so such a text gets an apostrophe in front, and so
+    does one that starts with an apostrophe: a reader that removes one has the text itself. Line breaks stay; other
+    non-printable characters and those that `stream` cannot encode are escaped as in JSON.
+    """
+    row = io.StringIO()
+    csv.writer(row, quoting=csv.QUOTE_NONNUMERIC, lineterminator="").writerow(map(_cell, cells))
+    return "\n".join(_escaped(line, stream) for line in row.getvalue().split("\n"))
+
+
+def _cell(value: str | int | float | None) -> str | int | float:
+    if not isinstance(value, str):
+        return "" if value is None else value
+    return f"'{value}" if value.lstrip().startswith((*FORMULA, "'")) else value
+
+
+def _escaped(text: str, stream: TextIO) -> str:
+    """`text` with JSON's escapes for non-printable characters and those that `stream` cannot encode."""
     if text.isascii() and text.isprintable():
         return text
     encoding = stream.encoding or "ascii"

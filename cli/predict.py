@@ -4,12 +4,18 @@ import sys
 import warnings
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from ncfmkit import interrupts
-from ncfmkit.cli.options import json_line
+from ncfmkit.cli.options import csv_line, json_line
+
+if TYPE_CHECKING:
+    from ncfmkit.exporters.predict import Answer
+
+FORMATS = ("jsonl", "csv")
+COLUMNS = ("file", "rank", "class", "label", "probability", "error")  # of CSV
 
 
 def predict(
@@ -26,17 +32,28 @@ def predict(
     provider: Annotated[
         str, typer.Option("--provider", metavar="cpu|cuda|tensorrt", help="ONNX Runtime provider that runs the model")
     ] = "cpu",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="|".join(FORMATS),
+            help="what is printed: a JSON object per picture, or CSV with a row per picture and class",
+        ),
+    ] = "jsonl",
 ) -> None:
     """Classifies pictures with an exported model.
 
-    Prints classes and probabilities, one JSON object per line. Pictures of another size are scaled (short side) and
-    cropped to the center, those of another color mode converted. Exit code 1 if pictures are unreadable; the others
-    are classified all the same.
+    Prints classes and probabilities of every picture as it comes. Pictures of another size are scaled (short side)
+    and cropped to the center, those of another color mode converted. Exit code 1 if pictures are unreadable: what is
+    printed of them is the reason, and the others are classified all the same.
     """
     from PIL import Image
 
+    from ncfmkit.errors import UserError
     from ncfmkit.exporters import predict as job
 
+    if format not in FORMATS:
+        raise UserError(f"--format {format!r}: expected {' or '.join(FORMATS)}")
     out = sys.stdout  # kept: while a live bar is drawn, it stands in for sys.stdout and would print on stderr
     live = not out.isatty()
     answers = job.predict(model, paths, provider=provider, topk=topk, batch=batch, live=live)
@@ -47,8 +64,17 @@ def predict(
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such a picture's own line says as much
+        if format == "csv":
+            out.write(csv_line(COLUMNS, out) + "\n")
         for answer in answers:
             with interrupts.held():
-                out.write(json_line(answer.to_dict(), out) + "\n")
+                out.write(_csv(answer, out) if format == "csv" else json_line(answer.to_dict(), out) + "\n")
                 out.flush()
                 printed += 1
+
+
+def _csv(answer: "Answer", out: TextIO) -> str:
+    """A row for each of the likeliest classes, the likeliest first; of an unreadable picture one, with the reason."""
+    rows = [(answer.file, i + 1, g.class_name, g.label, g.probability, None) for i, g in enumerate(answer.topk)]
+    unread = [(answer.file, None, None, None, None, answer.error)]
+    return "".join(csv_line(row, out) + "\n" for row in rows or unread)

@@ -4,6 +4,7 @@ Shapes: N images, C channels, H = W side, K classes.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -48,25 +49,58 @@ class Agreement(SparseRecord):
     max_abs_difference: float | None  # of finite scores; None: there are none
 
 
-def score(answer: Callable[[np.ndarray], np.ndarray], images_NCHW: np.ndarray, *, title: str) -> np.ndarray:
-    """`answer`'s scores of all images, float32 `[N, K]`, run in batches of `BATCH` with progress."""
-    parts = []
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What is kept of a model's scores of all images."""
+
+    guesses_N: np.ndarray  # int64: the class of the highest score; -1 where a score is not finite
+    classes: int
+    max_abs_difference: float | None  # of finite scores from the first model's; None: there are none
+
+
+def score(
+    answers: Sequence[Callable[[np.ndarray], np.ndarray]], images_NCHW: np.ndarray, *, title: str
+) -> list[Outcome]:
+    """Runs models on all images, in batches of `BATCH` with progress; the first is what the others are compared with.
+
+    All models score a batch before the next one is read, so that no more than a batch of scores is in memory.
+
+    Args:
+        answers: uint8 `[N, C, H, W]` to float32 `[N, K]`, at least one.
+        images_NCHW: uint8.
+        title: of the progress.
+    """
+    guesses: list[list[np.ndarray]] = [[] for _ in answers]
+    largest: list[float | None] = [None] * len(answers)
+    classes = [0] * len(answers)
     with track(title, len(images_NCHW)) as bar:
         for start in range(0, len(images_NCHW), BATCH):
             images = np.array(images_NCHW[start : start + BATCH])  # a copy: torch takes no read-only memory
-            parts.append(answer(images))
+            for i, answer in enumerate(answers):
+                scores_NK = answer(images)
+                guess_N = _guesses(scores_NK)
+                if i == 0:
+                    first_NK, first_N = scores_NK, guess_N
+                guesses[i].append(guess_N)
+                classes[i] = scores_NK.shape[1]
+                finite = (guess_N >= 0) & (first_N >= 0)
+                if finite.any():
+                    difference = float(np.abs(scores_NK[finite].astype(np.float64) - first_NK[finite]).max())
+                    largest[i] = max(difference, largest[i] or 0.0)
             bar.advance(len(images))
-    return np.concatenate(parts)
+    return [
+        Outcome(guesses_N=np.concatenate(parts), classes=count, max_abs_difference=difference)
+        for parts, count, difference in zip(guesses, classes, largest, strict=True)
+    ]
 
 
-def guesses(scores_NK: np.ndarray) -> np.ndarray:
-    """The class of the highest score, int64 `[N]`; -1 where a score is not finite."""
+def _guesses(scores_NK: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(scores_NK).all(axis=1), scores_NK.argmax(axis=1), -1)
 
 
-def tally(scores_NK: np.ndarray, labels_N: np.ndarray) -> Tally:
+def tally(outcome: Outcome, labels_N: np.ndarray) -> Tally:
     """Counts what became of every image."""
-    guess_N, classes = guesses(scores_NK), scores_NK.shape[1]
+    guess_N, classes = outcome.guesses_N, outcome.classes
     finite = guess_N >= 0
     pairs = labels_N[finite] * classes + guess_N[finite]
     confusion_KK = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
@@ -80,22 +114,20 @@ def tally(scores_NK: np.ndarray, labels_N: np.ndarray) -> Tally:
     )
 
 
+def agreement(outcome: Outcome, first: Outcome) -> Agreement:
+    """Compares a model with the first one that :func:`score` ran beside it."""
+    ours, theirs = outcome.guesses_N, first.guesses_N
+    same = int(((ours == theirs) & (ours >= 0)).sum())
+    return Agreement(
+        agreement=same / len(ours),
+        disagreements=len(ours) - same,
+        max_abs_difference=outcome.max_abs_difference,
+    )
+
+
 def by_class(confusion: Confusion, counts: Sequence[int], classes: Sequence[str]) -> tuple[ClassRow, ...]:
     """A row for each class; `counts` are its images."""
     return tuple(
         ClassRow(name=name, images=count, correct=confusion[c][c], accuracy=confusion[c][c] / count)
         for c, (name, count) in enumerate(zip(classes, counts, strict=True))
-    )
-
-
-def agreement(scores_NK: np.ndarray, reference_NK: np.ndarray) -> Agreement:
-    """Compares the scores of two models for the same images."""
-    ours, theirs = guesses(scores_NK), guesses(reference_NK)
-    same = int(((ours == theirs) & (ours >= 0)).sum())
-    finite = (ours >= 0) & (theirs >= 0)
-    difference = np.abs(scores_NK[finite].astype(np.float64) - reference_NK[finite])
-    return Agreement(
-        agreement=same / len(ours),
-        disagreements=len(ours) - same,
-        max_abs_difference=float(difference.max()) if difference.size else None,
     )

@@ -1,4 +1,9 @@
-"""Calibration images for int8 ranges: the distilled set itself, another set, or real data."""
+"""Images for int8: those that ranges are taken from (the distilled set itself, another set, or real data), and those
+that the search for layers is measured on.
+
+Both are training images. Real ones are divided by their place: even places calibrate, odd ones are for the search. The
+test split takes part in no choice, so that the accuracy on it says what the finished model is worth.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +17,13 @@ from ncfmkit.exporters.matching_data import open_images
 from ncfmkit.exporters.student import Student
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.store import Split
 from ncfmkit.sets import set_file
 from ncfmkit.sets.manifest import to_bytes
 from ncfmkit.sets.package import is_package
 
 MOST_REAL = 1000  # images of real data; of a distilled set all are taken
+MOST_SEARCHED = 10_000  # images that the accuracy of the search is measured on
 FEWEST = 10
 
 
@@ -49,7 +56,7 @@ def calibration_images(
     """
     if data is not None and not is_set(data.data):
         real = open_images(str(student.path), contract, data, settings)
-        images = spread(real.train.images, MOST_REAL)
+        images = spread(real.train.images[::2], MOST_REAL)
         found = Calibration(
             images=images,
             origin=CalibrationOrigin(name=real.name, fingerprint=real.fingerprint, images=len(images)),
@@ -70,8 +77,8 @@ def calibration_images(
         found = Calibration(images=images, origin=origin, distilled=True)
     if len(found.images) < FEWEST:
         raise UserError(
-            f"--calibration: {len(found.images)} images are too few to calibrate int8 with, expected {FEWEST} or "
-            "more: pass a larger set or real data"
+            f"--calibration: {len(found.images)} images{'' if found.distilled else ', every second training image,'} "
+            f"are too few to calibrate int8 with, expected {FEWEST} or more: pass a larger set or real data"
         )
     return found
 
@@ -91,3 +98,13 @@ def _set_beside(student: Student) -> Path:
 def spread(images_NCHW: np.ndarray, most: int) -> np.ndarray:
     """At most that many images, evenly spread over an array that is sorted by class; contiguous."""
     return np.ascontiguousarray(images_NCHW[np.unique(np.linspace(0, len(images_NCHW) - 1, most).round().astype(int))])
+
+
+def search_images(train: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Training images for the search, spread over the classes, at most `MOST_SEARCHED`; none of them calibrates.
+
+    Returns:
+        images uint8 `[N, C, H, W]`, a view of the split's; labels int64 `[N]`.
+    """
+    step = 2 * -(-len(train.images) // (2 * MOST_SEARCHED))  # even, so that all places are odd
+    return train.images[1::step], train.labels[1::step]

@@ -5,6 +5,7 @@ Shapes: N images, C channels, H = W side, K classes.
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -105,6 +106,8 @@ class ModelSet(SparseRecord):
 
     name: str | None = None
     manifest_sha256: str | None = None
+    source: str | None = None  # the real data that it was made from
+    license: str | None = None  # of those; None: not stated
 
 
 class CalibrationOrigin(SparseRecord):
@@ -116,11 +119,22 @@ class CalibrationOrigin(SparseRecord):
     images: int | None = None
 
 
+class LayerSearch(SparseRecord):
+    """What the search for the layers that stay float measured accuracy on: training images of real data."""
+
+    data: str | None = None
+    fingerprint: str | None = None
+    split: str | None = None
+    images: int | None = None
+    max_accuracy_drop: float | None = None  # percentage points
+
+
 class Int8(SparseRecord):
     """How an int8 model was made."""
 
     float_layers: Names = ()
     calibration: CalibrationOrigin | None = None
+    search: LayerSearch | None = None  # None: there was no search
 
 
 class ModelMetadata(SparseRecord):
@@ -184,17 +198,34 @@ class Contract:
         return exponents / exponents.sum(axis=1, keepdims=True)
 
 
+def not_onnx(path: Path) -> UserError:
+    """What is said of a file that is no ONNX model, whoever found it out."""
+    return UserError(f"{path} is not an ONNX file, or is damaged or truncated")
+
+
+def not_text(path: Path, error: UnicodeDecodeError) -> UserError:
+    """What is said of a model with names or metadata that are no text."""
+    return UserError(f"{path} is damaged: a name or its metadata is not valid UTF-8 ({error.reason})")
+
+
 def format_shape(shape: Sequence[int]) -> str:
     """Lengths as messages have them: `3x32x32`."""
     return "x".join(map(str, shape))
 
 
-def read_metadata(where: str, metadata: dict[str, str]) -> ModelMetadata | None:
+def read_metadata(where: str, metadata: dict[str, str], producer: str = "") -> ModelMetadata | None:
     """What ncfmkit wrote into a model's metadata, checked; None: nothing.
 
+    Args:
+        where: the file, for messages.
+        metadata: texts by key.
+        producer: the program that the file names as its writer.
+
     Raises:
-        UserError: it is damaged, or larger than `LARGEST_METADATA`.
+        UserError: it is damaged, larger than `LARGEST_METADATA`, or missing where ncfmkit is the writer.
     """
+    if producer == "ncfmkit" and METADATA_KEY not in metadata:  # the last thing in the file
+        raise UserError(f"{where} is truncated: the metadata that ncfmkit writes at the end is missing")
     text = metadata.get(METADATA_KEY, "{}")
     if len(text) > LARGEST_METADATA:
         raise UserError(

@@ -18,12 +18,13 @@ from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.exporters import onnx as onnx_export
 from ncfmkit.exporters import parity, quantize
 from ncfmkit.exporters.accuracy import Share, score, tally
-from ncfmkit.exporters.calibration import Calibration, calibration_images, is_set, spread
+from ncfmkit.exporters.calibration import Calibration, calibration_images, is_set, search_images, spread
 from ncfmkit.exporters.contract import (
     LAYOUTS,
     OUTPUTS,
     Contract,
     Int8,
+    LayerSearch,
     Layout,
     ModelInput,
     ModelMetadata,
@@ -33,6 +34,7 @@ from ncfmkit.exporters.contract import (
 )
 from ncfmkit.exporters.matching_data import open_fitting
 from ncfmkit.exporters.parity import ParityRow, Tolerance
+from ncfmkit.exporters.plain_metadata import description, plain_metadata
 from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.table import EXPORTERS, Exporter
@@ -40,7 +42,7 @@ from ncfmkit.files import check_free, note_written
 from ncfmkit.images import channel_tensors, normalize
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_settings, split_arguments, split_optional
-from ncfmkit.real.store import RealData, Split
+from ncfmkit.real.store import RealData
 from ncfmkit.records import SparseRecord
 
 REAL_IMAGES = 512  # at most, for parity
@@ -98,7 +100,8 @@ def export(
         calibration: images for int8: a synthetic set's file, run directory or package, or real data; None: the set that
             the student was trained on, if it lies beside it.
         int8_skip: layers that stay float32.
-        max_accuracy_drop: percentage points that int8 may lose on the test split; layers stay float until it holds.
+        max_accuracy_drop: percentage points that int8 may lose on training images of `data` that do not calibrate;
+            layers stay float until it holds. The test split takes no part in that choice.
         force: overwrite an existing file.
         overrides: settings of the real data by name, such as `size=32`; and `data_root`, `download`, `skip_bad` as in
             :func:`ncfmkit.distill`.
@@ -141,14 +144,17 @@ def export(
     with _work_folder(out) as folder:
         model = onnx_export.to_onnx(source, layout=layout, output=output, half=precision == "fp16", opset=opset)
         onnx_file, about = folder / "model.onnx", _about(source, contract, precision, opset)
-        onnx_export.save(model, about.to_dict(), onnx_file)  # float32 where int8 is still to come
+        _save(model, about, onnx_file)  # float32 where int8 is still to come
         failed = []
         if calibrate is not None:
             found = parity.compare(reference, open_session(onnx_file), images, output=output)
             failed += [f"before int8, {line}" for line in parity.failures(found, parity.TOLERANCES["fp32"])]
             int8 = _Quantized(onnx_file, calibrate.images, LAYOUTS[layout])
-            kept = int8.layers_to_keep(int8_skip, real, max_accuracy_drop)
-            about = about.model_copy(update={"int8": Int8(float_layers=tuple(kept), calibration=calibrate.origin)})
+            kept, searched = int8.layers_to_keep(int8_skip, real, max_accuracy_drop)
+            how = Int8(float_layers=tuple(kept), calibration=calibrate.origin)
+            if searched is not None:
+                how = how.model_copy(update={"search": searched})
+            about = about.model_copy(update={"int8": how})
             onnx_file = int8.write(kept, about)
         written = folder / f"written{row.suffix}"
         row.function("convert")(onnx_file, written)
@@ -218,7 +224,7 @@ def _check_int8_options(
         if used and precision != "int8":
             raise UserError(f"{flag} needs --precision int8, got --precision {precision}")
     if max_accuracy_drop is not None and data is None:
-        raise UserError("--max-accuracy-drop needs --data: accuracy is measured on its test split")
+        raise UserError("--max-accuracy-drop needs --data: the search measures accuracy on its training images")
     if max_accuracy_drop is not None and not 0 <= max_accuracy_drop <= 100:
         raise UserError(f"--max-accuracy-drop {max_accuracy_drop:g}: expected 0 to 100 percentage points")
 
@@ -262,8 +268,12 @@ def _about(source: Student, contract: Contract, precision: str, opset: int) -> M
         student=ModelStudent(
             sha256=source.sha256(), network=m.network, mean=m.mean, std=m.std, test_accuracy=m.test_accuracy
         ),
-        trained_on=ModelSet(name=m.trained_on.name, manifest_sha256=m.trained_on.manifest_sha256),
+        trained_on=ModelSet(**m.trained_on.model_dump(include=set(ModelSet.model_fields), exclude_unset=True)),
     )
+
+
+def _save(model: Any, about: ModelMetadata, path: Path) -> None:
+    onnx_export.save(model, about.to_dict(), path, plain=plain_metadata(about), about=description(about))
 
 
 def _parity_images(contract: Contract, real: RealData | None, calibrate: Calibration | None) -> dict[str, np.ndarray]:
@@ -291,22 +301,35 @@ class _Quantized:
         quantize.quantize(self.float_file, target, self.images, self.layout, nodes)
         return target
 
-    def layers_to_keep(self, skip: Sequence[str], real: RealData | None, drop: float | None) -> list[str]:
-        """The layers that stay float32: those asked for, and those that the search for accuracy finds."""
+    def layers_to_keep(
+        self, skip: Sequence[str], real: RealData | None, drop: float | None
+    ) -> tuple[list[str], LayerSearch | None]:
+        """The layers that stay float32, those asked for and those that the search finds; and what it measured on."""
         skipped = quantize.chosen(skip, self.layers)
         if drop is None or real is None:
-            return skipped
-        test, probe = real.test_split(), spread(self.images, REAL_IMAGES)
+            return skipped, None
+        images_NCHW, labels_N = search_images(real.train)
+        probe_NCHW = spread(self.images, REAL_IMAGES)
 
         def measured(path: Path) -> float:
-            return _accuracy(open_session(path), test, f"accuracy on {real.name}")
+            title = f"accuracy on training images of {real.name}"
+            (outcome,) = score([open_session(path)], images_NCHW, title=title)
+            return tally(outcome, labels_N).accuracy
 
-        return quantize.search(self.quantized, self.layers, skipped, probe, self.float_file, measured, drop / 100)
+        kept = quantize.search(self.quantized, self.layers, skipped, probe_NCHW, self.float_file, measured, drop / 100)
+        searched = LayerSearch(
+            data=real.name,
+            fingerprint=real.fingerprint,
+            split="train",
+            images=len(images_NCHW),
+            max_accuracy_drop=drop,
+        )
+        return kept, searched
 
     def write(self, keep: Sequence[str], about: ModelMetadata) -> Path:
         """The int8 file with its metadata."""
         path = self.quantized(keep)
-        onnx_export.save(onnx_export.load(path), about.to_dict(), path)
+        _save(onnx_export.load(path), about, path)
         return path
 
 
@@ -324,13 +347,10 @@ def _reference(source: Student, output: str) -> parity.Scores:
 
 def _accuracies(reference: parity.Scores, runner: parity.Scores, real: RealData) -> ExportAccuracy:
     test = real.test_split()
+    student, exported = score([reference, runner], test.images, title="accuracy of student and export")
     return ExportAccuracy(
         data=real.name,
         images=len(test.images),
-        student=_accuracy(reference, test, "accuracy of the student"),
-        exported=_accuracy(runner, test, "accuracy of the export"),
+        student=tally(student, test.labels).accuracy,
+        exported=tally(exported, test.labels).accuracy,
     )
-
-
-def _accuracy(scores: parity.Scores, test: Split, title: str) -> float:
-    return tally(score(scores, test.images, title=title), test.labels).accuracy

@@ -1,4 +1,4 @@
-"""Exports a student as an ONNX file with torch's exporter; static int8 quantization is in quantize.py."""
+"""Exports a student as an ONNX file with torch's exporter, and reads such files; static int8 is in quantize.py."""
 
 import importlib
 import json
@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 from ncfmkit._version import __version__
 from ncfmkit.errors import UserError
+from ncfmkit.exporters.contract import Contract, ModelMetadata, Port, not_onnx, not_text, read_contract, read_metadata
 from ncfmkit.exporters.sessions import onnxruntime, probe_model
 from ncfmkit.exporters.student import Student
 from ncfmkit.extras import install
@@ -140,13 +141,24 @@ def _forget_machine(model: Any) -> None:
             part.ClearField(field)
 
 
-def save(model: Any, metadata: Mapping[str, object], path: Path) -> None:
-    """Writes a model with our metadata in it; from `LARGEST_EMBEDDED` on, its weights go to `path` + `.data`."""
+def save(
+    model: Any, metadata: Mapping[str, object], path: Path, *, plain: Mapping[str, str] | None = None, about: str = ""
+) -> None:
+    """Writes a model with our metadata in it; from `LARGEST_EMBEDDED` on, its weights go to `path` + `.data`.
+
+    Args:
+        model: a ModelProto, which is changed.
+        metadata: ours, as JSON values.
+        path: the file.
+        plain: texts for other programs, by key.
+        about: a description for people.
+    """
     import onnx
 
-    model.producer_name, model.producer_version = "ncfmkit", __version__
+    model.producer_name, model.producer_version, model.doc_string = "ncfmkit", __version__, about
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    ours = {METADATA_KEY: json.dumps(metadata, sort_keys=True)}
+    onnx.helper.set_model_props(model, {**(plain or {}), **ours})  # ours are last: without them the file is truncated
     _write(model, path, large=model.ByteSize() > LARGEST_EMBEDDED)
 
 
@@ -166,21 +178,106 @@ class GraphFacts(Record):
     bytes: int  # with the weights that lie beside it
 
 
+def read_graph(path: Path) -> tuple[Contract, GraphFacts]:
+    """What a model takes and gives, and what its file says of itself, with the package onnx alone: nothing runs.
+
+    Raises:
+        UserError: onnx is not installed; the file cannot be read, is no ONNX model, or no image classifier that this
+            toolkit can feed; or it names files for its weights that are not in its folder.
+    """
+    if find_spec("onnx") is None:
+        raise UserError(f"reading {path} needs onnx: {install('cpu')}, or on Linux with CUDA {install('gpu')}")
+    model = _parsed(path)
+    inputs, outputs, ours = read_ports(path, model)
+    return read_contract(str(path), inputs, outputs, ours, declared={}), _facts(path, model)
+
+
+def read_ports(path: Path, model: Any) -> tuple[list[Port], list[Port], ModelMetadata | None]:
+    """Inputs, outputs, and what ncfmkit wrote into a model; its weights are not needed.
+
+    Args:
+        path: its file, for messages.
+        model: a ModelProto.
+
+    Raises:
+        UserError: names or metadata are damaged.
+    """
+    metadata = {_text(path, entry.key): _text(path, entry.value) for entry in model.metadata_props}
+    ours = read_metadata(str(path), metadata, _text(path, model.producer_name))
+    weights = {tensor.name for tensor in model.graph.initializer}  # older models list them among the inputs, too
+    inputs = [_port(path, value) for value in model.graph.input if value.name not in weights]
+    return inputs, _outputs(path, model), ours
+
+
 def graph_facts(path: Path) -> GraphFacts:
     """Reads an ONNX file without its weights.
 
     Raises:
-        UserError: it names files for its weights that are not in its folder.
+        UserError: it is no ONNX file, or names files for its weights that are not in its folder.
     """
+    return _facts(path, _parsed(path))
+
+
+def _parsed(path: Path) -> Any:
+    """A file as a ModelProto, without the weights that lie beside it."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise UserError(f"no model at {path} ({error.strerror}): expected an ONNX file") from None
+    except DecodeError:
+        raise not_onnx(path) from None
+    if not model.HasField("graph") or not model.opset_import:  # other files may happen to parse
+        raise not_onnx(path)
+    return model
+
+
+def _outputs(path: Path, model: Any) -> list[Port]:
+    """The outputs as the graph declares them, or as their shapes follow from it where it leaves the classes open."""
     import onnx
 
-    model = onnx.load_model(path, load_external_data=False)
+    ports = [_port(path, value) for value in model.graph.output]
+    if all(len(port.shape) == 2 and isinstance(port.shape[1], int) for port in ports):
+        return ports
+    with suppress(onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError):
+        model = onnx.shape_inference.infer_shapes(model)
+    return [_port(path, value) for value in model.graph.output]
+
+
+def _port(path: Path, value: Any) -> Port:
+    """An input or output, its type named as ONNX Runtime names it."""
+    import onnx
+
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        return Port(name=_text(path, value.name), type=str(kind), shape=())
+    tensor = value.type.tensor_type
+    known = onnx.TensorProto.DataType.values()
+    type = onnx.TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type in known else tensor.elem_type
+    shape = tuple(
+        d.dim_value if d.WhichOneof("value") == "dim_value" else _text(path, d.dim_param) or None
+        for d in tensor.shape.dim
+    )
+    return Port(name=_text(path, value.name), type=f"tensor({type})", shape=shape)
+
+
+def _text(path: Path, value: str | bytes) -> str:
+    """A text of a model: protobuf gives bytes where it is not UTF-8."""
+    try:
+        return value if isinstance(value, str) else value.decode()
+    except UnicodeDecodeError as error:
+        raise not_text(path, error) from None
+
+
+def _facts(path: Path, model: Any) -> GraphFacts:
     entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
-    names = {entry.value for entry in entries if entry.key == "location"}
+    names = {_text(path, entry.value) for entry in entries if entry.key == "location"}
     return GraphFacts(
         opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None),
-        nodes=dict(Counter(node.op_type for node in model.graph.node)),
-        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        nodes=dict(Counter(_text(path, node.op_type) for node in model.graph.node)),
+        producer=" ".join(_text(path, text) for text in (model.producer_name, model.producer_version)).strip(),
         bytes=path.stat().st_size + sum(_size_beside(path, name) for name in names),
     )
 

@@ -43,7 +43,7 @@ class Picture:
 
     file: str
     image_CHW: np.ndarray | None = None  # uint8; None: unreadable
-    unreadable: str = ""  # file and reason
+    error: str | None = None  # why it is unreadable
     look: Look | None = None  # what it was
 
 
@@ -58,15 +58,16 @@ class Guess(SparseRecord):
 
 
 class Answer(SparseRecord):
-    """What is on a picture: the likeliest class, and the likeliest ones."""
+    """What is on a picture, the likeliest class and the likeliest ones; or the reason why it cannot be read."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     file: str
-    class_name: Annotated[str | None, Field(alias="class")]
-    label: int
-    probability: float
-    topk: tuple[Guess, ...]
+    class_name: Annotated[str | None, Field(alias="class")] = None
+    label: int | None = None
+    probability: float | None = None
+    topk: tuple[Guess, ...] = ()
+    error: str | None = None  # None: the picture was read
 
 
 def predict(
@@ -78,7 +79,7 @@ def predict(
     batch: int = 64,
     live: bool = True,
 ) -> Generator[Answer]:
-    """Says what is on pictures: answers in their order, as they come; no more than a few batches are in memory.
+    """Says what is on pictures: a record of each, in their order, as they come; a few batches are in memory at most.
 
     Pictures of another size or color are brought to the model's, as `--resize crop` does for a store. Notices say what
     runs, which files of folders were left out, which pictures cannot be read and how many were changed.
@@ -92,9 +93,10 @@ def predict(
         live: a bar may be drawn; not where the answers go to the same terminal.
 
     Returns:
-        An iterator of one record per readable picture: `file`; `class_name` (None in a model without names), `label`
-        and `probability` of the likeliest class; `topk`, the same three of the likeliest classes. In JSON, which
-        `to_dict()` gives, the name stands under `class`.
+        An iterator of one record per picture: `file`; `class_name` (None in a model without names), `label` and
+        `probability` of the likeliest class; `topk`, the same three of the likeliest classes; `error`, None. In JSON,
+        which `to_dict()` gives, the name stands under `class`, and there is no `error`. Of a picture that cannot be
+        read, the record has `file` and `error`, the reason, alone: the others are None, `topk` is empty.
 
     Raises:
         UserError: at once: a wrong path, model, provider or number.
@@ -102,7 +104,7 @@ def predict(
 
     Example:
         >>> for answer in ncfmkit.predict("student.onnx", "photos/", topk=3):
-        ...     print(answer.file, answer.class_name, answer.probability)
+        ...     print(answer.file, answer.error or answer.class_name, answer.probability)
     """
     if batch < 1:
         raise UserError(f"--batch: expected 1 or more pictures, got {batch}")
@@ -123,12 +125,14 @@ def _predict(session: Session, files: list[str], topk: int, batch: int, live: bo
     looks: Counter[Look] = Counter()
     with track("predicting", len(files)) if live else nullcontext(Tracker("predicting", len(files), None)) as bar:
         for pictures in read_batches(files, contract, batch):
-            yield from _answers(session, [p for p in pictures if not p.unreadable], topk)
+            answers = iter(_answers(session, [p for p in pictures if p.error is None], topk))
             for picture in pictures:
                 if picture.look is None:
-                    notice(f"ncfmkit: {picture.unreadable}")
+                    notice(f"ncfmkit: {printable(picture.file)}: {picture.error}")
+                    yield Answer(file=picture.file, error=picture.error)
                 else:
                     looks[picture.look] += 1
+                    yield next(answers)
             bar.advance(len(pictures))
     color = _color(contract)
     changed = changes_text(changes(looks, color), looks.total(), contract.size, color)
@@ -209,7 +213,7 @@ def _read(file: str, frame: Frame) -> Picture:
     try:
         image, look = fit(open_picture(Path(file), where), frame, where)
     except BadImageError as error:
-        return Picture(file=file, unreadable=f"{where}: {error.reason}")
+        return Picture(file=file, error=error.reason)
     return Picture(file=file, image_CHW=image, look=look)
 
 

@@ -113,7 +113,7 @@ def search(
         skip: layers that stay float anyway.
         probe_NCHW: uint8 images for the ranking.
         float_model: the float32 ONNX file.
-        accuracy: top-1 accuracy of a file, a fraction.
+        accuracy: top-1 accuracy of a file, a fraction; not on test images, which a choice would use up.
         allowed: fraction by which it may be lower than the float model's.
 
     Returns:

@@ -23,9 +23,8 @@ import numpy as np
 
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.exporters.contract import Contract, Port, read_contract, read_metadata
+from ncfmkit.exporters.contract import Contract, Port, not_onnx, not_text, read_contract, read_metadata
 from ncfmkit.extras import install
-from ncfmkit.files import METADATA_KEY
 from ncfmkit.progress import notice
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")  # both own the import name onnxruntime: only one can be installed
@@ -188,10 +187,8 @@ class Session:
             about = self._session.get_modelmeta()
             metadata, producer = about.custom_metadata_map, about.producer_name
         except UnicodeDecodeError as error:
-            raise UserError(f"{path} is damaged: a name or its metadata is not valid UTF-8 ({error.reason})") from None
-        if producer == "ncfmkit" and METADATA_KEY not in metadata:  # the last thing in the file
-            raise UserError(f"{path} is truncated: the metadata that ncfmkit writes at the end is missing")
-        ours = read_metadata(str(path), metadata)
+            raise not_text(path, error) from None
+        ours = read_metadata(str(path), metadata, producer)
         self.contract: Contract = read_contract(str(path), inputs, outputs, ours, declared=declared or {})
         self(self._blank())
         self.seconds = time.perf_counter() - start
@@ -329,7 +326,7 @@ def _unopened(ort: Any, path: Path, error: Exception) -> UserError:
             "export it with a lower --opset, or update ONNX Runtime"
         )
     if any(word in text for word in ("INVALID_PROTOBUF", "No graph", "not have a graph", "Missing opset")):
-        return UserError(f"{path} is not an ONNX file, or is damaged or truncated")
+        return not_onnx(path)
     if any(word in text for word in ("External data", "external data", "External initializer", "file size")):
         return UserError(f"{path} stores its weights in another file, which is missing or does not match: {reason}")
     return UserError(f"{path} cannot be opened by ONNX Runtime: {reason}")

@@ -32,8 +32,8 @@ from ncfmkit.exporters.contract import (
     NoMetadata,
     Port,
     read_contract,
-    read_metadata,
 )
+from ncfmkit.exporters.onnx import read_ports
 from ncfmkit.extras import install
 from ncfmkit.files import cache_dir, writable, write_atomic
 from ncfmkit.progress import notice
@@ -178,11 +178,12 @@ def build_engine(onnx_path: Path, engine_path: Path, *, batches: tuple[int, int,
     Raises:
         UserError: TensorRT is not there, or it cannot build this model (all its errors).
     """
+    from onnx import load_model_from_string
+
     _check_batches(batches)
     trt = tensorrt()
     onnx_bytes = onnx_path.read_bytes()
-    inputs, outputs, metadata = _read_onnx(onnx_bytes)
-    ours = read_metadata(str(onnx_path), metadata)
+    inputs, outputs, ours = read_ports(onnx_path, load_model_from_string(onnx_bytes))
     contract = read_contract(str(onnx_path), inputs, outputs, ours, declared={})
     device = _device()
     notice(f"building a TensorRT {trt.__version__} engine for {device.name}, which takes minutes the first time")
@@ -227,26 +228,6 @@ def _check_batches(batches: Sequence[int]) -> None:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _read_onnx(content: bytes) -> tuple[list[Port], list[Port], dict[str, str]]:
-    """Inputs, outputs and metadata of an ONNX file."""
-    import onnx
-
-    model = onnx.load_model_from_string(content)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [_port(value) for value in model.graph.input if value.name not in weights]
-    return inputs, [_port(value) for value in model.graph.output], {p.key: p.value for p in model.metadata_props}
-
-
-def _port(value: Any) -> Port:
-    """As ONNX Runtime describes it."""
-    import onnx
-
-    tensor = value.type.tensor_type
-    lengths = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    return Port(name=value.name, type=f"tensor({kind})", shape=tuple(lengths))
 
 
 def _build(trt: Any, onnx_path: Path, onnx_bytes: bytes, contract: Contract, batches: tuple[int, int, int]) -> bytes:

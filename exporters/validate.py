@@ -5,7 +5,7 @@ Shapes: N images, C channels, H = W side, K classes.
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import timing
-from ncfmkit.exporters.accuracy import BATCH, agreement, by_class, score, tally
+from ncfmkit.exporters.accuracy import BATCH, Outcome, agreement, by_class, score, tally
 from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, NoMetadata, format_shape
 from ncfmkit.exporters.matching_data import check_classes, open_fitting
 from ncfmkit.exporters.onnx import graph_facts
@@ -148,19 +148,21 @@ def validate(
         replaces = config.out.exists()
         real = open_fitting(str(config.model), contract, source, settings)
         test = real.test_split()
-        ran = None
         if student is not None:
             check_classes(f"--against {student.path}", student.manifest.classes, real.name, real.classes)
-            ran = _run_student(student, test, models)
-            known = Reference(accuracy=ran.run.accuracy, what="the student's in this run")
+        beside, outcomes = _score(student, test, models)
+        ran = None
+        if student is not None and beside is not None:
+            ran = _student_run(student, beside, test, models)
+            known = Reference(accuracy=ran.accuracy, what="the student's in this run")
         rows = tuple(
-            _run_model(config.model, model, test, ran.scores_NK if ran else None, known, real.classes)
-            for model in models
+            _model_run(config.model, model, outcome, beside, test, known, real.classes)
+            for model, outcome in zip(models, outcomes, strict=True)
         )
         result = Validation(
             model=_about_model(config.model, contract),
             data=_about_data(real, test),
-            student=ran.run if ran else None,
+            student=ran,
             reference=known,
             providers=rows,
             left_out=left_out,
@@ -168,7 +170,7 @@ def validate(
             conditions=_conditions(),
             speed=None,
             complete=config.timing is None,
-            failures=tuple(accuracy_failures(ran.run if ran else None, rows, known, config.max_accuracy_drop)),
+            failures=tuple(accuracy_failures(ran, rows, known, config.max_accuracy_drop)),
         )
         if config.timing is not None:
             if not replaces:  # timing takes minutes: what is known is written, and outlives a Ctrl-C
@@ -288,47 +290,52 @@ def load_own_student(path: Path, contract: Contract) -> Student:
     return student
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudentScores:
-    """What became of the student on the test images, and its scores."""
+def _score(student: Student | None, test: Split, models: Sequence[Opened]) -> tuple[Outcome | None, list[Outcome]]:
+    """What became of the student, where there is one, and of the model on every provider, on the test images.
 
-    run: StudentRun
-    scores_NK: np.ndarray
-
-
-def _run_student(student: Student, test: Split, models: Sequence[Opened]) -> StudentScores:
-    """The student in float32 (no TensorFloat-32), on a GPU if the model is run on one."""
-    device = torch.device("cuda" if any(m.device == "cuda" for m in models) else "cpu")
-    contract = models[0].runner.contract
+    The student is in float32 (no TensorFloat-32), on a GPU if the model is run on one.
+    """
+    runners: list[Callable[[np.ndarray], np.ndarray]] = [model.runner for model in models]
+    title = f"accuracy on {', '.join(model.provider for model in models)}"
+    if student is None:
+        return None, score(runners, test.images, title=title)
+    device, contract = _student_device(models), models[0].runner.contract
     deployed = student.deployed(layout=contract.layout, output=contract.output).to(device)
 
     @torch.inference_mode()
     def answer(images_NCHW: np.ndarray) -> np.ndarray:
-        return deployed(torch.from_numpy(contract.feed(images_NCHW)).to(device)).cpu().numpy()
+        with timing.exact_float32(device.type):
+            return deployed(torch.from_numpy(contract.feed(images_NCHW)).to(device)).cpu().numpy()
 
-    with timing.exact_float32(device.type):
-        scores_NK = score(answer, test.images, title=f"student on {device.type}")
-    run = StudentRun(
+    beside, *outcomes = score([answer, *runners], test.images, title=f"{title}, and of the student on {device.type}")
+    return beside, outcomes
+
+
+def _student_device(models: Sequence[Opened]) -> torch.device:
+    return torch.device("cuda" if any(m.device == "cuda" for m in models) else "cpu")
+
+
+def _student_run(student: Student, outcome: Outcome, test: Split, models: Sequence[Opened]) -> StudentRun:
+    return StudentRun(
         name="torch student, float32",
         path=str(student.path),
-        device=device_name(device),
+        device=device_name(_student_device(models)),
         network=describe_network(student.manifest.network.settings()),
         recorded_accuracy=student.manifest.test_accuracy,
-        **dict(tally(scores_NK, test.labels)),
+        **dict(tally(outcome, test.labels)),
     )
-    return StudentScores(run=run, scores_NK=scores_NK)
 
 
-def _run_model(
+def _model_run(
     path: Path,
     model: Opened,
+    outcome: Outcome,
+    beside: Outcome | None,
     test: Split,
-    student_NK: np.ndarray | None,
     known: Reference | None,
     classes: Sequence[str],
 ) -> ProviderRun:
-    scores_NK = score(model.runner, test.images, title=f"accuracy on {model.provider}")
-    counted = tally(scores_NK, test.labels)
+    counted = tally(outcome, test.labels)
     return ProviderRun(
         name=timing.runner_name(path, model.provider),
         provider=model.provider,
@@ -337,7 +344,7 @@ def _run_model(
         classes=by_class(counted.confusion, test.counts().tolist(), classes),
         accuracy_drop=None if known is None else 100 * (known.accuracy - counted.accuracy),
         **dict(counted),
-        **({} if student_NK is None else dict(agreement(scores_NK, student_NK))),
+        **({} if beside is None else dict(agreement(outcome, beside))),
     )
 
 

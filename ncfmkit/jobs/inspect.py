@@ -172,6 +172,7 @@ def _describe_student(path: Path) -> Description:
         "std": list(manifest.std),
         "test accuracy": None if accuracy is None else f"{accuracy:.1%}",
         "trained on": manifest.trained_on.name,
+        "license of the real images": manifest.trained_on.license,
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
         "made by": manifest.tool,
     }
@@ -179,12 +180,9 @@ def _describe_student(path: Path) -> Description:
 
 
 def _describe_model(path: Path) -> Description:
-    from ncfmkit.exporters.onnx import graph_facts, require_packages
-    from ncfmkit.exporters.sessions import open_session
+    from ncfmkit.exporters.onnx import read_graph
 
-    contract = open_session(path).contract
-    require_packages()
-    facts = graph_facts(path)
+    contract, facts = read_graph(path)
     m = contract.metadata
     student, int8, trained_on = (m.student, m.int8, m.trained_on) if m else (None, None, None)
     accuracy = student.test_accuracy if student else None
@@ -201,6 +199,7 @@ def _describe_model(path: Path) -> Description:
         "student": student.network.name if student and student.network else None,
         "student's test accuracy": None if accuracy is None else f"{accuracy:.1%}",
         "trained on": trained_on.name if trained_on else None,
+        "license of the real images": trained_on.license if trained_on else None,
         "sha256 of its manifest": trained_on.manifest_sha256 if trained_on else None,
         "made by": m.tool if m and m.tool is not None else facts.producer,
         "with": ", ".join(f"{name} {version}" for name, version in m.versions.items()) or None if m else None,

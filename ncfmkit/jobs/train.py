@@ -185,7 +185,13 @@ def _manifest(
         std=m.std,
         classes=tuple(result.classes),
         test_accuracy=accuracy,
-        trained_on=TrainedOn(name=m.name, sha256=m.sha256, manifest_sha256=m.manifest_sha256),
+        trained_on=TrainedOn(
+            name=m.name,
+            sha256=m.sha256,
+            manifest_sha256=m.manifest_sha256,
+            source=m.source.name,
+            license=m.source.license,
+        ),
         training={"seed": settings.seed, **to_dict(settings.student)},
     )
 

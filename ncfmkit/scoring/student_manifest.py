@@ -34,6 +34,8 @@ class TrainedOn(SparseRecord):
     name: str
     sha256: Annotated[dict[str, str], at_most(64)]  # of the set's tensors, by name
     manifest_sha256: str | None = None
+    source: str | None = None  # the real data that it was made from
+    license: str | None = None  # of those; None: not stated
 
 
 class StudentManifest(SparseRecord):

@@ -12,9 +12,10 @@ from naive_mosaic import naive_decode
 
 from ncfmkit.config import Settings
 from ncfmkit.errors import UserError
-from ncfmkit.exporters.calibration import Calibration, calibration_images, spread
+from ncfmkit.exporters.calibration import Calibration, calibration_images, search_images, spread
 from ncfmkit.exporters.student import load_student
 from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.store import Split
 from ncfmkit.scoring import student_file
 from ncfmkit.scoring.student_manifest import TrainedOn
 from ncfmkit.sets import set_file
@@ -66,7 +67,27 @@ def test_real_data_calibrate_by_a_sample_of_their_training_images(student_path: 
     calibration = found(student_path, opened(real))
     assert calibration.origin.to_dict() == {"name": "tiny", "fingerprint": "tiny-0", "images": 1000}
     assert not calibration.distilled
-    np.testing.assert_array_equal(calibration.images[[0, -1]], real.train.images[[0, -1]])
+    np.testing.assert_array_equal(calibration.images[[0, -1]], real.train.images[[0, -2]])
+
+
+@pytest.mark.parametrize("counts", [(8, 7, 8), (900, 1, 900), (4000, 4001, 4003)])
+def test_the_search_is_measured_on_training_images_that_do_not_calibrate(
+    counts: tuple[int, ...], student_path: Path
+) -> None:
+    real = build_real(counts)
+    images, labels = search_images(real.train)
+    calibrates = {image.tobytes() for image in found(student_path, opened(real)).images}
+    assert not calibrates & {image.tobytes() for image in images}
+    place = {image.tobytes(): i for i, image in enumerate(real.train.images)}
+    np.testing.assert_array_equal(labels, [real.train.labels[place[image.tobytes()]] for image in images])
+    np.testing.assert_allclose(np.bincount(labels, minlength=3) / len(labels), np.array(counts) / sum(counts), atol=0.1)
+    assert images.base is not None  # a view: nothing is read into memory
+
+
+def test_the_search_is_measured_on_at_most_ten_thousand_images() -> None:
+    for count, searched in ((2, 1), (19_999, 9_999), (20_000, 10_000), (20_001, 5_000), (50_000, 8_334)):
+        split = Split(np.empty((count, 1, 1, 1), np.uint8), np.array([0, 1, count]))
+        assert len(search_images(split)[0]) == searched
 
 
 def test_calibration_that_does_not_fit(student_path: Path, tmp_path: Path) -> None:
@@ -74,7 +95,7 @@ def test_calibration_that_does_not_fit(student_path: Path, tmp_path: Path) -> No
     for data, says in (
         (DataArguments(data=str(few)), r"--calibration: 9 images .*expected 10"),
         (DataArguments(data=str(large)), r"--calibration: .* takes 3x8x8 images, tiny-ipc4 has 3x16x16"),
-        (opened(build_real((3, 3, 3))), r"--calibration: 9 images .*expected 10"),
+        (opened(build_real((6, 6, 6))), r"--calibration: 9 images, every second training image, .*expected 10"),
         (opened(build_real(size=16)), r"tiny .*16x16 rgb .* 8x8 rgb: pass --size 8 --resize crop"),
         (opened(build_real(channels=1)), r"tiny .*8x8 gray .* 8x8 rgb: pass --color rgb"),
     ):

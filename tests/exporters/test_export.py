@@ -124,7 +124,7 @@ def test_int8_by_real_data_that_it_is_measured_on_too(tiny_data: RealData, stude
     result = exporting.export(student_path, out=tmp_path / "s.onnx", precision="int8", calibration=data, data=data)
     assert result.int8 is not None
     assert result.int8.calibration is not None
-    assert result.int8.calibration.to_dict() == {"name": "tiny", "fingerprint": "tiny-0", "images": 120}
+    assert result.int8.calibration.to_dict() == {"name": "tiny", "fingerprint": "tiny-0", "images": 60}
     assert result.accuracy is not None
     assert abs(result.accuracy.exported - result.accuracy.student) < 0.1
 

@@ -129,8 +129,8 @@ def test_any_batch(count: int, onnx_path: Path, student_path: Path) -> None:
 def test_metadata_and_nodes(onnx_path: Path, student_path: Path) -> None:
     model = onnx.load_model(onnx_path)
     onnx.checker.check_model(model, full_check=True)
-    assert [p.key for p in model.metadata_props] == ["ncfmkit"]
-    about = json.loads(model.metadata_props[0].value)
+    assert [p.key for p in model.metadata_props] == ["task", "imgsz", "names", "ncfmkit"]
+    about = json.loads(model.metadata_props[-1].value)
     assert about["classes"] == ["class 0", "class 1", "class 2"]
     assert about["input"] == {"name": "images", "layout": "uint8-nchw", "channels": 3, "size": 8}
     assert about["output"] == {"name": "logits", "kind": "logits"}
@@ -274,3 +274,72 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(UserError, match=re.escape(f"needs onnxscript: {install('cpu')}")):
         onnx_export.require_packages()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_file_says_what_onnx_runtime_says(precision: str, exported: Callable[..., Path]) -> None:
+    path = exported(precision, "uint8-nchw", "logits")
+    assert onnx_export.read_graph(path)[0] == open_session(path).contract
+
+
+def older(path: Path) -> None:
+    """Weights are listed among the inputs, too, and the shape of the output is left open."""
+    model = onnx.load_model(path)
+    weights = model.graph.initializer
+    model.graph.input.extend(onnx.helper.make_tensor_value_info(w.name, w.data_type, list(w.dims)) for w in weights)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save_model(model, path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("change", [None, older], ids=["new", "old"])
+def test_a_file_of_other_origin_says_what_onnx_runtime_says(
+    layout: str, change: Callable[[Path], None] | None, tmp_path: Path
+) -> None:
+    path = foreign_model(tmp_path / "m.onnx", layout, classes=5)
+    if change is not None:
+        change(path)
+    contract = onnx_export.read_graph(path)[0]
+    assert contract == open_session(path).contract
+    assert (contract.layout, contract.class_count) == (layout, 5)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, this is no model", b"PK\x03\x04" * 30, b'{"a": 1}', bytes(1000)])
+def test_not_a_model(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.onnx is not an ONNX file, or is damaged or truncated$"):
+        onnx_export.read_graph(tmp_path / "x.onnx")
+
+
+def test_half_a_model(onnx_path: Path, tmp_path: Path) -> None:
+    whole, path = onnx_path.read_bytes(), tmp_path / "cut.onnx"
+    without_metadata = onnx.load_model(onnx_path)
+    del without_metadata.metadata_props[:]
+    end = without_metadata.ByteSize()
+    for place in (2, 30, len(whole) // 3, len(whole) // 2, end - 1, end, len(whole) - 1):
+        path.write_bytes(whole[:place])
+        with pytest.raises(UserError, match=r"cut\.onnx is (not an ONNX file, or is damaged or )?truncated"):
+            onnx_export.read_graph(path)
+
+
+@pytest.mark.parametrize("text", [b"input", b"scores", b"MARK", b"KEY", b"VALUE", b"MatMul"])
+def test_what_is_no_text(text: bytes, tmp_path: Path) -> None:
+    model = onnx.load_model(foreign_model(tmp_path / "m.onnx"))
+    model.producer_name = "MARK"
+    onnx.helper.set_model_props(model, {"KEY": "VALUE"})
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString().replace(text, b"\xff" + text[1:]))
+    with pytest.raises(UserError, match=r"m\.onnx is damaged: a name or its metadata is not valid UTF-8"):
+        onnx_export.read_graph(tmp_path / "m.onnx")
+
+
+def test_ports_that_are_no_images(tmp_path: Path) -> None:
+    model = onnx.load_model(foreign_model(tmp_path / "m.onnx"))
+    for change, got in (
+        (lambda type: type.tensor_type.__setattr__("elem_type", 99), r"'input' tensor\(99\)"),
+        (lambda type: type.sequence_type.SetInParent(), "'input' sequence_type"),
+        (lambda type: type.ClearField("sequence_type"), "'input' None"),
+    ):
+        change(model.graph.input[0].type)
+        onnx.save_model(model, tmp_path / "m.onnx")
+        with pytest.raises(UserError, match=rf"m\.onnx: expected uint8 or float32 images, got {got}"):
+            onnx_export.read_graph(tmp_path / "m.onnx")

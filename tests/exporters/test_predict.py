@@ -1,5 +1,7 @@
 """Predictions of an exported model: what they are, in which order and when they come, and what cannot be read."""
 
+import csv
+import io
 import json
 import os
 import re
@@ -171,7 +173,8 @@ def test_names_that_are_not_utf8(model: Path) -> None:
     write(good, noise(SIDE, SIDE, 3))
     write(bad, b"")
     result = call(model, good, bad)
-    assert (result.exit_code, json.loads(result.stdout)["file"]) == (1, good)
+    assert result.exit_code == 1
+    assert [json.loads(line)["file"] for line in result.stdout.splitlines()] == [good, bad]
     assert r"ncfmkit: b\udce4d.png: its format is none of" in result.stderr
 
 
@@ -244,7 +247,14 @@ def test_unreadable_pictures_are_told_and_the_rest_is_answered(model: Path, monk
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
     result = call(model, "f", "--batch", "2")
     assert result.exit_code == 1
-    assert [json.loads(line)["file"] for line in result.stdout.splitlines()] == ["f/0.png", "f/6.png"]
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [answer["file"] for answer in found] == [*(f"f/{i}.png" for i in range(7)), "f/7.tif"]
+    assert [i for i, answer in enumerate(found) if "error" not in answer] == [0, 6]
+    assert [list(answer) for answer in found if "error" in answer] == [["file", "error"]] * 6
+    assert found[4]["error"] == "3600 pixels, the limit is 3000"
+    for answer in (found[0], found[6]):  # the answer is its own
+        picture = np.asarray(Image.open(answer["file"]))
+        check(answer, by_hand(model, picture.transpose(2, 0, 1)), None)
     unknown = f"its format is none of {', '.join(readable_formats())}"
     lines = result.stderr.splitlines()
     assert lines.pop(2) == "left out 1 .txt, 1 broken links"
@@ -257,8 +267,68 @@ def test_unreadable_pictures_are_told_and_the_rest_is_answered(model: Path, monk
 
 def test_nothing_but_unreadable_pictures(model: Path) -> None:
     result = call(model, write("a.png", b""), write("b.png", b"no picture"))
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.exit_code == 1
+    assert [json.loads(line)["file"] for line in result.stdout.splitlines()] == ["a.png", "b.png"]
     assert result.stderr.endswith("ncfmkit: 2 of 2 pictures could not be read\n")
+
+
+def test_unreadable_pictures_in_python(model: Path) -> None:
+    files = [write("a.png", b""), write("b.png", noise(SIDE, SIDE, 3)), write("c.png", b"")]
+    answers = predict(model, files, batch=2)
+    bad, good = next(answers), next(answers)
+    assert (bad.file, bad.class_name, bad.label, bad.probability, bad.topk) == ("a.png", None, None, None, ())
+    assert bad.error == f"its format is none of {', '.join(readable_formats())}"
+    assert bad.to_dict() == {"file": "a.png", "error": bad.error}
+    assert (good.file, good.error, len(good.topk)) == ("b.png", None, 5)
+    assert next(answers).file == "c.png"
+    with pytest.raises(CheckFailed, match="2 of 3 pictures could not be read"):
+        next(answers)
+
+
+CELLS = ("a,b", 'the "third"', "two\nlines", "=1+1", " @x", "-5", "'quoted", "größe, 犬", "\uff1dx", "plain", "")
+
+
+def test_csv_says_what_json_lines_say(tmp_path: Path) -> None:
+    model = foreign_model(tmp_path / "m.onnx", classes=len(CELLS), names=CELLS)
+    files = [
+        write("a,b.png", noise(SIDE, SIDE, 3)),
+        write("=x.png", b""),
+        write("-c.png", noise(SIDE, SIDE, 3, seed=1)),
+    ]
+    expected = answers(model, *(f"./{f}" for f in files), "--topk", len(CELLS), code=1)
+    result = call(model, "--topk", len(CELLS), "--format", "csv", "--", *files)
+    assert result.exit_code == 1
+    header, *rows = list(csv.reader(io.StringIO(result.stdout, newline=""), strict=True))
+    assert header == ["file", "rank", "class", "label", "probability", "error"]
+    assert not any(cell.lstrip().startswith(("=", "+", "-", "@", "\uff1d")) for row in rows for cell in row)
+    plain = [[cell.removeprefix("'") for cell in row] for row in rows]
+    assert plain == [
+        row
+        for answer, file in zip(expected, files, strict=True)
+        for row in (
+            [[file, "", "", "", "", answer["error"]]]
+            if "error" in answer
+            else [
+                [file, str(rank), guess["class"], str(guess["label"]), str(guess["probability"]), ""]
+                for rank, guess in enumerate(answer["topk"], 1)
+            ]
+        )
+    ]
+    assert '"two\nlines"' in result.stdout
+    assert result.stdout.startswith('"file","rank",')
+    assert re.search(r'^"a,b\.png",1,"[^"]*.*",\d+,[\d.e-]+,""$', result.stdout, re.MULTILINE)  # numbers are bare
+
+
+def test_csv_of_a_model_without_names_and_of_names_for_terminals(model: Path) -> None:
+    bad, good = write("\x1b[2J\r.png", noise(SIDE, SIDE, 3)), write(os.fsdecode(b"\xe4.png"), noise(SIDE, SIDE, 3))
+    result = call(model, bad, good, "--topk", "1", "--format", "csv")
+    first, second = result.stdout.splitlines()[1:]
+    assert first.startswith(r'"\u001b[2J\r.png",1,"",')
+    assert second.startswith(r'"\udce4.png",1,"",')
+
+
+def test_a_format_that_is_not_known(model: Path) -> None:
+    refused(model, "nothing.png", "--format", "xml", says="--format 'xml': expected jsonl or csv")
 
 
 def test_wrong_paths_are_found_before_anything_runs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +399,7 @@ def test_a_line_is_written_before_the_last_picture_is_there(model: Path) -> None
         Path("many/999.png").write_bytes(b"no picture")
         rest, errors = process.stdout.read(), process.stderr.read()
     assert first["file"] == "many/000.png"
-    assert [json.loads(line)["file"] for line in rest.splitlines()] == ["many/001.png", "many/002.png"]
+    assert [json.loads(line)["file"] for line in rest.splitlines()] == ["many/001.png", "many/002.png", "many/999.png"]
     assert process.returncode == 1
     assert "1 of 4 pictures could not be read" in errors
 

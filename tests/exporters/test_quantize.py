@@ -1,5 +1,7 @@
 """int8: what is quantized and what stays float, the ranges, and the search for the layers that int8 ruins."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from ncfmkit.exporters import quantize
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.exporters.student import load_student
 from ncfmkit.real.arguments import DataArguments
-from ncfmkit.real.store import RealData
+from ncfmkit.real.store import RealData, Split
 from ncfmkit.scoring import student_file
 
 onnx = pytest.importorskip("onnx")
@@ -27,6 +29,10 @@ pytestmark = pytest.mark.usefixtures("traced_once")
 @pytest.fixture
 def calibration(set_path: Path) -> DataArguments:
     return DataArguments(data=str(set_path))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    return json.loads({p.key: p.value for p in onnx.load_model(path).metadata_props}["ncfmkit"])
 
 
 def quantized_inputs(path: Path) -> set[str]:
@@ -151,17 +157,19 @@ def test_search_leaves_the_worst_layers_float(
         quantize.search(fake.attempt, known, [], probe, Path("float"), fake.accuracy, 0.005)
 
 
-def test_search_on_a_student_with_a_layer_that_int8_ruins(
-    tiny_data: RealData, student_path: Path, tmp_path: Path
-) -> None:
-    """One huge activation that the next layer cancels: a range for it leaves nothing for the others."""
+@pytest.fixture
+def ruined(student_path: Path, tmp_path: Path) -> Path:
+    """A student with one huge activation that the next layer cancels: a range for it leaves nothing for the others."""
     network, manifest = student_file.load(student_path)
     state = network.state_dict()
     state["blocks.1.bias"][0] = 3e4  # the norm after the first convolution, into the second
     state["blocks.4.weight"][:, 0] = 0
-    student = tmp_path / "ruined.safetensors"
-    student_file.save(state, manifest, student)
-    data = DataArguments(data="tiny")
+    student_file.save(state, manifest, tmp_path / "ruined.safetensors")
+    return tmp_path / "ruined.safetensors"
+
+
+def test_search_on_a_student_with_a_layer_that_int8_ruins(tiny_data: RealData, ruined: Path, tmp_path: Path) -> None:
+    student, data = ruined, DataArguments(data="tiny")
     common: dict[str, Any] = {"precision": "int8", "calibration": data, "data": data}
     with pytest.raises(CheckFailed) as caught:
         exporting.export(student, out=tmp_path / "bad.onnx", **common)
@@ -174,3 +182,36 @@ def test_search_on_a_student_with_a_layer_that_int8_ruins(
     assert quantized_inputs(tmp_path / "good.onnx") == {"blocks.0", "classifier"}
     assert result.accuracy is not None
     assert result.accuracy.exported >= result.accuracy.student - 0.02
+    assert result.int8.search is not None
+    expected = {"data": "tiny", "fingerprint": "tiny-0", "split": "train", "images": 60, "max_accuracy_drop": 2.0}
+    assert result.int8.search.to_dict() == expected
+    assert read_metadata(tmp_path / "good.onnx")["int8"]["search"] == expected
+    plain = exporting.export(ruined, out=tmp_path / "plain.onnx", int8_skip=["blocks.4"], **common)
+    assert "search" not in plain.to_dict()["int8"]
+
+
+def test_test_images_take_no_part_in_the_search(
+    tiny_data: RealData, ruined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test images have the labels of other classes: by them, the ruined model is better than the float one."""
+    assert tiny_data.test is not None
+    turned = np.roll(tiny_data.test.images, 90, axis=0)
+    misleading = dataclasses.replace(tiny_data, test=Split(turned, tiny_data.test.offsets))
+    monkeypatch.setattr(DataArguments, "open", lambda self, settings: misleading)
+    seen: list[tuple[bytes, ...]] = []
+    score = exporting.score
+
+    def noted(answers: Any, images: np.ndarray, *, title: str) -> Any:
+        if "training images" in title:
+            seen.append(tuple(image.tobytes() for image in images))
+        return score(answers, images, title=title)
+
+    monkeypatch.setattr(exporting, "score", noted)
+    data = DataArguments(data="tiny")
+    result = exporting.export(
+        ruined, out=tmp_path / "s.onnx", precision="int8", calibration=data, data=data, max_accuracy_drop=2.0
+    )
+    assert result.int8 is not None
+    assert result.int8.float_layers == ("blocks.4",)
+    assert len(seen) > 2
+    assert set(seen) == {tuple(image.tobytes() for image in tiny_data.train.images[1::2])}

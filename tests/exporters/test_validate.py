@@ -492,9 +492,9 @@ def test_json_alone_on_stdout(onnx_path: Path, folder: Path, quick_speed: None) 
 @pytest.mark.parametrize("accuracy", [float("nan"), -1.0, 97.0, 10**400])
 def test_an_impossible_recorded_accuracy_is_damage(accuracy: Any, onnx_path: Path, folder: Path) -> None:
     model = onnx.load_model(onnx_path)
-    about = json.loads(model.metadata_props[0].value)
+    about = json.loads(model.metadata_props[-1].value)
     about["student"]["test_accuracy"] = accuracy
-    model.metadata_props[0].value = json.dumps(about)
+    model.metadata_props[-1].value = json.dumps(about)
     onnx.save_model(model, "m.onnx")
     result = call(Path("m.onnx"), "--data", folder, "--out", "o", "--no-speed", "--max-accuracy-drop", "0")
     assert result.exit_code == 2

@@ -1,6 +1,7 @@
 """`inspect` on exported models: ours, of other origin, damaged and hostile."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from commands import call
 
 from ncfmkit.exporters import onnx as onnx_export
+from ncfmkit.extras import install
 
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime")  # by which the model is exported
 
 
 def test_inspect_says_what_the_model_is(onnx_path: Path) -> None:
@@ -29,6 +31,27 @@ def test_inspect_says_what_the_model_is(onnx_path: Path) -> None:
     assert content["nodes"]["Conv"] == 2
     assert content["bytes"] == onnx_path.stat().st_size
     assert content["producer"].startswith("ncfmkit ")
+
+
+def test_inspect_needs_onnx_alone(onnx_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = call("inspect", onnx_path, "--json").stdout
+    for name in ("onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: object() if name == "onnx" else None)
+    shown = call("inspect", onnx_path, "--json")
+    assert (shown.exit_code, shown.stdout) == (0, expected), shown.stderr
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    shown = call("inspect", onnx_path)
+    assert shown.exit_code == 2
+    assert f"reading {onnx_path} needs onnx: {install('cpu')}" in shown.stderr
+
+
+def test_inspect_runs_nothing(onnx_path: Path, tmp_path: Path) -> None:
+    """A model that no program runs is described by what its file says."""
+    model = onnx.load_model(onnx_path)
+    model.graph.node[0].op_type = "Fancy"
+    onnx.save_model(model, tmp_path / "m.onnx")
+    assert json.loads(call("inspect", tmp_path / "m.onnx", "--json").stdout)["nodes"]["Fancy"] == 1
 
 
 def test_inspect_counts_weights_under_any_name(tmp_path: Path, onnx_path: Path) -> None:
@@ -65,7 +88,7 @@ def test_inspect_of_a_model_of_other_origin(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["text", ["list"], "half a character: \ud800"])
 def test_inspect_of_hostile_metadata(key: str, value: Any, onnx_path: Path, tmp_path: Path) -> None:
     model = onnx.load_model(onnx_path)
-    about = json.loads(model.metadata_props[0].value)
+    about = json.loads(model.metadata_props[-1].value)
     about.setdefault("int8", {})
     *parents, last = key.split(".")
     place = about[parents[0]] if parents else about
@@ -78,7 +101,7 @@ def test_inspect_of_hostile_metadata(key: str, value: Any, onnx_path: Path, tmp_
 
 def test_inspect_shows_no_control_characters(onnx_path: Path, tmp_path: Path) -> None:
     model = onnx.load_model(onnx_path)
-    about = json.loads(model.metadata_props[0].value)
+    about = json.loads(model.metadata_props[-1].value)
     about["classes"] = ["\x1b[2J", "b", "c"]
     onnx_export.save(model, about, tmp_path / "m.onnx")
     result = call("inspect", tmp_path / "m.onnx")

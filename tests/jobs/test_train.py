@@ -27,9 +27,11 @@ from ncfmkit.sets import set_file
 pytestmark = pytest.mark.usefixtures("one_cache")
 
 
-def test_a_student_reloads_with_its_accuracy(student: tuple[Path, StudentManifest]) -> None:
+def test_a_student_reloads_with_its_accuracy(scored: Path, student: tuple[Path, StudentManifest]) -> None:
     path, manifest = student
     network, stored = student_file.load(path)
+    source = set_file.load(scored / set_file.FILE_NAME).manifest.source
+    assert (stored.trained_on.source, stored.trained_on.license) == (source.name, source.license)
     assert {k: v for k, v in stored.to_dict().items() if k != "sha256"} == manifest.to_dict()
     assert not network.training
     real = open_real("digits", dataclasses.replace(setup.make_settings("digits", None, {}).data))
