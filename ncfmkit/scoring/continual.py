@@ -156,9 +156,10 @@ def measure(subject: Subject) -> Continual:
 
 
 def _conditions(subject: Subject, work: RowWork, seen: int) -> dict[str, Any]:
-    """What a stage of a buffer depends on."""
+    """What a stage of a buffer depends on: how long its students train is not always told by the epochs of the row."""
     herds = {"pool": to_dict(subject.settings.pool)} if work.name == "herding" else {}
-    return {"continual": seen} | subject.student_conditions(work, subject.settings) | herds
+    at_stage = dataclasses.replace(work, epochs=_how(subject, work, seen).epochs)
+    return {"continual": seen} | subject.student_conditions(at_stage, subject.settings) | herds
 
 
 def _images(subject: Subject, work: RowWork, seen: int) -> int:

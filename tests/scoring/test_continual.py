@@ -281,6 +281,20 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path, runtime: Runtime, mo
     assert continual.measure(kept) == whole
 
 
+def test_other_epochs_are_other_stages(tmp_path: Path, runtime: Runtime) -> None:
+    """Also where the row of all classes has as many: WebP images of all classes are two batches, of the first one."""
+    subject = subject_of(tmp_path, runtime)
+    work, student = subject.work("webp"), dataclasses.replace(STUDENT, batch=5 * subject.work("webp").per_class - 1)
+    of = [
+        dataclasses.replace(subject, settings=dataclasses.replace(subject.settings, student=s))
+        for s in (dataclasses.replace(student, epochs=epochs) for epochs in (3, 4))
+    ]
+    assert [one.work("webp").epochs for one in of] == [2, 2]
+    assert [continual._how(one, work, 3).epochs for one in of] == [3, 4]
+    three, four = (continual._conditions(one, one.work("webp"), 3) for one in of)
+    assert three != four
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
