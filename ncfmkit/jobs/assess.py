@@ -200,7 +200,7 @@ def _plan(
             EVALUATIONS[name].check(subject)
         except UserError as error:
             if asked:
-                raise UserError(f"{name}: {error}") from None
+                raise UserError(f"{name}: {error}\n--only all measures what this set and its data allow") from None
             notice(f"{name} is left out: {error}")
         else:
             names.append(name)

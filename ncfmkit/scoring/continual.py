@@ -15,7 +15,7 @@ from ncfmkit.assessment import Continual, ContinualBuffer, ContinualStage
 from ncfmkit.config import StudentSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
-from ncfmkit.images import LabeledImages, labeled
+from ncfmkit.images import LabeledImages
 from ncfmkit.networks import builder, network_builder
 from ncfmkit.progress import plural, track
 from ncfmkit.rng import keyed_rng
@@ -72,7 +72,7 @@ def narrowed(data: LabeledImages, seen_S: np.ndarray) -> LabeledImages:
 
 
 def check(subject: Subject) -> None:
-    real, stored = subject.real, subject.size.stored
+    real = subject.real
     if len(real.classes) < FEWEST_CLASSES:
         raise UserError(
             f"{real.name} has {len(real.classes)} classes: expected {FEWEST_CLASSES} or more, of which two or more "
@@ -84,13 +84,7 @@ def check(subject: Subject) -> None:
             f"class {real.classes[untested[0]]!r} of {real.name} has no test images: expected some of every class, "
             "because each is tested from the stage on at which it arrives"
         )
-    counts = real.train.counts()
-    if counts.min() < stored:
-        poor = int(counts.argmin())
-        raise UserError(
-            f"class {real.classes[poor]!r} of {real.name} has {plural(int(counts[poor]), 'training image')}: expected "
-            f"{stored} or more, as many as the set stores, for the buffers of real images beside it"
-        )
+    subject.check_rows("random", "herding")
 
 
 def stages(subject: Subject) -> Iterator[Stage]:
@@ -115,9 +109,7 @@ def stages(subject: Subject) -> Iterator[Stage]:
         ends = []
         for seen in {left[0], left[-1]}:
             images = _images(subject, work, seen)
-            ends.append(
-                training_seconds(models, labeled(real, real.train), images, _how(subject, work, seen)) + testing
-            )
+            ends.append(training_seconds(models, subject.whole, images, _how(subject, work, seen)) + testing)
         yield Stage(
             name=f"replay buffer: {work.label}",
             work=f"{plural(len(left), 'stage')} x {plural(settings.student.repeats, 'student')}",

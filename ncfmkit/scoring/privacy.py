@@ -29,13 +29,12 @@ from ncfmkit.assessment import (
 )
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, seconds_per_call
-from ncfmkit.images import LabeledImages, labeled
+from ncfmkit.images import LabeledImages
 from ncfmkit.mosaic import cells, reduced
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import track
 from ncfmkit.real.store import Split
 from ncfmkit.rng import keyed_rng
-from ncfmkit.scoring.baselines import check_baselines, random_subset
 from ncfmkit.scoring.students import side_by_side, student_stages
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.training import StackedModels, fresh_state, logits_of, train
@@ -57,10 +56,10 @@ def check(subject: Subject) -> None:
     if not counts.min():
         empty = subject.real.classes[int(counts.argmin())]
         raise UserError(
-            f"class {empty!r} of {subject.real.name} has no test image, and training images are told from those: pass "
-            "data with test images of every class, or leave privacy out of --only"
+            f"class {empty!r} of {subject.real.name} has no test image, and training images are told from those: "
+            "expected some of every class"
         )
-    check_baselines(subject.real, ("random",), subject.size)
+    subject.check_rows("random")
 
 
 def stages(subject: Subject) -> Iterator[Stage]:
@@ -385,13 +384,10 @@ def attack(subject: Subject, name: str) -> Attack:
     real, settings, runtime, test = subject.real, subject.settings, subject.runtime, subject.test
     work, build, repeats = subject.work(name), network_builder(settings.network, real), settings.student.repeats
     student = dataclasses.replace(settings.student, epochs=work.epochs)
-    whole = labeled(real, real.train)
-    sets = [whole if name == "whole" else subject.distilled] * repeats
-    if name == "random":
-        sets = [random_subset(real, subject.size.stored, settings.seed, repeat) for repeat in range(repeats)]
+    sets = [subject.images(name, repeat) for repeat in range(repeats)]
 
     # members of each student, and the others
-    known = sets[:] if name == "random" else [whole]
+    known = sets if name == "random" else [subject.whole]
     count_K = np.minimum(*(np.bincount(d.labels.numpy(), minlength=test.classes) for d in (known[0], test)))
     count_K = np.minimum(count_K, max(1, MOST_ATTACKED // test.classes))
     members = [_few(d, count_K, settings.seed, "members", repeat) for repeat, d in enumerate(known)]

@@ -159,7 +159,7 @@ def wrong(says: str, change: Callable[[], Any] = lambda: "a.safetensors", /, **h
         wrong("the set has images of shape", size=16, resize="crop"),
         wrong("--out mine holds something else than an assessment", out="mine"),
         wrong(
-            "architectures: images of 4 pixels are too small for every network but convnet",
+            r"architectures: images of 4 pixels are too small for every network but convnet\n--only all measures",
             lambda: tiny(),
             size=4,
             resize="crop",

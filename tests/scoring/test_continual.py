@@ -13,7 +13,7 @@ from conftest import TINY_NETWORK, build_real
 from ncfmkit import training
 from ncfmkit.config import Settings, StudentSettings
 from ncfmkit.errors import UserError
-from ncfmkit.images import LabeledImages, normalize
+from ncfmkit.images import LabeledImages, labeled, normalize
 from ncfmkit.kept import Kept
 from ncfmkit.networks import builder
 from ncfmkit.progress import track
@@ -111,7 +111,7 @@ def test_accuracy_counts_the_test_images_of_the_classes_seen(runtime: Runtime) -
     """Two students that saw other classes, whose tests differ in size."""
     real = build_real(COUNTS, test_counts=TESTED)
     assert real.test is not None
-    test = continual.labeled(real, real.test)
+    test = labeled(real, real.test)
     build = builder(TINY_NETWORK, channels=3, classes=3, size=8)
     states = [fresh_state(build, 0, "tested", r) for r in range(2)]
     seen_RS = np.array([[2, 0, 1], [1, 4, 3]])
@@ -302,7 +302,7 @@ def test_other_epochs_are_other_stages(tmp_path: Path, runtime: Runtime) -> None
         ({"counts": (9,) * 4, "test_counts": (2, 2, 0, 2)}, r"class 'class 2' of tiny has no test images"),
         (
             {"counts": (9, 1, 9, 9), "test_counts": (2,) * 4},
-            r"class 'class 1' of tiny has 1 training image: expected 2",
+            r"2 real images per class needs more than the 1 of class 'class 1' in tiny$",
         ),
     ],
 )

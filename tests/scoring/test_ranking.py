@@ -217,6 +217,7 @@ def test_the_whole_grid_is_trained(tmp_path: Path, real: RealData, runtime: Runt
                 assert torch.equal(images.labels, of.distilled.labels)
             else:
                 assert len(images) == len(real.train.images)
+                assert images is sets[0]  # students side by side share one copy on a GPU
     labels = [label for label, *_ in trained]
     assert len(set(labels)) == 9
     assert labels[0] == "distilled, 2 per class, hard labels"
