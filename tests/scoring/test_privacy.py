@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,17 @@ def test_pictures_show_what_was_compared(tmp_path: Path, runtime: Runtime) -> No
         pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p)))) for p in pair.pictures]
         assert {p.shape for p in pictures} == {(32, 32, 3)}
         np.testing.assert_array_equal(pictures[0], pictures[1])
+
+
+@pytest.mark.parametrize("ipc", [1, 40])
+def test_the_estimate_of_distances_counts_each_real_image_once(
+    tmp_path: Path, plentiful: RealData, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, ipc: int
+) -> None:
+    """Where it is read and reduced: that is the same work for one image of the set as for forty."""
+    stored = first_of_each(plentiful.train.images, plentiful.train.offsets, ipc)
+    monkeypatch.setattr(privacy, "distances", lambda query, inside, images: time.sleep(1e-4 * len(images)))
+    took = privacy._nearest_seconds(subject_of(tmp_path, plentiful, stored, runtime))
+    assert took == pytest.approx(1e-4 * (120 + 30), rel=0.3)
 
 
 def by_pairs(members: list[float], others: list[float]) -> float:
