@@ -6,7 +6,7 @@ is called a proxy: a search trains on it to choose a network for the whole split
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -40,17 +40,27 @@ def check(subject: Subject) -> None:
 
 
 def stages(subject: Subject) -> Iterator[Stage]:
-    networks, how = sample(subject), students(subject)
+    networks, one_epoch = sample(subject), dataclasses.replace(students(subject), epochs=1)
+
+    # each network is measured once for all rows whose batches are as large
+    @cache
+    def models(k: int) -> StackedModels:
+        return StackedModels(_builder(subject, networks[k]), 1, _runtime(subject))
+
+    @cache
+    def step_seconds(k: int, size: int) -> float:
+        return training_seconds(models(k), subject.whole, size, one_epoch)
+
+    @cache
+    def test_seconds(k: int) -> float:
+        return accuracy_seconds(models(k), subject.test)
+
     for work in works(subject):
-        left = [n for n in networks if not subject.kept.has(**_conditions(subject, work, n))]
+        left = [k for k, n in enumerate(networks) if not subject.kept.has(**_conditions(subject, work, n))]
         if not left:
             continue
-        seconds = 0.0
-        for network in left:
-            models = StackedModels(_builder(subject, network), 1, _runtime(subject))
-            of_row = dataclasses.replace(how, epochs=work.epochs)
-            seconds += training_seconds(models, subject.whole, work.images, of_row)
-            seconds += accuracy_seconds(models, subject.test)
+        steps, size = batch_plan(work.images, one_epoch.batch)
+        seconds = sum(work.epochs * steps * step_seconds(k, size) + test_seconds(k) for k in left)
         what = f"{plural(len(left), 'network')} x {plural(work.epochs, 'epoch')}"
         yield Stage(name=f"search: {work.label}", work=what, seconds=seconds)
 

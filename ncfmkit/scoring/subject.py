@@ -120,7 +120,8 @@ class Subject:
                 about=work,
             )
 
-        return self.kept.measured(Score, measure, **self.student_conditions(work, settings), **conditions)
+        found = self.kept.measured(Score, measure, **self.student_conditions(work, settings), **conditions)
+        return found.model_copy(update={"label": work.label})  # another evaluation may have another name for them
 
     def student_conditions(self, work: RowWork, settings: Settings) -> dict[str, Any]:
         """What a score of students depends on, beside the conditions of `kept`."""
