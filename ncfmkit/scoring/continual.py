@@ -20,7 +20,7 @@ from ncfmkit.networks import builder, network_builder
 from ncfmkit.progress import plural, track
 from ncfmkit.rng import keyed_rng
 from ncfmkit.scoring.baselines import BASELINES, random_subset
-from ncfmkit.scoring.students import RowWork, describe_network, epochs_for, side_by_side, summary
+from ncfmkit.scoring.students import RowWork, describe_network, epochs_for, side_by_side, stacks, summary
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.training import (
     StackedModels,
@@ -190,17 +190,13 @@ def _stage(subject: Subject, work: RowWork, draw: Draw, seen_RS: np.ndarray) -> 
     build = builder(settings.network, channels=real.channels, classes=seen, size=real.size)
     together = side_by_side(repeats, real.size, runtime)
     buffers, bytes_per_class = draw()
-    models: StackedModels | None = None
     accuracies: list[float] = []
     with track(f"replay buffer: {work.label}, {seen} classes seen", repeats * how.epochs) as bar:
-        for first in range(0, repeats, together):
-            keys = range(first, min(first + together, repeats))
-            if models is None or models.size != len(keys):
-                models = StackedModels(build, len(keys), runtime)
+        for models, keys in stacks(build, range(repeats), together, runtime):
             models.load([fresh_state(build, settings.seed, "continual student", seen, r) for r in keys])
             data = [narrowed(buffers[r], seen_RS[r]) for r in keys]
             train(models, data, how, seed=settings.seed, keys=keys, bar=bar)
-            accuracies += seen_accuracy(models, subject.test, seen_RS[first : first + together])
+            accuracies += seen_accuracy(models, subject.test, seen_RS[keys])
     return ContinualStage(
         seen=seen,
         steps=how.epochs * batch_plan(_images(subject, work, seen), how.batch)[0],

@@ -35,7 +35,7 @@ from ncfmkit.networks import network_builder
 from ncfmkit.progress import track
 from ncfmkit.real.store import Split
 from ncfmkit.rng import keyed_rng
-from ncfmkit.scoring.students import side_by_side, student_stages
+from ncfmkit.scoring.students import side_by_side, stacks, student_stages
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.training import StackedModels, fresh_state, logits_of, train
 
@@ -402,14 +402,10 @@ def attack(subject: Subject, name: str) -> Attack:
     others = _few(test, count_K, settings.seed, "others")
 
     together = side_by_side(repeats, real.size, runtime)
-    models: StackedModels | None = None
     found: list[Success] = []
     right: list[tuple[float, float]] = []  # accuracy on members and on others
     with track(f"attacked students: {work.label}", repeats * student.epochs) as bar:
-        for first in range(0, repeats, together):
-            keys = range(first, min(first + together, repeats))
-            if models is None or models.size != len(keys):  # one stack for all, because each is compiled anew
-                models = StackedModels(build, len(keys), runtime)
+        for models, keys in stacks(build, range(repeats), together, runtime):
             models.load([fresh_state(build, settings.seed, "student", key) for key in keys])
             train(models, [sets[key] for key in keys], student, seed=settings.seed, keys=keys, bar=bar)
             apart = {id(d): d for d in (others, *(members[key] for key in keys))}  # students may share them

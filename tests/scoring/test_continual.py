@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_NETWORK, build_real
+from conftest import TINY_NETWORK, build_real, build_set
+from subjects import make_subject
 
 from ncfmkit import training
 from ncfmkit.config import Settings, StudentSettings
 from ncfmkit.errors import UserError
 from ncfmkit.images import LabeledImages, labeled, normalize
-from ncfmkit.kept import Kept
 from ncfmkit.networks import builder
 from ncfmkit.progress import track
 from ncfmkit.real.store import RealData
@@ -29,9 +29,9 @@ SIZE = SetSize(stored=2, decoded=3, bytes=400.0)
 STUDENT = StudentSettings(epochs=3, batch=6, evaluations=1, repeats=2)
 
 
-def subject_of(folder: Path, runtime: Runtime, **changes: Any) -> Subject:
+def subject_of(folder: Path, runtime: Runtime, real: RealData | None = None) -> Subject:
     """Five classes; the set has soft labels, and decodes to three images a class."""
-    real = changes.pop("real", None) or build_real(COUNTS, test_counts=TESTED)
+    real = real or build_real(COUNTS, test_counts=TESTED)
     rng, classes = np.random.default_rng(1), len(real.classes)
     distilled = LabeledImages(
         images=torch.from_numpy(rng.random((classes * SIZE.decoded, 3, 8, 8), np.float32)),
@@ -41,25 +41,16 @@ def subject_of(folder: Path, runtime: Runtime, **changes: Any) -> Subject:
         classes=classes,
         soft_labels=torch.from_numpy(rng.normal(size=(classes * SIZE.decoded, classes)).astype(np.float16)),
     )
-    plain: dict[str, Any] = {
-        "stored": np.zeros((classes * SIZE.stored, 3, 8, 8), np.uint8),
-        "stored_labels": np.repeat(np.arange(classes), SIZE.stored),
-        "distilled": distilled,
-        "factor": 1,
-        "initial": None,
-        "beginnings": None,
-        "size": SIZE,
-        "real": real,
-        "settings": Settings(network=TINY_NETWORK, student=STUDENT, seed=3),
-        "runtime": runtime,
-        "mosaics": lambda repeat: pytest.fail("no mosaics are asked for"),
-        "herding": lambda count: iter(()),
-        "herded": lambda count: random_subset(real, count, 77, 0),
-        "soften": None,
-        "teachers": lambda: iter(()),
-        "kept": Kept(folder=folder, conditions={"set": "of the test"}),
-    }
-    return Subject(**plain | changes)
+    return make_subject(
+        build_set("single", 1, classes=real.classes, ipc=SIZE.stored),
+        folder,
+        distilled=distilled,
+        size=SIZE,
+        real=real,
+        settings=Settings(network=TINY_NETWORK, student=STUDENT, seed=3),
+        runtime=runtime,
+        herded=lambda count: random_subset(real, count, 77, 0),
+    )
 
 
 @pytest.mark.parametrize(
