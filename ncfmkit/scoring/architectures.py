@@ -33,7 +33,7 @@ def check(subject: Subject) -> None:
 def stages(subject: Subject) -> Iterator[Stage]:
     for network in networks(subject):
         works = [subject.work(name, network) for name in ("distilled", *BESIDE)]
-        for stage in subject.student_stages(works, network=network):
+        for stage in subject.student_stages(works, network):
             yield Stage(name=f"{network.name}: {stage.name}", work=stage.work, seconds=stage.seconds)
 
 

@@ -129,11 +129,9 @@ class Subject:
         del student["whole_epochs"]  # of a baseline
         return {"row": work.name, "images": work.images, "network": to_dict(settings.network), "student": student}
 
-    def student_stages(
-        self, works: Sequence[RowWork], *, network: NetworkSettings | None = None, **conditions: Any
-    ) -> Iterator[Stage]:
-        """The students of those rows whose scores are not kept yet, measured; arguments as :meth:`students`."""
-        left = [work for work in works if not self.has_students(work, network=network, **conditions)]
+    def student_stages(self, works: Sequence[RowWork], network: NetworkSettings) -> Iterator[Stage]:
+        """The students of that network, of those rows whose scores are not kept yet, measured."""
+        left = [work for work in works if not self.has_students(work, network=network)]
         if left:
             yield from student_stages(left, self.real, self._with(network), self.runtime)
 
