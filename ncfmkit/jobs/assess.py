@@ -200,7 +200,7 @@ def _plan(
             EVALUATIONS[name].check(subject)
         except UserError as error:
             if asked:
-                raise UserError(f"{name}: {error}") from None
+                raise UserError(f"{name}: {error}\n--only all measures what this set and its data allow") from None
             notice(f"{name} is left out: {error}")
         else:
             names.append(name)
@@ -222,13 +222,13 @@ def _made_by(result: SyntheticSet) -> Settings | None:
 
 def _beginnings(result: SyntheticSet, real: RealData, made: Settings) -> list[np.ndarray] | None:
     """The real images that the images of a set began as; None: there are none, or it is not known which ones."""
-    d, part_of = made.distill, result.manifest.part_of
+    d = made.distill
     whole_images = d.init == "mix" or (d.init == "random" and d.factor == 1)  # and not cells that are crops of them
-    # of the images that were distilled, those that are too many for `--bytes` are left out
-    if not whole_images or d.bytes is not None or real.fingerprint != result.manifest.source.fingerprint:
+    # of those that were distilled, the images of least worth are left out, whichever they began as
+    some = d.bytes is not None or result.manifest.part_of is not None
+    if not whole_images or some or real.fingerprint != result.manifest.source.fingerprint:
         return None
-    ipc = result.ipc if part_of is None else part_of.ipc
-    return beginnings(d.init, real, ipc=ipc, factor=d.factor, seed=made.seed)
+    return beginnings(d.init, real, ipc=result.ipc, factor=d.factor, seed=made.seed)
 
 
 def _is_done(plan: Plan, name: str) -> bool:

@@ -27,7 +27,7 @@ def section(found: Architectures) -> Section:
     behind = [name for name in names if by[name, "distilled"].last.mean <= by[name, "mosaic"].last.mean]
     sentences = [
         f"Students of {len(names)} networks reach from {100 * worst.last.mean:.1f}% ({worst.network}) to "
-        f"{100 * best.last.mean:.1f}% ({best.network}) on the set; the one that it was made with reaches "
+        f"{100 * best.last.mean:.1f}% ({best.network}) on the set; that of the students' recipe, {names[0]}, reaches "
         f"{100 * sets[0].last.mean:.1f}%."
     ]
     if behind:

@@ -8,9 +8,7 @@ from ncfmkit.assessment import Architectures
 from ncfmkit.config import NetworkSettings, override
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
-from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks import NETWORKS, resolve_network
-from ncfmkit.scoring.baselines import check_baselines, random_subset
 from ncfmkit.scoring.subject import Subject
 
 BESIDE = ("mosaic", "random", "whole")  # rows of `BASELINES` that stand beside the set, for each network
@@ -29,13 +27,13 @@ def check(subject: Subject) -> None:
         raise UserError(
             f"images of {subject.real.size} pixels are too small for every network but {subject.settings.network.name}"
         )
-    check_baselines(subject.real, BESIDE, subject.size)
+    subject.check_rows(*BESIDE)
 
 
 def stages(subject: Subject) -> Iterator[Stage]:
     for network in networks(subject):
         works = [subject.work(name, network) for name in ("distilled", *BESIDE)]
-        for stage in subject.student_stages(works, network=network):
+        for stage in subject.student_stages(works, network):
             yield Stage(name=f"{network.name}: {stage.name}", work=stage.work, seconds=stage.seconds)
 
 
@@ -43,16 +41,6 @@ def measure(subject: Subject) -> Architectures:
     rows = []
     for network in networks(subject):
         for name in ("distilled", *BESIDE):
-            images = partial(_images, subject, name)
+            images = partial(subject.images, name)
             rows.append(subject.students(subject.work(name, network), images, network=network))
     return Architectures(rows=tuple(rows))
-
-
-def _images(subject: Subject, name: str, repeat: int) -> LabeledImages:
-    """What the student of that repeat is trained on."""
-    real = subject.real
-    if name == "mosaic":
-        return subject.mosaics(repeat)
-    if name == "random":
-        return random_subset(real, subject.size.stored, subject.settings.seed, repeat)
-    return labeled(real, real.train) if name == "whole" else subject.distilled

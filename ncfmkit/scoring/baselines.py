@@ -116,22 +116,25 @@ def selected_subset(how: str, real: RealData, per_class: int, extractor: Extract
     return subset(real, select(how, real, per_class, extractor, runtime))
 
 
-def check_baselines(real: RealData, baselines: Sequence[str], size: SetSize) -> None:
+def check_baselines(
+    real: RealData, baselines: Sequence[str], size: SetSize, *, advice: str = ": leave it out of --baselines"
+) -> None:
     """Raises UserError, before anything is trained, if a class has too few images for a baseline.
 
     Args:
         size: of the set that they stand beside.
+        advice: the end of the message.
     """
     for name in baselines:
         if BASELINES[name].size != "bytes":  # which takes no more than there are, and time to count
-            _check_enough(real, BASELINES[name].per_class(size, real))
+            _check_enough(real, BASELINES[name].per_class(size, real), advice)
 
 
-def _check_enough(real: RealData, per_class: int) -> None:
+def _check_enough(real: RealData, per_class: int, advice: str = "") -> None:
     counts = real.train.counts()
     if counts.min() < per_class:
         poor = int(counts.argmin())
         raise UserError(
             f"a baseline of {per_class} real images per class needs more than the {counts[poor]} of class "
-            f"{real.classes[poor]!r} in {real.name}: leave it out (--baselines, --only)"
+            f"{real.classes[poor]!r} in {real.name}{advice}"
         )

@@ -15,12 +15,12 @@ from ncfmkit.assessment import Continual, ContinualBuffer, ContinualStage
 from ncfmkit.config import StudentSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
-from ncfmkit.images import LabeledImages, labeled
+from ncfmkit.images import LabeledImages
 from ncfmkit.networks import builder, network_builder
 from ncfmkit.progress import plural, track
 from ncfmkit.rng import keyed_rng
 from ncfmkit.scoring.baselines import BASELINES, random_subset
-from ncfmkit.scoring.students import RowWork, describe_network, epochs_for, side_by_side, summary
+from ncfmkit.scoring.students import RowWork, describe_network, epochs_for, side_by_side, stacks, summary
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.training import (
     StackedModels,
@@ -72,7 +72,7 @@ def narrowed(data: LabeledImages, seen_S: np.ndarray) -> LabeledImages:
 
 
 def check(subject: Subject) -> None:
-    real, stored = subject.real, subject.size.stored
+    real = subject.real
     if len(real.classes) < FEWEST_CLASSES:
         raise UserError(
             f"{real.name} has {len(real.classes)} classes: expected {FEWEST_CLASSES} or more, of which two or more "
@@ -84,13 +84,7 @@ def check(subject: Subject) -> None:
             f"class {real.classes[untested[0]]!r} of {real.name} has no test images: expected some of every class, "
             "because each is tested from the stage on at which it arrives"
         )
-    counts = real.train.counts()
-    if counts.min() < stored:
-        poor = int(counts.argmin())
-        raise UserError(
-            f"class {real.classes[poor]!r} of {real.name} has {plural(int(counts[poor]), 'training image')}: expected "
-            f"{stored} or more, as many as the set stores, for the buffers of real images beside it"
-        )
+    subject.check_rows("random", "herding")
 
 
 def stages(subject: Subject) -> Iterator[Stage]:
@@ -115,9 +109,7 @@ def stages(subject: Subject) -> Iterator[Stage]:
         ends = []
         for seen in {left[0], left[-1]}:
             images = _images(subject, work, seen)
-            ends.append(
-                training_seconds(models, labeled(real, real.train), images, _how(subject, work, seen)) + testing
-            )
+            ends.append(training_seconds(models, subject.whole, images, _how(subject, work, seen)) + testing)
         yield Stage(
             name=f"replay buffer: {work.label}",
             work=f"{plural(len(left), 'stage')} x {plural(settings.student.repeats, 'student')}",
@@ -156,9 +148,10 @@ def measure(subject: Subject) -> Continual:
 
 
 def _conditions(subject: Subject, work: RowWork, seen: int) -> dict[str, Any]:
-    """What a stage of a buffer depends on."""
+    """What a stage of a buffer depends on: how long its students train is not always told by the epochs of the row."""
     herds = {"pool": to_dict(subject.settings.pool)} if work.name == "herding" else {}
-    return {"continual": seen} | subject.student_conditions(work, subject.settings) | herds
+    at_stage = dataclasses.replace(work, epochs=_how(subject, work, seen).epochs)
+    return {"continual": seen} | subject.student_conditions(at_stage, subject.settings) | herds
 
 
 def _images(subject: Subject, work: RowWork, seen: int) -> int:
@@ -197,17 +190,13 @@ def _stage(subject: Subject, work: RowWork, draw: Draw, seen_RS: np.ndarray) -> 
     build = builder(settings.network, channels=real.channels, classes=seen, size=real.size)
     together = side_by_side(repeats, real.size, runtime)
     buffers, bytes_per_class = draw()
-    models: StackedModels | None = None
     accuracies: list[float] = []
     with track(f"replay buffer: {work.label}, {seen} classes seen", repeats * how.epochs) as bar:
-        for first in range(0, repeats, together):
-            keys = range(first, min(first + together, repeats))
-            if models is None or models.size != len(keys):
-                models = StackedModels(build, len(keys), runtime)
+        for models, keys in stacks(build, range(repeats), together, runtime):
             models.load([fresh_state(build, settings.seed, "continual student", seen, r) for r in keys])
             data = [narrowed(buffers[r], seen_RS[r]) for r in keys]
             train(models, data, how, seed=settings.seed, keys=keys, bar=bar)
-            accuracies += seen_accuracy(models, subject.test, seen_RS[first : first + together])
+            accuracies += seen_accuracy(models, subject.test, seen_RS[keys])
     return ContinualStage(
         seen=seen,
         steps=how.epochs * batch_plan(_images(subject, work, seen), how.batch)[0],

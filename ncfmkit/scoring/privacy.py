@@ -29,14 +29,13 @@ from ncfmkit.assessment import (
 )
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, seconds_per_call
-from ncfmkit.images import LabeledImages, labeled
+from ncfmkit.images import LabeledImages
 from ncfmkit.mosaic import cells, reduced
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import track
 from ncfmkit.real.store import Split
 from ncfmkit.rng import keyed_rng
-from ncfmkit.scoring.baselines import check_baselines, random_subset
-from ncfmkit.scoring.students import side_by_side, student_stages
+from ncfmkit.scoring.students import side_by_side, stacks, student_stages
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.training import StackedModels, fresh_state, logits_of, train
 
@@ -57,10 +56,10 @@ def check(subject: Subject) -> None:
     if not counts.min():
         empty = subject.real.classes[int(counts.argmin())]
         raise UserError(
-            f"class {empty!r} of {subject.real.name} has no test image, and training images are told from those: pass "
-            "data with test images of every class, or leave privacy out of --only"
+            f"class {empty!r} of {subject.real.name} has no test image, and training images are told from those: "
+            "expected some of every class"
         )
-    check_baselines(subject.real, ("random",), subject.size)
+    subject.check_rows("random")
 
 
 def stages(subject: Subject) -> Iterator[Stage]:
@@ -172,8 +171,7 @@ def _compared(subject: Subject, label: int) -> _Compared:
     cell_QCHW, inside_QCHW = _cells(torch.from_numpy(subject.stored[own_N]).float() / 255, subject.factor)
     side, count = cell_QCHW.shape[-1], len(cell_QCHW)
 
-    most = max(1, MOST_REAL // len(real.classes))
-    few_H = np.sort(keyed_rng(seed, "nearest images", "real", label).permutation(len(test))[:most])
+    few_H = np.sort(keyed_rng(seed, "nearest images", "real", label).permutation(len(test))[: _compared_real(subject)])
     real_HCHW = _at_side(test[few_H], side)
     all_HCHW = torch.ones_like(real_HCHW, dtype=torch.bool)
     to_training = distances(torch.cat([cell_QCHW, real_HCHW]), torch.cat([inside_QCHW, all_HCHW]), train)
@@ -215,6 +213,11 @@ def _compared(subject: Subject, label: int) -> _Compared:
         real_H=real_HN.min(1),
         drawn_real_GH=np.stack(of_real),
     )
+
+
+def _compared_real(subject: Subject) -> int:
+    """How many held-out images of a class are compared like those of the set."""
+    return max(1, MOST_REAL // len(subject.real.classes))
 
 
 def _of_class(split: Split, label: int) -> np.ndarray:
@@ -360,16 +363,19 @@ def _cell_count(subject: Subject) -> int:
 
 
 def _nearest_seconds(subject: Subject) -> float:
-    """Seconds that :func:`nearest_real` takes, measured on the first class."""
+    """Seconds that :func:`nearest_real` takes, measured on a few real images and all that the first class compares.
+
+    To read and reduce a real image is most of the work where it is compared with few.
+    """
     real, test = subject.real, subject.real.test_split()
-    query_QCHW, inside_QCHW = _cells(torch.from_numpy(subject.stored[:1]).float() / 255, subject.factor)
+    stored_NCHW = torch.from_numpy(subject.stored[subject.stored_labels == 0]).float() / 255
+    cell_QCHW, inside_QCHW = _cells(stored_NCHW, subject.factor)
+    real_HCHW = _at_side(_of_class(test, 0)[: _compared_real(subject)], cell_QCHW.shape[-1])
+    query_QCHW = torch.cat([cell_QCHW, real_HCHW])
+    inside_QCHW = torch.cat([inside_QCHW, torch.ones_like(real_HCHW, dtype=torch.bool)])
     few = _of_class(real.train, 0)[:256]
-    one = seconds_per_call(lambda: distances(query_QCHW, inside_QCHW, few), torch.device("cpu"), compiled=False) / (
-        len(query_QCHW) * len(few)
-    )
-    of_class = _cell_count(subject) / len(real.classes)
-    held = np.minimum(test.counts(), max(1, MOST_REAL // len(real.classes)))
-    return one * float(((of_class + held) * real.train.counts() + of_class * test.counts()).sum())
+    seconds = seconds_per_call(lambda: distances(query_QCHW, inside_QCHW, few), torch.device("cpu"), compiled=False)
+    return seconds / len(few) * (len(real.train.images) + len(test.images))
 
 
 def attack(subject: Subject, name: str) -> Attack:
@@ -385,13 +391,10 @@ def attack(subject: Subject, name: str) -> Attack:
     real, settings, runtime, test = subject.real, subject.settings, subject.runtime, subject.test
     work, build, repeats = subject.work(name), network_builder(settings.network, real), settings.student.repeats
     student = dataclasses.replace(settings.student, epochs=work.epochs)
-    whole = labeled(real, real.train)
-    sets = [whole if name == "whole" else subject.distilled] * repeats
-    if name == "random":
-        sets = [random_subset(real, subject.size.stored, settings.seed, repeat) for repeat in range(repeats)]
+    sets = [subject.images(name, repeat) for repeat in range(repeats)]
 
     # members of each student, and the others
-    known = sets[:] if name == "random" else [whole]
+    known = sets if name == "random" else [subject.whole]
     count_K = np.minimum(*(np.bincount(d.labels.numpy(), minlength=test.classes) for d in (known[0], test)))
     count_K = np.minimum(count_K, max(1, MOST_ATTACKED // test.classes))
     members = [_few(d, count_K, settings.seed, "members", repeat) for repeat, d in enumerate(known)]
@@ -399,14 +402,10 @@ def attack(subject: Subject, name: str) -> Attack:
     others = _few(test, count_K, settings.seed, "others")
 
     together = side_by_side(repeats, real.size, runtime)
-    models: StackedModels | None = None
     found: list[Success] = []
     right: list[tuple[float, float]] = []  # accuracy on members and on others
     with track(f"attacked students: {work.label}", repeats * student.epochs) as bar:
-        for first in range(0, repeats, together):
-            keys = range(first, min(first + together, repeats))
-            if models is None or models.size != len(keys):  # one stack for all, because each is compiled anew
-                models = StackedModels(build, len(keys), runtime)
+        for models, keys in stacks(build, range(repeats), together, runtime):
             models.load([fresh_state(build, settings.seed, "student", key) for key in keys])
             train(models, [sets[key] for key in keys], student, seed=settings.seed, keys=keys, bar=bar)
             apart = {id(d): d for d in (others, *(members[key] for key in keys))}  # students may share them

@@ -20,8 +20,7 @@ from ncfmkit.augment import parse_strategy
 from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
-from ncfmkit.images import LabeledImages, labeled
-from ncfmkit.scoring.baselines import check_baselines, random_subset
+from ncfmkit.images import LabeledImages
 from ncfmkit.scoring.students import RowWork, student_stages
 from ncfmkit.scoring.subject import Subject
 
@@ -65,7 +64,7 @@ def check(subject: Subject) -> None:
             "the set has soft labels of unknown teachers, and random real images need labels of the same ones: "
             "ncfmkit relabel gives the set labels of its own pool"
         )
-    check_baselines(subject.real, ("random",), subject.size)
+    subject.check_rows("random")
 
 
 def stages(subject: Subject) -> Iterator[Stage]:
@@ -147,13 +146,10 @@ def _work(subject: Subject, cell: Cell) -> RowWork:
 
 def _images(subject: Subject, cell: Cell, repeat: int) -> LabeledImages:
     """What the student of that repeat is trained on."""
-    if cell.images == "whole":
-        return labeled(subject.real, subject.real.train)
-    if cell.images == "set":
-        hard = dataclasses.replace(subject.distilled, soft_labels=None)
-        return hard if cell.labels == "hard" else subject.distilled
-    drawn = random_subset(subject.real, subject.size.stored, subject.settings.seed, repeat)
+    images = subject.images("distilled" if cell.images == "set" else cell.images, repeat)
     if cell.labels == "hard":
-        return drawn
+        return images if images.soft_labels is None else dataclasses.replace(images, soft_labels=None)
+    if cell.images == "set":
+        return images
     assert subject.soften is not None  # says `check`
-    return subject.soften(drawn)
+    return subject.soften(images)

@@ -6,7 +6,7 @@ is called a proxy: a search trains on it to choose a network for the whole split
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,12 @@ from ncfmkit.assessment import Proxy, Search, SearchedNetwork, SearchRow
 from ncfmkit.config import StudentSettings
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
-from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.networks.plain import BodyNet
 from ncfmkit.networks.search_space import search_net, search_space
 from ncfmkit.progress import plural
 from ncfmkit.rng import keyed_rng
 from ncfmkit.run_records import Score
 from ncfmkit.runtime import Runtime
-from ncfmkit.scoring.baselines import check_baselines, random_subset
 from ncfmkit.scoring.rank_correlation import kendall, spearman, with_interval
 from ncfmkit.scoring.students import RowWork, epochs_for, score
 from ncfmkit.scoring.subject import Subject
@@ -38,20 +36,31 @@ def check(subject: Subject) -> None:
             f"images of {subject.real.size} pixels are too large for the networks of the search, of which some do not "
             f"pool: expected at most {LARGEST}"
         )
-    check_baselines(subject.real, ("random",), subject.size)
+    subject.check_rows("random")
 
 
 def stages(subject: Subject) -> Iterator[Stage]:
-    networks, how = sample(subject), students(subject)
+    networks, one_epoch = sample(subject), dataclasses.replace(students(subject), epochs=1)
+
+    # each network is measured once for all rows whose batches are as large
+    @cache
+    def models(k: int) -> StackedModels:
+        return StackedModels(_builder(subject, networks[k]), 1, _runtime(subject))
+
+    @cache
+    def step_seconds(k: int, size: int) -> float:
+        return training_seconds(models(k), subject.whole, size, one_epoch)
+
+    @cache
+    def test_seconds(k: int) -> float:
+        return accuracy_seconds(models(k), subject.test)
+
     for work in works(subject):
-        left = [n for n in networks if not subject.kept.has(**_conditions(subject, work, n))]
+        left = [k for k, n in enumerate(networks) if not subject.kept.has(**_conditions(subject, work, n))]
         if not left:
             continue
-        seconds = 0.0
-        for network in left:
-            models = StackedModels(_builder(subject, network), 1, _runtime(subject))
-            like, of_row = labeled(subject.real, subject.real.train), dataclasses.replace(how, epochs=work.epochs)
-            seconds += training_seconds(models, like, work.images, of_row) + accuracy_seconds(models, subject.test)
+        steps, size = batch_plan(work.images, one_epoch.batch)
+        seconds = sum(work.epochs * steps * step_seconds(k, size) + test_seconds(k) for k in left)
         what = f"{plural(len(left), 'network')} x {plural(work.epochs, 'epoch')}"
         yield Stage(name=f"search: {work.label}", work=what, seconds=seconds)
 
@@ -110,7 +119,7 @@ def _conditions(subject: Subject, work: RowWork, network: SearchedNetwork) -> di
 def _student(subject: Subject, work: RowWork, network: SearchedNetwork, number: int) -> Score:
     about = dataclasses.replace(work, label=f"{work.label}, network {number} of {SAMPLE}", network=str(network))
     return score(
-        [_images(subject, work.name)],
+        [subject.images("whole" if work.name == "early" else work.name, 0)],
         subject.test,
         _builder(subject, network),
         students(subject),
@@ -128,14 +137,6 @@ def _builder(subject: Subject, network: SearchedNetwork) -> partial[BodyNet]:
 def _runtime(subject: Subject) -> Runtime:
     """Not compiled: that would take longer than most of these networks train, and be counted as training."""
     return dataclasses.replace(subject.runtime, compile=False)
-
-
-def _images(subject: Subject, name: str) -> LabeledImages:
-    """What students of that row are trained on."""
-    real = subject.real
-    if name == "random":
-        return random_subset(real, subject.size.stored, subject.settings.seed, 0)
-    return subject.distilled if name == "distilled" else labeled(real, real.train)
 
 
 def _row(scores: Sequence[Score], work: RowWork) -> SearchRow:

@@ -53,6 +53,18 @@ def side_by_side(repeats: int, size: int, runtime: Runtime) -> int:
     return 1
 
 
+def stacks(
+    build: Callable[[], nn.Module], keys: Sequence[int], together: int, runtime: Runtime
+) -> Iterator[tuple[StackedModels, Sequence[int]]]:
+    """Parts of at most `together` keys, each with a stack to load: one for all, because each is compiled anew."""
+    models: StackedModels | None = None
+    for first in range(0, len(keys), together):
+        part = keys[first : first + together]
+        if models is None or models.size != len(part):
+            models = StackedModels(build, len(part), runtime)
+        yield models, part
+
+
 def score(
     sets: Sequence[LabeledImages],
     test: LabeledImages,
@@ -80,12 +92,8 @@ def score(
     together = side_by_side(len(mine), test.images.shape[-1], runtime)
     when = evaluated_epochs(settings)
     hits: dict[int, np.ndarray] = {}  # of each student, int64 [E, K]
-    models: StackedModels | None = None
     with distributed.agreed(), track(f"students: {about.label}", len(mine) * settings.epochs) as bar:
-        for first in range(0, len(mine), together):
-            keys = mine[first : first + together]
-            if models is None or models.size != len(keys):  # one stack for all, because each is compiled anew
-                models = StackedModels(build, len(keys), runtime)
+        for models, keys in stacks(build, mine, together, runtime):
             models.load([fresh_state(build, seed, "student", k) for k in keys])
             tested_REK = _train_and_test(models, [sets[k] for k in keys], test, settings, seed, list(keys), bar)
             hits |= dict(zip(keys, tested_REK, strict=True))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ncfmkit.networks import network_builder
 from ncfmkit.real.store import RealData
 from ncfmkit.run_records import Score
 from ncfmkit.runtime import Runtime
-from ncfmkit.scoring.baselines import SetSize
+from ncfmkit.scoring.baselines import SetSize, check_baselines, random_subset
 from ncfmkit.scoring.students import RowWork, row_work, score, student_stages
 
 
@@ -35,7 +36,6 @@ class Subject:
         real: the real data.
         settings: `network` and `student` are those of the students, `seed` of all draws.
         mosaics: gives mosaics of random real images like the set's own, decoded, for the repeat of that number.
-        herded: gives the herded subset of that many real images per class.
         soften: gives images the soft labels of the set's teachers, stored as the set's are; None: the set has none, or
             of teachers that are not known. What it gives depends on `settings.pool` and `settings.labels`.
         teachers: the training that `soften` begins with: those teachers that are not in the cache, measured.
@@ -66,6 +66,23 @@ class Subject:
     def test(self) -> LabeledImages:
         """The real test images."""
         return labeled(self.real, self.real.test_split())
+
+    @cached_property
+    def whole(self) -> LabeledImages:
+        """The whole training split: one object, of which students side by side share a copy on the device."""
+        return labeled(self.real, self.real.train)
+
+    def check_rows(self, *names: str) -> None:
+        """Raises UserError if a class has too few real images for one of these rows of `BASELINES`."""
+        check_baselines(self.real, names, self.size, advice="")
+
+    def images(self, name: str, repeat: int) -> LabeledImages:
+        """What the student of that repeat is trained on: `distilled`, `random`, `mosaic` or `whole`."""
+        if name == "mosaic":
+            return self.mosaics(repeat)
+        if name == "random":
+            return random_subset(self.real, self.size.stored, self.settings.seed, repeat)
+        return {"distilled": self.distilled, "whole": self.whole}[name]
 
     def work(self, name: str, network: NetworkSettings | None = None) -> RowWork:
         """The work of students of `distilled` or of a row of `BASELINES`, of the set's network or another one."""
@@ -103,7 +120,8 @@ class Subject:
                 about=work,
             )
 
-        return self.kept.measured(Score, measure, **self.student_conditions(work, settings), **conditions)
+        found = self.kept.measured(Score, measure, **self.student_conditions(work, settings), **conditions)
+        return found.model_copy(update={"label": work.label})  # another evaluation may have another name for them
 
     def student_conditions(self, work: RowWork, settings: Settings) -> dict[str, Any]:
         """What a score of students depends on, beside the conditions of `kept`."""
@@ -111,11 +129,9 @@ class Subject:
         del student["whole_epochs"]  # of a baseline
         return {"row": work.name, "images": work.images, "network": to_dict(settings.network), "student": student}
 
-    def student_stages(
-        self, works: Sequence[RowWork], *, network: NetworkSettings | None = None, **conditions: Any
-    ) -> Iterator[Stage]:
-        """The students of those rows whose scores are not kept yet, measured; arguments as :meth:`students`."""
-        left = [work for work in works if not self.has_students(work, network=network, **conditions)]
+    def student_stages(self, works: Sequence[RowWork], network: NetworkSettings) -> Iterator[Stage]:
+        """The students of that network, of those rows whose scores are not kept yet, measured."""
+        left = [work for work in works if not self.has_students(work, network=network)]
         if left:
             yield from student_stages(left, self.real, self._with(network), self.runtime)
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_NETWORK, build_real
+from conftest import TINY_NETWORK, build_real, build_set
+from subjects import make_subject
 
 from ncfmkit import training
 from ncfmkit.config import Settings, StudentSettings
 from ncfmkit.errors import UserError
-from ncfmkit.images import LabeledImages, normalize
-from ncfmkit.kept import Kept
+from ncfmkit.images import LabeledImages, labeled, normalize
 from ncfmkit.networks import builder
 from ncfmkit.progress import track
 from ncfmkit.real.store import RealData
@@ -29,9 +29,9 @@ SIZE = SetSize(stored=2, decoded=3, bytes=400.0)
 STUDENT = StudentSettings(epochs=3, batch=6, evaluations=1, repeats=2)
 
 
-def subject_of(folder: Path, runtime: Runtime, **changes: Any) -> Subject:
+def subject_of(folder: Path, runtime: Runtime, real: RealData | None = None) -> Subject:
     """Five classes; the set has soft labels, and decodes to three images a class."""
-    real = changes.pop("real", None) or build_real(COUNTS, test_counts=TESTED)
+    real = real or build_real(COUNTS, test_counts=TESTED)
     rng, classes = np.random.default_rng(1), len(real.classes)
     distilled = LabeledImages(
         images=torch.from_numpy(rng.random((classes * SIZE.decoded, 3, 8, 8), np.float32)),
@@ -41,25 +41,16 @@ def subject_of(folder: Path, runtime: Runtime, **changes: Any) -> Subject:
         classes=classes,
         soft_labels=torch.from_numpy(rng.normal(size=(classes * SIZE.decoded, classes)).astype(np.float16)),
     )
-    plain: dict[str, Any] = {
-        "stored": np.zeros((classes * SIZE.stored, 3, 8, 8), np.uint8),
-        "stored_labels": np.repeat(np.arange(classes), SIZE.stored),
-        "distilled": distilled,
-        "factor": 1,
-        "initial": None,
-        "beginnings": None,
-        "size": SIZE,
-        "real": real,
-        "settings": Settings(network=TINY_NETWORK, student=STUDENT, seed=3),
-        "runtime": runtime,
-        "mosaics": lambda repeat: pytest.fail("no mosaics are asked for"),
-        "herding": lambda count: iter(()),
-        "herded": lambda count: random_subset(real, count, 77, 0),
-        "soften": None,
-        "teachers": lambda: iter(()),
-        "kept": Kept(folder=folder, conditions={"set": "of the test"}),
-    }
-    return Subject(**plain | changes)
+    return make_subject(
+        build_set("single", 1, classes=real.classes, ipc=SIZE.stored),
+        folder,
+        distilled=distilled,
+        size=SIZE,
+        real=real,
+        settings=Settings(network=TINY_NETWORK, student=STUDENT, seed=3),
+        runtime=runtime,
+        herded=lambda count: random_subset(real, count, 77, 0),
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +102,7 @@ def test_accuracy_counts_the_test_images_of_the_classes_seen(runtime: Runtime) -
     """Two students that saw other classes, whose tests differ in size."""
     real = build_real(COUNTS, test_counts=TESTED)
     assert real.test is not None
-    test = continual.labeled(real, real.test)
+    test = labeled(real, real.test)
     build = builder(TINY_NETWORK, channels=3, classes=3, size=8)
     states = [fresh_state(build, 0, "tested", r) for r in range(2)]
     seen_RS = np.array([[2, 0, 1], [1, 4, 3]])
@@ -281,6 +272,20 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path, runtime: Runtime, mo
     assert continual.measure(kept) == whole
 
 
+def test_other_epochs_are_other_stages(tmp_path: Path, runtime: Runtime) -> None:
+    """Also where the row of all classes has as many: WebP images of all classes are two batches, of the first one."""
+    subject = subject_of(tmp_path, runtime)
+    work, student = subject.work("webp"), dataclasses.replace(STUDENT, batch=5 * subject.work("webp").per_class - 1)
+    of = [
+        dataclasses.replace(subject, settings=dataclasses.replace(subject.settings, student=s))
+        for s in (dataclasses.replace(student, epochs=epochs) for epochs in (3, 4))
+    ]
+    assert [one.work("webp").epochs for one in of] == [2, 2]
+    assert [continual._how(one, work, 3).epochs for one in of] == [3, 4]
+    three, four = (continual._conditions(one, one.work("webp"), 3) for one in of)
+    assert three != four
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -288,7 +293,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path, runtime: Runtime, mo
         ({"counts": (9,) * 4, "test_counts": (2, 2, 0, 2)}, r"class 'class 2' of tiny has no test images"),
         (
             {"counts": (9, 1, 9, 9), "test_counts": (2,) * 4},
-            r"class 'class 1' of tiny has 1 training image: expected 2",
+            r"2 real images per class needs more than the 1 of class 'class 1' in tiny$",
         ),
     ],
 )

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from ncfmkit.scoring.subject import Subject
 from ncfmkit.sets import set_file
 from ncfmkit.sets.manifest import finished_set
 from ncfmkit.sets.subset import first_images
+from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import StackedModels, fresh_state
 
 SHORT = StudentSettings(epochs=30, batch=16, evaluations=1, repeats=2, cutmix=0.0, augment="none")
@@ -240,15 +242,18 @@ def test_a_set_tells_what_it_began_as(tmp_path: Path, changes: dict[str, Any], i
     how = make_settings("digits", None, {k: v for k, v in (DIGITS | changes).items() if v is not None})
     real = DataArguments(data="digits").open(how)
     started = finished_set(how, real, distill_job._initial_images(how, real), order="worth")
-    part = first_images(started, 1) if changes == {} else started
-    set_file.save(part, tmp_path / "set.safetensors")
-    students = {"student.repeats": 1, "seed": 7}
-    subject = assess_job._plan(tmp_path / "set.safetensors", "digits", "privacy", tmp_path / "out", students).subject
+
+    def plan(of: SyntheticSet) -> Subject:
+        set_file.save(of, tmp_path / "set.safetensors", force=True)
+        students = {"student.repeats": 1, "seed": 7}
+        return assess_job._plan(tmp_path / "set.safetensors", "digits", "privacy", tmp_path / "out", students).subject
+
+    subject = plan(started)
     assert subject.initial == initial
     assert (subject.beginnings is not None) == known
     if known:
-        whole = dataclasses.replace(subject, stored=started.images.numpy(), stored_labels=started.labels.numpy())
-        found = privacy.nearest_real(whole)
+        assert plan(first_images(started, 1)).beginnings is None  # these may have begun as any of them
+        found = privacy.nearest_real(subject)
         assert found.began is not None
         assert (found.began.auc, found.began.nearest) == (pytest.approx(1, abs=1e-3), 1)
 
@@ -264,6 +269,17 @@ def test_pictures_show_what_was_compared(tmp_path: Path, runtime: Runtime) -> No
         pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p)))) for p in pair.pictures]
         assert {p.shape for p in pictures} == {(32, 32, 3)}
         np.testing.assert_array_equal(pictures[0], pictures[1])
+
+
+@pytest.mark.parametrize("ipc", [1, 40])
+def test_the_estimate_of_distances_counts_each_real_image_once(
+    tmp_path: Path, plentiful: RealData, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, ipc: int
+) -> None:
+    """Where it is read and reduced: that is the same work for one image of the set as for forty."""
+    stored = first_of_each(plentiful.train.images, plentiful.train.offsets, ipc)
+    monkeypatch.setattr(privacy, "distances", lambda query, inside, images: time.sleep(1e-4 * len(images)))
+    took = privacy._nearest_seconds(subject_of(tmp_path, plentiful, stored, runtime))
+    assert took == pytest.approx(1e-4 * (120 + 30), rel=0.3)
 
 
 def by_pairs(members: list[float], others: list[float]) -> float:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from decimal import Decimal, localcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,7 @@ def test_the_whole_grid_is_trained(tmp_path: Path, real: RealData, runtime: Runt
                 assert torch.equal(images.labels, of.distilled.labels)
             else:
                 assert len(images) == len(real.train.images)
+                assert images is sets[0]  # students side by side share one copy on a GPU
     labels = [label for label, *_ in trained]
     assert len(set(labels)) == 9
     assert labels[0] == "distilled, 2 per class, hard labels"
@@ -297,6 +299,18 @@ def test_scores_are_shared_with_other_evaluations(
     ranking.measure(of)
     for name in ("distilled", "random", "whole"):
         assert of.has_students(of.work(name), network=architectures.networks(of)[0])
+
+
+def test_shared_scores_have_the_names_of_who_asks(
+    tmp_path: Path, real: RealData, runtime: Runtime, trained: list[Any]
+) -> None:
+    plain = assessed(tmp_path, real, runtime, augment="none", cutmix=0.0)
+    assert plain.students(plain.work("random"), partial(plain.images, "random")).label == "random real, 2 per class"
+    found = ranking.measure(assessed(tmp_path, real, runtime))
+    assert [label for label, *_ in trained].count("random real, 2 per class") == 2  # that, and the augmented one
+    assert len(trained) == 5
+    names = {(c.images, c.augmented): c.score.label for c in found.cells}
+    assert names["random", False] == "random real, 2 per class, no augmentation"
 
 
 def test_what_lacks_something_is_refused(tmp_path: Path, runtime: Runtime) -> None:

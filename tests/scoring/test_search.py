@@ -121,6 +121,24 @@ def test_an_interrupted_search_continues(subject: Subject, tmp_path: Path, monke
     assert found.proxies[0].spearman == whole.proxies[0].spearman
 
 
+def test_an_estimate_measures_each_network_once(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every size of a batch: 6 images of the set, and batches of 6 of the whole split, in 4, 4, 4 and 12 steps."""
+    measured: list[str] = []
+
+    def takes(seconds: float, what: str) -> Callable[..., float]:
+        def measure(*arguments: Any) -> float:
+            measured.append(what)
+            return seconds
+
+        return measure
+
+    monkeypatch.setattr(search, "training_seconds", takes(1.0, "trained"))
+    monkeypatch.setattr(search, "accuracy_seconds", takes(0.25, "tested"))
+    assert [stage.seconds for stage in search.stages(subject)] == [4 * (steps + 0.25) for steps in (4, 4, 4, 12)]
+    assert measured.count("tested") == 4
+    assert measured.count("trained") == 4
+
+
 def test_which_settings_make_other_students(subject: Subject) -> None:
     search.measure(subject)
     for other in (
