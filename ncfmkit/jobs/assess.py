@@ -1,5 +1,6 @@
 """`ncfmkit assess`: what is a set good for, beyond the accuracy of its own students?"""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -238,7 +239,8 @@ def _is_done(plan: Plan, name: str) -> bool:
 def _stages(plan: Plan) -> Iterator[Stage]:
     for name in plan.names:
         if not _is_done(plan, name):
-            yield from EVALUATIONS[name].stages(plan.subject)
+            for stage in EVALUATIONS[name].stages(plan.subject):
+                yield dataclasses.replace(stage, name=f"{name}: {stage.name}")
 
 
 def _write(plan: Plan) -> Assessment:

@@ -140,7 +140,7 @@ def test_a_dry_run_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "score", None)
     stages = list(dry_run(path, only="architectures", **QUICK))
     assert len(stages) == 8
-    assert stages[0].name.startswith("convnet: students: distilled")
+    assert stages[0].name.startswith("architectures: convnet: students: distilled")
     assert not Path("assessment").exists()
 
 
