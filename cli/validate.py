@@ -81,8 +81,9 @@ def validate(
 ) -> None:
     """Measures accuracy and speed of exported models on this machine.
 
-    Several models see the same images and are timed by turns; differences of accuracy are tested image by image. Exit
-    code 1 if accuracy drops by more than --max-accuracy-drop, or scores are not finite.
+    Several models see the same images and are timed by turns; differences of accuracy are tested image by image.
+
+    Exit code 1 if accuracy drops by more than --max-accuracy-drop, or scores are not finite.
     """
     from ncfmkit.errors import CheckFailed
     from ncfmkit.exporters import validate as job

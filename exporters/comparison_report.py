@@ -46,7 +46,12 @@ def _p(p: float) -> str:
 
 def verdicts(found: ModelComparison) -> list[str]:
     """A sentence for each run but the reference: whether it is better or worse than that one, and how sure that is."""
-    return [_verdict(pair, found.reference) for pair in found.pairs]
+    return [_verdict(pair, _reference(found)) for pair in found.pairs]
+
+
+def _reference(found: ModelComparison) -> str:
+    """What runs are compared with, in a sentence."""
+    return "the student in torch" if found.models[0].student else found.reference
 
 
 def _verdict(pair: Pair, reference: str) -> str:
@@ -104,13 +109,13 @@ def _accuracy_table(found: ModelComparison) -> SectionTable:
     caption = f"Accuracy on {measured_on(found.models[0])}; {chance_line(found.models[0])}."
     if found.pairs:
         caption += (
-            f" Difference, in points, and what follows: against {found.reference}, image by image. Right alone: images "
+            f" Difference and what follows: against {_reference(found)}, image by image. Right alone: images "
             f"that only the one, and only the other, gets right. p: McNemar's exact test of these two counts, with "
             f"Holm's correction for {plural(len(found.pairs), 'pair')}: at {LEVEL} and above, the difference may be "
             "chance. "
             "Agreement: images that get the same class."
         )
-    columns = ["what", "accuracy %", "difference", "p", "right alone", "agreement %"]
+    columns = ["what", "accuracy %", "difference, points", "p", "right alone", "agreement %"]
     kept = len(columns) if found.pairs else 2
     return SectionTable(columns=columns[:kept], rows=[row[:kept] for row in rows], caption=caption)
 
@@ -118,8 +123,8 @@ def _accuracy_table(found: ModelComparison) -> SectionTable:
 def _cost_table(found: ModelComparison) -> SectionTable:
     timed = any(run.latency_ms is not None for run in found.runs)
     columns = ["what", "accuracy %", "size", *(["latency ms", "images/s"] if timed else [])]
-    caption = f"{FRONT} on the Pareto front: no other is at least as accurate and "
-    caption += "smaller, or has a lower latency." if timed else "smaller."
+    fronts = "of size, or of latency" if timed else "of size"
+    caption = f"{FRONT} on the Pareto front {fronts}: no other is at least as accurate and costs less."
     if timed:
         batches = found.models[0].speed[0].largest_batch if found.models[0].speed else 1
         caption += (
@@ -147,10 +152,11 @@ def model_names(found: ModelComparison) -> list[str]:
 
 
 def gate_lines(found: ModelComparison) -> list[str]:
-    """Whether the gate holds, for each model; one line where none is set."""
-    if not found.failures and all(m.max_accuracy_drop is None or m.reference is None for m in found.models):
-        return [f"gate {gate_line(found.models[0])}"]
-    return [f"{name}: gate {gate_line(model)}" for name, model in zip(model_names(found), found.models, strict=True)]
+    """Whether the gate holds, for each model; one line where it says the same of all."""
+    lines = [gate_line(model) for model in found.models]
+    if len(set(lines)) == 1:
+        return [f"gate {lines[0]}"]
+    return [f"gate of {name} {line}" for name, line in zip(model_names(found), lines, strict=True)]
 
 
 def left_out_lines(found: ModelComparison) -> list[str]:
@@ -197,7 +203,8 @@ def write_comparison(path: Path, found: ModelComparison) -> None:
         found=found,
         section_values=for_page(section(found), "pareto"),
         few_images=f"{few[:1].upper()}{few[1:]}. Differences of a few points mean nothing." if few else "",
-        lines=[*left_out_lines(found), *gate_lines(found)],
+        left_out=left_out_lines(found),
+        gates=[] if found.failures else gate_lines(found),
         measured=measured_on(first),
         complete=all(model.complete for model in found.models),
         models=_model_cells(found),

@@ -171,7 +171,7 @@ def pareto(runs: "Sequence[ComparedRun]") -> Draw:
     latencies = [run.latency_ms for run in runs if run.latency_ms is not None]
     if len(latencies) == len(runs):
         panels.insert(0, ("ms for one image", latencies, [bool(run.fastest) for run in runs]))
-    marks = list(zip(itertools.cycle(SERIES), itertools.cycle(MARKERS), runs, strict=False))
+    marks = list(zip(itertools.cycle(COLORS), itertools.cycle(MARKERS), runs, strict=False))
 
     def draw(figure: "Figure", narrow: bool) -> None:
         across = (len(panels), 1) if narrow else (1, len(panels))
@@ -190,6 +190,7 @@ def pareto(runs: "Sequence[ComparedRun]") -> Draw:
                     markersize=7,
                     markerfacecolor=fill,
                     linestyle="none",
+                    clip_on=False,
                     label=shortened_name(run.name, 30),
                 )
             low, high, ticks = log_ticks(costs)

@@ -122,8 +122,13 @@ def test_with_a_student_that_is_the_reference(
         assert model.providers[0].max_abs_difference is not None
         assert model.providers[0].max_abs_difference < 1e-4
     text = shown(found)
-    assert "torch student, float32 is better than guess.onnx by" in " ".join(text.split())
+    assert "the student in torch is better than guess.onnx by" in " ".join(text.split())
     assert "give every image the same class" in " ".join(text.split())
+    assert "gate of student.onnx passed: " not in text  # both have that name: paths tell them apart
+    assert re.search(r"gate of \S+fp32-uint8-nchw-probabilities/student\.onnx passed: ", "".join(text.split("\n")))
+    page = Path("out/report.html").read_text()
+    assert "Failed: guess.onnx: cpu: accuracy" in page
+    assert "Gate" not in page
 
 
 def test_outcomes_that_are_not_finite_are_wrong() -> None:
