@@ -37,7 +37,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "ncfmkit export student.safetensors --data digits",
         "ncfmkit export student.safetensors --precision int8 --calibration runs/digits-ipc1",
     ),
-    "validate": ("ncfmkit validate student.onnx --data digits --against student.safetensors",),
+    "validate": (
+        "ncfmkit validate student.onnx --data digits --against student.safetensors",
+        "ncfmkit validate student.onnx student-int8.onnx --data digits",
+    ),
     "predict": (
         "ncfmkit predict student.onnx photos/ --topk 3 > answers.jsonl",
         "ncfmkit predict student.onnx photos/ --topk 1 --format csv > answers.csv",

@@ -8,7 +8,7 @@ import typer
 from ncfmkit.cli import options as o
 
 if TYPE_CHECKING:
-    from ncfmkit.exporters.results import Validation
+    from ncfmkit.exporters.results import ModelComparison, Validation
     from ncfmkit.real.arguments import DataArguments
 
 SPEED = "Speed"
@@ -16,7 +16,10 @@ SPEED = "Speed"
 
 @o.settings_flags(*o.READS["validate"])
 def validate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX classifier or TensorRT engine (.engine)")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="ONNX classifiers or TensorRT engines (.engine); several are compared"),
+    ],
     *,
     data: Annotated[
         "DataArguments",
@@ -35,14 +38,19 @@ def validate(
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option("--against", metavar="STUDENT", help="student that the model was exported from"),
+        typer.Option("--against", metavar="STUDENT", help="student that the models were exported from"),
     ] = None,
     max_accuracy_drop: Annotated[
         float | None,
         typer.Option("--max-accuracy-drop", metavar="POINTS", help="exit code 1 if accuracy drops by more"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="folder to make for the results", show_default="validation-MODEL")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="folder to make for the results",
+            show_default="validation-MODEL, of several validation-comparison",
+        ),
     ] = None,
     layout: Annotated[
         str | None,
@@ -71,16 +79,18 @@ def validate(
     json: o.Json = False,
     overrides: dict[str, Any],
 ) -> None:
-    """Measures accuracy and speed of an exported model on this machine.
+    """Measures accuracy and speed of exported models on this machine.
+
+    Several models see the same images and are timed by turns; differences of accuracy are tested image by image.
 
     Exit code 1 if accuracy drops by more than --max-accuracy-drop, or scores are not finite.
     """
     from ncfmkit.errors import CheckFailed
     from ncfmkit.exporters import validate as job
 
-    out = out or Path(f"validation-{model.stem}")
+    out = out or Path(f"validation-{models[0].stem}" if len(models) == 1 else job.COMPARISON_FOLDER)
     result = job.validate(
-        model,
+        models[0] if len(models) == 1 else models,
         data=data,
         provider=provider,
         against=against,
@@ -102,10 +112,12 @@ def validate(
         raise CheckFailed("\n".join(result.failures))
 
 
-def _show(result: "Validation", out: Path) -> None:
+def _show(result: "Validation | ModelComparison", out: Path) -> None:
     from rich.console import Console
 
-    from ncfmkit.exporters.report import tables
+    from ncfmkit.exporters import comparison_report, report
+    from ncfmkit.exporters.results import Validation
 
-    Console(highlight=False).print(tables(result))
+    tables = report.tables(result) if isinstance(result, Validation) else comparison_report.tables(result)
+    Console(highlight=False).print(tables)
     print(f"\n{out}/report.html  all of it on one page\n{out}/validation.json  the same for machines")

@@ -3,6 +3,7 @@
 Shapes: K classes.
 """
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,11 +13,14 @@ import numpy as np
 from ncfmkit.exporters.accuracy import Confusion
 from ncfmkit.exporters.timing import COMPILED, EAGER, SpeedRow, SpeedSection
 from ncfmkit.progress import printable
-from ncfmkit.reports.layout import INK, PAPER, SERIES, SOFT, Plot, log_ticks, plot
+from ncfmkit.reports.curves import MARKERS
+from ncfmkit.reports.layout import INK, PAPER, SERIES, SOFT, Draw, Plot, log_ticks, plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ncfmkit.exporters.results import ComparedRun
 
 NAMED = {False: 60, True: 20}  # classes whose names fit, on a screen and in a narrow plot; above are label numbers
 FIGURED = {False: 20, True: 10}  # classes whose cells have room for a figure
@@ -99,13 +103,16 @@ def _write_cells(axis: "Axes", share_KK: np.ndarray) -> None:
 def speed_plot(section: SpeedSection, *, name: str) -> Plot:
     """Images per second against the batch, and latencies at batch 1; `name` is unique in the page."""
     rows = [row for row in section.rows if row.batches]
-    own = iter(COLORS)
+    own = itertools.cycle(COLORS)
     colors = {row.name: TORCH_COLORS.get(row.name) or next(own) for row in rows}
+    marks = itertools.chain.from_iterable(itertools.repeat(mark, len(COLORS)) for mark in itertools.cycle(MARKERS))
+    markers = {row.name: "o" if row.name in TORCH_COLORS else next(marks) for row in rows}  # where colors repeat
 
     def draw(figure: "Figure", narrow: bool) -> None:
-        figure.set_figheight(6 if narrow else 3.4)
+        more = 0.3 * max(0, len(rows) - 6)  # inches
+        figure.set_figheight(6 + more if narrow else 3.4 + more)
         axes = figure.subplots(2, 1, height_ratios=[5, 4]) if narrow else figure.subplots(1, 2, width_ratios=[3, 2])
-        _draw_throughput(axes[0], rows, colors)
+        _draw_throughput(axes[0], rows, colors, markers)
         _draw_latency(axes[1], rows, colors)
 
     return plot(
@@ -113,10 +120,10 @@ def speed_plot(section: SpeedSection, *, name: str) -> Plot:
     )
 
 
-def _draw_throughput(axis: "Axes", rows: Sequence[SpeedRow], colors: dict[str, str]) -> None:
+def _draw_throughput(axis: "Axes", rows: Sequence[SpeedRow], colors: dict[str, str], markers: dict[str, str]) -> None:
     for row in rows:
         batches, rates = [t.batch for t in row.batches], [t.images_per_second for t in row.batches]
-        axis.plot(batches, rates, color=colors[row.name], marker="o", label=row.name)
+        axis.plot(batches, rates, color=colors[row.name], marker=markers[row.name], label=row.name)
     batches = sorted({timed.batch for row in rows for timed in row.batches})
     low, high, ticks = log_ticks([timed.images_per_second for row in rows for timed in row.batches])
     axis.set_xscale("log", base=2)
@@ -155,3 +162,46 @@ def _draw_latency(axis: "Axes", rows: Sequence[SpeedRow], colors: dict[str, str]
     axis.spines["left"].set_visible(False)
     axis.set_xlabel("ms: dot median, bars p95 and p99", color=SOFT)
     axis.set_title("latency of one image")
+
+
+def pareto(runs: "Sequence[ComparedRun]") -> Draw:
+    """Accuracy against the bytes of each run, and against its latency where all are timed. Runs on the front are filled
+    and joined by a line."""
+    panels = [("KiB of the model", [run.bytes / 1024 for run in runs], [run.smallest for run in runs])]
+    latencies = [run.latency_ms for run in runs if run.latency_ms is not None]
+    if len(latencies) == len(runs):
+        panels.insert(0, ("ms for one image", latencies, [bool(run.fastest) for run in runs]))
+    marks = list(zip(itertools.cycle(COLORS), itertools.cycle(MARKERS), runs, strict=False))
+
+    def draw(figure: "Figure", narrow: bool) -> None:
+        across = (len(panels), 1) if narrow else (1, len(panels))
+        figure.set_figheight(2.6 * across[0] + 0.2 * len(runs) if narrow else max(3.2, 1.2 + 0.2 * len(runs)))
+        axes = figure.subplots(*across, squeeze=False).ravel()
+        for axis, (label, costs, on_front) in zip(axes, panels, strict=True):
+            front = sorted((c, 100 * run.accuracy) for c, run, on in zip(costs, runs, on_front, strict=True) if on)
+            axis.step(*zip(*front, strict=True), where="post", color=SOFT, linewidth=0.8)
+            for (color, marker, run), cost, on in zip(marks, costs, on_front, strict=True):
+                fill = color if on else "none"
+                axis.plot(
+                    cost,
+                    100 * run.accuracy,
+                    color=color,
+                    marker=marker,
+                    markersize=7,
+                    markerfacecolor=fill,
+                    linestyle="none",
+                    clip_on=False,
+                    label=shortened_name(run.name, 30),
+                )
+            low, high, ticks = log_ticks(costs)
+            axis.set_xscale("log")
+            axis.set_xlim(low, high)
+            axis.set_xticks(ticks, [f"{tick:,.10g}" for tick in ticks])
+            axis.minorticks_off()
+            axis.margins(y=0.15)
+            axis.set_xlabel(label)
+            axis.set_ylabel("test accuracy %")
+        handles, _ = axes[0].get_legend_handles_labels()
+        figure.legend(handles=handles, loc="outside lower left" if narrow else "outside right upper", ncols=1)
+
+    return draw

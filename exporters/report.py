@@ -25,7 +25,7 @@ from ncfmkit.exporters.plots import (
     shortened_name,
     speed_plot,
 )
-from ncfmkit.exporters.results import ProviderRun, Validation
+from ncfmkit.exporters.results import ProviderRun, StudentRun, Validation
 from ncfmkit.exporters.timing import SpeedSection
 from ncfmkit.files import format_bytes
 from ncfmkit.progress import plural
@@ -219,7 +219,8 @@ def _started_how(section: SpeedSection) -> str:
     return text
 
 
-def _notes(section: SpeedSection) -> list[str]:
+def speed_notes(section: SpeedSection) -> list[str]:
+    """What hampered the timing."""
     notes = [f"{row.name} was not timed: {row.absent}" for row in section.rows if row.absent]
     notes += [f"timing stopped at {section.stopped}"] if section.stopped else []
     others = section.others_cpu or 0
@@ -236,7 +237,7 @@ def _speed_parts(section: SpeedSection) -> list[RenderableType]:
     timings = _table(columns, _speed_cells(section), _timed_how(section))
     columns = ["what", *("\n".join(c.rsplit(" ", 1)) for c in START_COLUMNS)]
     starts = _table(columns, _start_cells(section), _started_how(section))
-    return [Text(f"Speed on {section.device}", style="bold"), timings, *map(Text, _notes(section)), Text(), starts]
+    return [Text(f"Speed on {section.device}", style="bold"), timings, *map(Text, speed_notes(section)), Text(), starts]
 
 
 def write_report(path: Path, result: Validation) -> None:
@@ -245,11 +246,6 @@ def write_report(path: Path, result: Validation) -> None:
     title = f"{Path(result.model.path).name} on {result.data.name}: {_percent(first.accuracy)}% right"
     if len(result.providers) > 1:
         title += f" on {first.provider}"
-    weakest = np.argsort([of_class.accuracy for of_class in first.classes], kind="stable")[: SHOWN_CLASSES // 2]
-    classes = _class_cells(result)
-    drawn: dict[object, str] = {}  # the provider whose confusions are drawn, by the confusions
-    for row in result.providers:
-        drawn.setdefault(row.confusion, row.provider)
     write_page(
         path,
         "validation.html",
@@ -263,27 +259,50 @@ def write_report(path: Path, result: Validation) -> None:
         gate=gate_line(result),
         devices=_devices(result),
         accuracy=_accuracy_cells_of_page(result),
-        classes=classes,
-        weakest=[classes.rows[k] for k in weakest] if len(classes.rows) > SHOWN_CLASSES else None,
-        drawn=drawn,
-        figured=len(result.data.classes) <= FIGURED[False],
-        numbered=len(result.data.classes) > NAMED[True],
-        # what the template asks for, row by row
         percent=_percent,
         format_bytes=format_bytes,
-        sentence=lambda text: f"{text[:1].upper()}{text[1:]}.",
-        worst_confusions=worst_confusions,
-        confusion_plot=confusion_plot,
-        speed_plot=speed_plot,
-        speed_cells=lambda section: _filled(
+        **classes_and_speed(result, [(row.provider, row) for row in result.providers], result.speed or ()),
+    )
+
+
+def classes_and_speed(
+    result: Validation, runs: Sequence[tuple[str, ProviderRun]], speed: Sequence[SpeedSection]
+) -> dict[str, object]:
+    """What `validation_classes.html` and `validation_speed.html` take.
+
+    Args:
+        result: whose data and student these are.
+        runs: of models on these data, each with a name.
+        speed: of these runs, by device.
+    """
+    classes, first = class_cells(result.student, runs), runs[0][1]
+    weakest = np.argsort([of_class.accuracy for of_class in first.classes], kind="stable")[: SHOWN_CLASSES // 2]
+    drawn: dict[object, str] = {}  # the run whose confusions are drawn, by the confusions
+    for name, row in runs:
+        drawn.setdefault(row.confusion, name)
+    return {
+        "runs": runs,
+        "speed": speed,
+        "class_names": result.data.classes,
+        "classes": classes,
+        "weakest": [classes.rows[k] for k in weakest] if len(classes.rows) > SHOWN_CLASSES else None,
+        "drawn": drawn,
+        "figured": len(result.data.classes) <= FIGURED[False],
+        "numbered": len(result.data.classes) > NAMED[True],
+        # what the templates ask for, row by row
+        "sentence": lambda text: f"{text[:1].upper()}{text[1:]}.",
+        "worst_confusions": worst_confusions,
+        "confusion_plot": confusion_plot,
+        "speed_plot": speed_plot,
+        "speed_cells": lambda section: _filled(
             ["what", "batch", *SPEED_COLUMNS], [[name, batch, *cells] for batch, name, *cells in _speed_cells(section)]
         ),
-        start_cells=lambda section: _filled(["what", *START_COLUMNS], _start_cells(section)),
-        calls=_calls,
-        timed_how=_timed_how,
-        started_how=_started_how,
-        notes=_notes,
-    )
+        "start_cells": lambda section: _filled(["what", *START_COLUMNS], _start_cells(section)),
+        "calls": _calls,
+        "timed_how": _timed_how,
+        "started_how": _started_how,
+        "notes": speed_notes,
+    }
 
 
 def _accuracy_cells_of_page(result: Validation) -> Cells:
@@ -292,11 +311,12 @@ def _accuracy_cells_of_page(result: Validation) -> Cells:
     return _filled(columns, [[cells[0], run.device, *cells[1:]] for cells, run in pairs])
 
 
-def _class_cells(result: Validation) -> Cells:
-    names = [*(["student %"] if result.student else []), *(f"{row.provider} %" for row in result.providers)]
+def class_cells(student: StudentRun | None, runs: Sequence[tuple[str, ProviderRun]]) -> Cells:
+    """The accuracy of each class, by run."""
+    columns = [("student", student.confusion)] if student else []
+    columns += [(name, run.confusion) for name, run in runs]
     rows = [
-        [of_class.name, f"{of_class.images:,}"]
-        + [_percent(run.confusion[k][k] / of_class.images) for run in result.runs]
-        for k, of_class in enumerate(result.providers[0].classes)
+        [of_class.name, f"{of_class.images:,}", *(_percent(c[k][k] / of_class.images) for _, c in columns)]
+        for k, of_class in enumerate(runs[0][1].classes)
     ]
-    return Cells(["class", "test images", *names], rows)
+    return Cells(["class", "test images", *(f"{name} %" for name, _ in columns)], rows)

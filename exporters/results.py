@@ -101,3 +101,69 @@ class Validation(SparseRecord):
     def runs(self) -> tuple[Run, ...]:
         """Whatever was run on the test images: the student, if there is one, and the model on each provider."""
         return (*([self.student] if self.student else []), *self.providers)
+
+
+class ComparedRun(SparseRecord):
+    """A model on one provider, in a comparison: its accuracy, and what that costs.
+
+    Attributes:
+        name: unique in the comparison: the model's, with the provider where there are several.
+        model: place of its `Validation` among the models.
+        accuracy: in [0, 1].
+        bytes: of the model, with weights that lie beside it.
+        latency_ms: median of a call with one image; None: not timed.
+        images_per_second: by the median call, at the batch size where it is highest; None: not timed.
+        fastest, smallest: no other run is at least as accurate and has a lower latency, or as low a latency and a
+            higher accuracy; the same for bytes. `fastest` is None where not all are timed.
+    """
+
+    name: str
+    model: Count
+    provider: str
+    device: str
+    accuracy: Share
+    bytes: Count
+    latency_ms: float | None
+    images_per_second: float | None
+    fastest: bool | None
+    smallest: bool
+
+
+class Pair(SparseRecord):
+    """A run against the reference, image by image.
+
+    Attributes:
+        name: of the run.
+        difference: its accuracy minus the reference's, in percentage points.
+        agreement: share of the images that get the same class.
+        only_right: images that only the run gets right.
+        only_reference_right: images that only the reference gets right.
+        p: McNemar's exact test of the two, with Holm's correction over all pairs.
+        p_alone: without it.
+    """
+
+    name: str
+    difference: float
+    agreement: Share
+    only_right: Count
+    only_reference_right: Count
+    p: Share
+    p_alone: Share
+
+
+class ModelComparison(SparseRecord):
+    """Several models on the same images and the same machine.
+
+    Attributes:
+        models: a validation each, as of one model alone. Speeds are measured by turns over all models.
+        runs: a row for each model and provider.
+        reference: what `pairs` are against: the name of the first run, or of the student where one is given.
+        pairs: one for each run but the reference.
+        failures: of all models, one line each.
+    """
+
+    models: Annotated[tuple[Validation, ...], Field(min_length=1)]
+    runs: Annotated[tuple[ComparedRun, ...], Field(min_length=1)]
+    reference: str
+    pairs: tuple[Pair, ...]
+    failures: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""`validate`: measures whether an exported model is as accurate as the trained student, and how fast it is here.
+"""`validate`: measures whether exported models are as accurate as the trained student, and how fast they are here.
 
 Shapes: N images, C channels, H = W side, K classes.
 """
@@ -6,10 +6,11 @@ Shapes: N images, C channels, H = W side, K classes.
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from ncfmkit import interrupts
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import timing
 from ncfmkit.exporters.accuracy import BATCH, Outcome, agreement, by_class, score, tally
+from ncfmkit.exporters.comparison import check_alike, compared, pairs, run_names
+from ncfmkit.exporters.comparison_report import write_comparison
 from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, NoMetadata, format_shape
 from ncfmkit.exporters.matching_data import check_classes, open_fitting
 from ncfmkit.exporters.onnx import graph_facts
@@ -25,7 +28,9 @@ from ncfmkit.exporters.report import write_report
 from ncfmkit.exporters.results import (
     Conditions,
     DataFacts,
+    ModelComparison,
     ModelFacts,
+    Pair,
     ProviderRun,
     Reference,
     Run,
@@ -35,7 +40,7 @@ from ncfmkit.exporters.results import (
 from ncfmkit.exporters.sessions import PROVIDERS, Device, engine_folder, missing, onnxruntime
 from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.timing import ENGINE_SUFFIX, Runner, SpeedRow, SpeedSection, TimingConfig, open_model
-from ncfmkit.files import check_free_folder, sha256_of
+from ncfmkit.files import check_free_folder, sha256_of, short_names
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import read_settings, split_arguments
 from ncfmkit.real.store import RealData, Split
@@ -43,6 +48,8 @@ from ncfmkit.runtime import cpu_threads, device_name, versions
 from ncfmkit.scoring.students import describe_network
 
 RESULT_FILE, REPORT_FILE = "validation.json", "report.html"
+COMPARISON_FOLDER = "validation-comparison"
+STUDENT = "torch student, float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +82,32 @@ class Opened:
         return PROVIDERS[self.provider].device
 
 
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A model to validate, on all its providers."""
+
+    name: str  # unique among the models
+    config: ValidationConfig
+    models: list[Opened]
+    left_out: dict[str, str]  # providers, and why
+
+    @property
+    def contract(self) -> Contract:
+        return self.models[0].runner.contract
+
+
+@overload
+def validate(model: str | os.PathLike[str], *, data: Any, **how: Any) -> Validation: ...
+
+
+@overload
+def validate(  # type: ignore[overload-overlap]  # a text is a sequence of texts, too: it is one path
+    model: Sequence[str | os.PathLike[str]], *, data: Any, **how: Any
+) -> ModelComparison: ...
+
+
 def validate(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     data: Any,
     provider: str | None = None,
@@ -90,17 +121,20 @@ def validate(
     threads: int | None = None,
     force: bool = False,
     **overrides: Any,
-) -> Validation:
+) -> Validation | ModelComparison:
     """Runs a model on the whole test split and times it; writes the results and a report to a folder.
 
+    Several models are compared: they see the same images, and are timed by turns.
+
     Args:
-        model: an ONNX classifier, or a TensorRT engine (.engine).
+        model: an ONNX classifier, or a TensorRT engine (.engine); or a sequence of them, of one image size and the same
+            classes.
         data: real data with a test split, of the model's classes and sizes, as in :func:`ncfmkit.distill`.
         provider: what runs the model: `cpu`, `cuda`, `tensorrt`, several by comma, or `all`; None: cpu, or what an
             engine needs.
-        against: the student that the model was exported from.
+        against: the student that the model was exported from. Without it, models are compared with the first.
         max_accuracy_drop: percentage points; a larger drop is among the `failures` of the result.
-        out: the folder to make for the results; None: `validation-MODEL`.
+        out: the folder to make for the results; None: `validation-MODEL`, of a sequence `validation-comparison`.
         layout: how a model without our metadata takes images, as in :func:`ncfmkit.export`.
         output: what a model without our metadata gives: `logits` or `probabilities`.
         speed: time the model, too.
@@ -112,7 +146,10 @@ def validate(
 
     Returns:
         What `validation.json` holds, as a record: `providers` (a row each with `accuracy` in [0, 1]), `speed`,
-        `failures` (empty if all holds), ...; `to_dict()` gives plain JSON values.
+        `failures` (empty if all holds), ...; `to_dict()` gives plain JSON values. Of a sequence: `models` (such a
+        record each), `runs` (accuracy, bytes, latency in ms, throughput, and what is on the Pareto fronts), `pairs`
+        (each run against the student or the first run: difference in percentage points, and p of McNemar's exact
+        test), `failures`.
 
     Raises:
         UserError: anything that the user can mend; nothing is left behind.
@@ -121,13 +158,19 @@ def validate(
         >>> result = ncfmkit.validate("student.onnx", data="digits", against="student.safetensors", speed=False)
         >>> result.providers[0].accuracy, result.failures
         (0.951, ())
+        >>> both = ncfmkit.validate(["student.onnx", "student-int8.onnx"], data="digits")
+        >>> both.pairs[0].difference, both.pairs[0].p
+        (-0.22, 1.0)
     """
-    model = Path(model)
+    alone = isinstance(model, str | os.PathLike)
+    paths = [Path(path) for path in ([model] if isinstance(model, str | os.PathLike) else model)]
+    if not paths:
+        raise UserError("validate: expected one or more models, got none")
     source, changes = split_arguments(data, overrides)
     settings = read_settings(source, changes)
     config = ValidationConfig(
-        model=model,
-        out=Path(f"validation-{model.stem}" if out is None else out),
+        model=paths[0],
+        out=Path(out or (f"validation-{paths[0].stem}" if alone else COMPARISON_FOLDER)),
         provider=provider,
         against=None if against is None else Path(against),
         max_accuracy_drop=max_accuracy_drop,
@@ -137,56 +180,56 @@ def validate(
         timing=timing.TimingConfig(batches=timing.parse_batches(batches)) if speed else None,
     )
     check_request(config)
+    names = short_names([str(path) for path in paths])
     with cpu_threads(config.threads or torch.get_num_threads()):
-        models, left_out = open_models(config)
-        contract = models[0].runner.contract
-        _say_assumptions(config, contract)
-        student = load_own_student(config.against, contract) if config.against else None
-        known = None if student else _recorded_accuracy(config, contract)
+        candidates = [
+            open_candidate(replace(config, model=path), name) for path, name in zip(paths, names, strict=True)
+        ]
+        check_alike({candidate.name: candidate.contract for candidate in candidates})
+        _say_doubles(candidates)
+        student = load_own_student(config.against, candidates) if config.against else None
+        known = [None if student else _recorded_accuracy(c.config, c.contract) for c in candidates]
         source.check(settings)
         check_free_folder(config.out, force=config.force, foreign=_foreign_entries, made_by="validate")
         replaces = config.out.exists()
-        real = open_fitting(str(config.model), contract, source, settings)
+        named = next((c for c in candidates if c.contract.classes is not None), candidates[0])
+        real = open_fitting(str(named.config.model), named.contract, source, settings)
         test = real.test_split()
         if student is not None:
             check_classes(f"--against {student.path}", student.manifest.classes, real.name, real.classes)
-        beside, outcomes = _score(student, test, models)
-        ran = None
-        if student is not None and beside is not None:
-            ran = _student_run(student, beside, test, models)
-            known = Reference(accuracy=ran.accuracy, what="the student's in this run")
-        rows = tuple(
-            _model_run(config.model, model, outcome, beside, test, known, real.classes)
-            for model, outcome in zip(models, outcomes, strict=True)
-        )
-        result = Validation(
-            model=_about_model(config.model, contract),
-            data=_about_data(real, test),
-            student=ran,
-            reference=known,
-            providers=rows,
-            left_out=left_out,
-            max_accuracy_drop=config.max_accuracy_drop,
-            conditions=_conditions(),
-            speed=None,
-            complete=config.timing is None,
-            failures=tuple(accuracy_failures(ran, rows, known, config.max_accuracy_drop)),
-        )
+        device = _student_device(candidates)
+        scored = _score(student, device, test, candidates)
+        models = [
+            _result(candidate, outcomes, recorded, student, device, real)
+            for candidate, outcomes, recorded in zip(candidates, scored, known, strict=True)
+        ]
+        against_reference = _pairs(candidates, scored, test)
+
+        def whole(models: Sequence[Validation]) -> Validation | ModelComparison:
+            return models[0] if alone else compared(names, models, *against_reference)
+
         if config.timing is not None:
             if not replaces:  # timing takes minutes: what is known is written, and outlives a Ctrl-C
-                _write(config.out, result)
+                _write(config.out, whole(models))
             with interrupts.keeping(lambda: None if replaces else f"interrupted: {config.out} has no speeds yet"):
-                sections = _speed(config, config.timing, models, student, test)
-            result = result.model_copy(update={"speed": sections, "complete": True})
+                speeds = _speed(config.timing, candidates, student, test)
+            models = [
+                result.model_copy(update={"speed": sections, "complete": True})
+                for result, sections in zip(models, speeds, strict=True)
+            ]
+        result = whole(models)
         _write(config.out, result)
     return result
 
 
-def _write(folder: Path, result: Validation) -> None:
+def _write(folder: Path, result: Validation | ModelComparison) -> None:
     with interrupts.held():
         folder.mkdir(exist_ok=True)
         result.write(folder / RESULT_FILE)
-        write_report(folder / REPORT_FILE, result)
+        if isinstance(result, Validation):
+            write_report(folder / REPORT_FILE, result)
+        else:
+            write_comparison(folder / REPORT_FILE, result)
 
 
 def _foreign_entries(folder: Path) -> list[str]:
@@ -204,6 +247,14 @@ def check_request(config: ValidationConfig) -> None:
     for flag, key, known in (("--input", "layout", tuple(LAYOUTS)), ("--output", "output", OUTPUTS)):
         if config.declared.get(key, known[0]) not in known:
             raise UserError(f"{flag}: expected one of {', '.join(known)}, got {config.declared[key]!r}")
+
+
+def open_candidate(config: ValidationConfig, name: str) -> Candidate:
+    """The model of `config`, as :func:`open_models` opens it; a notice of what is assumed of it."""
+    models, left_out = open_models(config)
+    candidate = Candidate(name=name, config=config, models=models, left_out=left_out)
+    _say_assumptions(config, candidate.contract)
+    return candidate
 
 
 def open_models(config: ValidationConfig) -> tuple[list[Opened], dict[str, str]]:
@@ -258,6 +309,14 @@ def _open(config: ValidationConfig, provider: str) -> Opened:
     return Opened(provider=provider, runner=runner, built=not cached if builds else None)
 
 
+def _say_doubles(candidates: Sequence[Candidate]) -> None:
+    first: dict[str, str] = {}  # the name of the first model, by sha256
+    for candidate in candidates:
+        same = first.setdefault(sha256_of(candidate.config.model), candidate.name)
+        if same != candidate.name:
+            notice(f"{candidate.name} and {same} have the same sha256: they may be one model, twice")
+
+
 def _say_assumptions(config: ValidationConfig, contract: Contract) -> None:
     if contract.metadata:
         return
@@ -268,13 +327,13 @@ def _say_assumptions(config: ValidationConfig, contract: Contract) -> None:
     )
 
 
-def load_own_student(path: Path, contract: Contract) -> Student:
-    """The student that the model was exported from; a notice if the model knows it to be another one.
+def load_own_student(path: Path, candidates: Sequence[Candidate]) -> Student:
+    """The student that the models were exported from; a notice for each that knows it to be another one.
 
     Raises:
         UserError: not a student, or not one of the model's size and number of classes.
     """
-    student = load_student(path)
+    student, contract = load_student(path), candidates[0].contract
     ours = student.contract(layout=contract.layout, output=contract.output)
     model_takes, student_takes = (
         f"{format_shape(c.image_shape)} images and has {c.class_count} classes" for c in (contract, ours)
@@ -284,22 +343,48 @@ def load_own_student(path: Path, contract: Contract) -> Student:
             f"--against {path}: the student takes {student_takes}, the model {model_takes}: pass the student that the "
             "model was exported from"
         )
-    made_from = contract.metadata.student.sha256 if contract.metadata else None
-    if made_from is not None and made_from != student.sha256():
-        notice(f"{path} is not the student that the model was exported from: its sha256 differs from the recorded one")
+    for candidate in candidates:
+        about = candidate.contract.metadata
+        if about is not None and about.student.sha256 not in (None, student.sha256()):
+            which = "the model" if len(candidates) == 1 else candidate.name
+            notice(
+                f"{path} is not the student that {which} was exported from: its sha256 differs from the recorded one"
+            )
     return student
 
 
-def _score(student: Student | None, test: Split, models: Sequence[Opened]) -> tuple[Outcome | None, list[Outcome]]:
-    """What became of the student, where there is one, and of the model on every provider, on the test images.
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What became of the test images."""
 
-    The student is in float32 (no TensorFloat-32), on a GPU if the model is run on one.
+    student: Outcome | None
+    providers: list[Outcome]  # of the model on each
+
+
+def _score(student: Student | None, device: torch.device, test: Split, candidates: Sequence[Candidate]) -> list[Scored]:
+    """What became of the student, where there is one, and of the models on every provider, on the test images.
+
+    The student is in float32 (no TensorFloat-32). It runs once with each kind of output that the models have, so that
+    differences are of like scores.
     """
+    found: dict[str, Scored] = {}
+    for output in dict.fromkeys(c.contract.output for c in candidates):
+        alike = [c for c in candidates if c.contract.output == output]
+        beside, outcomes = _score_alike(student, device, test, [model for c in alike for model in c.models])
+        rest = iter(outcomes)
+        for c in alike:
+            found[c.name] = Scored(student=beside, providers=list(islice(rest, len(c.models))))
+    return [found[c.name] for c in candidates]
+
+
+def _score_alike(
+    student: Student | None, device: torch.device, test: Split, models: Sequence[Opened]
+) -> tuple[Outcome | None, list[Outcome]]:
     runners: list[Callable[[np.ndarray], np.ndarray]] = [model.runner for model in models]
-    title = f"accuracy on {', '.join(model.provider for model in models)}"
+    title = f"accuracy on {', '.join(dict.fromkeys(model.provider for model in models))}"
     if student is None:
         return None, score(runners, test.images, title=title)
-    device, contract = _student_device(models), models[0].runner.contract
+    contract = models[0].runner.contract
     deployed = student.deployed(layout=contract.layout, output=contract.output).to(device)
 
     @torch.inference_mode()
@@ -311,15 +396,59 @@ def _score(student: Student | None, test: Split, models: Sequence[Opened]) -> tu
     return beside, outcomes
 
 
-def _student_device(models: Sequence[Opened]) -> torch.device:
-    return torch.device("cuda" if any(m.device == "cuda" for m in models) else "cpu")
+def _pairs(candidates: Sequence[Candidate], scored: Sequence[Scored], test: Split) -> tuple[str, tuple[Pair, ...]]:
+    """What runs are compared with, the student or else the first of them, by name; and how they compare."""
+    names = run_names([(c.name, model.provider) for c in candidates for model in c.models])
+    outcomes = dict(zip(names, (outcome for each in scored for outcome in each.providers), strict=True))
+    name, reference = STUDENT, scored[0].student
+    if reference is None:
+        name = names[0]
+        reference = outcomes.pop(name)
+    return name, pairs(outcomes, reference, test.labels)
 
 
-def _student_run(student: Student, outcome: Outcome, test: Split, models: Sequence[Opened]) -> StudentRun:
+def _result(
+    candidate: Candidate,
+    scored: Scored,
+    recorded: Reference | None,
+    student: Student | None,
+    device: torch.device,
+    real: RealData,
+) -> Validation:
+    """All but the speeds."""
+    config, test, ran, known = candidate.config, real.test_split(), None, recorded
+    if student is not None and scored.student is not None:
+        ran = _student_run(student, scored.student, test, device)
+        known = Reference(accuracy=ran.accuracy, what="the student's in this run")
+    rows = tuple(
+        _model_run(config.model, model, outcome, scored.student, test, known, real.classes)
+        for model, outcome in zip(candidate.models, scored.providers, strict=True)
+    )
+    return Validation(
+        model=_about_model(config.model, candidate.contract),
+        data=_about_data(real, test),
+        student=ran,
+        reference=known,
+        providers=rows,
+        left_out=candidate.left_out,
+        max_accuracy_drop=config.max_accuracy_drop,
+        conditions=_conditions(),
+        speed=None,
+        complete=config.timing is None,
+        failures=tuple(accuracy_failures(ran, rows, known, config.max_accuracy_drop)),
+    )
+
+
+def _student_device(candidates: Sequence[Candidate]) -> torch.device:
+    """A GPU if a model is run on one."""
+    return torch.device("cuda" if any(m.device == "cuda" for c in candidates for m in c.models) else "cpu")
+
+
+def _student_run(student: Student, outcome: Outcome, test: Split, device: torch.device) -> StudentRun:
     return StudentRun(
-        name="torch student, float32",
+        name=STUDENT,
         path=str(student.path),
-        device=device_name(_student_device(models)),
+        device=device_name(device),
         network=describe_network(student.manifest.network.settings()),
         recorded_accuracy=student.manifest.test_accuracy,
         **dict(tally(outcome, test.labels)),
@@ -357,7 +486,7 @@ def _recorded_accuracy(config: ValidationConfig, contract: Contract) -> Referenc
     recorded = contract.metadata.student.test_accuracy if contract.metadata else None
     if recorded is not None:
         what = "the student's as recorded in the model, which does not say on which images"
-        notice(f"without --against, accuracy is compared with {recorded:.2%}: {what}")
+        notice(f"without --against, the accuracy of {config.model} is compared with {recorded:.2%}: {what}")
         return Reference(accuracy=recorded, what=what)
     if config.max_accuracy_drop is not None:
         raise UserError(
@@ -391,38 +520,48 @@ def _not_finite(who: str, run: Run) -> str:
 
 
 def _speed(
-    config: ValidationConfig, how: TimingConfig, models: list[Opened], student: Student | None, test: Split
-) -> tuple[SpeedSection, ...]:
-    """Timings, cold starts and memory, per device."""
-    contract = models[0].runner.contract
-    sections = []
-    for device in dict.fromkeys(m.device for m in models):
-        here = {timing.runner_name(config.model, m.provider): m for m in models if m.device == device}
+    how: TimingConfig, candidates: Sequence[Candidate], student: Student | None, test: Split
+) -> list[tuple[SpeedSection, ...]]:
+    """Timings, cold starts and memory of each model, per device; all on a device take turns."""
+    found: list[list[SpeedSection]] = [[] for _ in candidates]
+    models = [(k, model) for k, candidate in enumerate(candidates) for model in candidate.models]
+    names = run_names([(candidates[k].name, model.provider) for k, model in models])
+    for device in dict.fromkeys(model.device for _, model in models):
+        here = {name: place for name, place in zip(names, models, strict=True) if place[1].device == device}
+        contract = next(iter(here.values()))[1].runner.contract
         section = timing.time_device(
             device,
-            {name: m.runner for name, m in here.items()},
+            {name: model.runner for name, (_, model) in here.items()},
             student.deployed(layout=contract.layout, output=contract.output) if student else None,
             test.images,
             how,
         )
         common = timing.Job(path="", device=device, batch=how.batches[-1], threads=torch.get_num_threads())
-        rows: list[SpeedRow] = []
+        rows: list[list[SpeedRow]] = [[] for _ in candidates]
+        of_student: list[SpeedRow] = []
         for row in section.rows:
-            model = here.get(row.name)
-            if model is not None:
+            if row.name in here:
+                k, model = here[row.name]
+                config = candidates[k].config
                 what = {"path": str(config.model), "provider": model.provider, "declared": config.declared}
+                own_name = timing.runner_name(config.model, model.provider)
+                found_out = _footprint(own_name if len(candidates) == 1 else row.name, common, what)
+                build = _build_seconds(config.model, model, found_out["cold_start_seconds"])
+                more = {"name": own_name, "engine_build_seconds": build}
+                rows[k].append(row.model_copy(update=found_out | more))
             elif student is not None and row.name == timing.EAGER:
                 what = {"path": str(student.path), "layout": contract.layout, "output": contract.output}
+                of_student.append(row.model_copy(update=_footprint(row.name, common, what)))
             else:  # compiled torch
-                rows.append(row)
-                continue
-            notice(f"cold start and memory of {row.name}, in a separate process")
-            found = dict(timing.footprint(common.model_copy(update=what)))
-            if model is not None:
-                found["engine_build_seconds"] = _build_seconds(config.model, model, found["cold_start_seconds"])
-            rows.append(row.model_copy(update=found))
-        sections.append(section.model_copy(update={"rows": tuple(rows)}))
-    return tuple(sections)
+                of_student.append(row)
+        for k in dict.fromkeys(k for k, _ in here.values()):
+            found[k].append(section.model_copy(update={"rows": (*rows[k], *of_student)}))
+    return [tuple(sections) for sections in found]
+
+
+def _footprint(name: str, common: timing.Job, what: dict[str, Any]) -> dict[str, Any]:
+    notice(f"cold start and memory of {name}, in a separate process")
+    return dict(timing.footprint(common.model_copy(update=what)))
 
 
 def _build_seconds(path: Path, model: Opened, cold_start: float | None) -> float | None:

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,6 +213,19 @@ def check_name(path: str | Path) -> None:
 def safe_name(text: str) -> str:
     """A plain file name made of any text: ASCII letters, digits, dots, hyphens and underscores."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:LONGEST_NAME].strip("-._") or "set"
+
+
+def short_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """The last parts of the paths, where they tell the paths apart; else the whole path.
+
+    Raises:
+        UserError: a path is there twice.
+    """
+    twice = [path for path, count in Counter(map(os.path.normpath, paths)).items() if count > 1]
+    if twice:
+        raise UserError(f"{twice[0]} is given twice: name each one once")
+    last = [Path(path).name or path for path in paths]
+    return tuple(path if last.count(name) > 1 else name for path, name in zip(paths, last, strict=True))
 
 
 def starts_as_safetensors(path: Path) -> bool:

@@ -20,6 +20,7 @@ from ncfmkit.files import (
     locked,
     parse_bytes,
     replace_folder,
+    short_names,
     write_atomic,
     write_json,
 )
@@ -236,3 +237,12 @@ def test_a_lock_that_another_holds(tmp_path: Path) -> None:
         raise AssertionError("locked twice")
     with locked(tmp_path / "lock", timeout=0):
         pass
+
+
+def test_short_names() -> None:
+    assert short_names(["runs/a", "runs/b/", "hf://me/c"]) == ("a", "b", "c")
+    assert short_names(["x/set.safetensors", "y/set.safetensors", "runs/a"]) == (
+        "x/set.safetensors",
+        "y/set.safetensors",
+        "a",
+    )

@@ -1,7 +1,6 @@
 """`ncfmkit compare`: which of several sets trains better students?"""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from ncfmkit.comparison import ComparedOn, ComparedSet, Comparison, Difference
 from ncfmkit.config import Settings, full_key, to_dict
 from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.estimate import Stage, announce
+from ncfmkit.files import short_names
 from ncfmkit.images import labeled
 from ncfmkit.jobs.evaluate import settings_for
 from ncfmkit.jobs.setup import (
@@ -189,19 +189,6 @@ def _plan(
         out=folder,
         kept=Kept(folder=folder / STUDENTS, conditions=measured_on(real, settings, runtime)),
     )
-
-
-def short_names(paths: Sequence[str]) -> tuple[str, ...]:
-    """The last parts of the paths, where they tell the sets apart; else the whole path.
-
-    Raises:
-        UserError: a path is there twice.
-    """
-    twice = [path for path, count in Counter(map(os.path.normpath, paths)).items() if count > 1]
-    if twice:
-        raise UserError(f"{twice[0]} is given twice: name each set once")
-    last = [Path(path).name or path for path in paths]
-    return tuple(path if last.count(name) > 1 else name for path, name in zip(paths, last, strict=True))
 
 
 def _check_sets(names: Sequence[str], sets: Sequence[SyntheticSet]) -> None:

@@ -1,4 +1,4 @@
-"""Are the students of one set better than those of another? Paired differences (docs/method.md, section 8).
+"""Paired differences, tested: of the students of two sets (docs/method.md, section 8), of two models on one test split.
 
 Axes: N pairs of students, M comparisons.
 """
@@ -47,6 +47,23 @@ def paired_test(values_N: Sequence[float], reference_N: Sequence[float]) -> Pair
     half = error * float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
     p = 2 * float(stdtr(n - 1, -abs(mean) / error))
     return PairedTest(mean=mean, low=mean - half, high=mean + half, p=p)
+
+
+def mcnemar(only_one: int, only_other: int) -> float:
+    """McNemar's exact test, two-sided: do two classifiers differ in accuracy on the same images?
+
+    Of the images that only one of them gets right, each is right of either with the same chance if they do not differ
+    (McNemar 1947). Images that both get right, or both wrong, say nothing.
+
+    Args:
+        only_one, only_other: images that only the one, and only the other, gets right.
+
+    Returns:
+        The probability of a split as uneven as this, or more so, if they do not differ; 1 without such images.
+    """
+    from scipy.special import bdtr
+
+    return min(1.0, 2 * float(bdtr(min(only_one, only_other), only_one + only_other, 0.5)))
 
 
 def holm(p_M: Sequence[float]) -> list[float]:

@@ -15,7 +15,7 @@ from small_runs import make_folder
 from ncfmkit.comparison import Comparison
 from ncfmkit.errors import Interrupted, NonFiniteLossError, UserError
 from ncfmkit.jobs import compare as job
-from ncfmkit.jobs.compare import compare, dry_run, short_names
+from ncfmkit.jobs.compare import compare, dry_run
 from ncfmkit.jobs.evaluate import evaluate
 from ncfmkit.scoring import students
 from ncfmkit.sets import set_file
@@ -258,12 +258,3 @@ def test_a_damaged_score_is_said(three: list[Path]) -> None:
     kept.write_text(json.dumps({"score": {}}))
     with pytest.raises(UserError, match=rf"{kept} is damaged: .*\n(.*\n)*remove that file"):
         on_digits(three[:2])
-
-
-def test_short_names() -> None:
-    assert short_names(["runs/a", "runs/b/", "hf://me/c"]) == ("a", "b", "c")
-    assert short_names(["x/set.safetensors", "y/set.safetensors", "runs/a"]) == (
-        "x/set.safetensors",
-        "y/set.safetensors",
-        "a",
-    )

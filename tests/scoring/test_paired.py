@@ -1,12 +1,13 @@
 """Paired differences: against scipy, by hand, and Holm's correction against worked examples."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from ncfmkit.scoring.paired import holm, paired_test
+from ncfmkit.scoring.paired import holm, mcnemar, paired_test
 
 
 def students(n: int, seed: int) -> tuple[list[float], list[float]]:
@@ -93,3 +94,21 @@ def test_holm_rejects_seldom_where_there_is_nothing() -> None:
     any_rejected = np.mean([min(holm(p_M.tolist())) < 0.05 for p_M in p_FM])
     assert 0.035 < any_rejected < 0.065
     assert np.mean((p_FM < 0.05).any(1)) > 0.15
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(0, 0), (1, 0), (0, 5), (6, 0), (3, 3), (12, 2), (2, 12), (90, 60), (700, 800)]
+)
+def test_mcnemar_is_a_sum_over_all_splits(one: int, other: int) -> None:
+    """As scipy has it, and as exact fractions: the splits of the images that are no likelier than this one."""
+    count = one + other
+    likely = [math.comb(count, k) for k in range(count + 1)]
+    summed = sum(ways for ways in likely if ways <= likely[one])
+    assert mcnemar(one, other) == pytest.approx(float(Fraction(summed, 2**count)), rel=1e-9)
+    if count:
+        assert mcnemar(one, other) == pytest.approx(stats.binomtest(one, count, 0.5).pvalue, rel=1e-9)
+
+
+def test_mcnemar_by_hand() -> None:
+    assert mcnemar(6, 0) == 2 / 64
+    assert mcnemar(1, 4) == 2 * (1 + 5) / 32
