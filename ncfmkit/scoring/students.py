@@ -63,6 +63,7 @@ def score(
     runtime: Runtime,
     about: "RowWork",
     bytes_per_class: float | None = None,
+    prefix: str = "",
 ) -> Score:
     """Trains one fresh student per set and tests it; repeats are given as equal sets, or as several random ones.
 
@@ -73,6 +74,7 @@ def score(
         settings: how; their `epochs` are those of `about`.
         about: the row that the students are of.
         bytes_per_class: of what is stored of their images and soft labels; None: not known.
+        prefix: of the name of the work, as people see it.
     """
     start = time.monotonic()
     settings = dataclasses.replace(settings, epochs=about.epochs)
@@ -81,7 +83,7 @@ def score(
     when = evaluated_epochs(settings)
     hits: dict[int, np.ndarray] = {}  # of each student, int64 [E, K]
     models: StackedModels | None = None
-    with distributed.agreed(), track(f"students: {about.label}", len(mine) * settings.epochs) as bar:
+    with distributed.agreed(), track(f"{prefix}students: {about.label}", len(mine) * settings.epochs) as bar:
         for first in range(0, len(mine), together):
             keys = mine[first : first + together]
             if models is None or models.size != len(keys):  # one stack for all, because each is compiled anew
@@ -262,6 +264,7 @@ def score_set(
     select: Callable[[str, int], LabeledImages],
     soften: Callable[[LabeledImages], LabeledImages],
     runtime: Runtime,
+    prefix: str = "",
 ) -> Scores:
     """Scores of a set and of each baseline.
 
@@ -277,6 +280,7 @@ def score_set(
         mosaic: gives real mosaics like the set's own, decoded, for the repeat of that number, and their bytes.
         select: gives the real images that a row of `SELECTIONS` selects, that many per class.
         soften: gives images the soft labels of the set's teachers. All three are called only if asked for.
+        prefix: of the names of the work, as people see them.
 
     Raises:
         UserError: there is no test split, or too few images for a baseline.
@@ -324,6 +328,7 @@ def score_set(
             runtime=runtime,
             about=work,
             bytes_per_class=stored,
+            prefix=prefix,
         )
         rows.append(row)
     device = device_name(runtime.device)
