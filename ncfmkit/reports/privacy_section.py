@@ -108,8 +108,8 @@ def _attacks(attacks: Sequence[Attack]) -> SectionTable:
         caption=f"Membership inference, {students}. An image with a small loss is called a member; the figures are "
         "over all thresholds. Members are training images, and of random real images those that a student was trained "
         "on, which whoever has that set sees anyway; others are as many test images of each class. TPR is the "
-        "true-positive rate at 1% false positives, from 100 images on. The advantage is the largest difference of the two "
-        "rates, beside it what meaningless scores give by chance. Accuracy is that on members / on others.",
+        "true-positive rate at 1% false positives, from 100 images on. The advantage is the largest difference of the "
+        "two rates, beside it what meaningless scores give by chance. Accuracy is that on members / on others.",
     )
 
 
@@ -186,7 +186,7 @@ def _curves(nearest: Nearest) -> Draw:
             axes.plot(distances.quantiles, np.linspace(0, 1, len(distances.quantiles)), style, color=color, label=name)
         axes.set_xlim(left=0)
         axes.set_ylim(0, 1)
-        axes.set_xlabel("distance to the nearest image, of pixel values in [0, 1]")
+        axes.set_xlabel("distance (pixel values in [0, 1])")
         axes.set_ylabel("share of images")
         if narrow:
             figure.legend(loc="outside upper left", handlelength=3)
