@@ -23,6 +23,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 console = Console(stderr=True, highlight=False, emoji=False)
@@ -134,13 +135,13 @@ def track(description: str, total: int, done: int = 0) -> Iterator[Tracker]:
         yield tracker
         tracker.finish()
         return
-    columns = (
+    columns = (  # a narrow terminal shortens the bar and the texts, never the times
         TextColumn("{task.description}"),
         BarColumn(),
-        TaskProgressColumn(),
-        ElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("left"),
+        TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4)),
+        ElapsedColumn(table_column=Column(no_wrap=True, min_width=8)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as live:

@@ -38,6 +38,17 @@ def test_work_of_more_than_two_seconds_shows_its_time_left(clock, capsys) -> Non
     assert lines(capsys) == ["distilling: 50/100 in 0:38 matching 3.1"]
 
 
+def test_a_narrow_terminal_keeps_the_times(monkeypatch) -> None:
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=80, _environ={})
+    monkeypatch.setattr(progress, "console", terminal)
+    with progress.track("convnext: students: mosaics of real images, 10 per class", 100) as bar:
+        bar.advance(5, note="last epoch 93.3%")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "0:00:00, " in shown
+    assert "-:--:-- left" in shown or "0:00:00 left" in shown
+
+
 def test_short_work_is_silent(clock, capsys) -> None:
     with progress.track("herding", 10) as bar:
         clock.now += 1.9

@@ -18,7 +18,15 @@ from ncfmkit.distillation.initial import beginnings
 from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
-from ncfmkit.jobs.evaluate import extractors_of, real_mosaics, selecting, selecting_pool, set_size, settings_for
+from ncfmkit.jobs.evaluate import (
+    extractors_of,
+    no_students,
+    real_mosaics,
+    selecting,
+    selecting_pool,
+    set_size,
+    settings_for,
+)
 from ncfmkit.jobs.relabel import open_teachers, softened, teaching_pool
 from ncfmkit.jobs.setup import (
     changed_recipe,
@@ -144,7 +152,7 @@ def _plan(
     source, changes = split_arguments(data, overrides)
     settings = settings_for(result, {full_key(key): value for key, value in changes.items()})
     if not settings.student.repeats:
-        raise UserError("--repeats 0: expected 1 or more students to assess a set with")
+        raise no_students(result.manifest.training.settings())
     changed = changed_recipe(result.manifest.training.settings(), settings)
     asked = parse_evaluations(only if isinstance(only, str) else ",".join(only))
     folder = Path("assessment" if out is None else out)

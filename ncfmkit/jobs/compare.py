@@ -14,7 +14,7 @@ from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.files import short_names
 from ncfmkit.images import labeled
-from ncfmkit.jobs.evaluate import settings_for
+from ncfmkit.jobs.evaluate import no_students, settings_for
 from ncfmkit.jobs.setup import (
     changed_recipe,
     check_fits,
@@ -155,7 +155,7 @@ def _plan(
     settings = settings_for(sets[0], changes)
     changed = changed_recipe(sets[0].manifest.training.settings(), settings)
     if not settings.student.repeats:
-        raise UserError("--repeats 0: expected 1 or more students of each set")
+        raise no_students(sets[0].manifest.training.settings())
     steps, epochs = _equal_steps(names, sets, settings)
     folder = Path("comparison" if out is None else out)
     check_results_folder(folder, RESULT_FILE, STUDENTS, made_by="compare", what="a comparison")

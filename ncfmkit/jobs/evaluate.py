@@ -68,10 +68,11 @@ def evaluate(
     result, real, each, runtime, names = _opened(path, data, baselines, overrides)
     scores = []
     for settings in each:
-        scores.append(evaluate_real(result, real, settings, runtime, baselines=names))
-        if len(each) > 1:  # what is measured is said, should a later network fail
+        network = f"{settings.network.name}: " if len(each) > 1 else ""
+        scores.append(evaluate_real(result, real, settings, runtime, baselines=names, prefix=network))
+        if network:  # what is measured is said, should a later network fail
             for row in scores[-1].rows:
-                notice(f"{row.network}: {row.label}: {percent(row.last, row.n)}")
+                notice(f"{row.network}: {row.label}: {percent(row.last, row.n)}%".replace("\u00a0", " "))
     return scores[0].model_copy(update={"rows": tuple(row for of_network in scores for row in of_network.rows)})
 
 
@@ -129,14 +130,27 @@ def settings_for(result: SyntheticSet, overrides: dict[str, Any]) -> Settings:
     return check(override(settings, read_class_list(overrides)))
 
 
+def no_students(recorded: Settings) -> UserError:
+    """What is wrong where `student.repeats` is 0; `recorded`: the settings of the set, which may say so themselves."""
+    whose = "" if recorded.student.repeats else ", as this set was made"
+    return UserError(f"--repeats 0{whose}: expected 1 or more students to train on the set, such as --repeats 5")
+
+
 def evaluate_real(
-    result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime, *, baselines: Sequence[str] = ()
+    result: SyntheticSet,
+    real: RealData,
+    settings: Settings,
+    runtime: Runtime,
+    *,
+    baselines: Sequence[str] = (),
+    prefix: str = "",
 ) -> Scores:
     """As :func:`evaluate`, on a set and real data that are open.
 
     Args:
         settings: as :func:`settings_for` gives them; `network` is the students'.
         baselines: names of rows of `BASELINES` to score beside it.
+        prefix: of the names of stages, as people see them: which network it is, if there are several.
 
     Raises:
         UserError: the set and the data have other classes or image shapes, no student is asked for, there is no test
@@ -146,7 +160,10 @@ def evaluate_real(
     if real.fingerprint != result.manifest.source.fingerprint:
         notice(f"{real.name} differs from the data that the set was made from: other data, or read in another way")
     notice(f"device: {runtime.describe()}")
-    announce(estimate(result, real, settings, runtime, baselines=baselines))
+    announce(
+        dataclasses.replace(stage, name=prefix + stage.name)
+        for stage in estimate(result, real, settings, runtime, baselines=baselines)
+    )
 
     extractors = extractors_of(result, real)
 
@@ -168,6 +185,7 @@ def evaluate_real(
         select=selecting(real, extractors[0], pool, runtime),
         soften=lambda data: softened(data, settings, teachers()),
         runtime=runtime,
+        prefix=prefix,
     )
 
 
@@ -215,7 +233,7 @@ def estimate(
 
 def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines: Sequence[str]) -> Settings:
     if not settings.student.repeats:
-        raise UserError("--repeats 0: expected 1 or more students to score a set with")
+        raise no_students(result.manifest.training.settings())
     if "random-soft" in baselines and not settings.labels.soft:
         raise UserError(
             "--baselines random-soft needs a set with soft labels of a pool (distill --soft-labels, relabel): this one "

@@ -12,7 +12,7 @@ from ncfmkit.files import check_free_folder, parse_bytes, safe_name
 from ncfmkit.jobs.assess import HEADINGS, RESULT_FILE
 from ncfmkit.jobs.evaluate import Scoring, requested_scoring
 from ncfmkit.progress import notice
-from ncfmkit.reports.assessment import sections
+from ncfmkit.reports.assessment import recipe_words, sections
 from ncfmkit.reports.sections import Section
 from ncfmkit.sets import package, quantize, set_file
 from ncfmkit.sets.manifest import BY_WORTH, Original, Pixels, Training, in_bits, manifest_score
@@ -106,10 +106,13 @@ def _assessed(folder: Path, result: SyntheticSet, *, changed: object) -> list[tu
     """
     if changed:
         raise UserError("--assessment is of the set as it is, which --ipc and --bits change: assess the packed set")
+    if not (folder / RESULT_FILE).is_file():
+        raise UserError(f"--assessment {folder}: expected a folder of `ncfmkit assess`, which holds {RESULT_FILE}")
     found = Assessment.read(folder / RESULT_FILE)
     if found.set.manifest_sha256 != result.manifest.manifest_sha256:
         raise UserError(f"--assessment {folder} is of another set, {found.set.path}: run `ncfmkit assess` on this one")
-    return [(HEADINGS[name].title, section) for name, section in sections(found)]
+    students = Section(sentences=[f"Unless a section says otherwise: {recipe_words(found)}."])
+    return [*((HEADINGS[name].title, section) for name, section in sections(found)), ("The students", students)]
 
 
 def scored(result: SyntheticSet, score: Scoring) -> SyntheticSet:

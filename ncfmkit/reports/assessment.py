@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ncfmkit.assessment import Assessment
 from ncfmkit.config import from_dict
+from ncfmkit.progress import plural
 from ncfmkit.reports import (
     architectures_section,
     continual_section,
@@ -21,7 +22,7 @@ from ncfmkit.reports import (
     ranking_section,
     search_section,
 )
-from ncfmkit.reports.scores import byte_count, time_taken
+from ncfmkit.reports.scores import byte_count, changed_words, time_taken
 from ncfmkit.reports.sections import Section, for_page, for_terminal
 
 
@@ -64,7 +65,7 @@ def recipe_words(found: Assessment) -> str:
     """How students are trained, and whose settings these are."""
     settings = from_dict(found.recipe)
     student = settings.student
-    changed = f", with another {', '.join(found.changed)}" if found.changed else ""
+    changed = changed_words(found.recipe, found.changed)
     return (
         f"{settings.network.name}, {student.optimizer}, lr {student.lr:g}, batches of up to {student.batch}, "
         f"augmentation {student.augment}, CutMix {student.cutmix:g}, seed {settings.seed}: the set's own recipe"
@@ -86,7 +87,7 @@ def write_page(path: Path, found: Assessment, headings: dict[str, Heading]) -> P
         students=f"Students, unless a section says otherwise: {recipe_words(found)}.",
         provenance={
             "Set": of.path,
-            "Stored": f"{of.per_class:,} images and {byte_count(of.bytes_per_class)} bytes per class, "
+            "Stored": f"{plural(of.per_class, 'image')} and {byte_count(of.bytes_per_class)} bytes per class, "
             f"{'soft' if of.soft_labels else 'hard'} labels",
             "Manifest": of.manifest_sha256,
             "Test images": f"{found.data.test:,} of {found.data.name}",

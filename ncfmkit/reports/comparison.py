@@ -17,7 +17,7 @@ from ncfmkit.config import from_dict
 from ncfmkit.progress import plural
 from ncfmkit.reports import layout
 from ncfmkit.reports.curves import accuracies_by_bytes, accuracy_dots
-from ncfmkit.reports.scores import ABSENT, byte_count, percent
+from ncfmkit.reports.scores import ABSENT, byte_count, changed_words, percent
 from ncfmkit.reports.strips import SetImages, Strip, strip
 
 LEVEL = 0.05  # of the p-values, below which a difference is called one
@@ -139,7 +139,7 @@ def recipe_words(found: Comparison) -> str:
         f"augmentation {student.augment}, CutMix {student.cutmix:g}",
         f"seed {settings.seed}",
     ]
-    changed = f", with another {', '.join(found.changed)}" if found.changed else ""
+    changed = changed_words(found.recipe, found.changed)
     return f"{', '.join(parts)}: the recipe of the first set{changed}"
 
 

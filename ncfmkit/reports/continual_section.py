@@ -33,9 +33,10 @@ def section(found: Continual) -> Section:
         f"As a replay buffer the set reaches {100 * final['distilled'].mean:.1f}% when all {seen[-1]} classes have "
         f"arrived; buffers of real images reach {rivals}.",
         f"{seen[-1]} classes arrive in {len(seen)} stages, {_orders(found.n)}. At each stage a fresh student is "
-        "trained from scratch on what the buffer holds of the classes seen, and tested on all of these.",
+        "trained from scratch on what the buffer holds of the classes seen, and tested on the test images of "
+        "these.",
         "The set, and the images that herding chooses, come from extractors that know all classes from the start. In a "
-        "stream they would know those that have arrived.",
+        "real stream, extractors could know only those that have arrived.",
     ]
     return Section(
         sentences=sentences,
@@ -45,8 +46,8 @@ def section(found: Continual) -> Section:
                     "buffer",
                     "images per class",
                     "bytes per class",
-                    "average incremental accuracy",
-                    "final accuracy",
+                    "average incremental accuracy %",
+                    "final accuracy %",
                 ],
                 rows=[
                     [

@@ -28,15 +28,21 @@ def section(found: Privacy) -> Section:
     own, whole = of["distilled"], of["whole"]
     guessing = _auc_deviation(own.images)
     beyond = own.auc.mean > 0.5 + 2 * guessing
-    sentences = [
+    nearer = nearest.nearer_to_training > 0.5 + 2 * nearest.nearer_deviation
+    attack = (
         "The loss-threshold attack on students of the set tells training images from test images with an AUC of "
         f"{_value(own.auc, own.n)}, {'more' if beyond else 'no more'} than guessing gives for {own.images:,} images of "
         f"each kind (0.5{WITHIN}{guessing:.3f}); on students of the whole training split it has "
-        f"{_value(whole.auc, whole.n)}.",
+        f"{_value(whole.auc, whole.n)}."
+    )
+    share = (
         f"{100 * nearest.nearer_to_training:.0f}% of the set's images are nearer to a training image than to any "
-        "held-out image, out of equally many of both; "
-        f"chance gives 50{WITHIN}{100 * nearest.nearer_deviation:.0f}% for these {nearest.images:,} images.",
-        *_beginning(nearest),
+        f"held-out image, out of equally many of both, {'more' if nearer else 'no more'} than chance gives for these "
+        f"{plural(nearest.images, 'image')} (50{WITHIN}{100 * nearest.nearer_deviation:.0f}%)."
+    )
+    findings = [(beyond, attack), (nearer, share), *_beginning(nearest)]
+    sentences = [
+        *(said for _, said in sorted(findings, key=lambda finding: not finding[0])),  # a trace that was found is first
         "This is no guarantee. Two simple things were measured: distances of pixels, and what losses give away. "
         "Stronger attacks were not run, such as the likelihood-ratio attack LiRA, which trains shadow models with and "
         "without an image. A small AUC here does not rule out that they succeed, or that some images leak where the "
@@ -65,16 +71,18 @@ def section(found: Privacy) -> Section:
     )
 
 
-def _beginning(nearest: Nearest) -> Sequence[str]:
+def _beginning(nearest: Nearest) -> Sequence[tuple[bool, str]]:
+    """Whether a trace was found, and what was found."""
     began = nearest.began
     if began is None:
         return []
     beyond = began.auc > 0.5 + 2 * began.deviation
-    return [
+    said = (
         f"The set began as {began.images:,} real training images. The distance to the nearest image of the set tells "
         f"those from the other training images with an AUC of {began.auc:.3f}, {'more' if beyond else 'no more'} than "
         f"guessing gives (0.5{WITHIN}{began.deviation:.3f})."
-    ]
+    )
+    return [(beyond, said)]
 
 
 def _attacks(attacks: Sequence[Attack]) -> SectionTable:
@@ -86,11 +94,11 @@ def _attacks(attacks: Sequence[Attack]) -> SectionTable:
             ABSENT if attack.true_positive_rate is None else _percent(attack.true_positive_rate, attack.n),
             _value(attack.advantage, attack.n),
             f"{_chance_advantage(attack.images):.2f}",
-            f"{100 * attack.member_accuracy:.1f}\u00a0/\u00a0{100 * attack.other_accuracy:.1f}",
+            f"{100 * attack.member_accuracy:.0f}\u00a0/\u00a0{100 * attack.other_accuracy:.0f}",
         ]
         for attack in attacks
     ]
-    headers = ["images", "AUC", "true positives %", "advantage", "by chance", "accuracy %"]
+    headers = ["images", "AUC", "TPR %", "advantage", "by chance", "accuracy %"]
     n = attacks[0].n
     students = "one student of each" if n == 1 else f"mean ± standard deviation of {n} students of each"
     return SectionTable(
@@ -99,9 +107,9 @@ def _attacks(attacks: Sequence[Attack]) -> SectionTable:
         strong=[0],
         caption=f"Membership inference, {students}. An image with a small loss is called a member; the figures are "
         "over all thresholds. Members are training images, and of random real images those that a student was trained "
-        "on, which whoever has that set sees anyway; others are as many test images of each class. True positives are "
-        "those at 1% false positives, from 100 images on. The advantage is the largest difference of the two rates, "
-        "beside it what scores without any meaning give. Accuracy is that on members / on others.",
+        "on, which whoever has that set sees anyway; others are as many test images of each class. TPR is the "
+        "true-positive rate at 1% false positives, from 100 images on. The advantage is the largest difference of the "
+        "two rates, beside it what meaningless scores give by chance. Accuracy is that on members / on others.",
     )
 
 
@@ -117,12 +125,12 @@ def _distances(nearest: Nearest) -> SectionTable:
         row(f"training image, of all {nearest.training_images:,}", nearest.training, nearest.real),
     ]
     return SectionTable(
-        columns=["distance to the nearest", "set, mean", "set, least", "held-out real, mean", "held-out real, least"],
+        columns=["distance to the nearest", "set, mean", "set, least", "real, mean", "real, least"],
         rows=rows,
         caption="Root of the mean squared difference of pixel values in [0, 1], to an image of the same class or its "
         f"mirror image. {plural(nearest.images, 'image')} of the set, as they are stored, and "
-        f"{nearest.real_images:,} held-out real images are compared at {nearest.side} x {nearest.side} pixels; "
-        f"{nearest.draws} draws of equally many training and held-out images of each class.",
+        f"{nearest.real_images:,} held-out real images beside them are compared at {nearest.side} x "
+        f"{nearest.side} pixels; {nearest.draws} draws of equally many training and held-out images of each class.",
     )
 
 
@@ -132,7 +140,7 @@ def _shares(nearest: Nearest) -> SectionTable:
 
     rows = [
         [
-            "nearer to a training image than to every held-out one, equally many",
+            "nearer to a training image than to every held-out one, of as many",
             f"{100 * nearest.nearer_to_training:.0f}",
             by_chance(0.5, nearest.nearer_deviation),
         ],
@@ -178,7 +186,7 @@ def _curves(nearest: Nearest) -> Draw:
             axes.plot(distances.quantiles, np.linspace(0, 1, len(distances.quantiles)), style, color=color, label=name)
         axes.set_xlim(left=0)
         axes.set_ylim(0, 1)
-        axes.set_xlabel("distance to the nearest")
+        axes.set_xlabel("distance (pixel values in [0, 1])")
         axes.set_ylabel("share of images")
         if narrow:
             figure.legend(loc="outside upper left", handlelength=3)

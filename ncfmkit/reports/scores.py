@@ -1,12 +1,14 @@
 """Tables of scores: what they say, and how a terminal shows it."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ncfmkit.config import by_name
 from ncfmkit.run_records import Accuracy, Score
 
 ABSENT = "–"
@@ -125,6 +127,17 @@ def share_of_whole(row: Score, rows: Iterable[Score]) -> float | None:
     if row.set == "whole" or whole is None or not whole.last.mean:
         return None
     return row.last.mean / whole.last.mean
+
+
+def changed_words(recipe: Mapping[str, Any], changed: Sequence[str]) -> str:
+    """Such as `, with student.repeats 5`, behind whose recipe it is; nothing where it is not changed.
+
+    Args:
+        recipe: sections of settings by name.
+        changed: names of the settings in it that are others.
+    """
+    values = by_name(recipe)
+    return f", with {', '.join(f'{name} {values[name]}' for name in changed)}" if changed else ""
 
 
 def byte_count(count: float) -> str:

@@ -69,7 +69,8 @@ def stages(subject: Subject) -> Iterator[Stage]:
         )
     works = [subject.work(name) for name in ATTACKED if not subject.kept.has(**_attack_conditions(subject, name))]
     if works:
-        yield from student_stages(works, subject.real, subject.settings, subject.runtime)
+        for stage in student_stages(works, subject.real, subject.settings, subject.runtime):
+            yield dataclasses.replace(stage, name=f"attacked {stage.name}")
 
 
 def measure(subject: Subject) -> Privacy:

@@ -75,6 +75,7 @@ def score(
     runtime: Runtime,
     about: "RowWork",
     bytes_per_class: float | None = None,
+    prefix: str = "",
 ) -> Score:
     """Trains one fresh student per set and tests it; repeats are given as equal sets, or as several random ones.
 
@@ -85,6 +86,7 @@ def score(
         settings: how; their `epochs` are those of `about`.
         about: the row that the students are of.
         bytes_per_class: of what is stored of their images and soft labels; None: not known.
+        prefix: of the name of the work, as people see it.
     """
     start = time.monotonic()
     settings = dataclasses.replace(settings, epochs=about.epochs)
@@ -92,7 +94,7 @@ def score(
     together = side_by_side(len(mine), test.images.shape[-1], runtime)
     when = evaluated_epochs(settings)
     hits: dict[int, np.ndarray] = {}  # of each student, int64 [E, K]
-    with distributed.agreed(), track(f"students: {about.label}", len(mine) * settings.epochs) as bar:
+    with distributed.agreed(), track(f"{prefix}students: {about.label}", len(mine) * settings.epochs) as bar:
         for models, keys in stacks(build, mine, together, runtime):
             models.load([fresh_state(build, seed, "student", k) for k in keys])
             tested_REK = _train_and_test(models, [sets[k] for k in keys], test, settings, seed, list(keys), bar)
@@ -270,6 +272,7 @@ def score_set(
     select: Callable[[str, int], LabeledImages],
     soften: Callable[[LabeledImages], LabeledImages],
     runtime: Runtime,
+    prefix: str = "",
 ) -> Scores:
     """Scores of a set and of each baseline.
 
@@ -285,6 +288,7 @@ def score_set(
         mosaic: gives real mosaics like the set's own, decoded, for the repeat of that number, and their bytes.
         select: gives the real images that a row of `SELECTIONS` selects, that many per class.
         soften: gives images the soft labels of the set's teachers. All three are called only if asked for.
+        prefix: of the names of the work, as people see them.
 
     Raises:
         UserError: there is no test split, or too few images for a baseline.
@@ -332,6 +336,7 @@ def score_set(
             runtime=runtime,
             about=work,
             bytes_per_class=stored,
+            prefix=prefix,
         )
         rows.append(row)
     device = device_name(runtime.device)

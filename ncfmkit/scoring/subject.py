@@ -118,6 +118,7 @@ class Subject:
                 seed=settings.seed,
                 runtime=self.runtime,
                 about=work,
+                prefix="" if network is None else f"{network.name}: ",
             )
 
         found = self.kept.measured(Score, measure, **self.student_conditions(work, settings), **conditions)

@@ -1,6 +1,7 @@
 """Scores of a set that is there."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import torch
 from conftest import build_real, build_set
 from small_runs import evaluate_on, evaluation_settings, make_folder, start
 
+from ncfmkit.config import Settings, override
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.errors import UserError
 from ncfmkit.jobs import evaluate as evaluate_job
-from ncfmkit.jobs.evaluate import dry_run, evaluate, real_mosaics, requested_scoring
+from ncfmkit.jobs.evaluate import dry_run, evaluate, no_students, real_mosaics, requested_scoring
 from ncfmkit.jobs.pack import quantized
 from ncfmkit.networks import convnext, vit
 from ncfmkit.real.arguments import DataArguments
@@ -42,7 +44,10 @@ def test_evaluate_with_all_networks(
     monkeypatch.setattr(vit, "DEPTH", 1)
     monkeypatch.setattr(convnext, "BLOCKS", (1, 1, 1, 1))
     rows = evaluate(scored, data="digits", baselines="random", **(QUICK | {"network.name": "all"})).rows
-    assert "images of 8 pixels are too small for vgg11, resnet18, resnetap10, densenet121" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "images of 8 pixels are too small for vgg11, resnet18, resnetap10, densenet121" in said
+    assert "  vit: students: random real" in said  # the estimate says of which network
+    assert re.search(r"^vit: distilled, \d+ per class: [\d.]+( ± [\d.]+)?%$", said, re.MULTILINE), said
     alone = [
         row
         for name in ("convnet", "alexnet", "vit", "convnext")
@@ -128,6 +133,12 @@ def test_evaluate_without_students_is_refused(scored: Path) -> None:
     settings = evaluation_settings(result, **{"student.repeats": 0})
     with pytest.raises(UserError, match="--repeats 0: expected 1 or more"):
         evaluate_on("digits", result, settings)
+
+
+def test_a_set_that_was_made_without_a_score_says_so() -> None:
+    made = override(Settings(), {"student.repeats": 0})
+    assert "--repeats 0, as this set was made: expected 1 or more" in str(no_students(made))
+    assert "--repeats 0: expected 1 or more" in str(no_students(Settings()))
 
 
 @pytest.mark.parametrize("run", [evaluate, dry_run])

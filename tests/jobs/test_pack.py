@@ -138,6 +138,7 @@ def test_an_assessment_goes_into_the_card(small: Path) -> None:
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "## What else was measured\n\n### Other networks\n" in card
     assert "| vgg11 | 33.0 ± 0.4 | 23.0" in card.replace("\u00a0", " ")
+    assert "### The students\n\nUnless a section says otherwise: convnet" in card
     assert "What else" not in (pack(small, to="parquet")[0] / "README.md").read_text(encoding="utf-8")
     changes: tuple[dict[str, Any], ...] = ({"ipc": 1}, {"bits": 2})
     for how in changes:
@@ -146,7 +147,7 @@ def test_an_assessment_goes_into_the_card(small: Path) -> None:
     assessment().write(Path("found/assess.json"))
     with pytest.raises(UserError, match="--assessment found is of another set, /some/where/ten"):
         pack(small, to="png", assessment="found", out="other")
-    with pytest.raises(UserError, match=r"nowhere/assess\.json cannot be read"):
+    with pytest.raises(UserError, match="--assessment nowhere: expected a folder of `ncfmkit assess`"):
         pack(small, to="png", assessment="nowhere", out="other")
     assert not Path("other").exists()
 

@@ -119,7 +119,7 @@ def test_the_table_of_a_terminal() -> None:
         "theirs 1 64 81.0 ± 1.0 3 −10.0 −11.0 to −9.0 < 0.001",
         "ours is better than theirs",
         "students: convnet-2 width 64, 1,200 gradient steps, adamw, lr 0.001",
-        "the recipe of the first set, with another student.repeats",
+        "the recipe of the first set, with student.repeats 10",
         "not about the methods that made the files",
     ):
         assert expected in text

@@ -97,7 +97,7 @@ def test_what_was_found_stands_beside_what_chance_gives() -> None:
     assert "an AUC of 0.510 ± 0.010, no more than guessing gives for 500 images of each kind (0.5 ± 0.018)" in text
     assert "on students of the whole training split it has 0.600 ± 0.010" in text
     assert "56% of the set's images are nearer to a training image" in text
-    assert "chance gives 50 ± 7%" in text
+    assert "no more than chance gives for these 100 images (50 ± 7%)" in text
     assert "nearest of all real images is a training image 90 83 ± 4" in text
     assert "The set began as" not in text
     assert "0.550 ± 0.010, more than guessing gives" in words(leak(auc=0.55))
@@ -110,6 +110,15 @@ def test_what_the_set_began_as(auc: float, verdict: str) -> None:
     assert "began as 40 real training images. The distance to the nearest image of the set tells those from" in text
     assert f"an AUC of {auc:.3f}, {verdict} guessing gives (0.5 ± 0.030)" in text
     assert "nearest training image is one that the set began as 25 8" in text
+
+
+def test_a_trace_that_was_found_is_said_first() -> None:
+    def first(found: Privacy) -> str:
+        return privacy_section.section(found).sentences[0]
+
+    assert first(leak(auc=0.51, began=0.55)).startswith("The loss-threshold attack")
+    assert first(leak(auc=0.51, began=0.9)).startswith("The set began as 40 real training images")
+    assert first(leak(auc=0.55, began=0.9)).startswith("The loss-threshold attack")
 
 
 def test_nothing_is_promised() -> None:

@@ -405,8 +405,8 @@ def test_an_interrupted_measurement_continues(
     with pytest.raises(KeyboardInterrupt):
         privacy.measure(subject)
     assert [s.name for s in privacy.stages(subject)] == [
-        "students: random real, 2 per class",
-        "students: whole training split",
+        "attacked students: random real, 2 per class",
+        "attacked students: whole training split",
     ]
     assert privacy.measure(subject) == whole
     assert measured == ["distilled", "random", "random", "whole"]
