@@ -15,6 +15,7 @@ from benchmarks.page import markdown_table
 from ncfmkit.assessment import Assessment
 from ncfmkit.errors import UserError
 from ncfmkit.jobs.assess import HEADINGS, RESULT_FILE
+from ncfmkit.progress import plural
 from ncfmkit.records import Record
 from ncfmkit.reports.assessment import recipe_words, sections
 from ncfmkit.reports.scores import byte_count, time_taken
@@ -80,7 +81,7 @@ def _of_set(one: Recorded) -> str:
     found = one.assessment
     labels = "soft" if found.set.soft_labels else "hard"
     about = (
-        f"{found.set.per_class:,} stored images and {byte_count(found.set.bytes_per_class)} bytes per class, {labels} "
+        f"{plural(found.set.per_class, 'stored image')} and {byte_count(found.set.bytes_per_class)} bytes per class, {labels} "
         f"labels; {found.data.name}, {found.data.test:,} test images; {found.device}, {found.precision}; commit "
         f"{one.commit}, {one.date}. Students, unless a section says otherwise: {recipe_words(found)}."
     )
