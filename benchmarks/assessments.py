@@ -81,9 +81,9 @@ def _of_set(one: Recorded) -> str:
     found = one.assessment
     labels = "soft" if found.set.soft_labels else "hard"
     about = (
-        f"{plural(found.set.per_class, 'stored image')} and {byte_count(found.set.bytes_per_class)} bytes per class, {labels} "
-        f"labels; {found.data.name}, {found.data.test:,} test images; {found.device}, {found.precision}; commit "
-        f"{one.commit}, {one.date}. Students, unless a section says otherwise: {recipe_words(found)}."
+        f"{plural(found.set.per_class, 'stored image')} and {byte_count(found.set.bytes_per_class)} bytes per class, "
+        f"{labels} labels; {found.data.name}, {found.data.test:,} test images; {found.device}, {found.precision}; "
+        f"commit {one.commit}, {one.date}. Students, unless a section says otherwise: {recipe_words(found)}."
     )
     parts = [f"\n## {one.name}\n\n{about}\n"]
     for name, section in sections(found):

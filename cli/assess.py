@@ -18,7 +18,7 @@ def assess(
         str,
         typer.Option(
             "--only",
-            help="evaluations, comma-separated: architectures, ranking, search, continual, privacy; "
+            help="evaluations, comma-separated: privacy, ranking, continual, search, architectures; "
             "all: those that the set and its data allow",
         ),
     ] = "all",
@@ -44,6 +44,7 @@ def assess(
 
     from ncfmkit.jobs import assess as job
     from ncfmkit.reports.assessment import tables
+    from ncfmkit.scoring.evaluations import parse_evaluations
 
     if dry_run:
         o.show_estimate(job.dry_run(path, data=data, only=only, out=out, **overrides), json)
@@ -53,7 +54,7 @@ def assess(
         o.print_json(found.to_dict())
         return
     console = Console(highlight=False)
-    console.print(tables(found, job.HEADINGS))
+    console.print(tables(found, job.HEADINGS, parse_evaluations(only)))
     console.print(f"[dim]measured on {found.device}, {found.precision}[/dim]", soft_wrap=True)
     folder = out or Path("assessment")
     print(f"\n{folder / job.PAGE_FILE}  all of it on one page\n{folder / job.RESULT_FILE}  the same for machines")

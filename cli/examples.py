@@ -14,7 +14,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "ncfmkit evaluate runs/digits-ipc1 --data digits --baselines random,whole",
         "ncfmkit evaluate runs/digits-ipc1 --data digits --network alexnet --repeats 3",
     ),
-    "assess": ("ncfmkit assess runs/digits-ipc1 --data digits --only architectures",),
+    "assess": ("ncfmkit assess runs/digits-ipc1 --data digits --only ranking,privacy",),
     "train": ("ncfmkit train runs/digits-ipc1 --data digits --out student.safetensors",),
     "merge": ("ncfmkit merge runs/digits-ipc1-shard-1-of-2 runs/digits-ipc1-shard-2-of-2",),
     "relabel": (

@@ -3,7 +3,7 @@
 Everything here reads the result as `assess.json` holds it; nothing needs torch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,11 @@ class Heading:
 
 
 SECTIONS: dict[str, Callable[[Any], Section]] = {  # by the names of the rows
-    "architectures": architectures_section.section,
-    "ranking": ranking_section.section,
-    "search": search_section.section,
-    "continual": continual_section.section,
     "privacy": privacy_section.section,
+    "ranking": ranking_section.section,
+    "continual": continual_section.section,
+    "search": search_section.section,
+    "architectures": architectures_section.section,
 }
 
 
@@ -52,12 +52,13 @@ def sections(found: Assessment) -> Iterator[tuple[str, Section]]:
             yield name, present(result)
 
 
-def tables(found: Assessment, headings: dict[str, Heading]) -> RenderableType:
-    """All of the result for a terminal."""
+def tables(found: Assessment, headings: dict[str, Heading], asked: Sequence[str] = ()) -> RenderableType:
+    """What was asked for, or all of the result, for a terminal."""
     parts: list[RenderableType] = []
     for name, section in sections(found):
-        heading = f"{headings[name].title}: {headings[name].asks}"
-        parts += ["", Text(heading, style="bold"), for_terminal(section)]
+        if name in asked or not asked:
+            heading = f"{headings[name].title}: {headings[name].asks}"
+            parts += ["", Text(heading, style="bold"), for_terminal(section)]
     return Group(*parts, Text(f"\nstudents: {recipe_words(found)}"))
 
 

@@ -210,14 +210,14 @@ def test_other_commands_json(tmp_path: Path, done: Path) -> None:
 
 def test_assess(tmp_path: Path, done: Path) -> None:
     command = ["assess", done, "--data", "digits", *QUICK, "--set", "student.whole_epochs=1", "--out", "good-for"]
-    command += ["--only", "architectures"]
+    command += ["--only", "privacy"]
     first = succeeds(*command)
     assert "total: about" in first.stderr
     text = " ".join(first.stdout.split())
-    for expected in ("Other networks: Does the set", "whole split", "good-for/assess.html  all of it on one page"):
+    for expected in ("Traces of the training images: What does", "good-for/assess.html  all of it on one page"):
         assert " ".join(expected.split()) in text
     again = succeeds(*command, "--json")
-    assert "good-for holds architectures" in again.stderr
+    assert "good-for holds privacy" in again.stderr
     assert "total: about" not in again.stderr
     value = one_object(again)
     assert value == json.loads((tmp_path / "good-for" / "assess.json").read_text(encoding="utf-8"))

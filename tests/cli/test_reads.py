@@ -42,7 +42,7 @@ USES: dict[str, list[list[str]]] = {  # in an order in which each finds what it 
     ],
     "evaluate": [["evaluate", RUN, *SCORED, "--pool-epochs", "2", "--baselines", "herding,el2n,whole"]],
     "compare": [["compare", RUN, "small", *SCORED]],
-    "assess": [["assess", RUN, *SCORED, "--pool-epochs", "1"]],
+    "assess": [["assess", RUN, *SCORED, "--pool-epochs", "1", "--only", "privacy,ranking,continual"]],
     "relabel": [["relabel", RUN, "--data", "digits", "--pool", "1", "--pool-epochs", "5", *SGD[2:]]],
     "train": [["train", RUN, "--data", "digits", "--student-epochs", "2", *SGD[:2]]],
     "pack": [["pack", RUN, "--to", "png", "--score", *SCORED]],

@@ -78,7 +78,7 @@ def test_names_of_evaluations() -> None:
     assert parse_evaluations("all") == ()
     assert parse_evaluations(" architectures, architectures") == ("architectures",)
     for wrong in ("architecture", "architectures,all", "", ","):
-        with pytest.raises(UserError, match=r"known: architectures.*, all$"):
+        with pytest.raises(UserError, match=r"known: privacy, .*architectures, all$"):
             parse_evaluations(wrong)
 
 
@@ -153,7 +153,7 @@ def wrong(says: str, change: Callable[[], Any] = lambda: "a.safetensors", /, **h
     [
         wrong("no synthetic set at none.safetensors", lambda: "none.safetensors"),
         wrong("--repeats 0: expected 1 or more", repeats=0),
-        wrong("unknown evaluation 'fame': known: architectures", only="fame"),
+        wrong("unknown evaluation 'fame': known: privacy", only="fame"),
         wrong("expected one of convnet", network="alex"),
         wrong("digts", data="digts"),
         wrong("the set has images of shape", size=16, resize="crop"),
