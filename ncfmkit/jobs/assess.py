@@ -90,7 +90,7 @@ def assess(
     Args:
         path: a set, as :func:`ncfmkit.evaluate` takes it.
         data: the real data that the set was made from, with a test split, as in :func:`ncfmkit.distill`.
-        only: names of evaluations, such as `"architectures"`; `"all"`: those that this set and its data allow.
+        only: names of evaluations, such as `"ranking"`; `"all"`: those that this set and its data allow.
         out: the folder to make, or that of an earlier assessment; None: `assessment`.
         overrides: settings by name that replace the set's own, such as `repeats=3`; and `data_root`, `download`,
             `skip_bad` as in :func:`ncfmkit.distill`.
@@ -104,9 +104,9 @@ def assess(
             folder of something else.
 
     Example:
-        >>> found = ncfmkit.assess("runs/digits-ipc1", data="digits", only="architectures", repeats=3)
-        >>> [row.network for row in found.architectures.rows if row.set == "distilled"]
-        ['convnet-2 width 64', 'alexnet']
+        >>> found = ncfmkit.assess("runs/digits-ipc1", data="digits", only="ranking", repeats=5)
+        >>> found.ranking.lrs.mean, found.ranking.ars.mean
+        (0.313, 0.389)
     """
     plan = _plan(path, data, only, out, overrides)
     notice(f"device: {plan.subject.runtime.describe()}")
