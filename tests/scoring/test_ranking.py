@@ -343,5 +343,5 @@ def test_the_command_teaches_random_images(tmp_path: Path, capsys: pytest.Captur
     assert written["lrs"] == found.to_dict()["ranking"]["lrs"]
     assert list(dry_run(path, **asked)) == []
     left = [stage.name for stage in dry_run(path, **(asked | {"pool.epochs": 5}))]  # other teachers
-    assert left[0] == "extractor pool"
+    assert left[0] == "ranking: extractor pool"
     assert len(left) == 1 + 2
