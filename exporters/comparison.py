@@ -9,7 +9,7 @@ import numpy as np
 
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.accuracy import Outcome, agreement
-from ncfmkit.exporters.contract import Contract, format_shape
+from ncfmkit.exporters.contract import Contract
 from ncfmkit.exporters.matching_data import check_classes
 from ncfmkit.exporters.results import ComparedRun, ModelComparison, Pair, Validation
 from ncfmkit.exporters.timing import Timing
@@ -21,9 +21,7 @@ def check_alike(contracts: Mapping[str, Contract]) -> None:
     first_name, first = next(iter(contracts.items()))
     named: tuple[str, tuple[str, ...]] | None = None
     for name, contract in contracts.items():
-        theirs, ours = (
-            f"{format_shape(c.image_shape)} images and has {c.class_count} classes" for c in (contract, first)
-        )
+        theirs, ours = contract.takes(), first.takes()
         if theirs != ours:
             raise UserError(
                 f"{name} takes {theirs}, {first_name} takes {ours}: only models of one image size and the same "

@@ -171,6 +171,10 @@ class Contract:
     class_count: int
     metadata: ModelMetadata | None  # None: a model of other origin
 
+    def takes(self) -> str:
+        """What a message says of it: `3x32x32 images and has 10 classes`."""
+        return f"{format_shape(self.image_shape)} images and has {self.class_count} classes"
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """`(C, H, W)` of a uint8 image as the toolkit has it, before :meth:`feed` arranges it."""

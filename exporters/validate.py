@@ -21,7 +21,7 @@ from ncfmkit.exporters import timing
 from ncfmkit.exporters.accuracy import BATCH, Outcome, agreement, by_class, score, tally
 from ncfmkit.exporters.comparison import check_alike, compared, pairs, run_names
 from ncfmkit.exporters.comparison_report import write_comparison
-from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, NoMetadata, format_shape
+from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, NoMetadata
 from ncfmkit.exporters.matching_data import check_classes, open_fitting
 from ncfmkit.exporters.onnx import graph_facts
 from ncfmkit.exporters.report import write_report
@@ -335,9 +335,7 @@ def load_own_student(path: Path, candidates: Sequence[Candidate]) -> Student:
     """
     student, contract = load_student(path), candidates[0].contract
     ours = student.contract(layout=contract.layout, output=contract.output)
-    model_takes, student_takes = (
-        f"{format_shape(c.image_shape)} images and has {c.class_count} classes" for c in (contract, ours)
-    )
+    model_takes, student_takes = contract.takes(), ours.takes()
     if student_takes != model_takes:
         raise UserError(
             f"--against {path}: the student takes {student_takes}, the model {model_takes}: pass the student that the "

@@ -33,6 +33,7 @@ from ncfmkit.jobs.setup import (
     check_fits,
     check_results_folder,
     measured_on,
+    notice_other_data,
     open_data,
     recipe_of,
     resolve,
@@ -119,11 +120,13 @@ def assess(
         return f"interrupted: {plan.out} holds what is measured: run the same command to continue"
 
     with interrupts.keeping(kept):
+        written = None
         for name in plan.names:
-            row = EVALUATIONS[name]
-            plan.subject.kept.measured(row.result, partial(row.measure, plan.subject), **plan.conditions(name))
-            _write(plan)
-        return _write(plan)
+            if name not in done:
+                row = EVALUATIONS[name]
+                plan.subject.kept.measured(row.result, partial(row.measure, plan.subject), **plan.conditions(name))
+                written = _write(plan)
+        return _write(plan) if written is None else written
 
 
 def dry_run(
@@ -162,8 +165,7 @@ def _plan(
     real = open_data(source, settings)
     check_fits(result, real)
     real.test_split()
-    if real.fingerprint != result.manifest.source.fingerprint:
-        notice(f"{real.name} differs from the data that the set was made from: other data, or read in another way")
+    notice_other_data(result, real)
     settings = resolve(settings, real)
     network_builder(settings.network, real)()  # raises where the images are too small for it
     extractors, selector = extractors_of(result, real), selecting_pool(settings, ())

@@ -118,11 +118,12 @@ def compare(
         return f"interrupted: {plan.out} holds {done}: run the same command to continue"
 
     with interrupts.keeping(kept):
+        written = None
         for k in range(len(plan.sets)):
             if k not in scores:
                 scores[k] = plan.kept.measured(Score, partial(_train, plan, k), **plan.conditions(k))
-                _write(plan, scores)
-        return _write(plan, scores)
+                written = _write(plan, scores)
+        return _write(plan, scores) if written is None else written
 
 
 def dry_run(

@@ -14,7 +14,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.images import LabeledImages
 from ncfmkit.jobs.relabel import open_teachers, softened, teaching_pool
-from ncfmkit.jobs.setup import check_fits, open_data, resolve
+from ncfmkit.jobs.setup import check_fits, notice_other_data, open_data, resolve
 from ncfmkit.networks import NETWORKS, network_builder
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_class_list, split_arguments
@@ -157,8 +157,7 @@ def evaluate_real(
             split, or a class has too few images for a baseline.
     """
     settings = _checked(result, real, settings, baselines)
-    if real.fingerprint != result.manifest.source.fingerprint:
-        notice(f"{real.name} differs from the data that the set was made from: other data, or read in another way")
+    notice_other_data(result, real)
     notice(f"device: {runtime.describe()}")
     announce(
         dataclasses.replace(stage, name=prefix + stage.name)

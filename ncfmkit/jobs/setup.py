@@ -176,6 +176,12 @@ def check_fits(result: SyntheticSet, real: RealData) -> None:
         )
 
 
+def notice_other_data(result: SyntheticSet, real: RealData) -> None:
+    """Says so if a set was made from other data than these, or from the same, read in another way."""
+    if real.fingerprint != result.manifest.source.fingerprint:
+        notice(f"{real.name} differs from the data that the set was made from: other data, or read in another way")
+
+
 def recipe_of(settings: Settings) -> dict[str, object]:
     """How students are trained: sections of the settings by name, as `config.from_dict` reads them."""
     table = to_dict(settings)

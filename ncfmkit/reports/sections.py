@@ -91,16 +91,7 @@ def for_page(section: Section, name: str) -> dict[str, object]:
     """What the template's macro `section` takes; `name`: one word, unique in the page."""
     return {
         "sentences": section.sentences,
-        "tables": [
-            {
-                "columns": t.columns,
-                "rows": t.rows,
-                "caption": t.caption,
-                "text_columns": t.text_columns,
-                "strong": t.strong,
-            }
-            for t in section.tables
-        ],
+        "tables": [vars(table) for table in section.tables],  # its fields are what the macro `table` takes
         "plots": [
             (layout.plot(p.draw, name=f"{name}{k}", label=p.label), p.caption) for k, p in enumerate(section.plots)
         ],

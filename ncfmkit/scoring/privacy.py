@@ -35,7 +35,7 @@ from ncfmkit.networks import network_builder
 from ncfmkit.progress import track
 from ncfmkit.real.store import Split
 from ncfmkit.rng import keyed_rng
-from ncfmkit.scoring.students import side_by_side, stacks, student_stages
+from ncfmkit.scoring.students import side_by_side, spread, stacks, student_stages
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.training import StackedModels, fresh_state, logits_of, train
 
@@ -487,5 +487,4 @@ def attack_success(member_N: np.ndarray, other_N: np.ndarray) -> Success:
 
 
 def _over_students(values: list[float]) -> OverStudents:
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return OverStudents(mean=float(np.mean(values)), std=std, values=tuple(values))
+    return OverStudents(**spread(np.array(values)))

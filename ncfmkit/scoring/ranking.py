@@ -21,7 +21,7 @@ from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
 from ncfmkit.images import LabeledImages
-from ncfmkit.scoring.students import RowWork, student_stages
+from ncfmkit.scoring.students import RowWork, spread, student_stages
 from ncfmkit.scoring.subject import Subject
 
 W = 0.5  # of IOR in LRS; HLR has the rest
@@ -103,22 +103,17 @@ def ranked(cells: Sequence[RankingCell]) -> Ranking:
     return Ranking(
         cells=tuple(cells),
         labels=labels,
-        hlr=Gap(**_summary(hlr_N)),
-        ior=Gap(**_summary(ior_N)),
-        ior_unaugmented=Gap(**_summary(unaugmented_N)) if augmented else None,
-        lrs=RobustScore(**_summary(robust(W * ior_N - (1 - W) * hlr_N))),
-        ars=RobustScore(**_summary(robust(G * ior_N + (1 - G) * unaugmented_N))) if augmented else None,
+        hlr=Gap(**spread(hlr_N)),
+        ior=Gap(**spread(ior_N)),
+        ior_unaugmented=Gap(**spread(unaugmented_N)) if augmented else None,
+        lrs=RobustScore(**spread(robust(W * ior_N - (1 - W) * hlr_N))),
+        ars=RobustScore(**spread(robust(G * ior_N + (1 - G) * unaugmented_N))) if augmented else None,
     )
 
 
 def robust(gain_N: np.ndarray) -> np.ndarray:
     """`(e^a - e^-1) / (e - e^-1)`: from [-1, 1] to [0, 1], steeper at the top; 0.269 of a gain of 0."""
     return (np.exp(gain_N) - math.exp(-1)) / (math.e - math.exp(-1))
-
-
-def _summary(values_N: np.ndarray) -> dict[str, Any]:
-    std = float(np.std(values_N, ddof=1)) if len(values_N) > 1 else 0.0
-    return {"mean": float(np.mean(values_N)), "std": std, "values": tuple(values_N.tolist())}
 
 
 def _augments(subject: Subject) -> bool:

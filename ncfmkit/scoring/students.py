@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -162,8 +163,13 @@ def _train_and_test(
 
 def summary(values_N: np.ndarray) -> Accuracy:
     """Mean and deviation of the accuracies of N students, fractions in [0, 1]."""
+    return Accuracy(**spread(values_N))
+
+
+def spread(values_N: np.ndarray) -> dict[str, Any]:
+    """The fields of an `Accuracy`: mean, standard deviation of the sample (0 for one value), the values."""
     std = float(np.std(values_N, ddof=1)) if len(values_N) > 1 else 0.0
-    return Accuracy(mean=float(np.mean(values_N)), std=std, values=tuple(values_N.tolist()))
+    return {"mean": float(np.mean(values_N)), "std": std, "values": tuple(values_N.tolist())}
 
 
 def describe_network(network: NetworkSettings) -> str:
