@@ -5,14 +5,15 @@ Shapes: N images, C channels, H = W side, K classes.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.images import channel_tensors, normalize
-from ncfmkit.networks.convnet import AveragePool
+from ncfmkit.networks.convnet import NORM_EPS, AveragePool, BatchNorm
 
 
 class Deployed(nn.Module):
@@ -28,7 +29,8 @@ class Deployed(nn.Module):
         half: run the network in float16, except for its norms (their sums overflow and lose digits); pixels are still
             normalized, and probabilities still computed, in float32.
         lowered: write each GroupNorm of one channel per group as what it is, instance normalization, and each average
-            pool as torch's: exporters know those as one operator, and leave no reshaping around it.
+            pool as torch's: exporters know those as one operator, and leave no reshaping around it. A batch norm goes
+            into the convolution before it.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Deployed(nn.Module):
         for name, value in zip(("mean", "std"), channel_tensors(mean, std, torch.device("cpu")), strict=True):
             self.register_buffer(name, value)
         if lowered:
+            _fold_batch_norms(self.network)
             _replace(self.network, nn.GroupNorm, _as_instance_norm)
             _replace(self.network, AveragePool, lambda pool: nn.AvgPool2d(pool.kernel_size))
         if half:
@@ -79,6 +82,18 @@ def _as_instance_norm(norm: nn.GroupNorm) -> nn.Module:
     lowered = nn.InstanceNorm2d(norm.num_channels, eps=norm.eps, affine=True)
     lowered.weight, lowered.bias = norm.weight, norm.bias
     return lowered
+
+
+def _fold_batch_norms(network: nn.Module) -> None:
+    """Puts each batch norm into the convolution before it, and nothing in its place."""
+    for blocks in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        for i, norm in enumerate(blocks):
+            if isinstance(norm, BatchNorm):
+                conv = cast(nn.Conv2d, blocks[i - 1])
+                conv.weight, bias = fuse_conv_bn_weights(
+                    conv.weight, conv.bias, norm.mean, norm.var, NORM_EPS, norm.weight, norm.bias
+                )
+                conv.bias, blocks[i] = bias, nn.Identity()
 
 
 def _replace(network: nn.Module, kind: Any, change: Callable[[Any], nn.Module]) -> None:

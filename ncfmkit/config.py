@@ -114,7 +114,9 @@ class DataSettings:
     )
 
 
-NetworkName = Literal["convnet", "alexnet", "vgg11", "resnet18", "resnetap10", "densenet121", "vit", "convnext"]
+NetworkName = Literal[
+    "convnet", "convnetbn", "alexnet", "vgg11", "resnet18", "resnetap10", "densenet121", "vit", "convnext"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

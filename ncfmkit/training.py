@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,12 +23,16 @@ from ncfmkit.config import TrainSettings
 from ncfmkit.errors import NonFiniteLossError
 from ncfmkit.estimate import seconds_per_call
 from ncfmkit.images import DeviceImages, LabeledImages, normalize, uploaded
+from ncfmkit.networks.convnet import BatchNorm
 from ncfmkit.progress import Tracker
 from ncfmkit.recorded import Recorded, TensorFunction, Tensors
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
 
 Weights = dict[str, torch.Tensor]  # the parameters of one network, by name
+
+
+SETTLING = 256  # images, at most, of which batch norms take their statistics
 
 
 class StackedModels:
@@ -39,17 +44,20 @@ class StackedModels:
     def __init__(self, build: Callable[[], nn.Module], size: int, runtime: Runtime):
         self.size, self.runtime = size, runtime
         self.network = build().to(runtime.device)
-        template = {k: v.detach() for k, v in self.network.named_parameters()}
-        assert not list(self.network.buffers()), "networks with running statistics cannot be trained side by side"
+        self.statistics: Weights = dict(self.network.named_buffers())  # of batch norms
+        self._norms = {name: m for name, m in self.network.named_modules() if isinstance(m, BatchNorm)}
+        self._settled_on: Sequence[DeviceImages] = ()
         if size == 1:
             self.parameters: Weights = dict(self.network.named_parameters())
             self._forward = runtime.compiled(self.network)
         else:
-            self.parameters = {k: v.expand(size, *v.shape).clone().requires_grad_() for k, v in template.items()}
+            stacked = {k: v.expand(size, *v.shape).clone() for k, v in self.network.state_dict().items()}
+            self.statistics = {k: stacked[k] for k in self.statistics}
+            self.parameters = {k: v.requires_grad_() for k, v in stacked.items() if k not in self.statistics}
             self._forward = runtime.compiled(torch.func.vmap(self._call))
 
-    def _call(self, parameters: Weights, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(self.network, parameters, (x_BCHW,))
+    def _call(self, state: Weights, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(self.network, state, (x_BCHW,))
 
     @torch.no_grad()
     def load(self, states: Sequence[Weights]) -> None:
@@ -59,27 +67,60 @@ class StackedModels:
             parameter.copy_(stacked)
 
     def states(self) -> list[Weights]:
-        """A copy of the parameters of each network, on the CPU."""
-        rows = (
-            [{k: v.detach().cpu().clone() for k, v in self.parameters.items()}]
-            if self.size == 1
-            else [{k: v.detach()[r].cpu().clone() for k, v in self.parameters.items()} for r in range(self.size)]
-        )
-        return rows
+        """A copy of the parameters of each network, and of the statistics of its batch norms, on the CPU."""
+        self.settle()
+        return [{k: v.cpu().clone() for k, v in self._state(r).items()} for r in range(self.size)]
 
-    def logits(self, x_RBCHW: torch.Tensor) -> torch.Tensor:
-        """float32 `[R, B, K]`."""
+    def _state(self, r: int) -> Weights:
+        """Parameters and statistics of one network, detached."""
+        return {k: (v if self.size == 1 else v[r]).detach() for k, v in (self.parameters | self.statistics).items()}
+
+    def trains_on(self, data: Sequence["DeviceImages"]) -> None:
+        """Says what the networks are trained on, each on its own: :meth:`settle` takes statistics of these images."""
+        self._settled_on = data
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Sets the statistics of batch norms to those of the images that each network is trained on.
+
+        The images are taken as they are, without augmentation, in one batch of at most `SETTLING` evenly spaced ones.
+        """
+        if not self._norms:
+            return
+        self.network.train()
+        for r, data in enumerate(self._settled_on):
+            seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+            def see(norm: nn.Module, inputs: tuple[torch.Tensor], *, name: str, seen: dict = seen) -> None:
+                seen[name] = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+
+            hooks = [norm.register_forward_pre_hook(partial(see, name=name)) for name, norm in self._norms.items()]
+            try:
+                places_B = torch.linspace(0, len(data) - 1, min(len(data), SETTLING)).long()
+                self._call(self._state(r), data.normalized(places_B.to(data.home)))
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            for name, (var_C, mean_C) in seen.items():
+                for key, value in ((f"{name}.mean", mean_C), (f"{name}.var", var_C)):
+                    (self.statistics[key] if self.size == 1 else self.statistics[key][r]).copy_(value)
+
+    def logits(self, x_RBCHW: torch.Tensor, *, training: bool = False) -> torch.Tensor:
+        """float32 `[R, B, K]`; in training, batch norms take the statistics of the batch."""
+        if self._norms:
+            self.network.train(training)
         with self.runtime.autocast():
-            out = self._forward(x_RBCHW[0])[None] if self.size == 1 else self._forward(self.parameters, x_RBCHW)
-        return out.float()
+            if self.size == 1:
+                return self._forward(x_RBCHW[0])[None].float()
+            return self._forward(self.parameters | self.statistics, x_RBCHW).float()
 
 
 def fresh_state(build: Callable[[], nn.Module], seed: int, *key: int | str) -> Weights:
-    """The initial parameters of one network, drawn on the CPU and keyed, whatever else draws random numbers."""
+    """The state of one network before training, drawn on the CPU and keyed, whatever else draws random numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(keyed_rng(seed, *key).integers(2**62)))
         network = build()
-    return {k: v.detach().clone() for k, v in network.named_parameters()}
+    return {k: v.clone() for k, v in network.state_dict().items()}
 
 
 def batch_plan(count: int, batch: int) -> tuple[int, int]:
@@ -155,7 +196,7 @@ class Trainer:
         self._prepared: dict[tuple, TensorFunction] = {}
 
         def train_on(x_RBCHW: torch.Tensor, target_RBK: torch.Tensor) -> Tensors:
-            logits_RBK = models.logits(x_RBCHW)
+            logits_RBK = models.logits(x_RBCHW, training=True)
             loss = F.cross_entropy(logits_RBK.flatten(0, 1), target_RBK.flatten(0, 1)) * models.size
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
@@ -236,6 +277,7 @@ def train(
     device = models.runtime.device
     there = {key: d.on(device) for key, d in {id(d): d for d in data}.items()}  # networks may share their data
     rows, steps = [there[id(d)] for d in data], batch_plan(len(data[0]), settings.batch)[0]
+    models.trains_on(rows)
     optimizer, scaler = _optimizer(settings, models), models.runtime.scaler()
     done = 0
     stored = None if checkpoint is None else checkpoint.load()
@@ -331,6 +373,7 @@ def logits_of(
     models: StackedModels, data: LabeledImages, *, batch: int = 256
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Labels and logits on the device, `[B]` and `[R, B, K]`, batch after batch, in the order of the images."""
+    models.settle()
     rows, count, size = data.on(models.runtime.device), len(data), min(batch, len(data))
     # the last batch is padded with the last image, which is left out again
     index_SB = np.minimum(np.arange(math.ceil(count / size) * size), count - 1).reshape(-1, size)

@@ -38,7 +38,7 @@ def bar() -> Tracker:
 
 def trained(real, runtime, settings: TrainSettings, keys=(0,), data=None, seed: int = 0, build=None) -> list[dict]:
     models = StackedModels(build or builder(real), len(keys), runtime)
-    models.load([fresh_state(builder(real), 1, "member", key) for key in keys])
+    models.load([fresh_state(build or builder(real), 1, "member", key) for key in keys])
     data = data or [labeled(real, real.train)] * len(keys)
     train(models, data, settings, seed=seed, keys=keys, bar=bar())
     return models.states()
@@ -228,6 +228,75 @@ def test_three_models_side_by_side_equal_three_alone(make_real, runtime, optimiz
     assert largest_difference(together[0], together[1]) > 1e-2
 
 
+def batch_normed(real):
+    return network_builder(NetworkSettings(name="convnetbn", width=8, depth=2), real)
+
+
+def with_torchs_batch_norm(network: Any, state: dict) -> Any:
+    """The same ConvNet with torch's batch norm, which keeps the statistics of the batch that it saw last."""
+    for place in (1, 5):
+        network.blocks[place] = torch.nn.BatchNorm2d(8, momentum=1.0)
+    unknown = network.load_state_dict(state, strict=False).unexpected_keys
+    assert unknown == ["blocks.1.mean", "blocks.1.var", "blocks.5.mean", "blocks.5.var"]
+    return network.double()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_batch_norms_take_their_statistics_from_the_training_images_as_they_are(make_real, runtime, count) -> None:
+    """Against torch's batch norm in float64, which sees all images as one batch; augmentation leaves no trace."""
+    reals = [make_real(seed=seed) for seed in range(count)]
+    settings = TrainSettings(epochs=3, batch=8, augment="color_flip")
+    build, data = batch_normed(reals[0]), [labeled(r, r.train) for r in reals]
+    models = StackedModels(build, count, runtime)
+    models.load([fresh_state(build, 1, "member", key) for key in range(count)])
+    train(models, data, settings, seed=0, keys=range(count), bar=bar())
+    test = labeled(reals[0], reals[0].test)
+    got_RNK = torch.cat([logits_RBK for _, logits_RBK in training.logits_of(models, test, batch=5)], dim=1)
+    for state, real, got_NK in zip(models.states(), reals, got_RNK, strict=True):
+        network = with_torchs_batch_norm(build(), state)
+        size = len(real.train.images)
+        network.train()(normalized(real, torch.float64))
+        for place in (1, 5):
+            norm, key = network.blocks[place], f"blocks.{place}"
+            maps = size * (8 if place == 1 else 4) ** 2
+            torch.testing.assert_close(state[f"{key}.mean"].double(), norm.running_mean, rtol=1e-4, atol=1e-5)
+            biased = norm.running_var * (maps - 1) / maps  # torch keeps the unbiased variance
+            torch.testing.assert_close(state[f"{key}.var"].double(), biased, rtol=1e-4, atol=1e-5)
+            norm.running_var.copy_(biased)
+        x_NCHW = DeviceImages(test, torch.device("cpu")).normalized(torch.arange(len(test))).double()
+        torch.testing.assert_close(got_NK.detach().double(), network.eval()(x_NCHW).detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_batch_norms_train_by_the_batch_after_they_were_tested(real, runtime) -> None:
+    """A test in between changes nothing about the training."""
+    build = batch_normed(real)
+
+    def states(between) -> dict:
+        models = StackedModels(build, 1, runtime)
+        models.load([fresh_state(build, 1)])
+        data = labeled(real, real.train)
+        train(models, [data], TrainSettings(**PLAIN), seed=0, keys=[0], bar=bar(), after_epoch=between(models, data))
+        return models.states()[0]
+
+    plain = states(lambda models, data: None)
+    tested = states(lambda models, data: lambda epoch: accuracy(models, data))
+    assert all(torch.equal(plain[k], tested[k]) for k in plain)
+
+
+def test_statistics_are_of_evenly_spaced_images_where_there_are_many(real, runtime, monkeypatch) -> None:
+    monkeypatch.setattr(training, "SETTLING", 5)
+    seen: list[list[int]] = []
+    original = DeviceImages.normalized
+
+    def spy(self, index_B: torch.Tensor) -> torch.Tensor:
+        seen.append(index_B.tolist())
+        return original(self, index_B)
+
+    monkeypatch.setattr(DeviceImages, "normalized", spy)
+    trained(real, runtime, TrainSettings(**PLAIN), build=batch_normed(real))
+    assert [0, 5, 10, 15, 20] in seen
+
+
 def test_stacked_models_load_and_give_back_states(real, runtime) -> None:
     states = [fresh_state(builder(real), 1, "member", key) for key in range(3)]
     for size in (1, 3):
@@ -403,9 +472,9 @@ def test_batches_are_those_drawn_one_by_one_to_the_last_byte(real, runtime, monk
     seen: list[list[torch.Tensor]] = [[], []]
     logits_of, cross_entropy = StackedModels.logits, F.cross_entropy
 
-    def recorded_logits(self, x_RBCHW: torch.Tensor) -> torch.Tensor:
+    def recorded_logits(self, x_RBCHW: torch.Tensor, **how: Any) -> torch.Tensor:
         seen[0].append(x_RBCHW)
-        return logits_of(self, x_RBCHW)
+        return logits_of(self, x_RBCHW, **how)
 
     def recorded_loss(logits_NK: torch.Tensor, target_NK: torch.Tensor) -> torch.Tensor:
         seen[1].append(target_NK)
@@ -434,9 +503,9 @@ def test_batches_are_mixed_as_often_as_asked(
     logits, cross_entropy = StackedModels.logits, F.cross_entropy
     seen: list[torch.Tensor] = []
 
-    def recorded_logits(self, x_RBCHW: torch.Tensor) -> torch.Tensor:
+    def recorded_logits(self, x_RBCHW: torch.Tensor, **how: Any) -> torch.Tensor:
         seen.append(x_RBCHW[0])
-        return logits(self, x_RBCHW)
+        return logits(self, x_RBCHW, **how)
 
     def recorded_loss(logits_NK: torch.Tensor, target_NK: torch.Tensor) -> torch.Tensor:
         pasted = [image.numpy().tobytes() not in originals for image in seen.pop()]

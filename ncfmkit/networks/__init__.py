@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import UserError
-from ncfmkit.networks.convnet import ConvNet, default_depth
+from ncfmkit.networks.convnet import BatchNorm, ConvNet, default_depth
 from ncfmkit.networks.convnext import convnext_atto
 from ncfmkit.networks.densenet import densenet121
 from ncfmkit.networks.plain import BodyNet, alexnet, vgg11
@@ -30,6 +30,7 @@ class NetworkRow:
     smallest: int  # side in pixels of the smallest image; below it, an instance norm would see maps of one pixel, which
     # it zeroes, a ConvNeXt would have no pixel left, a ViT too few to tell apart
     takes_width: bool = False  # whether width and depth are the caller's to choose
+    extracts: bool = True  # whether the features of an image depend on nothing else, as an extractor's must
     summary: str
 
 
@@ -39,6 +40,13 @@ NETWORKS: dict[str, NetworkRow] = {
         smallest=4,
         takes_width=True,
         summary="d blocks of conv 3x3, instance norm, ReLU, average pool",
+    ),
+    "convnetbn": NetworkRow(
+        build=partial(ConvNet, norm=BatchNorm),
+        smallest=4,
+        takes_width=True,
+        extracts=False,
+        summary="a ConvNet with batch norm, for students: an exported one has no norm left",
     ),
     "alexnet": NetworkRow(build=alexnet, smallest=8, summary="5 convolutions, 3 max-pools, instance norm"),
     "vgg11": NetworkRow(build=vgg11, smallest=28, summary="8 convolutions 3x3, 5 max-pools, instance norm"),
@@ -66,7 +74,7 @@ def build(
         channels: 1 or 3.
         classes: K, the number of labels.
         size: side of the square images in pixels.
-        width: channels of a ConvNet's blocks; the other networks have their own and take only the default.
+        width: channels of the blocks of a ConvNet, with either norm; others have their own and take only the default.
         depth: blocks of a ConvNet; none: by size, and for the other networks.
 
     Raises:
@@ -107,6 +115,6 @@ def network_builder(settings: NetworkSettings, real: "RealData") -> Callable[[],
 
 def resolve_network(network: NetworkSettings, size: int) -> NetworkSettings:
     """The network with its depth said, where the size of the images decides it."""
-    if network.name == "convnet" and network.depth is None:
+    if NETWORKS[network.name].takes_width and network.depth is None:
         return dataclasses.replace(network, depth=default_depth(size))
     return network

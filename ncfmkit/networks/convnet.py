@@ -3,10 +3,15 @@
 Shapes: N images, C channels, H = W side, K classes, D features.
 """
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ncfmkit.errors import UserError
+
+NORM_EPS = 1e-5
 
 
 def default_depth(size: int) -> int:
@@ -30,13 +35,52 @@ class AveragePool(nn.AvgPool2d):
         return x_NCHW.view(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
 
 
-class ConvNet(nn.Module):
-    """`depth` blocks of conv 3x3, instance norm with affine, ReLU, average pool 2; then a linear classifier.
+class BatchNorm(nn.Module):
+    """Batch norm of maps by the batch in training, and by `mean` and `var` in eval mode.
 
-    The flattened last map is the feature. 28 px images are padded to 32.
+    Training does not touch these two: :meth:`ncfmkit.training.StackedModels.settle` sets them from the training images
+    as they are, all at once, so that no running average of augmented batches is left in a student.
     """
 
-    def __init__(self, *, channels: int, classes: int, size: int, width: int = 128, depth: int | None = None):
+    mean: torch.Tensor  # [C]
+    var: torch.Tensor  # [C]
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("var", torch.ones(channels))
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return F.batch_norm(x_NCHW, None, None, self.weight, self.bias, training=True, eps=NORM_EPS)
+        return F.batch_norm(x_NCHW, self.mean, self.var, self.weight, self.bias, eps=NORM_EPS)
+
+
+def instance_norm(channels: int) -> nn.Module:
+    """Instance norm with affine parameters."""
+    return nn.GroupNorm(channels, channels)
+
+
+class ConvNet(nn.Module):
+    """`depth` blocks of conv 3x3, a norm with affine, ReLU, average pool 2; then a linear classifier.
+
+    The flattened last map is the feature. 28 px images are padded to 32.
+
+    Args:
+        norm: makes the norm of that many channels.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        classes: int,
+        size: int,
+        width: int = 128,
+        depth: int | None = None,
+        norm: Callable[[int], nn.Module] = instance_norm,
+    ):
         super().__init__()
         self.pad = 2 if size == 28 else 0
         side = size + 2 * self.pad
@@ -50,7 +94,7 @@ class ConvNet(nn.Module):
         for i in range(depth):
             blocks += [
                 nn.Conv2d(channels if i == 0 else width, width, 3, padding=1),
-                nn.GroupNorm(width, width),
+                norm(width),
                 nn.ReLU(),
                 AveragePool(),
             ]

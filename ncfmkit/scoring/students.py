@@ -19,7 +19,7 @@ from ncfmkit import distributed
 from ncfmkit.config import NetworkSettings, Settings, StudentSettings
 from ncfmkit.estimate import Stage
 from ncfmkit.images import LabeledImages, labeled
-from ncfmkit.networks import network_builder
+from ncfmkit.networks import NETWORKS, network_builder
 from ncfmkit.progress import Tracker, plural, track
 from ncfmkit.real.store import RealData
 from ncfmkit.run_records import Accuracy, Curve, Score, Scores
@@ -174,9 +174,9 @@ def spread(values_N: np.ndarray) -> dict[str, Any]:
 
 def describe_network(network: NetworkSettings) -> str:
     """`convnet-3 width 64`, or the plain name of another network."""
-    if network.name != "convnet":
+    if not NETWORKS[network.name].takes_width:
         return network.name
-    return f"convnet{'' if network.depth is None else f'-{network.depth}'} width {network.width}"
+    return f"{network.name}{'' if network.depth is None else f'-{network.depth}'} width {network.width}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -433,7 +433,7 @@ def _networks(settings: Settings) -> str:
 
 def _network(n: NetworkSettings) -> str:
     depth = "" if n.depth is None else f"-{_number(n.depth)}"
-    return f"{_text(n.name)}{depth}" + (f" width {_number(n.width)}" if n.name == "convnet" else "")
+    return f"{_text(n.name)}{depth}" + (f" width {_number(n.width)}" if n.name in ("convnet", "convnetbn") else "")
 
 
 def _pixels(m: Manifest) -> Iterator[str]:

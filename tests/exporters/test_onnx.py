@@ -35,7 +35,7 @@ pytest.importorskip("onnxscript")
 
 SIDES = {
     **{"convnet": 8, "alexnet": 8, "vgg11": 28, "resnet18": 9, "resnetap10": 16, "densenet121": 16},
-    **{"vit": 9, "convnext": 8},
+    **{"vit": 9, "convnext": 8, "convnetbn": 8},
 }
 
 

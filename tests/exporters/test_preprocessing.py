@@ -6,13 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import build_real, write_student
 from exports import images_of
 from torch import nn
 
 from ncfmkit import networks
+from ncfmkit.config import NetworkSettings
 from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.exporters.preprocessing import Deployed
 from ncfmkit.exporters.student import load_student
+from ncfmkit.networks.convnet import BatchNorm
+
+BATCH_NORMED = NetworkSettings(name="convnetbn", width=8, depth=2)
 
 
 def test_lowered_norms_are_the_same_function_and_leave_the_network_alone(student_path: Path) -> None:
@@ -28,6 +33,21 @@ def test_lowered_norms_are_the_same_function_and_leave_the_network_alone(student
     assert {m.weight.dtype for m in half.modules() if isinstance(m, nn.InstanceNorm2d)} == {torch.float32}
     assert {m.weight.dtype for m in half.modules() if isinstance(m, nn.Conv2d | nn.Linear)} == {torch.float16}
     assert all(torch.equal(before[k], v) for k, v in student.network.state_dict().items())
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_batch_norm_goes_into_its_convolution(half: bool, tmp_path: Path) -> None:
+    student = load_student(write_student(tmp_path / "s.safetensors", build_real((40, 40, 40)), BATCH_NORMED))
+    takes: dict[str, Any] = {"layout": "uint8-nchw", "output": "logits"}
+    plain, folded = student.deployed(**takes), student.deployed(**takes, lowered=True, half=half)
+    norms = [m for m in plain.modules() if isinstance(m, BatchNorm)]
+    assert len(norms) == 2
+    assert all(bool((norm.mean.abs() > 0).all()) for norm in norms), "statistics of the training images"
+    assert not any(isinstance(m, BatchNorm) for m in folded.modules())
+    images = torch.from_numpy(images_of(6))
+    expected = plain(images).detach()
+    close = 1e-2 if half else 1e-5
+    torch.testing.assert_close(folded(images), expected, rtol=close, atol=close * float(expected.abs().max()))
 
 
 def test_a_norm_over_groups_stays_what_it_is() -> None:

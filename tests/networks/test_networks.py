@@ -7,9 +7,12 @@ from torch import nn
 from ncfmkit.config import SETTINGS
 from ncfmkit.errors import UserError
 from ncfmkit.networks import NETWORKS, build
+from ncfmkit.networks.convnet import BatchNorm
 
 SIZES = (28, 32, 64, 128)
-LAYER_NORMED = ("vit", "convnext")  # the others have instance norm
+LAYER_NORMED = ("vit", "convnext")
+BATCH_NORMED = ("convnetbn",)  # the others have instance norm
+EXTRACTORS = [name for name in NETWORKS if NETWORKS[name].extracts]
 
 
 def count(network: nn.Module) -> int:
@@ -45,7 +48,7 @@ def test_shapes_at_every_size(name: str, size: int) -> None:
         assert feat_ND.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in LAYER_NORMED])
+@pytest.mark.parametrize("name", [name for name in EXTRACTORS if name not in LAYER_NORMED])
 @torch.no_grad()
 def test_no_norm_acts_on_one_pixel(name: str) -> None:
     smallest = NETWORKS[name].smallest
@@ -62,6 +65,7 @@ def test_no_norm_acts_on_one_pixel(name: str) -> None:
     [
         # conv1 27*128+128, conv2 and conv3 9*128*128+128 each, 3 norms of 2*128, classifier 2048*10+10
         ("convnet", 2048, 3_584 + 2 * 147_584 + 768 + 20_490),
+        ("convnetbn", 2048, 3_584 + 2 * 147_584 + 768 + 20_490),
         # 25*3*128, 25*128*192, 9*192*256, 9*256*192, 9*192*192; norms 2*(128+192+256+192+192); 192*4*4*10+10
         ("alexnet", 3072, 9_600 + 614_400 + 442_368 + 442_368 + 331_776 + 1_920 + 30_730),
         # the published CIFAR form with batch norm has 9,231,114, of which 2,752 are biases that a norm removes
@@ -116,6 +120,22 @@ def test_convnet_equals_a_reference_with_instance_norm() -> None:
     torch.testing.assert_close(network.features(images_NCHW), maps.flatten(1))
 
 
+@torch.no_grad()
+def test_batch_norm_equals_that_of_torch_in_training_and_afterwards() -> None:
+    ours, torchs = BatchNorm(5), nn.BatchNorm2d(5, momentum=1.0)
+    for norm in (ours, torchs):
+        norm.weight.copy_(torch.linspace(0.5, 2.0, 5))
+        norm.bias.copy_(torch.linspace(-1.0, 1.0, 5))
+    x_NCHW = 3 * torch.randn(7, 5, 4, 4) + 1
+    before = {k: v.clone() for k, v in ours.state_dict().items()}
+    torch.testing.assert_close(ours.train()(x_NCHW), torchs.train()(x_NCHW))
+    assert all(torch.equal(before[k], v) for k, v in ours.state_dict().items()), "training leaves the statistics alone"
+    ours.load_state_dict({**torchs.state_dict(), "mean": torchs.running_mean, "var": torchs.running_var}, strict=False)
+    other_NCHW = torch.randn(2, 5, 4, 4)
+    torch.testing.assert_close(ours.eval()(other_NCHW), torchs.eval()(other_NCHW))
+    torch.testing.assert_close(ours(other_NCHW)[:1], ours(other_NCHW[:1]))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_28_px_equals_the_same_image_padded_to_32(name: str) -> None:
@@ -127,7 +147,11 @@ def test_28_px_equals_the_same_image_padded_to_32(name: str) -> None:
     torch.testing.assert_close(at_28.features(images_NCHW), at_32.features(padded_NCHW))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def test_only_batch_norm_keeps_a_network_from_being_an_extractor() -> None:
+    assert set(NETWORKS) - set(EXTRACTORS) == set(BATCH_NORMED)
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
 @torch.no_grad()
 def test_an_image_does_not_depend_on_the_others_of_its_batch(name: str) -> None:
     network = build(name, channels=3, classes=10, size=32).train()
