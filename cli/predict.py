@@ -30,7 +30,12 @@ def predict(
     ] = None,
     batch: Annotated[int, typer.Option("--batch", metavar="N", help="pictures per call of the model")] = 64,
     provider: Annotated[
-        str, typer.Option("--provider", metavar="cpu|cuda|tensorrt", help="ONNX Runtime provider that runs the model")
+        str,
+        typer.Option(
+            "--provider",
+            metavar="cpu|cuda|tensorrt|openvino|webgpu|tensorrt-rtx",
+            help="ONNX Runtime provider that runs the model",
+        ),
     ] = "cpu",
     format: Annotated[
         str,

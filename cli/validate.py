@@ -31,7 +31,7 @@ def validate(
         str | None,
         typer.Option(
             "--provider",
-            metavar="cpu|cuda|tensorrt|all",
+            metavar="cpu|cuda|tensorrt|openvino|webgpu|tensorrt-rtx|all",
             help="ONNX Runtime provider that runs the model",
             show_default="cpu",
         ),

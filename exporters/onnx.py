@@ -19,7 +19,7 @@ import torch
 from ncfmkit._version import __version__
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import Contract, ModelMetadata, Port, not_onnx, not_text, read_contract, read_metadata
-from ncfmkit.exporters.sessions import onnxruntime, probe_model
+from ncfmkit.exporters.providers import onnxruntime, probe_model
 from ncfmkit.exporters.student import Student
 from ncfmkit.extras import install
 from ncfmkit.files import METADATA_KEY

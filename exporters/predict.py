@@ -17,7 +17,8 @@ from pydantic import ConfigDict, Field
 
 from ncfmkit.errors import CheckFailed, UserError
 from ncfmkit.exporters.contract import LAYOUTS, Contract
-from ncfmkit.exporters.sessions import PROVIDERS, Session, open_session
+from ncfmkit.exporters.providers import PROVIDERS
+from ncfmkit.exporters.sessions import Session, open_session
 from ncfmkit.progress import Tracker, notice, printable, track
 from ncfmkit.real.decode import (
     COLORS,
@@ -87,7 +88,7 @@ def predict(
     Args:
         model: an ONNX classifier, such as :func:`ncfmkit.export` writes.
         paths: a picture file or a folder to be searched for them, or several.
-        provider: what runs the model: `cpu`, `cuda` or `tensorrt`.
+        provider: what runs the model: `cpu`, `cuda`, `tensorrt`, `openvino`, `webgpu` or `tensorrt-rtx`.
         topk: classes in an answer; None: 5, or all where there are fewer.
         batch: pictures that the model is given at once.
         live: a bar may be drawn; not where the answers go to the same terminal.

@@ -199,7 +199,10 @@ def _calls(section: SpeedSection) -> str:
 
 
 def _timed_how(section: SpeedSection) -> str:
-    text = f"{_calls(section)} calls each, in turns; inputs and outputs in device memory; images/s from the median"
+    where = "inputs and outputs in device memory"
+    if section.device.startswith("WebGPU"):
+        where = "inputs in device memory, outputs copied to the host, which is what waits for the GPU"
+    text = f"{_calls(section)} calls each, in turns; {where}; images/s from the median"
     if any(row.name in TORCH_COLORS for row in section.rows):
         text += "; x eager, x compiled: speedup over the float32 student in torch"
     if section.device.startswith("cuda"):

@@ -22,7 +22,8 @@ from pydantic import Field
 
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import Contract
-from ncfmkit.exporters.sessions import Device, open_session
+from ncfmkit.exporters.providers import Device, device_text
+from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.table import EXPORTERS
 from ncfmkit.exporters.turns import take_turns
 from ncfmkit.progress import track
@@ -35,6 +36,7 @@ FOOTPRINT_SECONDS = 900  # for a process that opens the model and runs it twice
 MEMORY_IS: dict[Device, str] = {
     "cpu": "peak resident memory of a separate process, minus its memory before opening the model",
     "cuda": "device memory in use after a separate process ran it, minus that before it opened the model",
+    "webgpu": "peak resident memory of a separate process, minus that before it opened the model; not the GPU's",
 }
 Call = Callable[[], Any]  # returns when the scores are there
 Bind = Callable[[np.ndarray], Call]  # of uint8 images [N, C, H, W]
@@ -224,18 +226,15 @@ def time_device(
     """Times the runners, and the student by torch, eager and compiled, on the same device by turns.
 
     Args:
-        device: cpu or cuda.
+        device: where the runners run.
         runners: by the name of their row; all run on that device and take the same input.
-        student: a `Deployed` that takes and gives what the runners do; None: no rows of torch.
+        student: a `Deployed` that takes and gives what the runners do; None: no rows of torch, which
+            does not have every device.
         images_NCHW: uint8, repeated where a batch is larger.
 
     Returns:
         A section whose rows lack what :func:`footprint` finds.
     """
-    import torch
-
-    from ncfmkit.runtime import device_name
-
     contenders = {name: _Contender() for name in runners}
     binds: dict[str, Bind] = {name: runner.bound for name, runner in runners.items()}
     stopped = ""
@@ -274,7 +273,7 @@ def time_device(
         for name, found in contenders.items()
     )
     return SpeedSection(
-        device=device_name(torch.device(device)),
+        device=device_text(device),
         memory_is=MEMORY_IS[device],
         largest_batch=config.batches[-1],
         rows=tuple(rows),
@@ -436,7 +435,7 @@ Opening = Callable[[], tuple[Callable[[np.ndarray], Any], Sequence[int]]]  # wha
 
 def _prepare_model(job: Job, provider: str) -> Opening:
     if not job.path.endswith(ENGINE_SUFFIX):
-        from ncfmkit.exporters.sessions import missing
+        from ncfmkit.exporters.providers import missing
 
         missing(provider)  # loads the libraries
 

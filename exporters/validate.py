@@ -24,6 +24,7 @@ from ncfmkit.exporters.comparison_report import write_comparison
 from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, NoMetadata
 from ncfmkit.exporters.matching_data import check_classes, open_fitting
 from ncfmkit.exporters.onnx import graph_facts
+from ncfmkit.exporters.providers import PROVIDERS, Device, device_text, missing, onnxruntime
 from ncfmkit.exporters.report import write_report
 from ncfmkit.exporters.results import (
     Conditions,
@@ -37,7 +38,7 @@ from ncfmkit.exporters.results import (
     StudentRun,
     Validation,
 )
-from ncfmkit.exporters.sessions import PROVIDERS, Device, engine_folder, missing, onnxruntime
+from ncfmkit.exporters.sessions import engine_folder
 from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.timing import ENGINE_SUFFIX, Runner, SpeedRow, SpeedSection, TimingConfig, open_model
 from ncfmkit.files import check_free_folder, sha256_of, short_names
@@ -130,8 +131,8 @@ def validate(
         model: an ONNX classifier, or a TensorRT engine (.engine); or a sequence of them, of one image size and the same
             classes.
         data: real data with a test split, of the model's classes and sizes, as in :func:`ncfmkit.distill`.
-        provider: what runs the model: `cpu`, `cuda`, `tensorrt`, several by comma, or `all`; None: cpu, or what an
-            engine needs.
+        provider: what runs the model: `cpu`, `cuda`, `tensorrt`, `openvino`, `webgpu`, `tensorrt-rtx`, several by
+            comma, or `all`; None: cpu, or what an engine needs.
         against: the student that the model was exported from. Without it, models are compared with the first.
         max_accuracy_drop: percentage points; a larger drop is among the `failures` of the result.
         out: the folder to make for the results; None: `validation-MODEL`, of a sequence `validation-comparison`.
@@ -466,7 +467,7 @@ def _model_run(
     return ProviderRun(
         name=timing.runner_name(path, model.provider),
         provider=model.provider,
-        device=device_name(torch.device(model.device)),
+        device=device_text(model.device),
         placement={where: dict(operators) for where, operators in model.runner.placement.items()},
         classes=by_class(counted.confusion, test.counts().tolist(), classes),
         accuracy_drop=None if known is None else 100 * (known.accuracy - counted.accuracy),
@@ -520,7 +521,8 @@ def _not_finite(who: str, run: Run) -> str:
 def _speed(
     how: TimingConfig, candidates: Sequence[Candidate], student: Student | None, test: Split
 ) -> list[tuple[SpeedSection, ...]]:
-    """Timings, cold starts and memory of each model, per device; all on a device take turns."""
+    """Timings, cold starts and memory of each model, per device; all on a device take turns, the student by torch where
+    torch has that device, too."""
     found: list[list[SpeedSection]] = [[] for _ in candidates]
     models = [(k, model) for k, candidate in enumerate(candidates) for model in candidate.models]
     names = run_names([(candidates[k].name, model.provider) for k, model in models])
@@ -530,7 +532,9 @@ def _speed(
         section = timing.time_device(
             device,
             {name: model.runner for name, (_, model) in here.items()},
-            student.deployed(layout=contract.layout, output=contract.output) if student else None,
+            student.deployed(layout=contract.layout, output=contract.output)
+            if student and device != "webgpu"
+            else None,
             test.images,
             how,
         )

@@ -7,7 +7,6 @@ import torch
 
 from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import UserError
-from ncfmkit.extras import install
 from ncfmkit.files import cache_dir, format_bytes
 from ncfmkit.real.arrays import torchvision_datasets
 from ncfmkit.runtime import choose_runtime, compiler_missing, device_name, versions
@@ -45,8 +44,8 @@ def _torchvision() -> str:
 
 
 def _onnx_runtime() -> dict[str, str]:
-    """Which of its packages is installed, and per provider whether it loads."""
-    from ncfmkit.exporters.sessions import PROVIDERS, missing, onnxruntime, packages
+    """Which of its packages is installed, and per provider whether it loads, of which package and on which devices."""
+    from ncfmkit.exporters.providers import PROVIDERS, conflicts, found, keep_one, missing, onnxruntime, packages
 
     try:
         says = f"of another package, {onnxruntime().__version__}"
@@ -56,13 +55,13 @@ def _onnx_runtime() -> dict[str, str]:
     if installed:
         says = " and ".join(f"{name} {_version(name)}" for name in installed)
     if len(installed) > 1:
-        says += (
-            f" exclude each other: pip uninstall {' '.join(installed)}, then {install('cpu')}, or on Linux with CUDA "
-            f"{install('gpu')}"
-        )
-    lacking = {name: missing(name) for name in PROVIDERS}
-    providers = {f"ONNX Runtime provider {n}": f"not usable: {why}" if why else "loads" for n, why in lacking.items()}
-    return {"ONNX Runtime": says} | providers
+        says += f" {keep_one(installed)}"
+    findings = {"ONNX Runtime": says}
+    for name in PROVIDERS:
+        lacking = missing(name)
+        findings[f"ONNX Runtime provider {name}"] = f"not usable: {lacking}" if lacking else f"loads ({found(name)})"
+    apart = conflicts()
+    return findings | ({"versions of CUDA and TensorRT": apart} if apart else {})
 
 
 def _cache() -> str:

@@ -18,17 +18,10 @@ import torch
 from exports import little_memory
 
 from ncfmkit.errors import UserError
-from ncfmkit.exporters import sessions
+from ncfmkit.exporters import providers, sessions
 from ncfmkit.exporters.contract import LAYOUTS
-from ncfmkit.exporters.sessions import (
-    PROVIDERS,
-    Provider,
-    check_placement,
-    engine_folder,
-    missing,
-    open_session,
-    placed,
-)
+from ncfmkit.exporters.providers import PROVIDERS, Provider, missing
+from ncfmkit.exporters.sessions import check_placement, engine_folder, open_session, placed
 from ncfmkit.extras import install
 
 onnx = pytest.importorskip("onnx")
@@ -345,8 +338,8 @@ def gpu_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Started:
     """A session that has what it was asked for."""
 
-    def __init__(self, model: bytes, *, providers: list[str], enable_fallback: int):
-        self.get_providers = lambda: [*providers, CPU]
+    def __init__(self, model: bytes, options: Any, *, providers: list[tuple[str, Any]], enable_fallback: int):
+        self.get_providers = lambda: [*(name for name, _ in providers), CPU]
 
 
 def test_the_cpu_is_always_there() -> None:
@@ -356,7 +349,7 @@ def test_the_cpu_is_always_there() -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_a_build_without_the_provider(model: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
-    monkeypatch.setattr(sessions, "packages", lambda: ["onnxruntime"])
+    monkeypatch.setattr(providers, "packages", lambda: ["onnxruntime"])
     extra = PROVIDERS[name].extra
     says = (
         f"provider {name} cannot be used: the installed onnxruntime has no {PROVIDERS[name].name}: "
@@ -369,18 +362,18 @@ def test_a_build_without_the_provider(model: Path, monkeypatch: pytest.MonkeyPat
 
 def test_both_packages_at_once_are_both_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
-    monkeypatch.setattr(sessions, "packages", lambda: ["onnxruntime", "onnxruntime-gpu"])
+    monkeypatch.setattr(providers, "packages", lambda: ["onnxruntime", "onnxruntime-gpu"])
     assert f"pip uninstall onnxruntime onnxruntime-gpu, then {install('gpu')}" in missing("cuda")
 
 
 def test_packages_are_those_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert sessions.packages() == []
+    assert providers.packages() == []
     for name in ("onnxruntime_gpu", "onnxruntime_extensions", "onnxruntime"):
         (tmp_path / f"{name}-1.0.dist-info").mkdir()
         (tmp_path / f"{name}-1.0.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n")
     importlib.invalidate_caches()
-    assert sessions.packages() == ["onnxruntime", "onnxruntime-gpu"]
+    assert providers.packages() == ["onnxruntime", "onnxruntime-gpu"]
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -442,7 +435,7 @@ def test_tensorrts_own_libraries_are_loaded_for_it_alone(
 
 
 def test_without_onnx_runtime(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "packages", lambda: [])
+    monkeypatch.setattr(providers, "packages", lambda: [])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     says = (
         r"^provider cpu cannot be used: ONNX Runtime cannot be used \(.*\): pip .*\(the extra 'cpu'\), or on Linux .*"
@@ -454,7 +447,7 @@ def test_without_onnx_runtime(model: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_half_uninstalled(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left when one of the two packages takes the files of both along: a folder without code."""
-    monkeypatch.setattr(sessions, "packages", lambda: ["onnxruntime"])
+    monkeypatch.setattr(providers, "packages", lambda: ["onnxruntime"])
     monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
     assert f"pip uninstall onnxruntime, then {install('cpu')}" in missing("cpu")
 
@@ -511,6 +504,7 @@ def test_placed_counts_nodes_only() -> None:
     assert placed([]) == {}
 
 
+OPENVINO, FUSED = "OpenVINOExecutionProvider", "OpenVINOExecutionProvider_10383179355879896553_0"  # all that it took
 SUBGRAPH = "TRTKernel_graph_main_graph_7213046203958262115_0"
 
 
@@ -522,6 +516,8 @@ SUBGRAPH = "TRTKernel_graph_main_graph_7213046203958262115_0"
         (TENSORRT, {TENSORRT: {SUBGRAPH: 1}}),
         (TENSORRT, {TENSORRT: {SUBGRAPH: 1}, CPU: {"Cast": 1, "Transpose": 1}}),
         (CPU, {CPU: {"Conv": 1}}),
+        (OPENVINO, {OPENVINO: {FUSED: 1}}),
+        (OPENVINO, {OPENVINO: {FUSED: 1}, CPU: {"Cast": 1}}),
     ],
 )
 def test_good_placements(wanted: str, placement: dict[str, Any]) -> None:
@@ -543,6 +539,7 @@ def counted(placement: dict[str, Any]) -> dict[str, Counter[str]]:
         ),
         (CUDA, {CUDA: {"Conv": 1}, CPU: {"InstanceNormalization": 2}}, f"2 InstanceNormalization on {CPU}"),
         (TENSORRT, {TENSORRT: {SUBGRAPH: 1}, CUDA: {"FusedConv": 1}}, f"1 FusedConv on {CUDA}"),
+        (OPENVINO, {OPENVINO: {FUSED: 2}, CPU: {"Conv": 1, "Gemm": 1, "Relu": 2}}, f"1 Conv on {CPU}, 1 Gemm on {CPU}"),
         (CUDA, {CPU: {"Conv": 1}}, f"1 Conv on {CPU}"),
         (CUDA, {CPU: {"Cast": 1}}, "no node there"),
         (TENSORRT, {CUDA: {"Relu": 1}}, "no node there"),

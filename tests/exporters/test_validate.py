@@ -20,7 +20,7 @@ from ncfmkit import runtime
 from ncfmkit.cli import main
 from ncfmkit.config import NetworkSettings
 from ncfmkit.errors import Interrupted, UserError
-from ncfmkit.exporters import sessions, timing, validate
+from ncfmkit.exporters import providers, sessions, timing, validate
 from ncfmkit.exporters.results import ProviderRun, Reference, Validation
 from ncfmkit.exporters.validate import ValidationConfig
 from ncfmkit.extras import install
@@ -225,8 +225,9 @@ def test_all_lists_what_does_not_load(onnx_path: Path, folder: Path) -> None:
     result = call(onnx_path, "--data", folder, "--provider", "all", "--no-speed", "--out", "out", "--json")
     assert result.exit_code == 0, result.stderr
     value = json.loads(result.stdout)
-    assert [row["provider"] for row in value["providers"]] == ["cpu"]
-    assert set(value["left_out"]) == {"cuda", "tensorrt"}
+    assert value["providers"][0]["provider"] == "cpu"
+    assert [*(row["provider"] for row in value["providers"]), *value["left_out"]] == list(sessions.PROVIDERS)
+    assert {"cuda", "tensorrt"} <= set(value["left_out"])
     assert install("gpu") in value["left_out"]["cuda"]
     assert "provider cuda is left out: " in result.stderr
     assert "cuda left out: the installed onnxruntime has no" in Path("out/report.html").read_text()
@@ -427,6 +428,27 @@ def quick_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "TimingConfig", functools.partial(timing.TimingConfig, **few))
     monkeypatch.setattr(timing, "footprint", lambda job: known)
     monkeypatch.setattr(runtime, "compiler_missing", lambda device: "no C++ compiler found")
+
+
+def test_a_device_that_torch_lacks_is_timed_without_the_student(
+    onnx_path: Path, student_path: Path, data: RealData, quick_speed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU in the role of a GPU of WebGPU."""
+    monkeypatch.setattr(sessions, "missing", lambda name: "")
+    monkeypatch.setattr(providers, "offered_devices", lambda name: ["GPU 8086:1912"])
+    monkeypatch.setattr(sessions.Session, "bound", lambda self, images: lambda: self(images))
+    row = sessions.Provider(name="CPUExecutionProvider", extra="webgpu", device="webgpu", waits=False)
+    monkeypatch.setitem(sessions.PROVIDERS, "webgpu", row)
+    result = run(onnx_path, data, provider="cpu,webgpu", against=student_path, speed=True, batches=(1, 2))
+    gpu = "WebGPU (GPU 8086:1912)"
+    assert [one.device for one in result.providers][1] == gpu
+    assert result.speed is not None
+    both = {section.device: [row.name for row in section.rows] for section in result.speed}
+    assert list(both.values()) == [["ONNX Runtime cpu", "torch eager", "torch.compile"], ["ONNX Runtime webgpu"]]
+    assert list(both)[1] == gpu
+    assert result.speed[1].memory_is == timing.MEMORY_IS["webgpu"]
+    page = Path("out/report.html").read_text()
+    assert "inputs in device memory, outputs copied to the host" in page
 
 
 def test_the_whole_command(
