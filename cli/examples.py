@@ -36,6 +36,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": (
         "ncfmkit export student.safetensors --data digits",
         "ncfmkit export student.safetensors --precision int8 --calibration runs/digits-ipc1",
+        "ncfmkit export student.safetensors --to web --out site --download",
     ),
     "validate": (
         "ncfmkit validate student.onnx --data digits --against student.safetensors",

@@ -1,5 +1,6 @@
 """`ncfmkit export`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,9 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="file to write", show_default="beside the student, named after it and the precision"
+            "--out",
+            help="file or folder to write",
+            show_default="beside the student, named after it and the precision",
         ),
     ] = None,
     precision: Annotated[
@@ -68,6 +71,16 @@ def export(
             rich_help_panel="int8",
         ),
     ] = None,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            "--runtime",
+            metavar="FOLDER|TGZ",
+            help="an unpacked onnxruntime-web, or the file that `npm pack` writes",
+            show_default="that in the cache, else --download fetches it by npm",
+            rich_help_panel="Web page",
+        ),
+    ] = None,
     data: Annotated[
         "DataArguments | None",
         typer.Option(
@@ -77,15 +90,24 @@ def export(
             autocompletion=o.complete_data,
         ),
     ] = None,
+    download: Annotated[
+        bool,
+        typer.Option(
+            "--download",
+            help="fetch a named data set that is not there (torchvision, hf://), or copy an address; with --to web, "
+            "fetch onnxruntime-web",
+            rich_help_panel="Data",
+        ),
+    ] = False,
     force: o.Force = False,
     json: o.Json = False,
     data_flags: bool,
     overrides: dict[str, Any],
 ) -> None:
-    """Exports a student to ONNX or TensorRT and checks the result.
+    """Exports a student to ONNX, TensorRT or a web page.
 
     The exported model includes the preprocessing: it takes pixels. Its logits are compared with the
-    student's; exit code 1 if they differ.
+    student's; exit code 1 if they differ. A web page classifies pictures in the browser and uploads nothing.
     """
     from ncfmkit.errors import CheckFailed, UserError
     from ncfmkit.exporters import export as exporting
@@ -93,10 +115,12 @@ def export(
 
     named = [given.data for given in (data, calibration) if given is not None]
     real = data is not None or (calibration is not None and not is_set(calibration.data))
-    if not real and data_flags:
+    if not real and (data_flags or (download and not (to in EXPORTERS and EXPORTERS[to].runtime))):
         raise UserError("options of the real data need --data, the data to compare on")
     if "" in named or (int8_skip is not None and not all(int8_skip.replace(" ", "").split(","))):
         raise UserError("--data, --calibration and --int8-skip: expected names, got an empty one")
+    if download and not named:
+        overrides["download"] = True  # of what runs a web page
     try:
         result = exporting.export(
             student,
@@ -110,6 +134,7 @@ def export(
             calibration=calibration,
             int8_skip=[name.strip() for name in int8_skip.split(",")] if int8_skip else [],
             max_accuracy_drop=max_accuracy_drop,
+            runtime=runtime,
             force=force,
             **overrides,
         )
@@ -155,3 +180,6 @@ def _show(result: "Exported", json: bool) -> None:
     kept = result.int8.float_layers if result.int8 else ()
     left = f", float layers: {', '.join(kept)}" if kept else ""
     print(f"{result.file}: {result.precision}{left}, opset {result.opset}, {format_bytes(result.bytes)}")
+    trying = EXPORTERS[result.to].trying
+    if trying is not None:
+        print(f"try it: {trying.format(shlex.quote(result.file))}, then open http://127.0.0.1:8000")

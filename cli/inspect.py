@@ -12,7 +12,8 @@ def inspect(
     path: Annotated[
         str,
         typer.Argument(
-            metavar="PATH", help="run directory, synthetic set (or hf://OWNER/NAME), package, student or exported model"
+            metavar="PATH",
+            help="run directory, synthetic set (or hf://OWNER/NAME), package, student, exported model or web page",
         ),
     ],
     *,

@@ -138,7 +138,7 @@ def settings_flags(*reads: str, of_set: bool = False) -> Callable[[Callable[...,
     setting key. A flag that the command defines itself is left to it. A parameter of type `DataArguments` is text on
     the command line; --data-root, --download and --skip-bad follow the last of them and become part of the object,
     which is None if no data are named. `data_flags`, where a command takes it, is true if any flag of the real data is
-    given: one of these three or of the settings in `data`.
+    given: one of these three, but for those that the command defines itself, or of the settings in `data`.
     """
     read = [key for key, about in SETTINGS.items() if about.section in reads or key in reads]
 
@@ -152,18 +152,20 @@ def settings_flags(*reads: str, of_set: bool = False) -> Callable[[Callable[...,
             flags = {key: arguments.pop(_name(key)) for key in keys}
             overrides = {key: value for key, value in flags.items() if value is not None}
             overrides |= parse_set(arguments.get("set_"), read)
-            where = {flag.name: arguments.pop(flag.name) for flag in _DATA_FLAGS}
+            where = {f.name: arguments[f.name] if f.name in own else arguments.pop(f.name) for f in _DATA_FLAGS}
             arguments |= {name: _data(arguments[name], where) for name in named}
             if "data_flags" in own:
-                arguments["data_flags"] = any(where.values()) or any(key.startswith("data.") for key in overrides)
+                arguments["data_flags"] = any(given for name, given in where.items() if name not in own) or any(
+                    key.startswith("data.") for key in overrides
+                )
             command(**arguments, overrides=overrides)
 
         parameters = []
         for name, parameter in own.items():
-            if name not in ("overrides", "data_flags"):
+            if name not in ("overrides", "data_flags", *(flag.name for flag in _DATA_FLAGS)):
                 parameters.append(_as_text(parameter) if name in named else parameter)
             if name == named[-1]:
-                parameters += _DATA_FLAGS
+                parameters += [own.get(flag.name, flag) for flag in _DATA_FLAGS]
         parameters += [_flag(SETTINGS[key], of_set and key not in NOT_IN_SETS) for key in keys]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in parameters}

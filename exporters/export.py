@@ -38,7 +38,7 @@ from ncfmkit.exporters.plain_metadata import description, plain_metadata
 from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.table import EXPORTERS, Exporter
-from ncfmkit.files import check_free, note_written
+from ncfmkit.files import check_free, check_free_folder, note_written
 from ncfmkit.images import channel_tensors, normalize
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_settings, split_arguments, split_optional
@@ -82,6 +82,7 @@ def export(
     calibration: Any = None,
     int8_skip: Sequence[str] = (),
     max_accuracy_drop: float | None = None,
+    runtime: str | os.PathLike[str] | None = None,
     force: bool = False,
     **overrides: Any,
 ) -> Exported:
@@ -89,8 +90,8 @@ def export(
 
     Args:
         student: a file that :func:`ncfmkit.train` wrote.
-        out: the file to write; None: beside the student, named after it and the precision.
-        to: the format, `onnx` or `tensorrt`.
+        out: the file or folder to write; None: beside the student, named after it and the precision.
+        to: the format, `onnx`, `tensorrt` or `web`, a page that classifies pictures in the browser.
         precision: `fp32`, `fp16` (norms, pixels and probabilities stay float32) or `int8` (static, QDQ).
         layout: how the model takes images: `uint8-nchw`, `uint8-nhwc` (0 to 255) or `float-nchw` (0 to 1).
         output: `logits` or `probabilities`.
@@ -102,7 +103,9 @@ def export(
         int8_skip: layers that stay float32.
         max_accuracy_drop: percentage points that int8 may lose on training images of `data` that do not calibrate;
             layers stay float until it holds. The test split takes no part in that choice.
-        force: overwrite an existing file.
+        runtime: for `web`: the folder of an unpacked onnxruntime-web, or the file that `npm pack` writes; None: that
+            in the cache, else fetched by npm if `download` is set.
+        force: overwrite an existing file or folder.
         overrides: settings of the real data by name, such as `size=32`; and `data_root`, `download`, `skip_bad` as in
             :func:`ncfmkit.distill`.
 
@@ -123,8 +126,13 @@ def export(
     data_source = None if data is None else split_arguments(data, overrides)[0]
     images_source = None if calibration is None else split_arguments(calibration, overrides)[0]
     read_from = data_source or (None if images_source is None or is_set(images_source.data) else images_source)
-    settings = read_settings(read_from, split_optional(read_from, overrides)[1])
     row = _check_request(to, out, precision, layout, output)
+    fetch = any(source.download for source in (data_source, images_source) if source is not None)
+    if row.runtime is None and runtime is not None:
+        raise UserError(f"--runtime has no effect with --to {to}: leave it out")
+    if row.runtime is not None and read_from is None:
+        fetch = overrides.pop("download", fetch)  # not of the real data: there are none
+    settings = read_settings(read_from, split_optional(read_from, overrides)[1])
     _check_int8_options(precision, images_source, int8_skip, max_accuracy_drop, data_source)
     onnx_export.require_packages()
     row.function("require")()
@@ -134,8 +142,8 @@ def export(
     if data_source is not None:
         data_source.check(settings)
     for path in (out, _failed_name(out)):
-        check_free(path, force=force)
-        check_free(path.with_name(path.name + row.beside), force=force)
+        _check_free(row, path, f"export --to {to}", force)
+    needs = {} if row.runtime is None else {"runtime": row.function("runtime")(runtime, download=fetch)}
     real = open_fitting(str(student), contract, data_source, settings) if data_source else None
     calibrate = calibration_images(source, contract, images_source, settings) if precision == "int8" else None
     images = _parity_images(contract, real, calibrate)
@@ -157,7 +165,7 @@ def export(
             about = about.model_copy(update={"int8": how})
             onnx_file = int8.write(kept, about)
         written = folder / f"written{row.suffix}"
-        row.function("convert")(onnx_file, written)
+        row.function("convert")(onnx_file, written, **needs)
         runner = row.function("open")(written)
         found = parity.compare(reference, runner, images, output=output)
         failed += parity.failures(found, parity.TOLERANCES[precision])
@@ -185,10 +193,10 @@ def export(
 
 
 def default_name(student: Path, to: str, precision: str) -> Path:
-    """Where an export goes if nothing is said: beside the student, `student.onnx` or `student-int8.onnx`."""
+    """Where an export goes if nothing is said: beside the student, as `student-int8.onnx` or `student-web`."""
     if not student.is_file():
         raise UserError(f"no student at {student}")
-    suffix = EXPORTERS[to].suffix if to in EXPORTERS else ""
+    suffix = (EXPORTERS[to].suffix or f"-{to}") if to in EXPORTERS else ""
     return student.with_name(student.stem + ("" if precision == "fp32" else f"-{precision}") + suffix)
 
 
@@ -198,12 +206,12 @@ def _check_request(to: str, out: Path, precision: str, layout: str, output: str)
     row = EXPORTERS[to]
     for flag, value, known in (
         ("--precision", precision, row.precisions),
-        ("--input", layout, tuple(LAYOUTS)),
+        ("--input", layout, row.layouts or tuple(LAYOUTS)),
         ("--output", output, OUTPUTS),
     ):
         if value not in known:
             raise UserError(f"{flag} {value!r} with --to {to}: expected {', '.join(known)}")
-    if out.suffix != row.suffix:
+    if row.suffix and out.suffix != row.suffix:
         raise UserError(f"--out {out}: expected a name that ends in {row.suffix}, as --to {to} writes it")
     return row
 
@@ -227,6 +235,14 @@ def _check_int8_options(
         raise UserError("--max-accuracy-drop needs --data: the search measures accuracy on its training images")
     if max_accuracy_drop is not None and not 0 <= max_accuracy_drop <= 100:
         raise UserError(f"--max-accuracy-drop {max_accuracy_drop:g}: expected 0 to 100 percentage points")
+
+
+def _check_free(row: Exporter, path: Path, made_by: str, force: bool) -> None:
+    if row.foreign is not None:
+        check_free_folder(path, force=force, foreign=row.function("foreign"), made_by=made_by)
+        return
+    check_free(path, force=force)
+    check_free(path.with_name(path.name + row.beside), force=force)
 
 
 def _failed_name(out: Path) -> Path:

@@ -214,6 +214,9 @@ def open_session(
     try:
         path.open("rb").close()
     except OSError as error:
+        inside = path / "model.onnx"
+        if inside.is_file():  # as in a web page's
+            raise UserError(f"{path} is a folder: expected an ONNX file, such as {inside}") from None
         raise UserError(f"no model at {path} ({error.strerror}): expected an ONNX file") from None
     if path.suffix == ".safetensors":
         raise UserError(f"{path} is not an ONNX file: `ncfmkit export` exports a student to ONNX")

@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-EMPTY = {"meta", "img", "path", "use", "rect", "image"}  # tags without content
+EMPTY = {"meta", "link", "img", "input", "path", "use", "rect", "image"}  # tags without content
 
 
 class Page(HTMLParser):

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from ncfmkit import in_use
 from ncfmkit.config import DataSettings, NetworkSettings, PoolSettings, to_dict
 from ncfmkit.errors import UserError
+from ncfmkit.exporters import web_runtime
 from ncfmkit.files import cache_dir, format_bytes
 from ncfmkit.progress import plural, shortened_list
 from ncfmkit.real.remote import Copies
@@ -239,6 +240,11 @@ def _remote(cache: Path) -> Iterator[tuple[Path, str]]:
         yield path, (about.address or "unknown") + (", not finished" if about.content is None else "")
 
 
+def _web_runtimes(cache: Path) -> Iterator[tuple[Path, str]]:
+    for path in (cache / web_runtime.CACHED).glob("*.tgz"):
+        yield path, f"{path.stem}, for `ncfmkit export --to web`"
+
+
 def _downloads(cache: Path) -> Iterator[tuple[Path, str]]:
     for path in (cache / "downloads").glob("*"):
         yield path, "a data set that torchvision downloaded"
@@ -252,6 +258,7 @@ KINDS = {
         Kind("compiled", "code that torch.compile made", _compiled),
         Kind("timing", "kernels that TensorRT timed", _timings),
         Kind("remote", "copies of data at an address", _remote),
+        Kind("runtime", "what web pages run models with", _web_runtimes),
         Kind("download", "data sets as they were downloaded: only listed, remove them yourself", _downloads, False),
     )
 }

@@ -55,6 +55,8 @@ def inspect(path: str | os.PathLike[str]) -> Description:
         raise UserError(f"no such file or directory: {str(path)!r}")
     if path.is_dir() and is_package(path):
         return _describe_set(path)
+    if path.is_dir() and (model := _model_of_site(path)) is not None:
+        return replace(_describe_model(model), title=f"web page {path}")
     if path.is_dir():
         return _describe_run(path)
     if path.suffix == ".onnx":
@@ -177,6 +179,13 @@ def _describe_student(path: Path) -> Description:
         "made by": manifest.tool,
     }
     return Description(title=f"student {path}", summary=summary, content=manifest.to_dict())
+
+
+def _model_of_site(path: Path) -> Path | None:
+    """The model of a page that `ncfmkit export --to web` wrote; None: the folder is something else."""
+    from ncfmkit.exporters import web
+
+    return path / web.MODEL if web.is_site(path) else None
 
 
 def _describe_model(path: Path) -> Description:

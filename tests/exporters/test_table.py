@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ncfmkit.exporters import parity
+from ncfmkit.exporters.contract import LAYOUTS
 from ncfmkit.exporters.table import EXPORTERS
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -17,9 +18,11 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_rows_are_whole(name: str) -> None:
     row = EXPORTERS[name]
-    assert all(callable(row.function(role)) for role in ("require", "convert", "publish", "open"))
+    optional = [role for role in ("runtime", "foreign") if getattr(row, role) is not None]
+    assert all(callable(row.function(role)) for role in ("require", "convert", "publish", "open", *optional))
     assert set(row.precisions) <= set(parity.TOLERANCES)
-    assert row.suffix.startswith(".")
+    assert set(row.layouts or ()) <= set(LAYOUTS)
+    assert row.suffix.startswith(".") or (row.suffix == row.beside == "" and row.foreign is not None)
 
 
 def test_the_readme_has_every_row() -> None:

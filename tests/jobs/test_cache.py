@@ -49,13 +49,15 @@ def test_every_kind_is_listed(shapes: str, real: RealData, runtime: Runtime) -> 
     open_and_drop(shapes, DataSettings(size=16, resize="crop", classes=("b", "a")))
     pool = PoolSettings(members=2, epochs=1, lr=0.5)
     open_pool(real, [NetworkSettings(width=8, depth=2)], pool, seed=3, runtime=runtime)
-    for name in ("real/.tmp-dead", "compiled/x", "tensorrt", "downloads", "remote/abc"):
+    for name in ("real/.tmp-dead", "compiled/x", "tensorrt", "downloads", "remote/abc", "web-runtime"):
         (cache_dir() / name).mkdir(parents=True)
     for name, size in (("compiled/x/code.so", 300), ("tensorrt/gpu.timing", 20), ("downloads/set.tar", 7)):
         (cache_dir() / name).write_bytes(b"x" * size)
+    (cache_dir() / "web-runtime" / "a.tgz").touch()
     found = entries()
-    assert [entry.kind for entry in found] == ["store", "store", "pool", "compiled", "timing", "remote", "download"]
-    assert {entry.kind for entry in found} == KINDS.keys()
+    kinds = ["store", "store", "pool", "compiled", "timing", "remote", "runtime", "download"]
+    assert [entry.kind for entry in found] == kinds
+    assert set(kinds) == KINDS.keys()
     texts = {entry.belongs_to for entry in found}
     assert "shapes: 9 images of 2 classes, 16x16 gray, size 16, resize crop, classes b, a" in texts
     assert "tiny: convnet, width 8, depth 2, epochs 1, lr 0.5, seed 3, cpu, fp32, 2 members" in texts
