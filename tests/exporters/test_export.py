@@ -194,7 +194,7 @@ def test_command_refuses_empty_names(own_student: Path) -> None:
     [
         ({"to": "coreml"}, r"--to 'coreml': .*onnx or tensorrt"),
         ({"precision": "bf16"}, r"--precision 'bf16' .*fp32, fp16, int8"),
-        ({"to": "tensorrt", "precision": "int8", "out": "s.engine"}, r"'int8' with --to tensorrt: .*fp32, fp16"),
+        ({"to": "tensorrt", "precision": "bf16", "out": "s.engine"}, r"'bf16' with --to tensorrt: .*fp32, fp16, int8"),
         ({"layout": "nchw"}, r"--input 'nchw' .*uint8-nchw, uint8-nhwc, float-nchw"),
         ({"output": "classes"}, r"--output 'classes' .*logits, probabilities"),
         ({"out": "s.pt"}, r"--out .*s\.pt: .*\.onnx"),
