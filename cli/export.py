@@ -43,7 +43,7 @@ def export(
     ] = "logits",
     opset: Annotated[
         int | None,
-        typer.Option("--opset", metavar="N", help="ONNX opset", show_default="20"),
+        typer.Option("--opset", metavar="N", help="ONNX opset", show_default="17"),
     ] = None,
     calibration: Annotated[
         "DataArguments | None",

@@ -95,7 +95,7 @@ def export(
         precision: `fp32`, `fp16` (norms, pixels and probabilities stay float32) or `int8` (static, QDQ).
         layout: how the model takes images: `uint8-nchw`, `uint8-nhwc` (0 to 255) or `float-nchw` (0 to 1).
         output: `logits` or `probabilities`.
-        opset: of the ONNX file; None: 20.
+        opset: of the ONNX file; None: 17.
         data: real data as in :func:`ncfmkit.distill`; their test split is part of the comparison, and accuracies are
             measured on it.
         calibration: images for int8: a synthetic set's file, run directory or package, or real data; None: the set that

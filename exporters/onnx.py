@@ -22,11 +22,12 @@ from ncfmkit.exporters.contract import Contract, ModelMetadata, Port, not_onnx, 
 from ncfmkit.exporters.providers import onnxruntime, probe_model
 from ncfmkit.exporters.student import Student
 from ncfmkit.extras import install
-from ncfmkit.files import METADATA_KEY
+from ncfmkit.files import METADATA_KEY, format_bytes
 from ncfmkit.records import Record, shortened
 
-OPSET = 20  # ONNX Runtime's CUDA provider has no InstanceNormalization of opset 22, and would run it on the CPU
-OLDEST_OPSET = 18  # what torch's exporter writes; older ones it would have to convert down to
+OPSET = OLDEST_OPSET = 17  # the first with LayerNormalization; what reads which opset: docs/formats.md
+TRACED_OPSET = 18  # the oldest that torch's exporter writes itself
+LARGEST_CONVERTED = 2**31 - 1  # bytes; onnx's converter of opsets takes a model as one message
 LARGEST_EMBEDDED = 1_900_000_000  # bytes; an ONNX file ends at 2 GiB, so larger models keep their weights beside it
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TRACED_BATCH = 2  # with 1, the exporter would take the batch for a constant
@@ -42,7 +43,7 @@ def require_packages() -> None:
 
 
 def choose_opset(opset: int | None) -> int:
-    """The opset to export with: that one, else `OPSET`, or an older one where torch or ONNX Runtime has no newer.
+    """The opset to export with: that one, else `OPSET`.
 
     Raises:
         UserError: it is not between `OLDEST_OPSET` and the newest.
@@ -60,7 +61,7 @@ def choose_opset(opset: int | None) -> int:
             f"--opset {opset}: expected {OLDEST_OPSET} to {newest}, the newest that torch {torch.__version__} exports "
             f"and onnxruntime {ort.__version__} runs"
         )
-    return min(OPSET, newest) if opset is None else opset
+    return OPSET if opset is None else opset
 
 
 def _runs(opset: int) -> bool:
@@ -92,7 +93,7 @@ def to_onnx(student: Student, *, layout: str, output: str, half: bool, opset: in
             deployed,
             (images,),
             dynamo=True,
-            opset_version=opset,
+            opset_version=max(opset, TRACED_OPSET),
             dynamic_shapes=({0: "batch"},),
             input_names=[contract.input_name],
             output_names=[contract.output_name],
@@ -102,6 +103,28 @@ def to_onnx(student: Student, *, layout: str, output: str, half: bool, opset: in
     model = program.model_proto
     _name_nodes(model)
     _forget_machine(model)
+    return _with_opset(model, opset)
+
+
+def _with_opset(model: Any, opset: int) -> Any:
+    """The model converted down to that opset, if it is newer, and marked with the oldest format that has this opset.
+
+    torch marks every file with the format of onnx 1.16, which readers older than that refuse whatever the opset.
+    """
+    import onnx
+
+    if model.opset_import[0].version > opset:
+        if model.ByteSize() > LARGEST_CONVERTED:
+            raise UserError(
+                f"a model of {format_bytes(model.ByteSize())} cannot be written with opset {opset}: pass --opset "
+                f"{TRACED_OPSET} or a newer one"
+            )
+        for node in model.graph.node:  # onnx's converter would leave this one, which ReduceMean does not have before 18
+            kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        model = onnx.version_converter.convert_version(model, opset)
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     return model
 
 

@@ -42,12 +42,12 @@ EXPORTERS: dict[str, Exporter] = {
     "tensorrt": Exporter(
         suffix=".engine",
         beside=".json",
-        precisions=("fp32", "fp16"),
+        precisions=("fp32", "fp16", "int8"),
         extra="tensorrt",
         # a TensorRT engine for the GPU of this machine, built from the ONNX file
         require="ncfmkit.exporters.tensorrt:tensorrt",
         convert="ncfmkit.exporters.tensorrt:build_engine",
-        publish="ncfmkit.exporters.tensorrt:publish",
+        publish="ncfmkit.exporters.engine_file:publish",
         open="ncfmkit.exporters.tensorrt:open_engine",
     ),
     "web": Exporter(

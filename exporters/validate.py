@@ -570,7 +570,7 @@ def _build_seconds(path: Path, model: Opened, cold_start: float | None) -> float
     """Of an engine, as recorded when it was built; of ONNX Runtime's TensorRT, the first opening, which built the
     engine, less a later one that found it in the cache; None: nothing was built now."""
     if path.suffix == ENGINE_SUFFIX:
-        from ncfmkit.exporters.tensorrt import Sidecar, sidecar_path
+        from ncfmkit.exporters.engine_file import Sidecar, sidecar_path
 
         return Sidecar.read(sidecar_path(path)).seconds
     if not model.built or cold_start is None:

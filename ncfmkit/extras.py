@@ -9,10 +9,10 @@ _ONNX = ("onnx>=1.18", "onnxscript>=0.5")
 EXTRAS: dict[str, tuple[str, ...]] = {  # as pyproject.toml has them for Linux x86-64
     "cpu": (*_ONNX, "onnxruntime>=1.22"),
     "gpu": (*_ONNX, "onnxruntime-gpu>=1.23"),
-    "tensorrt": (*_ONNX, "onnxruntime-gpu>=1.23", "tensorrt>=10,<11"),
     "openvino": ("onnxruntime-ep-openvino>=1.8",),
     "webgpu": ("onnxruntime-ep-webgpu>=0.4",),
     "tensorrt-rtx": ("onnxruntime-ep-nv-tensorrt-rtx-cu13>=0.5",),
+    "tensorrt": (*_ONNX, "onnxruntime-gpu>=1.23", "tensorrt-cu13>=10.13.3,<11"),
     "tensorboard": ("tensorboard>=2.16",),
     "hub": ("datasets>=3", "huggingface_hub>=0.26"),
     "remote": ("fsspec>=2024.6", "aiohttp>=3.9", "s3fs>=2024.6"),

@@ -11,7 +11,7 @@ from ncfmkit.files import cache_dir, format_bytes
 from ncfmkit.real.arrays import torchvision_datasets
 from ncfmkit.runtime import choose_runtime, compiler_missing, device_name, versions
 
-PACKAGES = ("safetensors", "pyarrow", "pillow", "scikit-learn", "typer", "rich", "onnx", "onnxscript", "tensorrt")
+PACKAGES = ("safetensors", "pyarrow", "pillow", "scikit-learn", "typer", "rich", "onnx", "onnxscript", "tensorrt-cu13")
 
 
 def examine() -> dict[str, str]:

@@ -139,11 +139,22 @@ def test_metadata_and_nodes(onnx_path: Path, student_path: Path) -> None:
     assert about["student"]["test_accuracy"] == 0.75
     assert about["student"]["sha256"] == hashlib.sha256(student_path.read_bytes()).hexdigest()
     assert set(about["versions"]) == {"torch", "onnx", "onnxscript", "onnxruntime"}
-    assert model.opset_import[0].version == about["opset"]
+    assert (model.opset_import[0].version, about["opset"]) == (17, 17)
     names = [node.name for node in model.graph.node]
     assert len(names) == len(set(names))
     assert {"blocks.0/Conv", "blocks.1/InstanceNormalization", "classifier/Gemm"} <= set(names)
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+@pytest.mark.parametrize(
+    ("precision", "layout"), [("fp32", "uint8-nchw"), ("fp16", "uint8-nhwc"), ("int8", "uint8-nchw")]
+)
+def test_files_have_the_oldest_format_of_their_opset(
+    precision: str, layout: str, exported: Callable[..., Path]
+) -> None:
+    """Readers refuse a newer format whatever the opset: ONNX Runtime 1.16 takes opset 19, and format 9 at most."""
+    model = onnx.load_model(exported(precision, layout, "logits"))
+    assert (model.ir_version, {o.domain: o.version for o in model.opset_import}) == (8, {"": 17})
 
 
 def test_no_trace_of_the_machine(onnx_path: Path) -> None:
@@ -180,13 +191,15 @@ def test_precisions_are_what_they_say(exported: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    "opset", [18, pytest.param(21, marks=pytest.mark.slow), pytest.param(23, marks=pytest.mark.slow)]
+    ("opset", "format"),
+    [(20, 9), *(pytest.param(*both, marks=pytest.mark.slow) for both in ((18, 8), (21, 10), (23, 11)))],
 )
-def test_other_opsets(opset: int, student_path: Path, tmp_path: Path) -> None:
+def test_other_opsets(opset: int, format: int, student_path: Path, tmp_path: Path) -> None:
     student, path = load_student(student_path), tmp_path / "s.onnx"
     model = onnx_export.to_onnx(student, layout="uint8-nchw", output="logits", half=False, opset=opset)
     onnx_export.save(model, {}, path)
-    assert onnx.load_model(path).opset_import[0].version == opset
+    loaded = onnx.load_model(path)
+    assert (loaded.opset_import[0].version, loaded.ir_version) == (opset, format)
     images = images_of(4)
     np.testing.assert_allclose(open_session(path)(images), logits_in_float64(student_path, images), atol=1e-5)
 
@@ -209,13 +222,20 @@ def test_norms_are_of_a_version_that_the_cuda_provider_has(student_path: Path, t
 
 
 def test_the_newest_opset_is_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert onnx_export._runs(onnx_export.choose_opset(None))
+    assert onnx_export._runs(onnx_export.choose_opset(20))
     monkeypatch.setattr(onnx_export, "_runs", lambda opset: opset <= 19)  # an older ONNX Runtime
-    assert onnx_export.choose_opset(None) == 19
-    assert onnx_export.choose_opset(18) == 18
-    for opset in (17, 20):
-        with pytest.raises(UserError, match=rf"--opset {opset}: .*18 to 19.*torch.*onnxruntime"):
+    assert onnx_export.choose_opset(None) == 17
+    assert onnx_export.choose_opset(19) == 19
+    for opset in (16, 20):
+        with pytest.raises(UserError, match=rf"--opset {opset}: .*17 to 19.*torch.*onnxruntime"):
             onnx_export.choose_opset(opset)
+
+
+def test_a_model_that_is_too_large_to_convert(student_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "LARGEST_CONVERTED", 1000)
+    how: dict[str, Any] = {"layout": "uint8-nchw", "output": "logits", "half": False}
+    with pytest.raises(UserError, match=r"a model of \S+ KiB cannot be written with opset 17: pass --opset 18 or"):
+        onnx_export.to_onnx(load_student(student_path), **how, opset=17)
 
 
 def test_an_opset_that_onnx_runtime_refuses_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

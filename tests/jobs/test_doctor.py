@@ -23,10 +23,10 @@ def test_the_package_that_is_installed(monkeypatch: pytest.MonkeyPatch, name: st
     monkeypatch.setattr(doctor, "_version", lambda package: f"1.2.3 of {package}")
     findings = doctor.examine()
     assert findings["ONNX Runtime"] == f"{name} 1.2.3 of {name}"
-    assert [findings[package] for package in ("onnx", "onnxscript", "tensorrt")] == [
+    assert [findings[package] for package in ("onnx", "onnxscript", "tensorrt-cu13")] == [
         "1.2.3 of onnx",
         "1.2.3 of onnxscript",
-        "1.2.3 of tensorrt",
+        "1.2.3 of tensorrt-cu13",
     ]
 
 
