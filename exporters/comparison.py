@@ -4,6 +4,7 @@ Shapes: N images, M runs.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 
@@ -60,6 +61,41 @@ def pairs(outcomes_M: Mapping[str, Outcome], reference: Outcome, labels_N: np.nd
     return tuple(pair.model_copy(update={"p": p}) for pair, p in zip(found, corrected, strict=True))
 
 
+LEVEL = 0.05  # of p-values, below which a difference is called one
+
+
+def better(outcomes_M: Sequence[Outcome], labels_N: np.ndarray) -> np.ndarray:
+    """bool `[M, M]`: whether the run of the row is more accurate than that of the column by more than chance.
+
+    By McNemar's exact test, with Holm's correction over all pairs of runs.
+    """
+    right_MN = np.array([outcome.guesses_N == labels_N for outcome in outcomes_M])
+    both = list(combinations(range(len(outcomes_M)), 2))
+    only = [(int((right_MN[m] & ~right_MN[k]).sum()), int((right_MN[k] & ~right_MN[m]).sum())) for m, k in both]
+    better_MM = np.zeros((len(outcomes_M), len(outcomes_M)), bool)
+    for (m, k), (ours, theirs), p in zip(both, only, holm([mcnemar(*counts) for counts in only]), strict=True):
+        better_MM[m, k] = p < LEVEL and ours > theirs
+        better_MM[k, m] = p < LEVEL and theirs > ours
+    return better_MM
+
+
+def by_chance(costs_M: Sequence[float], accuracies_M: Sequence[float], better_MM: np.ndarray) -> list[bool]:
+    """Of which runs the place on or off the Pareto front hangs on accuracies that differ by no more than chance.
+
+    Sure is a place on the front if the run is better, by more than chance, than all that cost no more; and a place off
+    the front if one of those is better than it by more than chance.
+    """
+    points = list(zip(costs_M, accuracies_M, strict=True))
+    rivals = [
+        [k for k, point in enumerate(points) if point[0] <= cost and point != (cost, accuracy)]
+        for cost, accuracy in points
+    ]
+    return [
+        not (all(better_MM[m, k] for k in others) or any(better_MM[k, m] for k in others))
+        for m, others in enumerate(rivals)
+    ]
+
+
 def pareto_front(costs_M: Sequence[float], accuracies_M: Sequence[float]) -> list[bool]:
     """Which of M are on the front: no other is as cheap and as accurate, and better in one of the two."""
     points = list(zip(costs_M, accuracies_M, strict=True))
@@ -70,18 +106,16 @@ def pareto_front(costs_M: Sequence[float], accuracies_M: Sequence[float]) -> lis
 
 
 def compared(
-    names: Sequence[str], models: Sequence[Validation], reference: str, pairs: Sequence[Pair]
+    names: Sequence[str], models: Sequence[Validation], reference: str, pairs: Sequence[Pair], better_MM: np.ndarray
 ) -> ModelComparison:
-    """The comparison of validated models, by their names; `pairs` are against the `reference`."""
+    """The comparison of validated models, by their names; `pairs` are against the `reference`, `better_MM` of all."""
     places = [(k, run) for k, model in enumerate(models) for run in model.providers]
     timed = [_timings(models[k], run.name) for k, run in places]
     latencies = [next((t.p50_ms for t in timings if t.batch == 1), None) for timings in timed]
     accuracies = [run.accuracy for _, run in places]
-    known = [latency for latency in latencies if latency is not None]
-    fastest: Sequence[bool | None] = [None] * len(places)
-    if len(known) == len(places):
-        fastest = pareto_front(known, accuracies)
-    smallest = pareto_front([models[k].model.bytes for k, _ in places], accuracies)
+    timed_ones = {m: latency for m, latency in enumerate(latencies) if latency is not None}
+    fastest = _front(timed_ones, accuracies, better_MM)
+    smallest = _front({m: models[k].model.bytes for m, (k, _) in enumerate(places)}, accuracies, better_MM)
     runs = tuple(
         ComparedRun(
             name=name,
@@ -92,8 +126,10 @@ def compared(
             bytes=models[k].model.bytes,
             latency_ms=latencies[m],
             images_per_second=max((t.images_per_second for t in timed[m]), default=None),
-            fastest=fastest[m],
-            smallest=smallest[m],
+            fastest=fastest[m][0] if m in fastest else None,
+            smallest=smallest[m][0],
+            fastest_by_chance=fastest[m][1] if m in fastest else None,
+            smallest_by_chance=smallest[m][1],
         )
         for m, (name, (k, run)) in enumerate(
             zip(run_names([(names[k], run.provider) for k, run in places]), places, strict=True)
@@ -101,6 +137,18 @@ def compared(
     )
     failures = tuple(f"{name}: {line}" for name, model in zip(names, models, strict=True) for line in model.failures)
     return ModelComparison(models=tuple(models), runs=runs, reference=reference, pairs=tuple(pairs), failures=failures)
+
+
+def _front(
+    costs: Mapping[int, float], accuracies_M: Sequence[float], better_MM: np.ndarray
+) -> dict[int, tuple[bool, bool]]:
+    """Of the runs whose cost is known: whether they are on the front, and whether that hangs on chance."""
+    runs, known = list(costs), list(costs.values())
+    accuracies = [accuracies_M[m] for m in runs]
+    places = zip(
+        pareto_front(known, accuracies), by_chance(known, accuracies, better_MM[np.ix_(runs, runs)]), strict=True
+    )
+    return dict(zip(runs, places, strict=True))
 
 
 def _timings(model: Validation, name: str) -> tuple[Timing, ...]:

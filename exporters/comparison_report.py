@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from ncfmkit.exporters.comparison import LEVEL
 from ncfmkit.exporters.contract import LAYOUTS, ModelMetadata
 from ncfmkit.exporters.plots import milliseconds, pareto
 from ncfmkit.exporters.report import (
@@ -27,9 +28,9 @@ from ncfmkit.progress import plural
 from ncfmkit.reports.layout import write_page
 from ncfmkit.reports.sections import Section, SectionPlot, SectionTable, for_page, for_terminal
 
-LEVEL = 0.05  # of the p-values, below which a difference is called one
 FRONT = "*"  # behind the latency or the size of a run on its front
-NO_MARK = "\u00a0" * len(FRONT)  # so that figures stand below each other
+PERHAPS = "~"  # of a run that is on it, or is not, by chance
+NO_MARK = "\u00a0"  # as long, so that figures stand below each other
 
 
 def _percent(share: float) -> str:
@@ -78,7 +79,7 @@ def section(found: ModelComparison) -> Section:
     tables = [_accuracy_table(found), _cost_table(found)]
     plots = []
     if len(found.runs) > 1:
-        timed = found.runs[0].fastest is not None
+        timed = all(run.latency_ms is not None for run in found.runs)
         plots = [
             SectionPlot(
                 draw=pareto(found.runs),
@@ -86,7 +87,7 @@ def section(found: ModelComparison) -> Section:
                 + ("the latency of one image, and against " if timed else "")
                 + "the size of the model",
                 caption="Test accuracy against cost. Filled and on the line: no other is at least as accurate and "
-                "costs less. Differences of accuracy may be chance: see p above.",
+                "costs less." + (f" Chance decides on those with {PERHAPS} above." if _any_by_chance(found) else ""),
             )
         ]
     return Section(sentences=verdicts(found), tables=tables, plots=plots)
@@ -125,6 +126,11 @@ def _cost_table(found: ModelComparison) -> SectionTable:
     columns = ["what", "accuracy %", "size", *(["latency ms", "images/s"] if timed else [])]
     fronts = "of size, or of latency" if timed else "of size"
     caption = f"{FRONT} on the Pareto front {fronts}: no other is at least as accurate and costs less."
+    if _any_by_chance(found):
+        caption += (
+            f" {PERHAPS} chance decides whether it is on it: of those that cost no more, none is better, and not all "
+            f"are worse, by more than chance (McNemar's exact test, Holm's correction over all pairs, p below {LEVEL})."
+        )
     if timed:
         batches = found.models[0].speed[0].largest_batch if found.models[0].speed else 1
         caption += (
@@ -139,10 +145,18 @@ def _cost_cells(run: ComparedRun) -> list[str]:
     return [
         run.name,
         _percent(run.accuracy),
-        format_bytes(run.bytes).replace(" ", "\u00a0") + (FRONT if run.smallest else NO_MARK),
-        latency + (FRONT if run.fastest else NO_MARK),
+        format_bytes(run.bytes).replace(" ", "\u00a0") + _mark(run.smallest, run.smallest_by_chance),
+        latency + _mark(run.fastest, run.fastest_by_chance),
         ABSENT if run.images_per_second is None else f"{run.images_per_second:,.0f}",
     ]
+
+
+def _any_by_chance(found: ModelComparison) -> bool:
+    return any(run.smallest_by_chance or run.fastest_by_chance for run in found.runs)
+
+
+def _mark(on_front: bool | None, by_chance: bool | None) -> str:
+    return PERHAPS if by_chance else FRONT if on_front else NO_MARK
 
 
 def model_names(found: ModelComparison) -> list[str]:

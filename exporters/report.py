@@ -225,7 +225,7 @@ def _started_how(section: SpeedSection) -> str:
 def speed_notes(section: SpeedSection) -> list[str]:
     """What hampered the timing."""
     notes = [f"{row.name} was not timed: {row.absent}" for row in section.rows if row.absent]
-    notes += [f"timing stopped at {section.stopped}"] if section.stopped else []
+    notes += [f"{row.name} stopped at {row.stopped}" for row in section.rows if row.stopped]
     others = section.others_cpu or 0
     if others > BUSY:
         notes.append(

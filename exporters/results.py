@@ -114,7 +114,9 @@ class ComparedRun(SparseRecord):
         latency_ms: median of a call with one image; None: not timed.
         images_per_second: by the median call, at the batch size where it is highest; None: not timed.
         fastest, smallest: no other run is at least as accurate and has a lower latency, or as low a latency and a
-            higher accuracy; the same for bytes. `fastest` is None where not all are timed.
+            higher accuracy; the same for bytes. `fastest` is None of a run that was not timed.
+        fastest_by_chance, smallest_by_chance: that this is so, or is not, hangs on accuracies that differ by no more
+            than chance (McNemar's exact test of the two runs, with Holm's correction over all pairs of runs).
     """
 
     name: str
@@ -127,6 +129,8 @@ class ComparedRun(SparseRecord):
     images_per_second: float | None
     fastest: bool | None
     smallest: bool
+    fastest_by_chance: bool | None
+    smallest_by_chance: bool
 
 
 class Pair(SparseRecord):

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -25,7 +25,7 @@ from ncfmkit.exporters.contract import Contract
 from ncfmkit.exporters.providers import Device, device_text
 from ncfmkit.exporters.sessions import open_session
 from ncfmkit.exporters.table import EXPORTERS
-from ncfmkit.exporters.turns import take_turns
+from ncfmkit.exporters.turns import Ended, take_turns
 from ncfmkit.progress import track
 from ncfmkit.records import Record, SparseRecord
 
@@ -40,6 +40,7 @@ MEMORY_IS: dict[Device, str] = {
 }
 Call = Callable[[], Any]  # returns when the scores are there
 Bind = Callable[[np.ndarray], Call]  # of uint8 images [N, C, H, W]
+Result = TypeVar("Result")
 
 
 class Runner(Protocol):
@@ -120,6 +121,7 @@ class SpeedRow(SparseRecord):
 
     name: str
     absent: str = ""  # why it was not timed, or ""
+    stopped: str = ""  # at which batch it failed, memory perhaps, and how; or ""
     failed: str = ""  # why its start and memory are not known, or ""
     batches: tuple[Timing, ...] = ()
     cold_start_seconds: NotNegative | None = None
@@ -135,7 +137,6 @@ class SpeedSection(SparseRecord):
     memory_is: str  # a value of MEMORY_IS
     largest_batch: Annotated[int, Field(ge=1)]  # that memory was measured with
     rows: tuple[SpeedRow, ...]
-    stopped: str  # at which batch something failed, memory perhaps, and how; or ""
     others_cpu: Annotated[float, Field(ge=0, le=1)] | None  # share of the CPUs that other processes used; None: unknown
 
 
@@ -157,8 +158,8 @@ def parse_batches(batches: str | Sequence[int]) -> tuple[int, ...]:
 
 def race(
     calls: dict[str, Call], config: TimingConfig, *, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, np.ndarray]:
-    """Seconds of every timed call of each contender, float64.
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Seconds of every timed call of each contender, float64; and by name why others failed, who are out of the race.
 
     A turn is a short block of calls. Before a block is a pause, and one call that is not timed: another contender's
     threads still held the cores, and its data the caches.
@@ -177,11 +178,27 @@ def race(
         enough = all(len(s) >= config.calls and sum(s) >= config.seconds for s in seconds.values())
         return clock() - start < config.limit * len(calls) and not enough
 
-    for call in calls.values():
-        _warm_up(call, config, clock)
+    def turn(call: Call) -> list[float]:
+        try:
+            return block(call)
+        except Exception as error:
+            raise Ended(_first_line(error)) from error
+
+    warm, cold = _each({name: partial(_warm_up, call, config, clock) for name, call in calls.items()})
     start = clock()
-    seconds, _ = take_turns({name: partial(block, call) for name, call in calls.items()}, go_on=lacking)
-    return {name: np.array(values) for name, values in seconds.items()}
+    seconds, ended = take_turns({name: partial(turn, calls[name]) for name in warm}, go_on=lacking)
+    return {name: np.array(values) for name, values in seconds.items()}, cold | ended
+
+
+def _each(actions: Mapping[str, Callable[[], Result]]) -> tuple[dict[str, Result], dict[str, str]]:
+    """What each of them gives, by name; and why others failed. Out of memory has many names, so any error counts."""
+    done, failed = dict[str, Result](), dict[str, str]()
+    for name, action in actions.items():
+        try:
+            done[name] = action()
+        except Exception as error:
+            failed[name] = _first_line(error)
+    return done, failed
 
 
 def _warm_up(call: Call, config: TimingConfig, clock: Callable[[], float]) -> None:
@@ -216,14 +233,26 @@ class _Contender:
     """What becomes a `SpeedRow`."""
 
     absent: str = ""
+    stopped: str = ""
+    most: int = LARGEST_BATCH  # images at once, above which it fails
     compile_seconds: float | None = None
     batches: list[Timing] = field(default_factory=list)
+
+    def stop(self, batch: int, why: str) -> None:
+        """It takes no further part; with one image already, it was not timed at all."""
+        self.most = batch - 1
+        if batch == 1:
+            self.absent = why
+        else:
+            self.stopped = f"batch {batch:,}: {why}"
 
 
 def time_device(
     device: Device, runners: Mapping[str, Runner], student: Any, images_NCHW: np.ndarray, config: TimingConfig
 ) -> SpeedSection:
     """Times the runners, and the student by torch, eager and compiled, on the same device by turns.
+
+    A contender that fails at a batch size, for want of memory perhaps, stops there; the others go on.
 
     Args:
         device: where the runners run.
@@ -237,7 +266,6 @@ def time_device(
     """
     contenders = {name: _Contender() for name in runners}
     binds: dict[str, Bind] = {name: runner.bound for name, runner in runners.items()}
-    stopped = ""
     with exact_float32(device):
         if student is not None:
             feed = next(iter(runners.values())).contract.feed
@@ -249,20 +277,25 @@ def time_device(
         before = _cpu_seconds()
         with track(f"timing on {device}", len(config.batches)) as bar:
             for batch in config.batches:
+                running = {name: bind for name, bind in binds.items() if batch <= contenders[name].most}
                 try:
                     images = _batch(images_NCHW, batch)
-                    seconds = race({name: bind(images) for name, bind in binds.items()}, config)
-                except Exception as error:  # out of memory has many names; what was timed before is kept
-                    stopped = f"batch {batch}: {_first_line(error)}"
-                    break
+                except MemoryError as error:
+                    calls, failed = dict[str, Call](), dict.fromkeys(running, _first_line(error))
+                else:
+                    calls, failed = _each({name: partial(bind, images) for name, bind in running.items()})
+                seconds, ended = race(calls, config) if calls else ({}, {})
                 for name, values in seconds.items():
                     contenders[name].batches.append(summary(values, batch, _times(name, seconds)))
+                for name, why in (failed | ended).items():
+                    contenders[name].stop(batch, why)
                 bar.advance(note=f"batch {batch}")
         others = _others_share(before, _cpu_seconds())
     rows = (
         SpeedRow(
             name=name,
             absent=found.absent,
+            stopped=found.stopped,
             failed="",
             batches=tuple(found.batches),
             cold_start_seconds=None,
@@ -277,7 +310,6 @@ def time_device(
         memory_is=MEMORY_IS[device],
         largest_batch=config.batches[-1],
         rows=tuple(rows),
-        stopped=stopped,
         others_cpu=others,
     )
 
@@ -342,7 +374,10 @@ def _compile(
     batches: Sequence[int],
     found: _Contender,
 ) -> Bind | None:
-    """The compiled network's bind, with the seconds of its first calls in `found`; or None, and why."""
+    """The compiled network's bind, with the seconds of its first calls in `found`; or None, and why.
+
+    Whatever a compiler on the user's machine raises stops only this contender.
+    """
     import torch
 
     from ncfmkit.runtime import Runtime, compiler_missing
@@ -352,15 +387,17 @@ def _compile(
         return None
     runtime = Runtime(device=torch.device(device), precision="fp32", compile=True, why="timing")
     bind = _bind_torch(runtime.compiled(network), device, feed)
+    seconds = 0.0
     with track("compiling the student", len(batches)) as bar:
-        try:
-            seconds = 0.0
-            for batch in batches:
+        for batch in batches:
+            try:
                 seconds += _timed(bind(_batch(images_NCHW, batch)), time.perf_counter)
-                bar.advance()
-        except Exception as error:  # whatever a compiler on the user's machine raises: eager is still to be timed
-            found.absent = f"torch.compile failed: {_first_line(error)}"
-            return None
+            except Exception as error:
+                found.stop(batch, f"torch.compile failed: {_first_line(error)}")
+                break
+            bar.advance()
+    if found.absent:
+        return None
     found.compile_seconds = seconds
     return bind
 

@@ -19,7 +19,7 @@ from ncfmkit import interrupts
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import timing
 from ncfmkit.exporters.accuracy import BATCH, Outcome, agreement, by_class, score, tally
-from ncfmkit.exporters.comparison import check_alike, compared, pairs, run_names
+from ncfmkit.exporters.comparison import better, check_alike, compared, pairs, run_names
 from ncfmkit.exporters.comparison_report import write_comparison
 from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, NoMetadata
 from ncfmkit.exporters.matching_data import check_classes, open_fitting
@@ -395,15 +395,19 @@ def _score_alike(
     return beside, outcomes
 
 
-def _pairs(candidates: Sequence[Candidate], scored: Sequence[Scored], test: Split) -> tuple[str, tuple[Pair, ...]]:
-    """What runs are compared with, the student or else the first of them, by name; and how they compare."""
+def _pairs(
+    candidates: Sequence[Candidate], scored: Sequence[Scored], test: Split
+) -> tuple[str, tuple[Pair, ...], np.ndarray]:
+    """What runs are compared with, the student or else the first of them, by name; how they compare; and which are
+    better than which."""
     names = run_names([(c.name, model.provider) for c in candidates for model in c.models])
     outcomes = dict(zip(names, (outcome for each in scored for outcome in each.providers), strict=True))
+    better_MM = better(list(outcomes.values()), test.labels)
     name, reference = STUDENT, scored[0].student
     if reference is None:
         name = names[0]
         reference = outcomes.pop(name)
-    return name, pairs(outcomes, reference, test.labels)
+    return name, pairs(outcomes, reference, test.labels), better_MM
 
 
 def _result(

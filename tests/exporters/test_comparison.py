@@ -21,7 +21,7 @@ from ncfmkit.cli import main
 from ncfmkit.errors import Interrupted, UserError
 from ncfmkit.exporters import comparison_report, timing, validate
 from ncfmkit.exporters.accuracy import Outcome
-from ncfmkit.exporters.comparison import compared, pairs, pareto_front, run_names
+from ncfmkit.exporters.comparison import better, by_chance, compared, pairs, pareto_front, run_names
 from ncfmkit.exporters.results import ModelComparison, Pair
 from ncfmkit.exporters.sessions import PROVIDERS
 from ncfmkit.real.store import RealData
@@ -155,6 +155,73 @@ def test_fronts_by_hand(costs: list[float], accuracies: list[float], front: list
     assert pareto_front(costs, accuracies) == front
 
 
+def outcome(guesses_N: Any) -> Outcome:
+    return Outcome(guesses_N=np.array(guesses_N), classes=2, max_abs_difference=None)
+
+
+def test_what_is_better_by_more_than_chance() -> None:
+    """Each is right on the first so many images, so that of two only the better one is right alone."""
+    labels = np.zeros(100, int)
+    right = [100, 91, 89, 98]
+    outcomes = [outcome(np.arange(100) >= count) for count in right]
+    p = {(m, k): 2 * 0.5 ** abs(right[m] - right[k]) for m in range(4) for k in range(m)}
+    ordered = sorted(p, key=lambda pair: p[pair])
+    sure, largest = set(), 0.0
+    for place, pair in enumerate(ordered):
+        largest = max(largest, min(1, p[pair]) * (len(p) - place))
+        sure |= {pair} if largest < 0.05 else set()
+    assert 0 < len(sure) < len(p)
+    found = better(outcomes, labels)
+    for m in range(4):
+        for k in range(4):
+            assert found[m, k] == (right[m] > right[k] and (max(m, k), min(m, k)) in sure), (m, k)
+
+
+@pytest.mark.parametrize(
+    ("costs", "accuracies", "sure", "expected"),
+    [
+        ([1, 2], [0.6, 0.7], {(1, 0)}, [False, False]),  # what costs more is better
+        ([1, 2], [0.6, 0.7], set(), [False, True]),  # on the front by chance
+        ([1, 2], [0.7, 0.6], {(0, 1)}, [False, False]),  # off the front, and worse
+        ([1, 2], [0.7, 0.6], set(), [False, True]),  # off the front by chance
+        ([1, 1], [0.7, 0.6], set(), [True, True]),  # either may be the better one
+        ([1, 1], [0.7, 0.7], set(), [False, False]),  # equal ones do not dominate each other
+        ([1, 2, 3], [0.5, 0.6, 0.61], {(1, 0), (2, 0)}, [False, False, True]),  # not told apart from the second
+        ([1, 2, 3], [0.7, 0.6, 0.61], {(0, 1), (0, 2)}, [False, False, False]),  # the first is better than both
+    ],
+)
+def test_places_by_chance(
+    costs: list[float], accuracies: list[float], sure: set[tuple[int, int]], expected: list[bool]
+) -> None:
+    better_MM = np.zeros((len(costs), len(costs)), bool)
+    for pair in sure:
+        better_MM[pair] = True
+    assert by_chance(costs, accuracies, better_MM) == expected
+
+
+def test_marks_of_chance(linear: tuple[Path, ...], data: RealData) -> None:
+    """As if the guessing one were worse than both others, which are not told apart; all have the same size."""
+    found = run(linear, data)
+    accuracies = (0.9, 0.8, 0.4)
+    models = [
+        model.model_copy(update={"providers": (model.providers[0].model_copy(update={"accuracy": accuracy}),)})
+        for model, accuracy in zip(found.models, accuracies, strict=True)
+    ]
+    better_MM = np.array([[False, False, True], [False, False, True], [False, False, False]])
+    found = compared([path.name for path in linear], models, found.reference, found.pairs, better_MM)
+    assert [r.smallest for r in found.runs] == [True, False, False]
+    assert [r.smallest_by_chance for r in found.runs] == [True, True, False]
+    assert [r.fastest_by_chance for r in found.runs] == [None] * 3
+    text = " ".join(shown(found, 120).split())
+    assert "~ chance decides whether it is on it" in text
+    assert re.search(r"near\.onnx \S+ [\d.]+\sKiB~", text)
+    assert re.search(r"guess\.onnx \S+ [\d.]+\sKiB(?![*~])", text)
+    comparison_report.write_comparison(Path("chance.html"), found)
+    assert "Chance decides on those with ~ above" in Path("chance.html").read_text()
+    alone = run(linear[:1], data, out="alone")
+    assert "~" not in shown(alone, 120)
+
+
 def test_names_of_runs() -> None:
     assert run_names([("a", "cpu"), ("b", "cpu")]) == ["a", "b"]
     assert run_names([("a", "cpu"), ("a", "cuda"), ("b", "cpu")]) == ["a, cpu", "a, cuda", "b, cpu"]
@@ -169,7 +236,9 @@ def test_speeds_are_measured_by_turns_over_all_models(
     raced = []
     race = timing.race
 
-    def counted(calls: dict[str, timing.Call], config: timing.TimingConfig) -> dict[str, np.ndarray]:
+    def counted(
+        calls: dict[str, timing.Call], config: timing.TimingConfig
+    ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raced.append(list(calls))
         return race(calls, config)
 
@@ -362,4 +431,7 @@ def test_hostile_names_and_many_models(data: RealData) -> None:
     page = Path("out/report.html").read_text()
     assert "<b>" not in page
     assert Page(page).tags.count("svg") == 4
-    assert compared(names, found.models, found.reference, found.pairs).runs == found.runs
+    assert all(run.smallest_by_chance is not None for run in found.runs)
+    nothing = np.zeros((len(names), len(names)), bool)
+    again = compared(names, found.models, found.reference, found.pairs, nothing).runs
+    assert [run.smallest for run in again] == [run.smallest for run in found.runs]

@@ -154,28 +154,27 @@ def test_plots_of_confusions(classes: int) -> None:
 
 def a_section(**changes: Any) -> SpeedSection:
     timed = Timing(batch=1, calls=50, p50_ms=1.0, p95_ms=2.0, p99_ms=3.0, images_per_second=1000.0, times={})
-    row = SpeedRow(name="ONNX Runtime cpu", failed="no room", batches=(timed,))
-    section = SpeedSection(
-        device="cpu (a CPU)", memory_is="peak", largest_batch=1, rows=(row,), stopped="", others_cpu=None
-    )
+    stopped = "batch 8: MemoryError: no room"
+    row = SpeedRow(name="ONNX Runtime cpu", stopped=stopped, failed="no room", batches=(timed,))
+    section = SpeedSection(device="cpu (a CPU)", memory_is="peak", largest_batch=1, rows=(row,), others_cpu=None)
     return section.model_copy(update=changes)
 
 
 def test_a_busy_machine_is_told(tmp_path: Path) -> None:
     for others, said in ((0.24, True), (0.01, False), (None, False)):
-        section = a_section(others_cpu=others, stopped="batch 8: MemoryError: no room")
+        section = a_section(others_cpu=others)
         page = page_of(a_result(2, speed=(section,)), tmp_path)
         assert ("Other processes used 24% of the CPUs meanwhile" in page) == said
-        assert "Timing stopped at batch 8: MemoryError: no room." in page
+        assert "ONNX Runtime cpu stopped at batch 8: MemoryError: no room." in page
         assert "ONNX Runtime cpu: no cold start and memory: no room." in page
         assert Page(page).tags.count("svg") == 4
 
 
 def test_nothing_timed_has_no_plot(tmp_path: Path) -> None:
-    section = a_section(rows=(SpeedRow(name="ONNX Runtime cpu"),), stopped="batch 1: MemoryError: no room")
+    section = a_section(rows=(SpeedRow(name="ONNX Runtime cpu", absent="MemoryError: no room"),))
     page = page_of(a_result(2, speed=(section,)), tmp_path)
     assert Page(page).tags.count("svg") == 2
-    assert "Timing stopped at batch 1" in page
+    assert "ONNX Runtime cpu was not timed: MemoryError: no room." in page
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:

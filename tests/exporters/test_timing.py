@@ -54,7 +54,7 @@ def test_contenders_take_turns_and_the_first_call_of_a_block_is_not_timed() -> N
     config = TimingConfig(calls=4, seconds=0, limit=1000, warm_calls=2, warm_seconds=0, block_calls=2, **NO_PAUSE)
     # two warm-up calls, then blocks of three: the first call of each is slow, and must not be seen
     calls = {"a": clock.work("a", 9, 9, 50, 1, 2, 60, 3, 4), "b": clock.work("b", 9, 9, 70, 5, 6, 80, 7, 8)}
-    seconds = race(calls, config, clock=clock)
+    seconds, _ = race(calls, config, clock=clock)
     assert "".join(clock.log) == "aabb" + "aaabbb" * 2
     assert seconds["a"].tolist() == [1, 2, 3, 4]
     assert seconds["b"].tolist() == [5, 6, 7, 8]
@@ -63,14 +63,14 @@ def test_contenders_take_turns_and_the_first_call_of_a_block_is_not_timed() -> N
 def test_timing_goes_on_for_its_least_time() -> None:
     clock = Clock()
     config = TimingConfig(calls=2, seconds=3, warm_calls=1, warm_seconds=0, block_calls=2, **NO_PAUSE)
-    seconds = race({"a": clock.work("a", 0.125), "b": clock.work("b", 0.375)}, config, clock=clock)
+    seconds, _ = race({"a": clock.work("a", 0.125), "b": clock.work("b", 0.375)}, config, clock=clock)
     assert len(seconds["a"]) == len(seconds["b"]) == 24  # until both have 3 s: a needs 24 calls, b would need 8
 
 
 def test_a_block_has_its_least_time() -> None:
     clock = Clock()
     config = TimingConfig(calls=1, seconds=0, warm_calls=1, warm_seconds=0, block_calls=2, block_seconds=1, pause=0)
-    seconds = race({"a": clock.work("a", 0.125), "b": clock.work("b", 2.0)}, config, clock=clock)
+    seconds, _ = race({"a": clock.work("a", 0.125), "b": clock.work("b", 2.0)}, config, clock=clock)
     assert {name: len(values) for name, values in seconds.items()} == {"a": 8, "b": 2}
 
 
@@ -94,7 +94,7 @@ def test_warm_up_takes_its_calls_and_its_time() -> None:
 
 def test_slow_calls_stop_at_the_limit() -> None:
     clock = Clock()
-    seconds = race({"a": clock.work("a", 30.0)}, TimingConfig(limit=20, pause=0), clock=clock)
+    seconds, _ = race({"a": clock.work("a", 30.0)}, TimingConfig(limit=20, pause=0), clock=clock)
     assert clock.log == ["a"] * (1 + 1 + 5)  # warm-up, the block's first, the block
     assert seconds["a"].tolist() == [30.0] * 5
 
@@ -181,7 +181,7 @@ def test_without_a_student_only_the_model_is_timed(images: np.ndarray) -> None:
         TimingConfig(batches=(1, 7), calls=2, seconds=0, warm_seconds=0, **NO_PAUSE),
     )
     (row,) = found.rows
-    assert (found.stopped, found.largest_batch) == ("", 7)
+    assert (row.stopped, found.largest_batch) == ("", 7)
     assert [(b.batch, b.times) for b in row.batches] == [(1, {}), (7, {})]
     expected = [images[:1], images[[0, 1, 2, 0, 1, 2, 0]]]  # a batch larger than the data goes round
     for got, want in zip(runner.bound_to, expected, strict=True):
@@ -194,11 +194,13 @@ def test_rows_and_ratios(monkeypatch: pytest.MonkeyPatch, images: np.ndarray, de
     seconds = {"first": [0.001] * 3, "second": [0.004] * 3, EAGER: [0.002, 0.003, 0.010], COMPILED: [0.0015] * 3}
     raced = []
 
-    def fake_race(calls: dict[str, Callable[[], Any]], config: TimingConfig) -> dict[str, np.ndarray]:
+    def fake_race(
+        calls: dict[str, Callable[[], Any]], config: TimingConfig
+    ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         for call in calls.values():
             call()
         raced.append(list(calls))
-        return {name: np.array(seconds[name]) for name in calls}
+        return {name: np.array(seconds[name]) for name in calls}, {}
 
     monkeypatch.setattr(timing, "race", fake_race)
     found = timed({"first": FakeRunner(), "second": FakeRunner()}, deployed, images)
@@ -233,10 +235,71 @@ def test_why_compiled_torch_is_absent(monkeypatch: pytest.MonkeyPatch, images: n
     assert compiled.compile_seconds is None
 
 
-def test_what_was_timed_before_memory_ran_out_is_kept(images: np.ndarray) -> None:
-    found = timed({"model": FakeRunner(worst=2)}, None, images)
-    assert found.stopped == "batch 2: MemoryError: no room"
-    assert [b.batch for b in found.rows[0].batches] == [1]
+@pytest.mark.parametrize("fails", ["bound", "warm", "timed"])
+def test_only_what_fails_stops(fails: str, images: np.ndarray) -> None:
+    """At a batch of 2 already in memory, in its first call, or in a later one; others go on to the last batch."""
+
+    class Failing(FakeRunner):
+        def bound(self, images_NCHW: np.ndarray) -> Callable[[], None]:
+            left = {"bound": 0, "warm": 0, "timed": 3}[fails] if len(images_NCHW) >= 2 else 1000
+
+            def call() -> None:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    raise MemoryError("no room\nfor this")
+
+            if fails == "bound" and len(images_NCHW) >= 2:
+                call()
+            return call
+
+    config = TimingConfig(
+        batches=(1, 2, 4), calls=4, seconds=0, warm_calls=1, warm_seconds=0, block_calls=2, **NO_PAUSE
+    )
+    before, failing, after = timed(
+        {"before": FakeRunner(), "failing": Failing(), "after": FakeRunner()}, None, images, config
+    ).rows
+    assert failing.stopped == "batch 2: MemoryError: no room"
+    assert [b.batch for b in failing.batches] == [1]
+    for other in (before, after):
+        assert ([b.batch for b in other.batches], other.stopped) == ([1, 2, 4], "")
+
+
+def test_what_fails_with_one_image_was_not_timed(images: np.ndarray) -> None:
+    good, bad = timed({"good": FakeRunner(), "bad": FakeRunner(worst=1)}, None, images).rows
+    assert (bad.absent, bad.stopped, bad.batches) == ("MemoryError: no room", "", ())
+    assert [b.batch for b in good.batches] == [1, 2]
+
+
+def test_compiled_torch_stops_where_it_fails(
+    monkeypatch: pytest.MonkeyPatch, images: np.ndarray, deployed: Deployed
+) -> None:
+    def compiled(self: Any, function: Any) -> Any:
+        def call(images_NCHW: torch.Tensor) -> torch.Tensor:
+            if len(images_NCHW) > 1:
+                raise RuntimeError("too large")
+            return function(images_NCHW)
+
+        return call
+
+    monkeypatch.setattr(runtime, "compiler_missing", lambda device: "")
+    monkeypatch.setattr(runtime.Runtime, "compiled", compiled)
+    _, eager, found = timed({"model": FakeRunner()}, deployed, images).rows
+    assert found.stopped == "batch 2: torch.compile failed: RuntimeError: too large"
+    assert [b.batch for b in found.batches] == [1]
+    assert found.compile_seconds
+    assert [b.batch for b in eager.batches] == [1, 2]
+
+
+def test_images_that_do_not_fit_into_memory_stop_all(monkeypatch: pytest.MonkeyPatch, images: np.ndarray) -> None:
+    def batch(images_NCHW: np.ndarray, count: int) -> np.ndarray:
+        if count > 1:
+            raise MemoryError("no room")
+        return images_NCHW[:1]
+
+    monkeypatch.setattr(timing, "_batch", batch)
+    for row in timed({"a": FakeRunner(), "b": FakeRunner()}, None, images).rows:
+        assert (row.stopped, [b.batch for b in row.batches]) == ("batch 2: MemoryError: no room", [1])
 
 
 def test_torch_answers_what_the_student_answers(images: np.ndarray, deployed: Deployed) -> None:
