@@ -326,7 +326,7 @@ def reason(error: Exception) -> str:
         r"Load model from .*? failed:",
         r"/onnxruntime_src/\S+ .*?\)>?( \[with .*?\])? (?=\w)",
         r"Failed to load library .* with error: (\S*/)?",
-        r"\b\w+\.cc:\d+ \w+ |\S+ == \S+ was false\. ",  # WebGPU's
+        r"(?<!\S)(\w+\.cc:\d+ \w+|\S+ == \S+ was false\.) ",  # WebGPU's; only where a word begins, as texts can be long
         r"Exception from \S+:\d+:\s",  # OpenVINO's
     )
     text = re.sub("|".join(noise), "", str(error))

@@ -20,7 +20,7 @@ from exports import little_memory
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import providers, sessions
 from ncfmkit.exporters.contract import LAYOUTS
-from ncfmkit.exporters.providers import PROVIDERS, Provider, missing
+from ncfmkit.exporters.providers import PROVIDERS, Plugin, Provider, missing
 from ncfmkit.exporters.sessions import check_placement, engine_folder, open_session, placed
 from ncfmkit.extras import install
 
@@ -575,6 +575,18 @@ def test_a_session_profiles_itself(model: Path, tmp_path: Path, monkeypatch: pyt
     assert session.provider == "cuda"
     assert session.placement == {CPU: {"Cast": 1, "Flatten": 1, "MatMul": 1}}
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(not hasattr(ort, "get_ep_devices"), reason="needs an ONNX Runtime with plug-ins")
+def test_a_session_of_a_plugin_profiles_itself(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU's provider, which ONNX Runtime offers a device of, in the role of a plug-in."""
+    monkeypatch.setattr(sessions, "missing", lambda name: "")
+    plugin = Plugin(package="x", module="x", needs="a CPU")
+    monkeypatch.setitem(PROVIDERS, "webgpu", Provider(name=CPU, plugin=plugin, extra="webgpu", device="cpu"))
+    session, images = open_session(model, "webgpu", threads=1), pictures(3)
+    assert session.placement == {CPU: {"Cast": 1, "Flatten": 1, "MatMul": 1}}
+    assert not session._session._enable_fallback
+    np.testing.assert_allclose(session(images), images.reshape(3, -1).astype(np.float64) @ WEIGHTS, rtol=1e-4)
 
 
 def test_a_session_refuses_its_own_placement(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
