@@ -85,6 +85,7 @@ def address(root: Path) -> Iterator[str]:
         yield address
 
 
+STARTED = "document.getElementById('runs').innerText.startsWith('Runs on')"
 ANSWERS = """(async () => {
   const { load, read } = await import("./classify.mjs");
   const about = JSON.parse(document.getElementById("about").textContent);
@@ -113,6 +114,7 @@ def test_answers_are_those_of_predict_and_validate(
     flags = browser.WITHOUT_GPU if backend == "wasm" else browser.SOFTWARE_WEBGPU
     with browser.Tab(*flags) as tab:
         tab.open(f"{address}/{page.name}/index.html")
+        tab.wait(STARTED)  # the runtime starts once
         if backend == "webgpu" and not tab.run(
             "navigator.gpu && navigator.gpu.requestAdapter().then((a) => a !== null)"
         ):
@@ -138,6 +140,7 @@ def test_accuracy_is_that_of_validate(
         Image.fromarray(image_CHW[0]).save(root / "pictures" / name)
     with browser.Tab(*browser.WITHOUT_GPU) as tab:
         tab.open(f"{address}/{page.name}/index.html")
+        tab.wait(STARTED)
         code = ANSWERS.replace("BACKEND", '"wasm"').replace("NAMES", json.dumps(names))
         got_NK = np.array(tab.run(code))
     for name in names:
@@ -242,7 +245,7 @@ def test_the_page_takes_pictures_that_are_chosen_dropped_and_pasted(
     unreadable.write_text("no picture")
     with browser.Tab(*browser.WITHOUT_GPU) as tab:
         tab.open(f"{address}/{page.name}/index.html")
-        tab.wait("document.getElementById('runs').innerText.startsWith('Runs on')")
+        tab.wait(STARTED)
         assert re.fullmatch(
             r"Runs on the processor \(WebAssembly\)\. Not on WebGPU: [^.]*\.",
             tab.run("document.getElementById('runs').innerText"),
