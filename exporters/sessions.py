@@ -6,6 +6,7 @@ that do the work were placed on it.
 
 import hashlib
 import json
+import os
 import re
 import tempfile
 import time
@@ -215,7 +216,7 @@ def open_session(
         path.open("rb").close()
     except OSError as error:
         inside = path / "model.onnx"
-        if inside.is_file():  # as in a web page's
+        if os.path.isfile(inside):  # as in a web page's
             raise UserError(f"{path} is a folder: expected an ONNX file, such as {inside}") from None
         raise UserError(f"no model at {path} ({error.strerror}): expected an ONNX file") from None
     if path.suffix == ".safetensors":
