@@ -3,6 +3,7 @@
 Shapes: N images, C channels, H = W side, K classes.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -129,13 +130,12 @@ def _compare_kind(
 
 
 def _batches(images_NCHW: np.ndarray) -> Iterator[np.ndarray]:
-    *small, large = BATCHES
-    start = 0
-    for size in small:
-        yield images_NCHW[start : start + size]
-        start += size
-    for first in range(start, len(images_NCHW), large):
-        yield images_NCHW[first : first + large]
+    """Batches of those sizes, then of the last size, as far as the images go."""
+    sizes, first = itertools.chain(BATCHES, itertools.repeat(BATCHES[-1])), 0
+    while first < len(images_NCHW):
+        size = next(sizes)
+        yield images_NCHW[first : first + size]
+        first += size
 
 
 def _logits(scores_NK: np.ndarray, output: str) -> np.ndarray:

@@ -5,7 +5,7 @@ Shapes: N images, C channels, H = W side, K classes.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,7 +55,7 @@ class Deployed(nn.Module):
             _replace(self.network, AveragePool, lambda pool: nn.AvgPool2d(pool.kernel_size))
         if half:
             self.network.half()
-            _replace(self.network, nn.GroupNorm | nn.InstanceNorm2d | nn.LayerNorm, _NormInFloat32)
+            _replace(self.network, nn.GroupNorm | nn.InstanceNorm2d | nn.LayerNorm | BatchNorm, _NormInFloat32)
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -89,7 +89,8 @@ def _fold_batch_norms(network: nn.Module) -> None:
     for blocks in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for i, norm in enumerate(blocks):
             if isinstance(norm, BatchNorm):
-                conv = cast(nn.Conv2d, blocks[i - 1])
+                conv = blocks[i - 1]
+                assert isinstance(conv, nn.Conv2d), f"a batch norm follows a {type(conv).__name__}"
                 conv.weight, bias = fuse_conv_bn_weights(
                     conv.weight, conv.bias, norm.mean, norm.var, NORM_EPS, norm.weight, norm.bias
                 )

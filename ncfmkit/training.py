@@ -46,6 +46,7 @@ class StackedModels:
         self.network = build().to(runtime.device)
         self.statistics: Weights = dict(self.network.named_buffers())  # of batch norms
         self._norms = {name: m for name, m in self.network.named_modules() if isinstance(m, BatchNorm)}
+        assert len(self.statistics) == 2 * len(self._norms), "only statistics that `settle` sets are state of a student"
         self._settled_on: Sequence[DeviceImages] = ()
         if size == 1:
             self.parameters: Weights = dict(self.network.named_parameters())
@@ -61,10 +62,11 @@ class StackedModels:
 
     @torch.no_grad()
     def load(self, states: Sequence[Weights]) -> None:
-        """Sets the parameters of every network of the stack."""
-        for name, parameter in self.parameters.items():
+        """Sets parameters and statistics of every network of the stack."""
+        self._settled_on = ()
+        for name, tensor in (self.parameters | self.statistics).items():
             stacked = torch.stack([s[name] for s in states]) if self.size > 1 else states[0][name]
-            parameter.copy_(stacked)
+            tensor.copy_(stacked)
 
     def states(self) -> list[Weights]:
         """A copy of the parameters of each network, and of the statistics of its batch norms, on the CPU."""

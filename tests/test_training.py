@@ -267,6 +267,20 @@ def test_batch_norms_take_their_statistics_from_the_training_images_as_they_are(
         torch.testing.assert_close(got_NK.detach().double(), network.eval()(x_NCHW).detach(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_statistics_are_loaded_with_the_parameters(real, runtime, count) -> None:
+    models = StackedModels(batch_normed(real), count, runtime)
+    data = labeled(real, real.train)
+    models.load([fresh_state(batch_normed(real), 1, key) for key in range(count)])
+    train(models, [data] * count, TrainSettings(**PLAIN), seed=0, keys=range(count), bar=bar())
+    expected, trained_states = accuracy(models, data), models.states()
+    assert all(bool((state["blocks.1.mean"] != 0).all()) for state in trained_states)
+    again = StackedModels(batch_normed(real), count, runtime)
+    again.load(trained_states)
+    assert accuracy(again, data) == expected
+    assert [largest_difference(a, b) for a, b in zip(again.states(), trained_states, strict=True)] == [0.0] * count
+
+
 def test_batch_norms_train_by_the_batch_after_they_were_tested(real, runtime) -> None:
     """A test in between changes nothing about the training."""
     build = batch_normed(real)

@@ -28,7 +28,7 @@ from ncfmkit.estimate import Stage
 from ncfmkit.files import METADATA_KEY, MOVE, cache_dir, digest, locked, writable, write_atomic
 from ncfmkit.images import labeled
 from ncfmkit.in_use import hold
-from ncfmkit.networks import network_builder, resolve_network
+from ncfmkit.networks import check_extractors, network_builder, resolve_network
 from ncfmkit.progress import notice, plural, track
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime
@@ -185,6 +185,7 @@ def open_pool(
 
 
 def _resolved(networks: Sequence[NetworkSettings], real: RealData) -> list[NetworkSettings]:
+    check_extractors(networks)
     return [resolve_network(network, real.size) for network in networks]
 
 

@@ -30,7 +30,7 @@ from ncfmkit.jobs.growing import check_place, earlier_set, grown, with_new_class
 from ncfmkit.jobs.relabel import relabeled, softened, teachers_of
 from ncfmkit.jobs.setup import label_bytes, make_settings, open_data, resolve, room
 from ncfmkit.mosaic import decode, decode_factors, decoded_count
-from ncfmkit.networks import network_builder
+from ncfmkit.networks import check_extractors, network_builder
 from ncfmkit.progress import command_line, notice, plural, shortened_list
 from ncfmkit.real.arguments import DataArguments, split_arguments
 from ncfmkit.real.store import RealData
@@ -245,6 +245,7 @@ def _opened(
 ) -> tuple[RealData, Settings, Runtime, Path, tuple[str, ...]]:
     """The real data, settings, runtime, run directory and baselines; the data are opened after all other checks."""
     settings = make_settings(source.data, os.fspath(recipe) if recipe else None, overrides)
+    check_extractors(settings.extractors)
     if settings.runtime.log == "tensorboard":
         require_tensorboard()
     names = parse_baselines(baselines if isinstance(baselines, str) else ",".join(baselines))

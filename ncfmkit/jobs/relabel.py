@@ -14,6 +14,7 @@ from ncfmkit.estimate import Stage, announce
 from ncfmkit.files import check_free, safe_name
 from ncfmkit.images import LabeledImages
 from ncfmkit.jobs.setup import check_fits, resolve
+from ncfmkit.networks import check_extractors
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import read_class_list, split_arguments
 from ncfmkit.real.store import RealData
@@ -104,6 +105,7 @@ def _opened(result: SyntheticSet, data: Any, overrides: dict[str, Any]) -> tuple
     source, changes = split_arguments(data, overrides)
     settings = result.manifest.training.settings()
     settings = check(override(settings, read_class_list(changes) | {"labels.soft": True}))
+    check_extractors(settings.extractors)
     runtime = choose_runtime(settings.runtime)
     real = source.open(settings)
     check_fits(result, real)

@@ -60,12 +60,6 @@ def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> S
         pool = dataclasses.replace(base.pool, extractor_width=width)
         base = dataclasses.replace(base, network=NetworkSettings(), pool=pool)
     settings = check(override(base, overrides))
-    unfit = [network.name for network in settings.extractors if not networks.NETWORKS[network.name].extracts]
-    if unfit:
-        raise UserError(
-            f"{unfit[0]} cannot be an extractor, because its features of an image depend on the other images of the "
-            "batch: pass another network for the extractors, such as --extractors convnet"
-        )
     for strategy in (settings.pool.augment, settings.distill.augment, settings.student.augment):
         parse_strategy(strategy)
     d = settings.distill

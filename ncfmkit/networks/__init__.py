@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -111,6 +111,16 @@ def builder(settings: NetworkSettings, *, channels: int, classes: int, size: int
 def network_builder(settings: NetworkSettings, real: "RealData") -> Callable[[], Classifier]:
     """A function that builds the network for the data's channels, size and classes."""
     return builder(settings, channels=real.channels, classes=len(real.classes), size=real.size)
+
+
+def check_extractors(networks: Sequence[NetworkSettings]) -> None:
+    """Raises UserError if one of these networks cannot be an extractor, or a teacher of soft labels."""
+    for network in networks:
+        if not NETWORKS[network.name].extracts:
+            raise UserError(
+                f"{network.name} cannot be an extractor, because its features of an image depend on the other images "
+                "of the batch: pass another network for the extractors, such as --extractors convnet"
+            )
 
 
 def resolve_network(network: NetworkSettings, size: int) -> NetworkSettings:

@@ -1,7 +1,6 @@
 """The space of small networks that an architecture search looks through (docs/method.md, section 8).
 
-It is the published one of 720 ConvNets, narrower, and without batch norm, whose running statistics are no parameters: a
-student is its parameters.
+It is the published one of 720 ConvNets, narrower, and without batch norm.
 """
 
 import itertools

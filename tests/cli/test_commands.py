@@ -302,6 +302,7 @@ WRONG_SETTINGS = {
         ["--network", "resnet81"],
         r"--network \(network\.name\): expected one of .* got 'resnet81'; did you mean 'resnet18'",
     ),
+    "--network of students": (["--network", "convnetbn"], "convnetbn cannot be an extractor.*--extractors convnet"),
     "--metric": (["--metric", "nfcd"], "expected one of ncfd, mean, got 'nfcd'; did you mean 'ncfd'"),
     "--set key": (
         ["--set", "distill.patiense=3"],

@@ -76,6 +76,14 @@ def test_every_image_is_compared() -> None:
     assert len(parity.failures([found], TOLERANCE)) == 1
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (2, [1, 1]), (3, [1, 2]), (10, [1, 2, 7]), (11, [1, 2, 7, 1])])
+def test_a_few_images_are_compared_as_far_as_they_go(count: int, sizes: list[int]) -> None:
+    """A set of two classes with one image of each calibrates int8 with two images."""
+    (found,) = compared(np.eye(count, 4) + 1, np.eye(count, 4) + 1)
+    assert [b.size for b in found.row.batches] == sizes
+    assert parity.failures([found], TOLERANCE) == []
+
+
 def test_agreement_leaves_near_ties_out() -> None:
     tied = np.tile([1.0, 0.99, 0.0], (40, 1))
     swapped = tied[:, [1, 0, 2]]

@@ -166,6 +166,7 @@ def test_a_run_without_soft_labels_has_no_such_baseline(tmp_path: Path) -> None:
         ({"hard": True, "temperature": 2.0}, r"--hard takes soft labels away: leave out --data"),
         ({"hard": True}, r"has hard labels already"),
         ({"data": "digits", "labels.stages": 2}, r"--teacher-stages \(labels\.stages\) 2: expected at most 1, the"),
+        ({"data": "digits", "pool.networks": "convnetbn"}, r"convnetbn cannot be an extractor.*--extractors convnet"),
         ({"data": "digits", "label_bits": 7}, r"unknown setting"),
         ({"data": "digits", "labels.bits": 12}, r"--label-bits \(labels\.bits\) 12: expected 16, 8 or 4"),
         ({"data": "digits", "labels.top": 3}, r"--top \(labels\.top\) needs --label-bits \(labels\.bits\) 8 or 4"),

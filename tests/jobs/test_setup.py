@@ -42,8 +42,6 @@ def test_another_network_has_its_own_width(recipe: str) -> None:
         networks.builder(wide.network, channels=1, classes=10, size=8)()
     students_alone = {"network.name": "convnetbn", "pool.networks": "convnet"}
     assert [one.name for one in setup.make_settings("digits", recipe, students_alone).extractors] == ["convnet"]
-    with pytest.raises(UserError, match=r"convnetbn cannot be an extractor.*such as --extractors convnet"):
-        setup.make_settings("digits", recipe, {"network.name": "convnetbn"})
     mixed = {"network.name": "vit", "pool.networks": "convnet"}
     assert [one.name for one in setup.make_settings("digits", recipe, mixed).extractors] == ["convnet"]
 
