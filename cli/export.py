@@ -182,4 +182,4 @@ def _show(result: "Exported", json: bool) -> None:
     print(f"{result.file}: {result.precision}{left}, opset {result.opset}, {format_bytes(result.bytes)}")
     trying = EXPORTERS[result.to].trying
     if trying is not None:
-        print(f"try it: {trying.format(shlex.quote(result.file))}, then open http://127.0.0.1:8000")
+        print(f"try it at http://127.0.0.1:8000 with this command:\n{trying.format(shlex.quote(result.file))}")

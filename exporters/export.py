@@ -132,6 +132,11 @@ def export(
         raise UserError(f"--runtime has no effect with --to {to}: leave it out")
     if row.runtime is not None and read_from is None:
         fetch = overrides.pop("download", fetch)  # not of the real data: there are none
+        if fetch and runtime is not None:
+            raise UserError(
+                "--download has no effect with --runtime, which names what runs the page, and without real data: "
+                "leave one of them out"
+            )
     settings = read_settings(read_from, split_optional(read_from, overrides)[1])
     _check_int8_options(precision, images_source, int8_skip, max_accuracy_drop, data_source)
     onnx_export.require_packages()

@@ -4,16 +4,16 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ncfmkit import in_use, interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.files import cache_dir, note_written, writable
+from ncfmkit.files import cache_dir, locked, note_written, writable
 from ncfmkit.progress import notice
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
@@ -27,6 +27,9 @@ NEEDED = (  # of its dist/: WebGPU and WebAssembly in one
 CACHED = "web-runtime"  # folder of the cache
 PACK = f"npm pack {PACKAGE}@{VERSION}"
 LONGEST_REASON = 300  # characters of npm's message that are shown
+PATIENCE = 1800  # seconds for npm: 33 MB at 150 kbit/s
+ADDRESS = re.compile(r"(?:[A-Za-z][\w+.-]*:)?//(?:[^\s/@]*@)?([\w.-]*)\S*")  # with its host
+UNFINISHED = ".tmp-"  # begins the name of a folder that npm works in, as of a store that is being written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +60,20 @@ def find_runtime(given: str | os.PathLike[str] | None, *, download: bool) -> Web
     hold = in_use.hold(cached)
     try:
         if not cached.is_file():
-            _fetch(cached)
+            with locked(writable(cached.parent) / f"{FILE}.lock"):
+                if not cached.is_file():  # another process may have fetched it
+                    _fetch(cached)
         return _of_package(cached, f"{cached} is damaged, delete it")
     finally:
         hold.close()
 
 
 def _fetch(target: Path) -> None:
-    """Has npm fetch the package into the cache.
+    """Has npm fetch the package into the cache. Under the lock of `target`.
 
     Raises:
-        UserError: there is no npm, it fails, or what it brings is not the package that this version was tested with.
+        UserError: there is no npm, it fails or takes too long, or what it brings is not the package that this version
+            was tested with.
     """
     npm = shutil.which("npm")
     if npm is None:
@@ -76,18 +82,35 @@ def _fetch(target: Path) -> None:
             "machine and pass the file with --runtime"
         )
     notice(f"fetching {PACKAGE} {VERSION} by npm")
-    with (
-        interrupts.cleaning_up(),
-        tempfile.TemporaryDirectory(dir=writable(target.parent), prefix=".fetching-") as folder,
-    ):
-        command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts"]
-        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True)
-        if done.returncode != 0:
-            said = " ".join(done.stderr.decode(errors="replace").split())[:LONGEST_REASON]
-            raise UserError(f"`{PACK}` failed, and nothing was exported: {said or f'exit code {done.returncode}'}")
-        _of_package(Path(folder) / FILE, f"`{PACK}` brought something else, which was not kept")
-        os.replace(Path(folder) / FILE, target)
-        note_written(target)
+    folder = target.with_name(f"{UNFINISHED}{target.name}")
+    shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
+    with interrupts.cleaning_up():
+        try:
+            folder.mkdir()
+            command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts"]
+            done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
+            if done.returncode != 0:
+                said = _without_addresses(" ".join(done.stderr.decode(errors="replace").split()))[:LONGEST_REASON]
+                raise UserError(f"`{PACK}` failed, and nothing was exported: {said or f'exit code {done.returncode}'}")
+            _of_package(folder / FILE, f"`{PACK}` brought something else, which was not kept")
+            os.replace(folder / FILE, target)
+            note_written(target)
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"`{PACK}` did not end within {PATIENCE} s, and nothing was exported: try again, or pass its file with "
+                "--runtime"
+            ) from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _without_addresses(text: str) -> str:
+    """What npm says, without addresses and their hosts: a registry may be private, and name a user and a password."""
+    hosts = {host for host in ADDRESS.findall(text) if host}
+    text = ADDRESS.sub("...", text)
+    for host in sorted(hosts, key=len, reverse=True):
+        text = text.replace(host, "...")
+    return text
 
 
 def _of_package(path: Path, else_says: str) -> WebRuntime:

@@ -17,15 +17,17 @@ export async function load(model, about, backends = ["webgpu", "wasm"]) {
   const bytes = new Uint8Array(await response.arrayBuffer());
   const refused = [];
   for (const backend of backends) {
+    let session;
     try {
       const name = backend === "webgpu" ? await webgpu(about, backends.length === 1) : "the processor (WebAssembly)";
-      const session = await ort.InferenceSession.create(bytes, { executionProviders: [backend] });
+      session = await ort.InferenceSession.create(bytes, { executionProviders: [backend] });
       const scores = (pixels) => run(session, about, pixels);
       check(await scores(checkImage(about)), about.check);
       const classify = async (pixels) => probabilities(await scores(pixels), about.kind);
       return { backend, name, refused, scores, classify };
     } catch (error) {
       refused.push({ backend, reason: String(error?.message ?? error) });
+      await session?.release().catch(() => {}); // of a GPU that is lost, say
     }
   }
   throw new Error(refused.map(({ backend, reason }) => `${backend}: ${reason}`).join("; "));
@@ -37,8 +39,9 @@ async function webgpu({ precision }, emulated) {
   if (!navigator.gpu) throw new Error("this browser has no WebGPU");
   const adapter = await navigator.gpu.requestAdapter();
   if (!adapter) throw new Error("WebGPU finds no GPU");
-  const { vendor, architecture, isFallbackAdapter } = adapter.info ?? {};
-  if (isFallbackAdapter && !emulated) throw new Error("WebGPU finds no GPU, only software that stands in for one");
+  const { vendor, architecture } = adapter.info ?? {};
+  const isFallback = adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter; // the latter in Chromium before 136
+  if (isFallback && !emulated) throw new Error("WebGPU finds no GPU, only software that stands in for one");
   if (precision === "fp16" && !adapter.features.has("shader-f16")) throw new Error("the GPU has no 16-bit arithmetic");
   return `WebGPU (${[vendor, architecture].filter(Boolean).join(" ") || "an unnamed GPU"})`;
 }

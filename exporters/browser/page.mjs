@@ -53,7 +53,11 @@ function element(tag, properties, ...children) {
 
 function entryOf(file) {
   const picture = element("img", { src: URL.createObjectURL(file), alt: "" });
-  picture.onload = () => picture.classList.toggle("small", picture.naturalWidth < SMALL);
+  picture.onload = () => {
+    picture.classList.toggle("small", picture.naturalWidth < SMALL);
+    URL.revokeObjectURL(picture.src);
+  };
+  picture.onerror = () => URL.revokeObjectURL(picture.src);
   const verdict = element("p", { className: "score", textContent: "waiting …" });
   const told = element("div", {}, verdict);
   const item = element("li", {}, picture, element("h3", { textContent: file.name }), told);

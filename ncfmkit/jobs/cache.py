@@ -21,7 +21,7 @@ from ncfmkit.progress import plural, shortened_list
 from ncfmkit.real.remote import Copies
 from ncfmkit.records import Record
 
-UNFINISHED = ".tmp-"  # begins the name of a store that is being written
+UNFINISHED = ".tmp-"  # begins the name of a store that is being written, or of a runtime that is being fetched
 HOURS = {"h": 1, "d": 24, "w": 24 * 7}
 BYTES_OF = {"BF16": 2, "F32": 4}  # types of a member's weights
 
@@ -242,7 +242,8 @@ def _remote(cache: Path) -> Iterator[tuple[Path, str]]:
 
 def _web_runtimes(cache: Path) -> Iterator[tuple[Path, str]]:
     for path in (cache / web_runtime.CACHED).glob("*.tgz"):
-        yield path, f"{path.stem}, for `ncfmkit export --to web`"
+        unfinished = ", not finished" if path.name.startswith(UNFINISHED) else ""
+        yield path, f"{path.stem.removeprefix(UNFINISHED)}, for `ncfmkit export --to web`{unfinished}"
 
 
 def _downloads(cache: Path) -> Iterator[tuple[Path, str]]:

@@ -115,9 +115,7 @@ def test_answers_are_those_of_predict_and_validate(
     with browser.Tab(*flags) as tab:
         tab.open(f"{address}/{page.name}/index.html")
         tab.wait(STARTED)  # the runtime starts once
-        if backend == "webgpu" and not tab.run(
-            "navigator.gpu && navigator.gpu.requestAdapter().then((a) => a !== null)"
-        ):
+        if backend == "webgpu" and not tab.run(HAS_WEBGPU):
             pytest.skip("this browser has no WebGPU in software")
         names = json.dumps([path.name for path in pictures])
         got_NK = np.array(tab.run(ANSWERS.replace("BACKEND", json.dumps(backend)).replace("NAMES", names)))
@@ -237,6 +235,16 @@ DROP = """(async () => {
 })()"""
 
 
+REVOKED = """(() => {
+  window.revoked = [];
+  const revoke = URL.revokeObjectURL.bind(URL);
+  URL.revokeObjectURL = (address) => {
+    revoked.push(address);
+    revoke(address);
+  };
+})()"""
+
+
 def test_the_page_takes_pictures_that_are_chosen_dropped_and_pasted(
     page_of: Callable[[str], Path], root: Path, address: str, tmp_path: Path
 ) -> None:
@@ -246,6 +254,7 @@ def test_the_page_takes_pictures_that_are_chosen_dropped_and_pasted(
     with browser.Tab(*browser.WITHOUT_GPU) as tab:
         tab.open(f"{address}/{page.name}/index.html")
         tab.wait(STARTED)
+        tab.run(REVOKED)
         assert re.fullmatch(
             r"Runs on the processor \(WebAssembly\)\. Not on WebGPU: [^.]*\.",
             tab.run("document.getElementById('runs').innerText"),
@@ -265,6 +274,7 @@ def test_the_page_takes_pictures_that_are_chosen_dropped_and_pasted(
         assert tab.run(DROP) == ["over", ""]
         tab.wait("document.querySelectorAll('#answers .bars').length === 5")
         assert [name for name, _ in answers_of(tab)] == ["000.png", "001.png"] * 2 + ["002.png", "<b>text&amp;.png"]
+        tab.wait("[...document.querySelectorAll('#answers img')].every((picture) => revoked.includes(picture.src))")
         for width in (1000, 390):
             tab.screenshot(tmp_path / "page.png", width=width, dark=width == 390)
             assert tab.run("document.documentElement.scrollWidth <= innerWidth")
@@ -288,6 +298,27 @@ def changed(page: Path, name: str, change: Callable[[dict], None]) -> Path:
     return other
 
 
+OPEN = """(async () => {
+  const { load } = await import("./classify.mjs");
+  const { InferenceSession } = await import("./runtime/ort.webgpu.min.mjs");
+  const about = JSON.parse(document.getElementById("about").textContent);
+  const create = InferenceSession.create.bind(InferenceSession);
+  const open = [];
+  InferenceSession.create = async (...given) => {
+    const session = await create(...given);
+    const release = session.release.bind(session);
+    session.release = async () => {
+      await release();
+      open[index] = 0;
+    };
+    const index = open.push(1) - 1;
+    return session;
+  };
+  await load("model.onnx", about, ["wasm", "wasm"]).catch(() => {});
+  return open;
+})()"""
+
+
 def test_a_browser_that_answers_wrongly_is_not_used(page_of: Callable[[str], Path], address: str) -> None:
     def spoil(about: dict) -> None:
         about["check"]["scores"][0] += 1
@@ -300,6 +331,31 @@ def test_a_browser_that_answers_wrongly_is_not_used(page_of: Callable[[str], Pat
         assert re.search(
             r"does not run in this browser: .*wasm: its scores of the test image differ by 1\.0, allowed", said
         )
+        assert tab.run(OPEN) == [0, 0]  # each was opened, and released before the next
+
+
+FALLBACK = """(async () => {
+  const { load } = await import("./classify.mjs");
+  const about = JSON.parse(document.getElementById("about").textContent);
+  const adapter = { features: new Set(), ...ADAPTER };
+  Object.defineProperty(navigator, "gpu", { value: { requestAdapter: async () => adapter }, configurable: true });
+  const { backend, refused } = await load("model.onnx", about);
+  return [backend, ...refused.map(({ reason }) => reason)];
+})()"""
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    ["{ isFallbackAdapter: true }", "{ isFallbackAdapter: true, info: {} }", "{ info: { isFallbackAdapter: true } }"],
+)
+def test_a_gpu_in_software_is_not_used(adapter: str, page_of: Callable[[str], Path], address: str) -> None:
+    """Old versions of Chromium say it of the adapter, later ones in its `info`."""
+    page = page_of("fp32")
+    with browser.Tab(*browser.WITHOUT_GPU) as tab:
+        tab.open(f"{address}/{page.name}/index.html")
+        tab.wait(STARTED)
+        found = tab.run(FALLBACK.replace("ADAPTER", adapter))
+    assert found == ["wasm", "WebGPU finds no GPU, only software that stands in for one"]
 
 
 def test_hostile_class_names_stay_text(digits: RealData, root: Path, address: str) -> None:
@@ -321,5 +377,5 @@ def test_opened_as_a_file_the_page_says_what_it_needs(page_of: Callable[[str], P
         tab.open((page_of("fp32") / web.PAGE).as_uri())
         tab.wait("getComputedStyle(document.getElementById('unstarted')).visibility === 'visible'")
         said = tab.run("document.getElementById('unstarted').innerText")
-        assert "works only from a web server" in said
+        assert "needs JavaScript and a web server" in said
         assert "python -m http.server" in said

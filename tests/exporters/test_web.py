@@ -164,7 +164,7 @@ def test_it_lies_beside_the_student_by_default(student_path: Path, runtime: Path
     shutil.copy(student_path, "mine.safetensors")
     result = succeeds("export", "mine.safetensors", "--to", "web", "--runtime", runtime, "--precision", "fp16")
     assert web.is_site(Path("mine-fp16-web"))
-    assert "python -m http.server --bind 127.0.0.1 -d mine-fp16-web" in result.stdout
+    assert "python -m http.server --bind 127.0.0.1 -d mine-fp16-web" in result.stdout.splitlines()
 
 
 def test_other_commands_name_the_model_in_it(student_path: Path, runtime: Path) -> None:
@@ -186,6 +186,7 @@ def test_other_commands_name_the_model_in_it(student_path: Path, runtime: Path) 
         (["--runtime", "package", "--out", "s.onnx"], r"--runtime has no effect with --to onnx"),
         (["--download"], r"options of the real data need --data"),
         (["--to", "web", "--runtime", "package", "--size", "8"], r"options of the real data need --data"),
+        (["--to", "web", "--runtime", "package", "--download"], r"--download has no effect with --runtime, .* without"),
         (["--to", "web"], r"--to web needs onnxruntime-web .*--download .*--runtime"),
         (["--to", "web", "--runtime", "none"], r"none: No such file or directory: expected a folder or file"),
         (["--to", "web", "--runtime", "package", "--out", "no/site"], r"no folder no: make it first"),

@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 from commands import succeeds
 
+from ncfmkit import in_use
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import web_runtime
 from ncfmkit.exporters.web_runtime import FILE, NEEDED, VERSION, find_runtime
 from ncfmkit.files import cache_dir
+from ncfmkit.jobs.cache import clean, entries
 
 NPM = """#!{python}
-import shutil, sys
+import os, shutil, sys
 print(*sys.argv[1:], file=open({log!r}, "a"))
 {does}
 """
@@ -86,6 +88,63 @@ def test_npm_that_fails_or_is_not_there(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "npm").unlink()
     with pytest.raises(UserError, match=r"npm, which is not on PATH: install Node\.js, or run `npm pack .*--runtime"):
         find_runtime(None, download=True)
+
+
+@pytest.mark.parametrize(
+    ("says", "shown"),
+    [
+        (
+            "404 Not Found - GET https://me:secret@registry.example:8443/onnxruntime-web - no",
+            "404 Not Found - GET ... - no",
+        ),
+        ("to http://registry.example/x, getaddrinfo ENOTFOUND registry.example", "to ... getaddrinfo ENOTFOUND ..."),
+        ("`_auth` must be renamed to `//registry.example/:_auth`", "`_auth` must be renamed to `..."),
+        ("x " * 140 + "https://me:" + "secret" * 9 + "@registry.example", "x " * 140 + "..."),
+    ],
+)
+def test_what_npm_says_is_shown_without_addresses(
+    says: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_npm(tmp_path, monkeypatch, f"sys.exit({says!r})")
+    with pytest.raises(UserError) as caught:
+        find_runtime(None, download=True)
+    assert str(caught.value).endswith(f"nothing was exported: {shown}")
+
+
+def test_npm_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_runtime, "PATIENCE", 0.5)
+    fake_npm(tmp_path, monkeypatch, "import time; time.sleep(20)")
+    with pytest.raises(UserError, match=r"`npm pack .*` did not end within 0\.5 s, and nothing was exported"):
+        find_runtime(None, download=True)
+    assert list((cache_dir() / web_runtime.CACHED).glob(".tmp-*")) == []
+
+
+def killed_while_fetching() -> Path:
+    """What a process leaves that is killed while npm works."""
+    folder = cache_dir() / web_runtime.CACHED / f".tmp-{FILE}"
+    folder.mkdir(parents=True)
+    (folder / FILE).write_bytes(b"part")
+    return folder
+
+
+def test_the_next_fetch_removes_what_a_killed_one_left(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = killed_while_fetching()
+    fake_npm(tmp_path, monkeypatch, f"assert not os.listdir(); shutil.copy({str(package)!r}, '.')")
+    find_runtime(None, download=True)
+    assert not folder.exists()
+
+
+def test_the_cache_command_removes_what_a_killed_fetch_left() -> None:
+    folder = killed_while_fetching()
+    (listed,) = entries("runtime")
+    assert listed.belongs_to == f"onnxruntime-web-{VERSION}, for `ncfmkit export --to web`, not finished"
+    held = in_use.hold(folder.with_name(FILE))  # as it is while npm works
+    assert [outcome for _, outcome in clean([listed])] == ["in use"]
+    held.close()
+    assert [outcome for _, outcome in clean([listed])] == ["removed"]
+    assert not folder.exists()
 
 
 def test_a_place_that_the_user_names(
