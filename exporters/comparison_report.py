@@ -128,8 +128,9 @@ def _cost_table(found: ModelComparison) -> SectionTable:
     caption = f"{FRONT} on the Pareto front {fronts}: no other is at least as accurate and costs less."
     if _any_by_chance(found):
         caption += (
-            f" {PERHAPS} chance decides whether it is on it: of those that cost no more, none is better, and not all "
-            f"are worse, by more than chance (McNemar's exact test, Holm's correction over all pairs, p below {LEVEL})."
+            f" {PERHAPS} whether it is on the front may be chance: its accuracy cannot be told from that of another "
+            f"that costs no more, and none of those is clearly better. Clearly: p below {LEVEL} in McNemar's exact "
+            "test, with Holm's correction over all pairs."
         )
     if timed:
         batches = found.models[0].speed[0].largest_batch if found.models[0].speed else 1

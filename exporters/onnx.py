@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import math
 import os
 import tempfile
 import warnings
@@ -113,19 +114,50 @@ def _with_opset(model: Any, opset: int) -> Any:
     """
     import onnx
 
-    if model.opset_import[0].version > opset:
-        if model.ByteSize() > LARGEST_CONVERTED:
+    if (_opset(model) or 0) > opset:
+        if _larger(model, LARGEST_CONVERTED):
             raise UserError(
-                f"a model of {format_bytes(model.ByteSize())} cannot be written with opset {opset}: pass --opset "
-                f"{TRACED_OPSET} or a newer one"
+                f"a model of more than {format_bytes(LARGEST_CONVERTED)} cannot be written with opset {opset}: pass "
+                f"--opset {TRACED_OPSET} or a newer one"
             )
-        for node in model.graph.node:  # onnx's converter would leave this one, which ReduceMean does not have before 18
-            kept = [a for a in node.attribute if a.name != "noop_with_empty_axes"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
+        _drop_noop(model.graph, opset)
         model = onnx.version_converter.convert_version(model, opset)
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     return model
+
+
+def _opset(model: Any) -> int | None:
+    """Of the operators of ONNX itself; None: the model names only other domains."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
+
+
+def _larger(model: Any, most: int) -> bool:
+    """Whether a model has more bytes than that; of one above 2 GiB, protobuf does not say how many."""
+    from google.protobuf.message import EncodeError
+
+    try:
+        return model.ByteSize() > most
+    except EncodeError:
+        return True
+
+
+def _drop_noop(graph: Any, opset: int) -> None:
+    """Drops an attribute that onnx's converter leaves, and that only ReduceSum has before opset 18.
+
+    Raises:
+        UserError: without it, a node would reduce all axes instead of none.
+    """
+    lengths = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        noop = next((a for a in node.attribute if a.name == "noop_with_empty_axes"), None)
+        if noop is None or not node.op_type.startswith("Reduce") or (noop.i and node.op_type == "ReduceSum"):
+            continue
+        if noop.i and not any(lengths.get(axes) for axes in node.input[1:]):
+            raise UserError(
+                f"{node.name} ({node.op_type}) reduces no axes where none are given (noop_with_empty_axes), which "
+                f"opset {opset} has no way to say: pass --opset {TRACED_OPSET} or a newer one"
+            )
+        node.attribute.remove(noop)
 
 
 @contextmanager
@@ -182,7 +214,7 @@ def save(
     del model.metadata_props[:]
     ours = {METADATA_KEY: json.dumps(metadata, sort_keys=True)}
     onnx.helper.set_model_props(model, {**(plain or {}), **ours})  # ours are last: without them the file is truncated
-    _write(model, path, large=model.ByteSize() > LARGEST_EMBEDDED)
+    _write(model, path, large=_larger(model, LARGEST_EMBEDDED))
 
 
 def load(path: Path) -> Any:
@@ -298,7 +330,7 @@ def _facts(path: Path, model: Any) -> GraphFacts:
     entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
     names = {_text(path, entry.value) for entry in entries if entry.key == "location"}
     return GraphFacts(
-        opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None),
+        opset=_opset(model),
         nodes=dict(Counter(_text(path, node.op_type) for node in model.graph.node)),
         producer=" ".join(_text(path, text) for text in (model.producer_name, model.producer_version)).strip(),
         bytes=path.stat().st_size + sum(_size_beside(path, name) for name in names),

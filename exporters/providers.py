@@ -21,7 +21,7 @@ from ncfmkit.extras import install
 
 # All own the import name onnxruntime: only one can be installed.
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-webgpu")
-PLUGINS_SINCE = "1.23"  # version of ONNX Runtime
+TENSORRT_PACKAGES = ("tensorrt-cu13", "tensorrt")  # the first is what the extra installs
 Device = Literal["cpu", "cuda", "webgpu"]
 LONGEST_REASON = 1000  # characters of ONNX Runtime's message that are shown: it may quote the model
 Options = dict[str, bool | int | str]  # of a provider, ONNX Runtime's own
@@ -33,6 +33,7 @@ class Plugin:
 
     package: str
     module: str
+    since: str  # the oldest version of ONNX Runtime that it takes; plug-ins exist from 1.23 on
     needs: str  # of the machine, for messages
     metadata: Mapping[str, str] = field(default_factory=dict)  # of its devices that are meant; empty: any
     refuses: Callable[[], str] = lambda: ""  # why this machine's device is not supported, found before anything loads
@@ -50,6 +51,11 @@ class Provider:
     caches: bool = False  # builds an engine, kept in a folder beside the model
     waits: bool = True  # a call returns when the device is done; False: only copying its scores to the host waits
     options: Callable[[int | None], Options] = lambda threads: {}  # by the number of CPU threads, None: its choice
+
+    @property
+    def in_torch(self) -> bool:
+        """Whether torch has the device, so that the student can be timed there."""
+        return self.device != "webgpu"
 
 
 def _openvino_options(threads: int | None) -> Options:
@@ -96,6 +102,7 @@ PROVIDERS: dict[str, Provider] = {
         plugin=Plugin(
             package="onnxruntime-ep-openvino",
             module="onnxruntime_ep_openvino",
+            since="1.23",
             needs="an Intel CPU",
             metadata={"ov_device": "CPU"},
         ),
@@ -108,6 +115,7 @@ PROVIDERS: dict[str, Provider] = {
         plugin=Plugin(
             package="onnxruntime-ep-webgpu",
             module="onnxruntime_ep_webgpu",
+            since="1.24.4",
             needs="a GPU and its driver, on Linux a GPU that /sys/class/drm lists, with a driver for Vulkan",
         ),
         extra="webgpu",
@@ -119,6 +127,7 @@ PROVIDERS: dict[str, Provider] = {
         plugin=Plugin(
             package="onnxruntime-ep-nv-tensorrt-rtx-cu13",
             module="onnxruntime_ep_nv_tensorrt_rtx",
+            since="1.24",
             needs="an NVIDIA RTX GPU, its driver (libcuda) and the libraries of a torch for CUDA 13",
             refuses=_not_rtx,
         ),
@@ -199,11 +208,9 @@ def _plugin_missing(ort: Any, row: Provider, plugin: Plugin) -> str:
     installed = packages()
     if len(installed) > 1:
         return f"{' and '.join(installed)} {keep_one(installed)}"
-    if not hasattr(ort, "register_execution_provider_library"):
-        newer = f'pip install --upgrade "{(installed or PACKAGES)[0]}>={PLUGINS_SINCE}"'
-        return (
-            f"ONNX Runtime {ort.__version__} has no plug-in providers, {PLUGINS_SINCE} is the first that has: {newer}"
-        )
+    if _numbers(ort.__version__) < _numbers(plugin.since):
+        newer = f'pip install --upgrade "{(installed or PACKAGES)[0]}>={plugin.since}"'
+        return f"ONNX Runtime {ort.__version__} is too old for the plug-in {plugin.package}: {newer}"
     unsupported = plugin.refuses()
     if unsupported:
         return unsupported
@@ -384,13 +391,19 @@ def conflicts() -> str:
             f"torch {torch.__version__} is for CUDA {has}, ONNX Runtime {ort.__version__} for CUDA {wanted}: install a "
             f"torch for CUDA {wanted}, whose libraries ONNX Runtime uses"
         )
-    needed, installed = _libnvinfer(ort), _version("tensorrt")
-    if needed and installed and needed != _major(installed):
+    needed = _libnvinfer(ort)
+    others = [f"{name} {_version(name)}" for name in TENSORRT_PACKAGES if _major(_version(name)) not in ("", needed)]
+    if needed and others:
         said.append(
-            f"ONNX Runtime {ort.__version__} is for TensorRT {needed} (libnvinfer.so.{needed}), installed is tensorrt "
-            f'{installed}: pip install "tensorrt=={needed}.*"'
+            f"ONNX Runtime {ort.__version__} is for TensorRT {needed} (libnvinfer.so.{needed}), installed is "
+            f'{" and ".join(others)}: pip install "{TENSORRT_PACKAGES[0]}=={needed}.*"'
         )
     return "; ".join(said)
+
+
+def _numbers(version: str) -> list[int]:
+    """To compare versions: those of `1.24.4`, or of a build such as `1.25.0.dev3`."""
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def _major(version: str) -> str:

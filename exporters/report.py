@@ -200,7 +200,7 @@ def _calls(section: SpeedSection) -> str:
 
 def _timed_how(section: SpeedSection) -> str:
     where = "inputs and outputs in device memory"
-    if section.device.startswith("WebGPU"):
+    if section.outputs_copied:
         where = "inputs in device memory, outputs copied to the host, which is what waits for the GPU"
     text = f"{_calls(section)} calls each, in turns; {where}; images/s from the median"
     if any(row.name in TORCH_COLORS for row in section.rows):

@@ -1,6 +1,6 @@
 """TensorRT engines: built from an ONNX file, run on the machine that built them; their files are in engine_file.py.
 
-Written for TensorRT 10 and 11, and not yet run: `python -m pytest -m gpu tests/exporters/test_tensorrt.py` tests it
+Written for TensorRT 10.13 to 11, and not yet run: `python -m pytest -m gpu tests/exporters/test_tensorrt.py` tests it
 where one of them is. Networks are strongly typed, so the precision is that of the ONNX graph.
 
 Shapes: N images, C channels, H = W side, K classes.
@@ -34,7 +34,7 @@ from ncfmkit.files import cache_dir, writable, write_atomic
 from ncfmkit.progress import notice
 from ncfmkit.runtime import versions
 
-OLDEST = 10  # major version of TensorRT
+OLDEST = (10, 13)  # version of TensorRT
 BATCHES = (1, 64, 256)  # images at once: fewest, those that the engine is tuned for, most
 DEVICE = "cuda"
 
@@ -48,7 +48,8 @@ def tensorrt() -> Any:
     try:
         import tensorrt as trt
 
-        lacking = f"version {trt.__version__} is too old" if int(trt.__version__.split(".")[0]) < OLDEST else ""
+        version = tuple(map(int, trt.__version__.split(".")[:2]))
+        lacking = f"version {trt.__version__} is too old" if version < OLDEST else ""
     except (ImportError, OSError) as error:
         lacking = str(error)
     if not lacking and not torch.cuda.is_available():
@@ -81,9 +82,14 @@ def _log(trt: Any) -> Any:
                 self.errors.append(text.strip())
 
         def take(self) -> str:
-            """What was logged since the last time."""
-            text, self.errors = "; ".join(self.errors), []
+            """What was logged since the last `clear`, or since it was last taken."""
+            text = "; ".join(self.errors)
+            self.clear()
             return text or "TensorRT does not say why"
+
+        def clear(self) -> None:
+            """Before each build, opening and run: what succeeds may log errors, too."""
+            self.errors.clear()
 
     return Log()
 
@@ -137,6 +143,7 @@ def build_engine(onnx_path: Path, engine_path: Path) -> None:
 
 
 def _build(trt: Any, onnx_path: Path, contract: Contract, machine: Machine) -> bytes:
+    _log(trt).clear()
     builder = _start(trt, trt.Builder)
     # TensorRT 11 ignores the flag, which has another number there: all its networks are strongly typed.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -156,10 +163,13 @@ def _build(trt: Any, onnx_path: Path, contract: Contract, machine: Machine) -> b
         timings = config.create_timing_cache(content)
         if timings is not None and config.set_timing_cache(timings, ignore_mismatch=False):
             break
+    else:  # not even empty ones: built without
+        timings = None
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise UserError(f"TensorRT {trt.__version__} cannot build an engine of {onnx_path}: {_log(trt).take()}")
-    write_atomic(kept, bytes(timings.serialize()))
+    if timings is not None:
+        write_atomic(kept, bytes(timings.serialize()))
     return bytes(engine)
 
 
@@ -195,6 +205,7 @@ class EngineSession:
         self.path, self.contract = path, contract
         self.placement: dict[str, Counter[str]] = {}
         self._log = _log(trt)
+        self._log.clear()
         start = time.perf_counter()
         self._stream = torch.cuda.Stream()  # on torch's default stream TensorRT would synchronize the whole device
         self._runtime = _start(trt, trt.Runtime)
@@ -252,6 +263,7 @@ class EngineSession:
         256 images are.
         """
         context, contract, most = self._context, self.contract, BATCHES[2]
+        self._log.clear()
         for first in range(0, len(images), most):
             part, scores = images[first : first + most], scores_NK[first : first + most]
             if not (

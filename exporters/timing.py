@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -40,7 +40,6 @@ MEMORY_IS: dict[Device, str] = {
 }
 Call = Callable[[], Any]  # returns when the scores are there
 Bind = Callable[[np.ndarray], Call]  # of uint8 images [N, C, H, W]
-Result = TypeVar("Result")
 
 
 class Runner(Protocol):
@@ -138,6 +137,7 @@ class SpeedSection(SparseRecord):
     largest_batch: Annotated[int, Field(ge=1)]  # that memory was measured with
     rows: tuple[SpeedRow, ...]
     others_cpu: Annotated[float, Field(ge=0, le=1)] | None  # share of the CPUs that other processes used; None: unknown
+    outputs_copied: bool = False  # timed calls copy the outputs to the host, as providers that do not wait need it
 
 
 def parse_batches(batches: str | Sequence[int]) -> tuple[int, ...]:
@@ -161,6 +161,8 @@ def race(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Seconds of every timed call of each contender, float64; and by name why others failed, who are out of the race.
 
+    The call of one that fails is deleted from `calls` at once, so that the others have its memory.
+
     A turn is a short block of calls. Before a block is a pause, and one call that is not timed: another contender's
     threads still held the cores, and its data the caches.
     """
@@ -178,27 +180,45 @@ def race(
         enough = all(len(s) >= config.calls and sum(s) >= config.seconds for s in seconds.values())
         return clock() - start < config.limit * len(calls) and not enough
 
-    def turn(call: Call) -> list[float]:
+    def turn(name: str) -> list[float]:
         try:
-            return block(call)
+            return block(calls[name])
         except Exception as error:
+            del calls[name]
             raise Ended(_first_line(error)) from error
 
-    warm, cold = _each({name: partial(_warm_up, call, config, clock) for name, call in calls.items()})
+    cold = dict[str, str]()
+    for name in list(calls):
+        try:
+            _warm_up(calls[name], config, clock)
+        except Exception as error:
+            del calls[name]
+            cold[name] = _first_line(error)
     start = clock()
-    seconds, ended = take_turns({name: partial(turn, calls[name]) for name in warm}, go_on=lacking)
+    seconds, ended = take_turns({name: partial(turn, name) for name in calls}, go_on=lacking)
     return {name: np.array(values) for name, values in seconds.items()}, cold | ended
 
 
-def _each(actions: Mapping[str, Callable[[], Result]]) -> tuple[dict[str, Result], dict[str, str]]:
-    """What each of them gives, by name; and why others failed. Out of memory has many names, so any error counts."""
-    done, failed = dict[str, Result](), dict[str, str]()
-    for name, action in actions.items():
+def _race_batch(
+    binds: Mapping[str, Bind], images_NCHW: np.ndarray, batch: int, config: TimingConfig
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """What :func:`race` gives, of calls with that many images; those that cannot be bound to them failed, too.
+
+    Calls hold inputs and outputs, and live no longer than this does: the next batch finds their memory free. Out of
+    memory has many names, so any error counts.
+    """
+    calls, failed = dict[str, Call](), dict[str, str]()
+    try:
+        images = _batch(images_NCHW, batch)
+    except MemoryError as error:
+        return {}, dict.fromkeys(binds, _first_line(error))
+    for name, bind in binds.items():
         try:
-            done[name] = action()
+            calls[name] = bind(images)
         except Exception as error:
             failed[name] = _first_line(error)
-    return done, failed
+    seconds, ended = race(calls, config) if calls else ({}, {})
+    return seconds, failed | ended
 
 
 def _warm_up(call: Call, config: TimingConfig, clock: Callable[[], float]) -> None:
@@ -278,16 +298,10 @@ def time_device(
         with track(f"timing on {device}", len(config.batches)) as bar:
             for batch in config.batches:
                 running = {name: bind for name, bind in binds.items() if batch <= contenders[name].most}
-                try:
-                    images = _batch(images_NCHW, batch)
-                except MemoryError as error:
-                    calls, failed = dict[str, Call](), dict.fromkeys(running, _first_line(error))
-                else:
-                    calls, failed = _each({name: partial(bind, images) for name, bind in running.items()})
-                seconds, ended = race(calls, config) if calls else ({}, {})
+                seconds, failed = _race_batch(running, images_NCHW, batch, config)
                 for name, values in seconds.items():
                     contenders[name].batches.append(summary(values, batch, _times(name, seconds)))
-                for name, why in (failed | ended).items():
+                for name, why in failed.items():
                     contenders[name].stop(batch, why)
                 bar.advance(note=f"batch {batch}")
         others = _others_share(before, _cpu_seconds())

@@ -537,7 +537,7 @@ def _speed(
             device,
             {name: model.runner for name, (_, model) in here.items()},
             student.deployed(layout=contract.layout, output=contract.output)
-            if student and device != "webgpu"
+            if student and all(PROVIDERS[model.provider].in_torch for _, model in here.values())
             else None,
             test.images,
             how,
@@ -560,8 +560,10 @@ def _speed(
                 of_student.append(row.model_copy(update=_footprint(row.name, common, what)))
             else:  # compiled torch
                 of_student.append(row)
+        copied = any(not PROVIDERS[model.provider].waits for _, model in here.values())
         for k in dict.fromkeys(k for k, _ in here.values()):
-            found[k].append(section.model_copy(update={"rows": (*rows[k], *of_student)}))
+            update = {"rows": (*rows[k], *of_student), "outputs_copied": copied}
+            found[k].append(section.model_copy(update=update))
     return [tuple(sections) for sections in found]
 
 

@@ -213,7 +213,7 @@ def test_marks_of_chance(linear: tuple[Path, ...], data: RealData) -> None:
     assert [r.smallest_by_chance for r in found.runs] == [True, True, False]
     assert [r.fastest_by_chance for r in found.runs] == [None] * 3
     text = " ".join(shown(found, 120).split())
-    assert "~ chance decides whether it is on it" in text
+    assert "~ whether it is on the front may be chance: its accuracy cannot be told from" in text
     assert re.search(r"near\.onnx \S+ [\d.]+\sKiB~", text)
     assert re.search(r"guess\.onnx \S+ [\d.]+\sKiB(?![*~])", text)
     comparison_report.write_comparison(Path("chance.html"), found)
@@ -431,7 +431,5 @@ def test_hostile_names_and_many_models(data: RealData) -> None:
     page = Path("out/report.html").read_text()
     assert "<b>" not in page
     assert Page(page).tags.count("svg") == 4
-    assert all(run.smallest_by_chance is not None for run in found.runs)
-    nothing = np.zeros((len(names), len(names)), bool)
-    again = compared(names, found.models, found.reference, found.pairs, nothing).runs
-    assert [run.smallest for run in again] == [run.smallest for run in found.runs]
+    # all have one size and give the same classes, so that each is on the front, and surely
+    assert [(run.smallest, run.smallest_by_chance) for run in found.runs] == [(True, False)] * len(names)

@@ -234,8 +234,89 @@ def test_the_newest_opset_is_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_model_that_is_too_large_to_convert(student_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_export, "LARGEST_CONVERTED", 1000)
     how: dict[str, Any] = {"layout": "uint8-nchw", "output": "logits", "half": False}
-    with pytest.raises(UserError, match=r"a model of \S+ KiB cannot be written with opset 17: pass --opset 18 or"):
+    with pytest.raises(UserError, match=r"more than \S+ B cannot be written with opset 17: pass --opset 18 or"):
         onnx_export.to_onnx(load_student(student_path), **how, opset=17)
+
+
+class AboveTwoGibibytes:
+    """A model that fails as those do that are too large for one message of protobuf."""
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def ByteSize(self) -> int:
+        from google.protobuf.message import EncodeError
+
+        raise EncodeError("Failed to serialize proto")
+
+
+def test_a_model_that_protobuf_cannot_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"more than 2 GiB cannot be written with opset 17: pass --opset 18"):
+        onnx_export._with_opset(AboveTwoGibibytes(reducing("ReduceMean", [1], 0)), 17)
+    model, written = onnx.load_model(foreign_model(tmp_path / "m.onnx")), list[bool]()
+    monkeypatch.setattr(onnx_export, "_write", lambda model, path, *, large: written.append(large))
+    onnx_export.save(model, {}, tmp_path / "small.onnx")
+    onnx_export.save(AboveTwoGibibytes(model), {}, tmp_path / "large.onnx")
+    assert written == [False, True]
+
+
+def reducing(operator: str, axes: list[int] | None, noop: int, *, domains: tuple[str, ...] = ("",)) -> Any:
+    """A model of opset 18 that reduces `[2, 3]`, over the axes of an input where some are given."""
+    helper, types = onnx.helper, onnx.TensorProto
+    given = ["axes"] if axes is not None else []
+    node = helper.make_node(operator, ["x", *given], ["y"], "r", keepdims=1, noop_with_empty_axes=noop)
+    ends = [helper.make_tensor_value_info(name, types.FLOAT, None) for name in ("x", "y")]
+    ends[0] = helper.make_tensor_value_info("x", types.FLOAT, [2, 3])
+    weights = [onnx.numpy_helper.from_array(np.array(axes, np.int64), "axes")] if axes is not None else []
+    imports = [helper.make_opsetid(domain, 3 if domain else 18) for domain in domains]
+    return helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], weights), opset_imports=imports)
+
+
+@pytest.mark.parametrize(
+    ("operator", "axes", "noop", "shape"),
+    [
+        ("ReduceMean", [1], 0, (2, 1)),
+        ("ReduceMean", [1], 1, (2, 1)),
+        ("ReduceMean", None, 0, (1, 1)),
+        ("ReduceSum", [1], 1, (2, 1)),
+        ("ReduceSum", None, 1, (2, 3)),  # it has the attribute since 13
+    ],
+)
+def test_reductions_mean_the_same_at_an_older_opset(
+    operator: str, axes: list[int] | None, noop: int, shape: tuple[int, ...]
+) -> None:
+    import onnxruntime as ort
+
+    answers = []
+    for opset in (18, 17):
+        model = onnx_export._with_opset(reducing(operator, axes, noop), opset)
+        assert [o.version for o in model.opset_import] == [opset]
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        answers += session.run(None, {"x": np.arange(6, dtype=np.float32).reshape(2, 3)})
+    assert answers[0].shape == shape
+    np.testing.assert_array_equal(*answers)
+
+
+@pytest.mark.parametrize("axes", [None, []])
+def test_a_reduction_of_nothing_is_refused_where_the_opset_has_none(axes: list[int] | None) -> None:
+    with pytest.raises(UserError, match=r"r \(ReduceMean\) reduces no axes .*opset 17 .*: pass --opset 18 or"):
+        onnx_export._with_opset(reducing("ReduceMean", axes, 1), 17)
+
+
+def test_the_attribute_of_other_operators_stays() -> None:
+    model = reducing("ReduceMean", [1], 0)
+    model.graph.node[0].op_type = "Other"
+    onnx_export._drop_noop(model.graph, 17)
+    assert [a.name for a in model.graph.node[0].attribute] == ["keepdims", "noop_with_empty_axes"]
+
+
+@pytest.mark.parametrize("domains", [("ai.onnx.ml", ""), ("", "ai.onnx.ml")])
+def test_the_opset_is_that_of_onnx_itself(domains: tuple[str, ...]) -> None:
+    model = onnx_export._with_opset(reducing("ReduceMean", [1], 0, domains=domains), 17)
+    assert {o.domain: o.version for o in model.opset_import}[""] == 17
 
 
 def test_an_opset_that_onnx_runtime_refuses_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

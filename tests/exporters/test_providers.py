@@ -29,7 +29,7 @@ from ncfmkit.exporters.providers import (
     start_session,
 )
 from ncfmkit.exporters.sessions import open_session
-from ncfmkit.extras import install
+from ncfmkit.extras import EXTRAS, install
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -174,9 +174,39 @@ def test_a_runtime_without_plugins(plugged: Plugged, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ort, "__version__", "1.22.1")
     monkeypatch.setattr(providers, "packages", lambda: ["onnxruntime-gpu"])
     assert missing("openvino") == (
-        "ONNX Runtime 1.22.1 has no plug-in providers, 1.23 is the first that has: "
+        "ONNX Runtime 1.22.1 is too old for the plug-in onnxruntime-ep-openvino: "
         'pip install --upgrade "onnxruntime-gpu>=1.23"'
     )
+    assert missing("webgpu").endswith(': pip install --upgrade "onnxruntime-gpu>=1.24.4"')
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "runs"),
+    [
+        ("openvino", "1.23.2", True),
+        ("webgpu", "1.23.2", False),
+        ("webgpu", "1.24.3", False),
+        ("webgpu", "1.24.4", True),
+        ("webgpu", "1.25.0.dev20260101", True),
+    ],
+)
+def test_each_plugin_has_its_oldest_runtime(
+    plugged: Plugged, monkeypatch: pytest.MonkeyPatch, name: str, version: str, runs: bool
+) -> None:
+    monkeypatch.setattr(ort, "__version__", version)
+    plugged.offers, plugged.starts = [offer(name)], opened
+    assert (missing(name) == "") == runs
+    assert bool(plugged.registered) == runs
+
+
+def test_the_documentation_has_the_oldest_runtimes_of_plugins() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    said = " ".join(text.split("Plug-ins need an ONNX Runtime of ")[1].split(" and later.")[0].split())
+    for name, label in (("openvino", "OpenVINO"), ("tensorrt-rtx", "TensorRT for RTX"), ("webgpu", "WebGPU")):
+        plugin = PROVIDERS[name].plugin
+        assert plugin is not None
+        assert f"{plugin.since} ({label}, " in said
+    assert len(PLUGINS) == 3
 
 
 def test_two_runtimes(plugged: Plugged, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,23 +403,30 @@ def test_majors_of_cuda(monkeypatch: pytest.MonkeyPatch, torchs: str | None, the
     [
         (
             b"\0libcudart.so.13\0libnvinfer.so.10\0libnvonnxparser.so.10\0",
-            "11.0.0.114",
-            "TensorRT 10 (libnvinfer.so.10)",
+            {"tensorrt-cu13": "11.0.0.114"},
+            "tensorrt-cu13 11.0.0.114",
         ),
-        (b"\0libnvinfer.so.10\0", "10.13.0", ""),
-        (b"\0libnvinfer.so.10\0", None, ""),
-        (b"\0libnvinfer_plugin.so.9\0", "10.13.0", ""),
-        (None, "11.0.0.114", ""),
+        (b"\0libnvinfer.so.10\0", {"tensorrt": "11.0.0.114"}, "tensorrt 11.0.0.114"),
+        (
+            b"\0libnvinfer.so.10\0",
+            {"tensorrt": "11.0", "tensorrt-cu13": "11.1"},
+            "tensorrt-cu13 11.1 and tensorrt 11.0",
+        ),
+        (b"\0libnvinfer.so.10\0", {"tensorrt": "10.13.0", "tensorrt-cu13": "10.13.0"}, ""),
+        (b"\0libnvinfer.so.10\0", {}, ""),
+        (b"\0libnvinfer_plugin.so.9\0", {"tensorrt-cu13": "10.13.0"}, ""),
+        (None, {"tensorrt-cu13": "11.0.0.114"}, ""),
     ],
 )
 def test_majors_of_tensorrt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, installed: str | None, says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, installed: dict[str, str], says: str
 ) -> None:
+    """The extra installs one of these packages; users may have the other."""
+
     def version(package: str) -> str:
-        assert package == "tensorrt"
-        if installed is None:
+        if package not in installed:
             raise importlib.metadata.PackageNotFoundError(package)
-        return installed
+        return installed[package]
 
     folder = tmp_path / "onnxruntime" / "capi"
     folder.mkdir(parents=True)
@@ -398,10 +435,11 @@ def test_majors_of_tensorrt(
     monkeypatch.setattr(ort, "__file__", str(folder.parent / "__init__.py"))
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert says in conflicts()
     assert bool(says) == bool(conflicts())
     if says:
-        assert conflicts().endswith(f'installed is tensorrt {installed}: pip install "tensorrt==10.*"')
+        assert "is for TensorRT 10 (libnvinfer.so.10), " in conflicts()
+        assert conflicts().endswith(f', installed is {says}: pip install "tensorrt-cu13==10.*"')
+    assert any(package.startswith(f"{providers.TENSORRT_PACKAGES[0]}>=10") for package in EXTRAS["tensorrt"])
 
 
 def test_help_names_all_providers() -> None:

@@ -10,6 +10,7 @@ import pytest
 from exports import Page
 from rich.console import Console
 
+from ncfmkit.exporters import report
 from ncfmkit.exporters.accuracy import by_class
 from ncfmkit.exporters.contract import NoMetadata
 from ncfmkit.exporters.plots import confusion_plot
@@ -168,6 +169,14 @@ def test_a_busy_machine_is_told(tmp_path: Path) -> None:
         assert "ONNX Runtime cpu stopped at batch 8: MemoryError: no room." in page
         assert "ONNX Runtime cpu: no cold start and memory: no room." in page
         assert Page(page).tags.count("svg") == 4
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_where_outputs_are_when_timed_is_as_recorded(copied: bool) -> None:
+    """Whatever the device is called."""
+    text = report._timed_how(a_section(device="WebGPU of a name", outputs_copied=copied))
+    assert ("outputs copied to the host" in text) == copied
+    assert ("inputs and outputs in device memory" in text) != copied
 
 
 def test_nothing_timed_has_no_plot(tmp_path: Path) -> None:

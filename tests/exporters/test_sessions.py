@@ -581,7 +581,7 @@ def test_a_session_profiles_itself(model: Path, tmp_path: Path, monkeypatch: pyt
 def test_a_session_of_a_plugin_profiles_itself(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU's provider, which ONNX Runtime offers a device of, in the role of a plug-in."""
     monkeypatch.setattr(sessions, "missing", lambda name: "")
-    plugin = Plugin(package="x", module="x", needs="a CPU")
+    plugin = Plugin(package="x", module="x", since="1.23", needs="a CPU")
     monkeypatch.setitem(PROVIDERS, "webgpu", Provider(name=CPU, plugin=plugin, extra="webgpu", device="cpu"))
     session, images = open_session(model, "webgpu", threads=1), pictures(3)
     assert session.placement == {CPU: {"Cast": 1, "Flatten": 1, "MatMul": 1}}

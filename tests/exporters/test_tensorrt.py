@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,7 @@ class World:
     logged: list[str] = field(default_factory=list)  # as an error, by what fails
     refused: list[str] = field(default_factory=list)  # by the parser
     takes_timings: bool = True  # those that were kept
+    refuses_timings: bool = False  # empty ones, too
     profile: tuple[Any, ...] = ()  # name, fewest, usual, most
     loaded: bool = False
     ran: list[dict[str, int]] = field(default_factory=list)  # addresses of every run
@@ -160,7 +161,8 @@ class IBuilderConfig:
         return 0
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
-        return None if serialized_timing_cache == b"damaged" else ITimingCache(serialized_timing_cache)
+        damaged = world.refuses_timings or serialized_timing_cache == b"damaged"
+        return None if damaged else ITimingCache(serialized_timing_cache)
 
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
         assert isinstance(cache, ITimingCache)
@@ -187,7 +189,7 @@ class Builder:
         return IOptimizationProfile()
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> memoryview | None:
-        assert config._ready == {"TF32", "profile", "timings"}
+        assert config._ready == {"TF32", "profile"} | (set() if world.refuses_timings else {"timings"})
         _, (fewest, *_), _, (most, *_) = world.profile
         return memoryview(f"{fewest} {most}\n".encode() + network._content) if world.holds("build") else None
 
@@ -397,6 +399,13 @@ def test_begins_anew_where_kept_timings_do_not_fit(
     assert kept.read_bytes() == b"+timings"
 
 
+def test_builds_where_no_timings_are_taken(trt: World, onnx_path: Path, tmp_path: Path) -> None:
+    trt.refuses_timings = True
+    build_engine(onnx_path, tmp_path / "student.engine")
+    assert open_engine(tmp_path / "student.engine")(images_of(2)).shape == (2, 3)
+    assert not list((tmp_path / "cache" / "tensorrt").iterdir())
+
+
 def test_names_the_extra_without_tensorrt(onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(UserError, match=r"\(the extra 'tensorrt'\).*Linux x86-64.*NVIDIA GPU"):
@@ -412,10 +421,17 @@ def test_needs_a_gpu_that_torch_sees(trt: World, monkeypatch: pytest.MonkeyPatch
         tensorrt_engine.tensorrt()
 
 
-def test_needs_a_recent_tensorrt(trt: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensorrt.__version__", "8.6.1")
-    with pytest.raises(UserError, match=r"version 8.6.1 is too old.*tensorrt-cu13>=10"):
+@pytest.mark.parametrize("version", ["8.6.1", "10.0.1", "10.12.0.36"])
+def test_needs_a_recent_tensorrt(trt: World, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr("tensorrt.__version__", version)
+    with pytest.raises(UserError, match=rf"version {version} is too old.*tensorrt-cu13>=10\.13"):
         tensorrt_engine.tensorrt()
+
+
+@pytest.mark.parametrize("version", ["10.13.0.35", "10.16.1.11", "11.0.0.114"])
+def test_takes_a_recent_tensorrt(trt: World, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr("tensorrt.__version__", version)
+    assert tensorrt_engine.tensorrt().__version__ == version
 
 
 @pytest.mark.parametrize(
@@ -431,6 +447,23 @@ def test_says_why_nothing_was_built(fails: str, says: str, trt: World, onnx_path
     with pytest.raises(UserError, match=says):
         build_engine(onnx_path, tmp_path / "student.engine")
     assert not list(tmp_path.glob("student.engine*"))
+
+
+@pytest.mark.parametrize("fails", ["build", "load", "run"])
+def test_errors_of_what_succeeded_are_not_reasons(
+    fails: str, trt: World, engine_path: Path, onnx_path: Path, tmp_path: Path
+) -> None:
+    session = open_engine(engine_path)
+    tensorrt_engine._log(sys.modules["tensorrt"]).log(Severity.ERROR, "a tactic was skipped")
+    trt.fails, trt.logged = fails, ["out of memory"]
+    again: dict[str, Callable[[], object]] = {
+        "build": lambda: build_engine(onnx_path, tmp_path / "other.engine"),
+        "load": lambda: open_engine(engine_path),
+        "run": lambda: session(images_of(2)),
+    }
+    with pytest.raises(UserError, match="out of memory") as caught:
+        again[fails]()
+    assert "tactic" not in str(caught.value)
 
 
 def test_reports_all_errors_of_the_parser(trt: World, onnx_path: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Timing: turns, warm-up and limits on a clock made by hand; percentiles, ratios; cold start and memory for real."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,52 @@ def test_only_what_fails_stops(fails: str, images: np.ndarray) -> None:
     assert [b.batch for b in failing.batches] == [1]
     for other in (before, after):
         assert ([b.batch for b in other.batches], other.stopped) == ([1, 2, 4], "")
+
+
+class Watched(FakeRunner):
+    """Keeps an eye on the calls that it was bound to, and says how many are alive, by batch, when it is bound."""
+
+    def __init__(self, fails: str = "") -> None:
+        super().__init__()
+        self.calls, self.alive, self.fails = list[Any](), list[int](), fails
+
+    def living(self) -> int:
+        return sum(call() is not None for call in self.calls)
+
+    def bound(self, images_NCHW: np.ndarray) -> Callable[[], None]:
+        self.alive.append(self.living())
+        left = {"": 1000, "warm": 0, "timed": 3}[self.fails] if len(images_NCHW) == 2 else 1000
+
+        def call() -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise MemoryError("no room")
+
+        self.calls.append(weakref.ref(call))
+        return call
+
+
+def test_calls_of_one_batch_are_gone_when_the_next_is_bound(images: np.ndarray) -> None:
+    """What they are bound to would take the memory of the larger batch."""
+    first, second = Watched(), Watched()
+    timed({"first": first, "second": second}, None, images)
+    assert first.alive == second.alive == [0, 0]
+
+
+@pytest.mark.parametrize("fails", ["warm", "timed"])
+def test_a_call_that_failed_is_gone_while_others_go_on(fails: str, images: np.ndarray) -> None:
+    failing, living = Watched(fails), list[int]()
+
+    class Other(FakeRunner):
+        def bound(self, images_NCHW: np.ndarray) -> Callable[[], None]:
+            return lambda: living.append(failing.living())
+
+    found, _ = timed({"failing": failing, "other": Other()}, None, images).rows
+    assert found.stopped == "batch 2: MemoryError: no room"
+    assert living[-1] == 0
+    if fails == "warm":  # from the first call of the other with that batch on
+        assert sorted(living, reverse=True) == living
 
 
 def test_what_fails_with_one_image_was_not_timed(images: np.ndarray) -> None:

@@ -447,6 +447,7 @@ def test_a_device_that_torch_lacks_is_timed_without_the_student(
     assert list(both.values()) == [["ONNX Runtime cpu", "torch eager", "torch.compile"], ["ONNX Runtime webgpu"]]
     assert list(both)[1] == gpu
     assert result.speed[1].memory_is == timing.MEMORY_IS["webgpu"]
+    assert [section.outputs_copied for section in result.speed] == [False, True]
     page = Path("out/report.html").read_text()
     assert "inputs in device memory, outputs copied to the host" in page
 
