@@ -23,7 +23,6 @@ from ncfmkit.config import TrainSettings
 from ncfmkit.errors import NonFiniteLossError
 from ncfmkit.estimate import seconds_per_call
 from ncfmkit.images import DeviceImages, LabeledImages, normalize, uploaded
-from ncfmkit.networks.convnet import BatchNorm
 from ncfmkit.progress import Tracker
 from ncfmkit.recorded import Recorded, TensorFunction, Tensors
 from ncfmkit.rng import keyed_rng
@@ -45,7 +44,7 @@ class StackedModels:
         self.size, self.runtime = size, runtime
         self.network = build().to(runtime.device)
         self.statistics: Weights = dict(self.network.named_buffers())  # of batch norms
-        self._norms = {name: m for name, m in self.network.named_modules() if isinstance(m, BatchNorm)}
+        self._norms = {name: m for name, m in self.network.named_modules() if [*m._buffers] == ["mean", "var"]}
         assert len(self.statistics) == 2 * len(self._norms), "only statistics that `settle` sets are state of a student"
         self._settled_on: Sequence[DeviceImages] = ()
         if size == 1:
