@@ -50,10 +50,11 @@ def test_evaluate_with_all_networks(
     assert re.search(r"^vit: distilled, \d+ per class: [\d.]+( ± [\d.]+)?%$", said, re.MULTILINE), said
     alone = [
         row
-        for name in ("convnet", "alexnet", "vit", "convnext")
+        for name in ("convnet", "convnetbn", "alexnet", "vit", "convnext")
         for row in evaluate(scored, data="digits", baselines="random", **(QUICK | {"network.name": name})).rows
     ]
-    assert [row.network for row in rows] == ["convnet-2 width 8"] * 2 + ["alexnet"] * 2 + ["vit"] * 2 + ["convnext"] * 2
+    names = ("convnet-2 width 8", "convnetbn-2 width 128", "alexnet", "vit", "convnext")
+    assert [row.network for row in rows] == [name for name in names for _ in range(2)]
     assert [dict(row) | {"seconds": 0} for row in rows] == [dict(row) | {"seconds": 0} for row in alone]
 
 
@@ -62,7 +63,7 @@ def test_a_network_that_cannot_be_is_refused_before_any_is_trained(
     scored: Path, monkeypatch: pytest.MonkeyPatch, names: str
 ) -> None:
     monkeypatch.setattr(students, "score", None)
-    with pytest.raises(UserError, match=r"expected one of convnet, alexnet|needs images of 28 pixels"):
+    with pytest.raises(UserError, match=r"expected one of convnet, convnetbn, alexnet|needs images of 28 pixels"):
         evaluate(scored, data="digits", **(QUICK | {"network.name": names}))
 
 
