@@ -16,6 +16,8 @@ from ncfmkit.exporters.results import ComparedRun, ModelComparison, Pair, Valida
 from ncfmkit.exporters.timing import Timing
 from ncfmkit.scoring.paired import holm, mcnemar
 
+LEVEL = 0.05  # of p-values, below which a difference is called one
+
 
 def check_alike(contracts: Mapping[str, Contract]) -> None:
     """Raises UserError unless the models, by name, take images of one shape and have the same classes."""
@@ -41,11 +43,9 @@ def run_names(runs: Sequence[tuple[str, str]]) -> list[str]:
 
 def pairs(outcomes_M: Mapping[str, Outcome], reference: Outcome, labels_N: np.ndarray) -> tuple[Pair, ...]:
     """The runs, by name, against the reference on the same images."""
-    right_N = reference.guesses_N == labels_N
     found = []
     for name, outcome in outcomes_M.items():
-        ours_N = outcome.guesses_N == labels_N
-        only, only_reference = int((ours_N & ~right_N).sum()), int((right_N & ~ours_N).sum())
+        only, only_reference = _right_alone(outcome, reference, labels_N)
         found.append(
             Pair(
                 name=name,
@@ -61,7 +61,10 @@ def pairs(outcomes_M: Mapping[str, Outcome], reference: Outcome, labels_N: np.nd
     return tuple(pair.model_copy(update={"p": p}) for pair, p in zip(found, corrected, strict=True))
 
 
-LEVEL = 0.05  # of p-values, below which a difference is called one
+def _right_alone(one: Outcome, other: Outcome, labels_N: np.ndarray) -> tuple[int, int]:
+    """How many images only the one, and only the other, gets right."""
+    one_N, other_N = one.guesses_N == labels_N, other.guesses_N == labels_N
+    return int((one_N & ~other_N).sum()), int((other_N & ~one_N).sum())
 
 
 def better(outcomes_M: Sequence[Outcome], labels_N: np.ndarray) -> np.ndarray:
@@ -69,9 +72,8 @@ def better(outcomes_M: Sequence[Outcome], labels_N: np.ndarray) -> np.ndarray:
 
     By McNemar's exact test, with Holm's correction over all pairs of runs.
     """
-    right_MN = np.array([outcome.guesses_N == labels_N for outcome in outcomes_M])
     both = list(combinations(range(len(outcomes_M)), 2))
-    only = [(int((right_MN[m] & ~right_MN[k]).sum()), int((right_MN[k] & ~right_MN[m]).sum())) for m, k in both]
+    only = [_right_alone(outcomes_M[m], outcomes_M[k], labels_N) for m, k in both]
     better_MM = np.zeros((len(outcomes_M), len(outcomes_M)), bool)
     for (m, k), (ours, theirs), p in zip(both, only, holm([mcnemar(*counts) for counts in only]), strict=True):
         better_MM[m, k] = p < LEVEL and ours > theirs

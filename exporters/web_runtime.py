@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ncfmkit import in_use, interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.files import cache_dir, locked, note_written, writable
+from ncfmkit.files import UNFINISHED, cache_dir, locked, note_written, writable
 from ncfmkit.progress import notice
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
@@ -29,7 +29,6 @@ PACK = f"npm pack {PACKAGE}@{VERSION}"
 LONGEST_REASON = 300  # characters of npm's message that are shown
 PATIENCE = 1800  # seconds for npm: 33 MB at 150 kbit/s
 ADDRESS = re.compile(r"(?:[A-Za-z][\w+.-]*:)?//(?:[^\s/@]*@)?([\w.-]*)\S*")  # with its host
-UNFINISHED = ".tmp-"  # begins the name of a folder that npm works in, as of a store that is being written
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 HUB = "hf://"  # begins the address of a data set on the Hugging Face Hub, where a path may stand, too
+UNFINISHED = ".tmp-"  # begins the name of what is being written into the cache
 METADATA_KEY = "ncfmkit"  # the one key of ours in the metadata of a safetensors or ONNX file
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 MOVE = "or move the cache with the environment variable NCFMKIT_CACHE"

@@ -63,9 +63,9 @@ class StackedModels:
     def load(self, states: Sequence[Weights]) -> None:
         """Sets parameters and statistics of every network of the stack."""
         self._settled_on = ()
-        for name, tensor in (self.parameters | self.statistics).items():
-            stacked = torch.stack([s[name] for s in states]) if self.size > 1 else states[0][name]
-            tensor.copy_(stacked)
+        for r, state in enumerate(states):
+            for name, tensor in self._state(r).items():
+                tensor.copy_(state[name])
 
     def states(self) -> list[Weights]:
         """A copy of the parameters of each network, and of the statistics of its batch norms, on the CPU."""
@@ -73,7 +73,7 @@ class StackedModels:
         return [{k: v.cpu().clone() for k, v in self._state(r).items()} for r in range(self.size)]
 
     def _state(self, r: int) -> Weights:
-        """Parameters and statistics of one network, detached."""
+        """Parameters and statistics of one network, detached: views, not copies."""
         return {k: (v if self.size == 1 else v[r]).detach() for k, v in (self.parameters | self.statistics).items()}
 
     def trains_on(self, data: Sequence["DeviceImages"]) -> None:
@@ -89,22 +89,20 @@ class StackedModels:
         if not self._norms:
             return
         self.network.train()
+
+        def settle(name: str, state: Weights, norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+            var_C, mean_C = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+            state[f"{name}.mean"].copy_(mean_C)
+            state[f"{name}.var"].copy_(var_C)
+
         for r, data in enumerate(self._settled_on):
-            seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-            def see(norm: nn.Module, inputs: tuple[torch.Tensor], *, name: str, seen: dict = seen) -> None:
-                seen[name] = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
-
-            hooks = [norm.register_forward_pre_hook(partial(see, name=name)) for name, norm in self._norms.items()]
+            state, places_B = self._state(r), torch.linspace(0, len(data) - 1, min(len(data), SETTLING)).long()
+            hooks = [m.register_forward_pre_hook(partial(settle, name, state)) for name, m in self._norms.items()]
             try:
-                places_B = torch.linspace(0, len(data) - 1, min(len(data), SETTLING)).long()
-                self._call(self._state(r), data.normalized(places_B.to(data.home)))
+                self._call(state, data.normalized(places_B.to(data.home)))
             finally:
                 for hook in hooks:
                     hook.remove()
-            for name, (var_C, mean_C) in seen.items():
-                for key, value in ((f"{name}.mean", mean_C), (f"{name}.var", var_C)):
-                    (self.statistics[key] if self.size == 1 else self.statistics[key][r]).copy_(value)
 
     def logits(self, x_RBCHW: torch.Tensor, *, training: bool = False) -> torch.Tensor:
         """float32 `[R, B, K]`; in training, batch norms take the statistics of the batch."""

@@ -16,12 +16,11 @@ from ncfmkit import in_use
 from ncfmkit.config import DataSettings, NetworkSettings, PoolSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import web_runtime
-from ncfmkit.files import cache_dir, format_bytes
+from ncfmkit.files import UNFINISHED, cache_dir, format_bytes
 from ncfmkit.progress import plural, shortened_list
 from ncfmkit.real.remote import Copies
 from ncfmkit.records import Record
 
-UNFINISHED = ".tmp-"  # begins the name of a store that is being written, or of a runtime that is being fetched
 HOURS = {"h": 1, "d": 24, "w": 24 * 7}
 BYTES_OF = {"BF16": 2, "F32": 4}  # types of a member's weights
 

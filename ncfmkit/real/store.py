@@ -20,7 +20,7 @@ from filelock import Timeout
 
 from ncfmkit import interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.files import MOVE, format_bytes, locked, sync_folder, writable
+from ncfmkit.files import MOVE, UNFINISHED, format_bytes, locked, sync_folder, writable
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def _read_split(path: Path, offsets: list[int]) -> Split:
 @contextmanager
 def new_store(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` at the end, or vanishes if anything is raised. Under `folder`'s lock."""
-    temporary = folder.with_name(f".tmp-{folder.name}")
+    temporary = folder.with_name(f"{UNFINISHED}{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     clean_stale(folder.parent)
     with interrupts.cleaning_up():
@@ -137,9 +137,9 @@ def lock_of(folder: Path, *, timeout: float = -1) -> AbstractContextManager[None
 
 def clean_stale(home: Path) -> None:
     """Removes temporary folders whose writers were killed: nobody holds their locks."""
-    for temporary in home.glob(".tmp-*"):
+    for temporary in home.glob(f"{UNFINISHED}*"):
         try:
-            with lock_of(home / temporary.name.removeprefix(".tmp-"), timeout=0):
+            with lock_of(home / temporary.name.removeprefix(UNFINISHED), timeout=0):
                 shutil.rmtree(temporary, ignore_errors=True)
         except Timeout:
             continue
