@@ -41,7 +41,7 @@ from ncfmkit.exporters.results import (
 from ncfmkit.exporters.sessions import engine_folder
 from ncfmkit.exporters.student import Student, load_student
 from ncfmkit.exporters.timing import ENGINE_SUFFIX, Runner, SpeedRow, SpeedSection, TimingConfig, open_model
-from ncfmkit.files import check_free_folder, sha256_of, short_names
+from ncfmkit.files import check_free_folder, make_folder, sha256_of, short_names
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import read_settings, split_arguments
 from ncfmkit.real.store import RealData, Split
@@ -225,7 +225,7 @@ def validate(
 
 def _write(folder: Path, result: Validation | ModelComparison) -> None:
     with interrupts.held():
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         result.write(folder / RESULT_FILE)
         if isinstance(result, Validation):
             write_report(folder / REPORT_FILE, result)

@@ -16,7 +16,7 @@ from ncfmkit.exporters import onnx as onnx_export
 from ncfmkit.exporters.contract import ModelMetadata
 from ncfmkit.exporters.sessions import Session, open_session
 from ncfmkit.exporters.web_runtime import NEEDED, WebRuntime
-from ncfmkit.files import format_bytes, replace_folder, write_atomic
+from ncfmkit.files import format_bytes, make_folder, replace_folder, write_atomic
 from ncfmkit.reports.layout import write_page
 
 PAGE, STYLE, MODEL, RUNTIME, LICENSE = "index.html", "style.css", "model.onnx", "runtime", "LICENSE.txt"
@@ -41,7 +41,7 @@ def write_site(onnx_path: Path, folder: Path, *, runtime: WebRuntime) -> None:
             f"the model has {format_bytes(size)}, a browser takes {format_bytes(LARGEST_MODEL)} at most: pass "
             "--precision fp16 or int8, or --to onnx"
         )
-    (folder / RUNTIME).mkdir(parents=True)
+    make_folder(folder / RUNTIME)
     write_atomic(folder / MODEL, onnx_path.read_bytes())
     for name, content in runtime.files.items():
         write_atomic(folder / RUNTIME / name, content)

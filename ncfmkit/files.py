@@ -72,6 +72,18 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
                 partial.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, where they are not there yet.
+
+    Raises:
+        UserError: the disk is full, or refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+
+
 def sync_folder(folder: Path) -> None:
     """Brings the names in a folder to the disk: after a power cut, a rename that was not synced may not have been."""
     with suppress(OSError):  # of file systems that sync no folders, of folders that may be written but not listed

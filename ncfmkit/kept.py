@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError
 
 from ncfmkit.errors import UserError
+from ncfmkit.files import make_folder
 from ncfmkit.records import Record, problems
 
 R = TypeVar("R", bound=Record)
@@ -82,7 +83,7 @@ class Kept:
         start, read = time.monotonic(), len(self.earlier)
         found = measure()
         seconds = time.monotonic() - start + sum(self.earlier[read:])
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         kept = KeptResult(conditions=self.conditions | conditions, result=found.to_dict(), seconds=seconds)
         kept.write(self.path(**conditions))
         return found

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from ncfmkit import distributed, interrupts
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_free_folder, locked, write_atomic
+from ncfmkit.files import check_free_folder, locked, make_folder, write_atomic
 from ncfmkit.progress import notice
 from ncfmkit.records import problems
 from ncfmkit.run_records import MetricsRow, RunInfo, Scores
@@ -206,7 +206,7 @@ class RunDirectory:
 
         Those of later steps were damaged, else the run would have gone on from there: they go.
         """
-        self.checkpoints.mkdir(exist_ok=True)
+        make_folder(self.checkpoints)
         write_checkpoint(self._checkpoint(state["step"]), state)
         newest = self._checkpoint(state["step"])
         kept = [path for path in self._saved() if path <= newest][-KEPT_CHECKPOINTS:]

@@ -2,7 +2,9 @@
 
     python -m tests.faults kills --count 200            # kill -9, in one process
     python -m tests.faults kills --count 50 --ranks 3   # of one of three ranks
+    python -m tests.faults memory --count 50            # the kernel kills it: its control group is full (Linux, root)
     python -m tests.faults writes --count 200           # one write fails: disk full, input/output error, cut short
+    python -m tests.faults every                        # each write fails once, with an input/output error
     python -m tests.faults power --count 100            # and a power cut, after which what was not synced is lost
 
 A trial distills a folder of pictures with a cache of its own and packs the set. A command that was killed is started
@@ -16,6 +18,7 @@ import contextlib
 import ctypes
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import random
@@ -41,8 +44,10 @@ SMALL = [
     *("--set", "runtime.classes_per_batch=1", "--set", "distill.average=0.9", "--set", "runtime.rank_timeout=20"),
 ]
 MOST_SECONDS = 300.0  # of one command
+MEMORY = 32 * 2**20  # bytes of the control group, on top of what a process has when it is put into it
 SHIM = Path(__file__).with_name("faulty_writes.c")
 FAULTS = {"disk full": 28, "input/output error": 5, "cut short": 0}  # errno; 0: half of it is written
+POWER_CUT = ("power cut", -1)
 
 
 @dataclass(kw_only=True)
@@ -182,7 +187,49 @@ def unharmed(folder: Path, pictures: Path, ranks: int) -> tuple[dict[str, str], 
     return trial.digests(), time.monotonic() - begin
 
 
-def kills(folder: Path, pictures: Path, *, count: int, seed: int, ranks: int) -> Tally:
+def kill(victim: int) -> None:
+    os.kill(victim, signal.SIGKILL)
+    os.waitpid(victim, 0)
+
+
+@contextlib.contextmanager
+def memory_group() -> Iterator[Path]:
+    """A control group of `MEMORY` bytes, in either version of the kernel's interface; it has to be empty at the end."""
+    limits = {Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes", Path("/sys/fs/cgroup"): "memory.max"}
+    for place, limit in limits.items():
+        group = place / f"ncfmkit-faults-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            if (group / limit).exists():
+                break
+            group.rmdir()
+    else:
+        sys.exit("no control group for memory can be made: this needs Linux, its memory controller and root")
+    try:
+        (group / limit).write_text(str(MEMORY))
+        yield group
+    finally:
+        group.rmdir()
+
+
+def starve(victim: int, group: Path) -> None:
+    """Lets the kernel kill `victim`: it shares a control group with a process that takes memory until none is left."""
+    (group / "cgroup.procs").write_text(str(victim))
+    Path(f"/proc/{victim}/oom_score_adj").write_text("1000")  # the kernel chooses it first
+    glutton = os.fork()
+    if not glutton:
+        (group / "cgroup.procs").write_text("0")
+        taken = []
+        while True:
+            taken.append(b"x" * 2**20)
+    code = ended(victim, within=MOST_SECONDS)
+    kill(glutton)
+    assert code in (-signal.SIGKILL, 0), f"the kernel did not kill the process: exit code {code}"
+
+
+def kills(
+    folder: Path, pictures: Path, *, count: int, seed: int, ranks: int, by: Callable[[int], None] = kill
+) -> Tally:
     """Kills at random moments until there were so many: in most trials several, until a run comes to its end."""
     expected, seconds = unharmed(folder / "unharmed", pictures, ranks)
     alone = expected if ranks == 1 else unharmed(folder / "alone", pictures, 1)[0]
@@ -200,8 +247,7 @@ def kills(folder: Path, pictures: Path, *, count: int, seed: int, ranks: int) ->
             if code is None:
                 tally.at[trial.stage()] += 1
                 tally.faults += 1
-                os.kill(victim, signal.SIGKILL)
-                os.waitpid(victim, 0)
+                by(victim)
                 after = rng.uniform(0, seconds)
             codes = trial.finish([child for child in children if child != victim])
             if code not in (0, None) or (code == 0 and set(codes) - {0}):
@@ -210,54 +256,82 @@ def kills(folder: Path, pictures: Path, *, count: int, seed: int, ranks: int) ->
     return tally
 
 
-def writes(folder: Path, pictures: Path, *, count: int, seed: int, power: bool) -> Tally:
-    """One write of a trial fails, the n-th of all at random; then the command is started again.
+@dataclass(kw_only=True)
+class WriteFault:
+    """What happens to one write of a trial."""
 
-    With `power` the process is killed there instead, and what was not synced is lost.
+    command: str  # whose write it is, `distill` or `pack`
+    nth: int  # of the command's writes, from 0
+    name: str
+    number: int  # as in `FAULTS`
+
+
+def random_faults(seed: int, lengths: dict[str, int], tally: Tally, *, power: bool) -> Iterator[WriteFault]:
+    """Faults for a trial each, without end; `lengths` is how many writes each command was seen to have."""
+    while True:
+        rng = random.Random(f"{seed}/{tally.trials}")
+        which = rng.choice(["distill", "distill", "distill", "pack"])
+        name, number = POWER_CUT if power else rng.choice(list(FAULTS.items()))
+        yield WriteFault(command=which, nth=rng.randrange(lengths.get(which, 500)), name=name, number=number)
+
+
+def every_fault(tally: Tally) -> Iterator[WriteFault]:
+    """An input/output error in each write of a command once, until one comes after its last write."""
+    name = "input/output error"
+    for which in ("distill", "pack"):
+        for nth in itertools.count():
+            before = tally.faults
+            yield WriteFault(command=which, nth=nth, name=name, number=FAULTS[name])
+            if tally.faults == before:
+                break
+
+
+def writes(
+    folder: Path, pictures: Path, *, faults: Iterator[WriteFault], lengths: dict[str, int], tally: Tally
+) -> None:
+    """One write of each trial fails; then the command is started again.
+
+    In a power cut the process is killed there instead, and what was not synced is lost.
     """
     shim = ctypes.CDLL(os.environ["FAULTS_SHIM"])
     expected, _ = unharmed(folder / "unharmed", pictures, 1)
-    tally = Tally()
-    lengths: dict[str, int] = {}  # writes of each command that nothing befalls
-    while tally.trials < count:
-        rng = random.Random(f"{seed}/{tally.trials}")
+    for fault in faults:
         trial = Trial(folder / f"trial-{tally.trials}", pictures)
         journal = trial.folder / "journal"
-        which = rng.choice(["distill", "distill", "distill", "pack"])
-        name, number = ("power cut", -1) if power else rng.choice(list(FAULTS.items()))
+        power = (fault.name, fault.number) == POWER_CUT
         whole, harm = False, ""
         for _ in range(5):
             if whole := trial.whole():
                 break
             command = trial.command()
-            hit = not harm and command[0] == which
-            nth = rng.randrange(lengths.get(which, 500)) if hit else -1
+            hit = not harm and command[0] == fault.command
+            nth = fault.nth if hit else -1
 
-            def prepare(nth: int = nth, number: int = number, journal: Path = journal) -> None:
+            def prepare(nth: int = nth, number: int = fault.number, journal: Path = journal) -> None:
                 shim.faults_arm(str(journal.parent).encode(), ctypes.c_long(nth), number, str(journal).encode())
 
             (code,) = trial.finish(trial.begin(command, prepare))
             done = [line.split("\t") for line in journal.read_text().splitlines()] if journal.exists() else []
             if hit:
-                lengths[which] = max(lengths.get(which, 0), len(done))
+                lengths[fault.command] = max(lengths.get(fault.command, 0), len(done))
             if hit and len(done) <= nth and not (power and code == -9):
-                continue  # the command has fewer writes: nothing failed, and it is done
-            if hit and name == "cut short" and done[nth][0] != "W":
+                harm = "a write that is not there"  # nothing failed, and the command is done
+                continue
+            if hit and fault.name == "cut short" and done[nth][0] != "W":
                 harm = "a call that cannot be cut short"  # nothing failed
                 continue
             if hit:
                 call = " ".join(done[nth][:2]) if nth < len(done) else ""
-                harm = f"{name} in call {nth} of {which}, {call}: exit {code}"
+                harm = f"{fault.name} in call {nth} of {fault.command}, {call}: exit {code}"
                 tally.faults += 1
-                tally.at[f"{name}, {trial.stage()}"] += 1
+                tally.at[f"{fault.name}, {trial.stage()}"] += 1
                 if power:
-                    _lose(done, rng)
-                elif code not in ((0,) if name == "cut short" else (0, 1, 2)):
+                    _lose(done, random.Random(f"{nth}/{tally.trials}"))
+                elif code not in ((0,) if fault.name == "cut short" else (0, 1, 2)):
                     break
             elif code != 0:
                 break
         _judge(trial, expected, whole, tally, about=harm)
-    return tally
 
 
 def _lose(done: list[list[str]], rng: random.Random) -> None:
@@ -322,13 +396,13 @@ def with_shim() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kills", "writes", "power"])
+    parser.add_argument("what", choices=["kills", "memory", "writes", "every", "power"])
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="a new folder for the trials; those that went wrong stay there")
     options = parser.parse_args()
-    if options.what != "kills":
+    if options.what in ("writes", "every", "power"):
         with_shim()
     for name in ("torch", "ncfmkit.cli.main", "ncfmkit.jobs.distill"):  # children find them imported
         importlib.import_module(name)
@@ -337,9 +411,22 @@ def main() -> int:
         pictures = make_pictures(folder / "pictures")
         if options.what == "kills":
             tally = kills(folder, pictures, count=options.count, seed=options.seed, ranks=options.ranks)
+        elif options.what == "memory":
+            with memory_group() as group:
+                tally = kills(
+                    folder,
+                    pictures,
+                    count=options.count,
+                    seed=options.seed,
+                    ranks=options.ranks,
+                    by=lambda victim: starve(victim, group),
+                )
         else:
-            power = options.what == "power"
-            tally = writes(folder, pictures, count=options.count, seed=options.seed, power=power)
+            tally = Tally()
+            lengths: dict[str, int] = {}
+            faults = random_faults(options.seed, lengths, tally, power=options.what == "power")
+            drawn = every_fault(tally) if options.what == "every" else itertools.islice(faults, options.count)
+            writes(folder, pictures, faults=drawn, lengths=lengths, tally=tally)
     print(file=sys.stderr)
     print(json.dumps({"trials": tally.trials, "faults": tally.faults, "at": dict(tally.at), "wrong": len(tally.wrong)}))
     print(f"seed {options.seed}, {time.monotonic() - begin:.0f} s", file=sys.stderr)

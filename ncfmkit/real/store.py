@@ -106,7 +106,11 @@ def _read_split(path: Path, offsets: list[int]) -> Split:
 
 @contextmanager
 def new_store(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` at the end, or vanishes if anything is raised. Under `folder`'s lock."""
+    """A temporary folder that becomes `folder` at the end, or vanishes if anything is raised. Under `folder`'s lock.
+
+    Raises:
+        UserError: the disk is full, or refuses what is written.
+    """
     temporary = folder.with_name(f"{UNFINISHED}{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     clean_stale(folder.parent)
@@ -121,7 +125,11 @@ def new_store(folder: Path) -> Iterator[Path]:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(f"the disk of {folder.parent} is full: free some space, {MOVE}") from error
-            raise
+            if error.errno is None or not str(error.filename or temporary).startswith(str(temporary)):
+                raise  # of something else than what is written here
+            raise UserError(
+                f"the store of images cannot be written in {folder.parent} ({error.strerror}): check the disk, {MOVE}"
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

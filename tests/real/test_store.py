@@ -185,9 +185,23 @@ def test_too_little_disk_space(pets, monkeypatch):
         open_real(str(pets), PLAIN)
 
 
-def test_full_disk_is_a_user_error(pets, monkeypatch, cache):
-    forbid(monkeypatch, store.SplitWriter, "put", OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(UserError, match=r"the disk of .* is full: .*NCFMKIT_CACHE"):
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, r"the disk of .*/real is full: .*NCFMKIT_CACHE"),
+        (errno.EIO, r"store of images cannot be written in .*/real \(Input/output error\): .*NCFMKIT_CACHE"),
+    ],
+)
+def test_a_disk_that_refuses_is_a_user_error(pets, monkeypatch, cache, number, message):
+    forbid(monkeypatch, store.SplitWriter, "put", OSError(number, os.strerror(number)))
+    with pytest.raises(UserError, match=message):
+        open_real(str(pets), PLAIN)
+    assert not stores(cache)
+
+
+def test_an_error_of_another_file_is_not_blamed_on_the_store(pets, monkeypatch, cache):
+    forbid(monkeypatch, store.SplitWriter, "put", OSError(errno.EIO, "Input/output error", "/elsewhere"))
+    with pytest.raises(OSError, match="/elsewhere"):
         open_real(str(pets), PLAIN)
     assert not stores(cache)
 
