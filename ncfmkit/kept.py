@@ -15,6 +15,7 @@ from ncfmkit.files import make_folder
 from ncfmkit.records import Record, problems
 
 R = TypeVar("R", bound=Record)
+AGAIN = "remove that file, and the same command measures it again"
 
 
 class KeptResult(Record):
@@ -60,13 +61,14 @@ class Kept:
             found = KeptResult.read(path)
             result = kind.model_validate_json(json.dumps(found.result))
         except ValidationError as error:
-            wrong = f"{path} is damaged: {problems(error)[0]}"
+            raise self.damaged(problems(error)[0], **conditions) from None
         except UserError as error:
-            wrong = str(error)
-        else:
-            self.earlier.append(found.seconds)
-            return result
-        raise UserError(f"{wrong}\nremove that file, and the same command measures it again")
+            raise UserError(f"{error}\n{AGAIN}") from None
+        self.earlier.append(found.seconds)
+        return result
+
+    def damaged(self, why: str, **conditions: Any) -> UserError:
+        return UserError(f"{self.path(**conditions)} is damaged: {why}\n{AGAIN}")
 
     def seconds(self, **conditions: Any) -> float:
         """How long a result that is kept took."""
@@ -82,8 +84,15 @@ class Kept:
             return found
         start, read = time.monotonic(), len(self.earlier)
         found = measure()
-        seconds = time.monotonic() - start + sum(self.earlier[read:])
-        make_folder(self.folder)
-        kept = KeptResult(conditions=self.conditions | conditions, result=found.to_dict(), seconds=seconds)
-        kept.write(self.path(**conditions))
+        self.keep(found, time.monotonic() - start + sum(self.earlier[read:]), **conditions)
         return found
+
+    def keep(self, result: Record, seconds: float, **conditions: Any) -> None:
+        """Writes a result that took so long.
+
+        Raises:
+            UserError: the disk is full, or refuses.
+        """
+        make_folder(self.folder)
+        kept = KeptResult(conditions=self.conditions | conditions, result=result.to_dict(), seconds=seconds)
+        kept.write(self.path(**conditions))

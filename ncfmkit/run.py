@@ -44,6 +44,7 @@ class RunDirectory:
         self.metrics_file = path / "metrics.jsonl"
         self.scores_file = path / "scores.json"
         self.checkpoints = path / "checkpoint"
+        self.students = self.checkpoints / "students"  # what those that are scored get right
 
     @staticmethod
     def free(path: Path, *, force: bool = False) -> None:

@@ -145,7 +145,7 @@ class Score(Record):
         balanced: mean over those classes of the accuracy after the last epoch, of a test split that is unbalanced
             (docs/method.md, section 8); None for others, where it hardly differs from `last`.
         curve: accuracy in the course of training.
-        seconds: of training and testing all of them.
+        seconds: of training and testing all of them, those of all ranks added up.
     """
 
     set: str

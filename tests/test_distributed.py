@@ -67,6 +67,7 @@ def test_ranks_make_the_bytes_of_one_process(tmp_path: Path) -> None:
     assert scores.rows[0].last == of_whole.rows[0].last
     assert scores.rows[0].classes == of_whole.rows[0].classes
     assert ours.info().ranks == 3
+    assert [len(list(run.students.iterdir())) for run in (ours, others)] == [4, 4]  # kept by the first rank
     # the first alone speaks, and members went to the machines that did not train them
     assert "3 ranks on 1 machine" in ranks[0].err
     assert "synthetic.safetensors" in ranks[0].out

@@ -289,7 +289,7 @@ def test_scores_selections_and_soft_labels(make_real: Callable, make_pool: Calla
         test = labeled(real, real.test)
         size = SetSize(stored=3, decoded=3, bytes=200)
         about = students.row_work("random", real, Settings(network=network, student=settings), size)
-        row = students.score([data] * 2, test, build, settings, seed=0, runtime=on("bf16"), about=about)
+        row = students.score(lambda _: data, test, build, settings, seed=0, runtime=on("bf16"), about=about)
     assert row.n == 2
 
 

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ncfmkit import interrupts
 from ncfmkit.comparison import ComparedOn, ComparedSet, Comparison, Difference
-from ncfmkit.config import Settings, full_key, to_dict
+from ncfmkit.config import Settings, full_key
 from ncfmkit.errors import NonFiniteLossError, UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.files import short_names
@@ -33,8 +33,16 @@ from ncfmkit.reports.comparison import write_page
 from ncfmkit.reports.strips import SetImages
 from ncfmkit.run_records import Score
 from ncfmkit.runtime import Runtime, choose_runtime, device_name, versions
+from ncfmkit.scoring.kept_students import KeptStudents
 from ncfmkit.scoring.paired import holm, paired_test
-from ncfmkit.scoring.students import RowWork, describe_network, epochs_for, score, student_stages
+from ncfmkit.scoring.students import (
+    RowWork,
+    describe_network,
+    epochs_for,
+    score,
+    student_conditions,
+    student_stages,
+)
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import batch_plan
@@ -57,17 +65,17 @@ class Plan:
     real: RealData
     runtime: Runtime
     out: Path
-    kept: Kept  # the scores of students that are trained
+    kept: Kept  # what students that are trained get right
 
-    def conditions(self, k: int) -> dict[str, Any]:
-        """What the accuracies of a set's students depend on, beside the conditions of `kept`."""
-        student = to_dict(self.settings.student)
-        del student["whole_epochs"]  # of a baseline
-        return {
-            "manifest_sha256": self.sets[k].manifest.manifest_sha256,
-            "network": to_dict(self.settings.network),
-            "student": student | {"epochs": self.works[k].epochs},
-        }
+    def students(self, k: int) -> KeptStudents:
+        """Of a set, as far as they are trained."""
+        made = {"manifest_sha256": self.sets[k].manifest.manifest_sha256}
+        return KeptStudents(kept=self.kept, conditions=student_conditions(self.works[k], self.settings) | made)
+
+    def left(self) -> dict[int, int]:
+        """How many students of a set are not trained yet, by its place; sets that have all are not in it."""
+        counts = {k: len(self.students(k).left(self.settings.student.repeats)) for k in range(len(self.sets))}
+        return {k: count for k, count in counts.items() if count}
 
 
 def compare(
@@ -106,22 +114,21 @@ def compare(
     """
     plan = _plan(paths, data, out, overrides)
     notice(f"device: {plan.runtime.describe()}")
-    scores = {k: found for k in range(len(plan.sets)) if (found := _kept_score(plan, k)) is not None}
-    if scores:
-        notice(f"{plan.out} holds the students of {shortened_list([plan.names[k] for k in scores])}")
-    announce(_stages(plan, [k for k in range(len(plan.sets)) if k not in scores]))
+    held = _held(plan)
+    if held is not None:
+        notice(held)
+    scores = {k: _score(plan, k) for k in range(len(plan.sets)) if k not in plan.left()}
+    announce(_stages(plan))
 
     def kept() -> str | None:
-        if not scores:
-            return None
-        done = f"the students of {len(scores)} of {plural(len(plan.sets), 'set')}"
-        return f"interrupted: {plan.out} holds {done}: run the same command to continue"
+        held = _held(plan)
+        return held and f"interrupted: {held}: run the same command to continue"
 
     with interrupts.keeping(kept):
         written = None
         for k in range(len(plan.sets)):
             if k not in scores:
-                scores[k] = plan.kept.measured(Score, partial(_train, plan, k), **plan.conditions(k))
+                scores[k] = _score(plan, k)
                 written = _write(plan, scores)
         return _write(plan, scores) if written is None else written
 
@@ -136,7 +143,7 @@ def dry_run(
     """What :func:`compare` would train, measured; arguments and errors as there."""
     plan = _plan(paths, data, out, overrides)
     notice(f"device: {plan.runtime.describe()}")
-    return _stages(plan, [k for k in range(len(plan.sets)) if _kept_score(plan, k) is None])
+    return _stages(plan)
 
 
 def _plan(
@@ -249,27 +256,34 @@ def _open(source: DataArguments, settings: Settings, names: Sequence[str], sets:
     return real
 
 
-def _stages(plan: Plan, left: Sequence[int]) -> Iterator[Stage]:
+def _held(plan: Plan) -> str | None:
+    """How many students are trained; None: none."""
+    total = len(plan.sets) * plan.settings.student.repeats
+    done = total - sum(plan.left().values())
+    return f"{plan.out} holds {done} of {plural(total, 'student')}" if done else None
+
+
+def _stages(plan: Plan) -> Iterator[Stage]:
+    left = plan.left()
     if left:
-        yield from student_stages([plan.works[k] for k in left], plan.real, plan.settings, plan.runtime)
+        works = [plan.works[k] for k in left]
+        yield from student_stages(works, plan.real, plan.settings, plan.runtime, left=list(left.values()))
 
 
-def _kept_score(plan: Plan, k: int) -> Score | None:
-    found = plan.kept.read(Score, **plan.conditions(k))
-    return None if found is None else found.model_copy(update={"label": plan.names[k]})
-
-
-def _train(plan: Plan, k: int) -> Score:
+def _score(plan: Plan, k: int) -> Score:
+    """Of the students of a set; those that are not trained yet are."""
     result, real, settings = plan.sets[k], plan.real, plan.settings
+    decoded = cache(result.labeled)
     try:
         return score(
-            [result.labeled()] * settings.student.repeats,
+            lambda _: decoded(),
             labeled(real, real.test_split()),
             network_builder(settings.network, real),
             settings.student,
             seed=settings.seed,  # one for all sets: student r starts from the same weights
             runtime=plan.runtime,
             about=plan.works[k],
+            kept=plan.students(k),
             bytes_per_class=result.content_bytes / len(result.classes),
         )
     except NonFiniteLossError as error:

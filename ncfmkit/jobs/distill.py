@@ -28,7 +28,8 @@ from ncfmkit.files import format_bytes, write_atomic
 from ncfmkit.jobs.evaluate import real_mosaics, selecting, set_size
 from ncfmkit.jobs.growing import check_place, earlier_set, grown, with_new_classes
 from ncfmkit.jobs.relabel import relabeled, softened, teachers_of
-from ncfmkit.jobs.setup import label_bytes, make_settings, open_data, resolve, room
+from ncfmkit.jobs.setup import label_bytes, make_settings, measured_on, open_data, resolve, room
+from ncfmkit.kept import Kept
 from ncfmkit.mosaic import decode, decode_factors, decoded_count
 from ncfmkit.networks import check_extractors, network_builder
 from ncfmkit.progress import command_line, notice, plural, shortened_list
@@ -563,6 +564,11 @@ def _complete(
                 soften=lambda data: softened(data, settings, teachers) if teachers is not None else data,
                 select=selecting(real, settings.extractors[0], lambda: pool, runtime),
                 runtime=runtime,
+                kept=Kept(
+                    folder=run.students,
+                    conditions=measured_on(real, settings, runtime)
+                    | {"manifest_sha256": result.manifest.manifest_sha256},
+                ),
             )
             result = dataclasses.replace(result, manifest=result.manifest.changed(score=manifest_score(scores.rows[0])))
             if distributed.is_first():

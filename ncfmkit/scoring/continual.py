@@ -20,7 +20,15 @@ from ncfmkit.networks import builder, network_builder
 from ncfmkit.progress import plural, track
 from ncfmkit.rng import keyed_rng
 from ncfmkit.scoring.baselines import BASELINES, random_subset
-from ncfmkit.scoring.students import RowWork, describe_network, epochs_for, side_by_side, stacks, summary
+from ncfmkit.scoring.students import (
+    RowWork,
+    describe_network,
+    epochs_for,
+    side_by_side,
+    stacks,
+    student_conditions,
+    summary,
+)
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.training import (
     StackedModels,
@@ -151,7 +159,8 @@ def _conditions(subject: Subject, work: RowWork, seen: int) -> dict[str, Any]:
     """What a stage of a buffer depends on: how long its students train is not always told by the epochs of the row."""
     herds = {"pool": to_dict(subject.settings.pool)} if work.name == "herding" else {}
     at_stage = dataclasses.replace(work, epochs=_how(subject, work, seen).epochs)
-    return {"continual": seen} | subject.student_conditions(at_stage, subject.settings) | herds
+    of_stage = {"continual": seen, "repeats": subject.settings.student.repeats}
+    return of_stage | student_conditions(at_stage, subject.settings) | herds
 
 
 def _images(subject: Subject, work: RowWork, seen: int) -> int:

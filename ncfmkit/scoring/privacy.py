@@ -35,7 +35,7 @@ from ncfmkit.networks import network_builder
 from ncfmkit.progress import track
 from ncfmkit.real.store import Split
 from ncfmkit.rng import keyed_rng
-from ncfmkit.scoring.students import side_by_side, spread, stacks, student_stages
+from ncfmkit.scoring.students import side_by_side, spread, stacks, student_conditions, student_stages
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.training import StackedModels, fresh_state, logits_of, train
 
@@ -93,8 +93,9 @@ def _nearest_conditions(subject: Subject) -> dict[str, Any]:
 
 
 def _attack_conditions(subject: Subject, name: str) -> dict[str, Any]:
-    conditions = subject.student_conditions(subject.work(name), subject.settings)
-    return conditions | {"measurement": "loss threshold attack", "most": MOST_ATTACKED}
+    conditions = student_conditions(subject.work(name), subject.settings)
+    repeats = subject.settings.student.repeats
+    return conditions | {"repeats": repeats, "measurement": "loss threshold attack", "most": MOST_ATTACKED}
 
 
 def nearest_real(subject: Subject) -> Nearest:

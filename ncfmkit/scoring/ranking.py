@@ -68,18 +68,19 @@ def check(subject: Subject) -> None:
 
 
 def stages(subject: Subject) -> Iterator[Stage]:
-    left = [
-        cell
-        for cell in grid(subject)
-        if not _with_recipe(subject, cell.augmented).has_students(_work(subject, cell), **cell.conditions)
-    ]
-    if any(cell.name == "random-soft" for cell in left):
+    cells = []
+    for cell in grid(subject):
+        of = _with_recipe(subject, cell.augmented)
+        if count := of.students_left(_work(subject, cell), **cell.conditions):
+            cells.append((cell, count))
+    if any(cell.name == "random-soft" for cell, _ in cells):
         yield from subject.teachers()
     for augmented in (True, False):
-        works = [_work(subject, cell) for cell in left if cell.augmented == augmented]
+        works = [_work(subject, cell) for cell, _ in cells if cell.augmented == augmented]
+        left = [count for cell, count in cells if cell.augmented == augmented]
         if works:
             settings = _with_recipe(subject, augmented).settings
-            yield from student_stages(works, subject.real, settings, subject.runtime)
+            yield from student_stages(works, subject.real, settings, subject.runtime, left=left)
 
 
 def measure(subject: Subject) -> Ranking:

@@ -7,7 +7,6 @@ is called a proxy: a search trains on it to choose a network for the whole split
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
 
@@ -21,8 +20,9 @@ from ncfmkit.progress import plural
 from ncfmkit.rng import keyed_rng
 from ncfmkit.run_records import Score
 from ncfmkit.runtime import Runtime
+from ncfmkit.scoring.kept_students import KeptStudents
 from ncfmkit.scoring.rank_correlation import kendall, spearman, with_interval
-from ncfmkit.scoring.students import RowWork, epochs_for, score
+from ncfmkit.scoring.students import RowWork, epochs_for, score, student_conditions
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.training import StackedModels, accuracy_seconds, batch_plan, training_seconds
 
@@ -56,7 +56,7 @@ def stages(subject: Subject) -> Iterator[Stage]:
         return accuracy_seconds(models(k), subject.test)
 
     for work in works(subject):
-        left = [k for k, n in enumerate(networks) if not subject.kept.has(**_conditions(subject, work, n))]
+        left = [k for k, network in enumerate(networks) if _kept(subject, work, network).left(1)]
         if not left:
             continue
         steps, size = batch_plan(work.images, one_epoch.batch)
@@ -69,10 +69,7 @@ def measure(subject: Subject) -> Search:
     networks = sample(subject)
     rows = []
     for work in works(subject):
-        scores = []
-        for number, network in enumerate(networks, 1):
-            student = partial(_student, subject, work, network, number)
-            scores.append(subject.kept.measured(Score, student, **_conditions(subject, work, network)))
+        scores = [_student(subject, work, network, number) for number, network in enumerate(networks, 1)]
         rows.append(_row(scores, work))
     *proxies, whole = rows
     return Search(
@@ -111,21 +108,23 @@ def works(subject: Subject) -> list[RowWork]:
     return [of_set, random, *([early] if early.epochs < whole.epochs else []), whole]
 
 
-def _conditions(subject: Subject, work: RowWork, network: SearchedNetwork) -> dict[str, Any]:
+def _kept(subject: Subject, work: RowWork, network: SearchedNetwork) -> KeptStudents:
     settings = dataclasses.replace(subject.settings, student=students(subject))
-    return subject.student_conditions(work, settings) | {"searched": network.to_dict()}
+    conditions = student_conditions(work, settings) | {"searched": network.to_dict()}
+    return KeptStudents(kept=subject.kept, conditions=conditions)
 
 
 def _student(subject: Subject, work: RowWork, network: SearchedNetwork, number: int) -> Score:
     about = dataclasses.replace(work, label=f"{work.label}, network {number} of {SAMPLE}", network=str(network))
     return score(
-        [subject.images("whole" if work.name == "early" else work.name, 0)],
+        partial(subject.images, "whole" if work.name == "early" else work.name),
         subject.test,
         _builder(subject, network),
         students(subject),
         seed=subject.settings.seed,
         runtime=_runtime(subject),
         about=about,
+        kept=_kept(subject, work, network),
     )
 
 

@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from ncfmkit import distributed
-from ncfmkit.config import NetworkSettings, Settings, StudentSettings
+from ncfmkit.config import NetworkSettings, Settings, StudentSettings, to_dict
 from ncfmkit.estimate import Stage
 from ncfmkit.images import LabeledImages, labeled
+from ncfmkit.kept import Kept
 from ncfmkit.networks import NETWORKS, network_builder
 from ncfmkit.progress import Tracker, plural, track
 from ncfmkit.real.store import RealData
@@ -26,6 +28,7 @@ from ncfmkit.run_records import Accuracy, Curve, Score, Scores
 from ncfmkit.runtime import Runtime, device_name, versions
 from ncfmkit.scoring.baselines import BASELINES, SetSize, are_selected, random_subset
 from ncfmkit.scoring.coreset import selection_seconds
+from ncfmkit.scoring.kept_students import KeptStudents, StudentResult
 from ncfmkit.training import (
     Checkpoint,
     StackedModels,
@@ -66,8 +69,15 @@ def stacks(
         yield models, part
 
 
+def student_conditions(work: "RowWork", settings: Settings) -> dict[str, Any]:
+    """What the students of a row depend on, beside the real data, the seed, and how its images are made."""
+    student = to_dict(dataclasses.replace(settings.student, epochs=work.epochs))
+    del student["whole_epochs"], student["repeats"]  # of a baseline; of none
+    return {"row": work.name, "images": work.images, "network": to_dict(settings.network), "student": student}
+
+
 def score(
-    sets: Sequence[LabeledImages],
+    images: Callable[[int], LabeledImages],
     test: LabeledImages,
     build: Callable[[], nn.Module],
     settings: StudentSettings,
@@ -75,36 +85,55 @@ def score(
     seed: int,
     runtime: Runtime,
     about: "RowWork",
+    kept: KeptStudents | None = None,
     bytes_per_class: float | None = None,
     prefix: str = "",
 ) -> Score:
-    """Trains one fresh student per set and tests it; repeats are given as equal sets, or as several random ones.
+    """Trains `settings.repeats` fresh students and tests them, apart from those that are kept.
 
     Several ranks train a part of the students each.
 
     Args:
-        sets: what the students are trained on, one each, equally many images.
+        images: gives what the student of that repeat is trained on; asked only of those that are trained.
         settings: how; their `epochs` are those of `about`.
         about: the row that the students are of.
+        kept: where the first rank keeps each student's result; None: nowhere.
         bytes_per_class: of what is stored of their images and soft labels; None: not known.
         prefix: of the name of the work, as people see it.
+
+    Raises:
+        UserError: a kept result is damaged, or the disk refuses one.
     """
-    start = time.monotonic()
-    settings = dataclasses.replace(settings, epochs=about.epochs)
-    mine = range(len(sets))[distributed.rank() :: distributed.world()]
-    together = side_by_side(len(mine), test.images.shape[-1], runtime)
+    repeats, settings = settings.repeats, dataclasses.replace(settings, epochs=about.epochs)
     when = evaluated_epochs(settings)
-    hits: dict[int, np.ndarray] = {}  # of each student, int64 [E, K]
-    with distributed.agreed(), track(f"{prefix}students: {about.label}", len(mine) * settings.epochs) as bar:
-        for models, keys in stacks(build, mine, together, runtime):
-            models.load([fresh_state(build, seed, "student", k) for k in keys])
-            tested_REK = _train_and_test(models, [sets[k] for k in keys], test, settings, seed, list(keys), bar)
-            hits |= dict(zip(keys, tested_REK, strict=True))
-            last = sum(int(hits_EK[-1].sum()) for hits_EK in hits.values())
-            bar.advance(0, note=f"last epoch {last / (len(hits) * len(test)):.1%}")
-    for of_rank in distributed.gathered(hits):
-        hits |= of_rank
-    hits_NEK = np.stack([hits[k] for k in range(len(sets))])
+    done: dict[int, StudentResult] = {}
+    if kept is not None:
+        done = distributed.from_first(partial(kept.read, repeats, (len(when), test.classes)))
+    left = [k for k in range(repeats) if k not in done]
+    if left:
+        mine = left[distributed.rank() :: distributed.world()]
+        together = side_by_side(len(mine), test.images.shape[-1], runtime)
+        before, total = (count * settings.epochs for count in (len(done), len(done) + len(mine)))
+        with distributed.agreed(), track(f"{prefix}students: {about.label}", total, before) as bar:
+            for models, keys in stacks(build, mine, together, runtime):
+                start = time.monotonic()
+                models.load([fresh_state(build, seed, "student", k) for k in keys])
+                tested_REK = _train_and_test(models, [images(k) for k in keys], test, settings, seed, list(keys), bar)
+                seconds = (time.monotonic() - start) / len(keys)
+                for k, tested_EK in zip(keys, tested_REK, strict=True):
+                    done[k] = StudentResult(hits=tuple(map(tuple, tested_EK.tolist())), seconds=seconds)
+                    if kept is not None and distributed.is_first():
+                        kept.keep(k, done[k])
+                last = sum(sum(student.hits[-1]) for student in done.values())
+                bar.advance(0, note=f"last epoch {last / (len(done) * len(test)):.1%}")
+        others = {k: student for rank in distributed.gathered(done) for k, student in rank.items() if k not in done}
+        done |= others
+        with distributed.agreed():
+            if kept is not None and distributed.is_first():
+                for k, student in others.items():
+                    kept.keep(k, student)
+    students = [done[k] for k in range(repeats)]
+    hits_NEK = np.array([student.hits for student in students])
     accuracy_NE = hits_NEK.sum(2) / len(test)
     count_K = np.bincount(test.labels.numpy(), minlength=test.classes)
     tested = [summary(values) for values in accuracy_NE.T]
@@ -116,12 +145,12 @@ def score(
         label=about.label,
         images=about.stored,
         network=about.network,
-        decoded=len(sets[0]),
+        decoded=about.images,
         bytes_per_class=bytes_per_class,
         epochs=settings.epochs,
-        steps=settings.epochs * batch_plan(len(sets[0]), settings.batch)[0],
+        steps=settings.epochs * batch_plan(about.images, settings.batch)[0],
         evaluations=settings.evaluations,
-        n=len(sets),
+        n=repeats,
         last=tested[-1],
         best=summary(accuracy_NE.max(1)),
         classes=tuple(
@@ -130,7 +159,7 @@ def score(
         ),
         balanced=summary(of_class_NK.mean(1)) if unbalanced else None,
         curve=Curve(epochs=when, mean=tuple(t.mean for t in tested), std=tuple(t.std for t in tested)),
-        seconds=time.monotonic() - start,
+        seconds=sum(student.seconds for student in students),
     )
 
 
@@ -220,22 +249,29 @@ def epochs_for(steps: int, images: int, batch: int) -> int:
     return math.ceil(steps / batch_plan(images, batch)[0])
 
 
-def student_stages(works: Sequence[RowWork], real: RealData, settings: Settings, runtime: Runtime) -> Iterator[Stage]:
-    """The students of each row, measured one after the other."""
+def student_stages(
+    works: Sequence[RowWork],
+    real: RealData,
+    settings: Settings,
+    runtime: Runtime,
+    *,
+    left: Sequence[int] | None = None,
+) -> Iterator[Stage]:
+    """The students of each row, measured one after the other; `left` of them, where some are kept."""
     s = settings.student
     build, test = network_builder(settings.network, real), labeled(real, real.test_split(otherwise=NO_SCORE))
-    of_rank = math.ceil(s.repeats / distributed.world())
-    together = side_by_side(of_rank, real.size, runtime)
+    counts = [s.repeats] * len(works) if left is None else left
+    together = side_by_side(math.ceil(max(counts) / distributed.world()), real.size, runtime)
     models = StackedModels(build, together, runtime)
     testing = accuracy_seconds(models, test)
-    for work in works:
+    for work, count in zip(works, counts, strict=True):
         how = dataclasses.replace(s, epochs=work.epochs)
         one = training_seconds(models, labeled(real, real.train), work.images, how)
         one += testing * min(s.evaluations, work.epochs)
         yield Stage(
             name=f"students: {work.label}",
-            work=f"{s.repeats} x {plural(work.epochs, 'epoch')}",
-            seconds=one * math.ceil(of_rank / together),
+            work=f"{count} x {plural(work.epochs, 'epoch')}",
+            seconds=one * math.ceil(math.ceil(count / distributed.world()) / together),
         )
 
 
@@ -278,6 +314,7 @@ def score_set(
     select: Callable[[str, int], LabeledImages],
     soften: Callable[[LabeledImages], LabeledImages],
     runtime: Runtime,
+    kept: Kept | None = None,
     prefix: str = "",
 ) -> Scores:
     """Scores of a set and of each baseline.
@@ -294,6 +331,7 @@ def score_set(
         mosaic: gives real mosaics like the set's own, decoded, for the repeat of that number, and their bytes.
         select: gives the real images that a row of `SELECTIONS` selects, that many per class.
         soften: gives images the soft labels of the set's teachers. All three are called only if asked for.
+        kept: where each student's result is kept; the set and the settings are in its conditions. None: nowhere.
         prefix: of the names of the work, as people see them.
 
     Raises:
@@ -334,13 +372,14 @@ def score_set(
             stored = (drawn[0].images.nbytes + labels) / distilled.classes
 
         row = score(
-            drawn * (repeats // len(drawn)),
+            lambda repeat, drawn=drawn: drawn[repeat % len(drawn)],  # type: ignore[misc]
             test,
             build,
             students,
             seed=settings.seed,
             runtime=runtime,
             about=work,
+            kept=None if kept is None else KeptStudents(kept=kept, conditions=student_conditions(work, settings)),
             bytes_per_class=stored,
             prefix=prefix,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ncfmkit.config import NetworkSettings, Settings, to_dict
+from ncfmkit.config import NetworkSettings, Settings
 from ncfmkit.estimate import Stage
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.kept import Kept
@@ -17,7 +17,8 @@ from ncfmkit.real.store import RealData
 from ncfmkit.run_records import Score
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring.baselines import SetSize, check_baselines, random_subset
-from ncfmkit.scoring.students import RowWork, row_work, score, student_stages
+from ncfmkit.scoring.kept_students import KeptStudents
+from ncfmkit.scoring.students import RowWork, row_work, score, student_conditions, student_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,43 +100,38 @@ class Subject:
         network: NetworkSettings | None = None,
         **conditions: Any,
     ) -> Score:
-        """The score of `student.repeats` students, which is kept.
+        """The score of `student.repeats` students, each of which is kept.
 
         Args:
             work: the row that they are of; its `epochs` are theirs.
-            images: gives what the student of that repeat is trained on; asked only if the score is not kept.
+            images: gives what the student of that repeat is trained on; asked only of those that are not kept.
             network: of the students; None: the set's.
             conditions: plain JSON values that the images depend on, apart from `work.name` and the set.
         """
-        settings, real = self._with(network), self.real
-
-        def measure() -> Score:
-            return score(
-                [images(repeat) for repeat in range(settings.student.repeats)],
-                self.test,
-                network_builder(settings.network, real),
-                settings.student,
-                seed=settings.seed,
-                runtime=self.runtime,
-                about=work,
-                prefix="" if network is None else f"{network.name}: ",
-            )
-
-        found = self.kept.measured(Score, measure, **self.student_conditions(work, settings), **conditions)
-        return found.model_copy(update={"label": work.label})  # another evaluation may have another name for them
-
-    def student_conditions(self, work: RowWork, settings: Settings) -> dict[str, Any]:
-        """What a score of students depends on, beside the conditions of `kept`."""
-        student = to_dict(dataclasses.replace(settings.student, epochs=work.epochs))
-        del student["whole_epochs"]  # of a baseline
-        return {"row": work.name, "images": work.images, "network": to_dict(settings.network), "student": student}
+        settings = self._with(network)
+        return score(
+            images,
+            self.test,
+            network_builder(settings.network, self.real),
+            settings.student,
+            seed=settings.seed,
+            runtime=self.runtime,
+            about=work,
+            kept=self._kept(work, network, conditions),
+            prefix="" if network is None else f"{network.name}: ",
+        )
 
     def student_stages(self, works: Sequence[RowWork], network: NetworkSettings) -> Iterator[Stage]:
-        """The students of that network, of those rows whose scores are not kept yet, measured."""
-        left = [work for work in works if not self.has_students(work, network=network)]
+        """The students of that network, of those rows, that are not kept yet, measured."""
+        left = {work: count for work in works if (count := self.students_left(work, network=network))}
         if left:
-            yield from student_stages(left, self.real, self._with(network), self.runtime)
+            yield from student_stages(
+                list(left), self.real, self._with(network), self.runtime, left=list(left.values())
+            )
 
-    def has_students(self, work: RowWork, *, network: NetworkSettings | None = None, **conditions: Any) -> bool:
-        """Whether that score is kept; arguments as :meth:`students`."""
-        return self.kept.has(**self.student_conditions(work, self._with(network)), **conditions)
+    def students_left(self, work: RowWork, *, network: NetworkSettings | None = None, **conditions: Any) -> int:
+        """How many students of that score are not kept yet; arguments as :meth:`students`."""
+        return len(self._kept(work, network, conditions).left(self.settings.student.repeats))
+
+    def _kept(self, work: RowWork, network: NetworkSettings | None, conditions: dict[str, Any]) -> KeptStudents:
+        return KeptStudents(kept=self.kept, conditions=student_conditions(work, self._with(network)) | conditions)

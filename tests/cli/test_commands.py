@@ -228,14 +228,14 @@ def test_compare(tmp_path: Path, done: Path) -> None:
     command = ["compare", done, other_set(tmp_path / "other.safetensors", done), "--data", "digits", *QUICK[:2]]
     command += ["--repeats", "2", "--out", "versus"]
     first = succeeds(*command)
-    assert "students of done" not in first.stderr
+    assert "versus holds" not in first.stderr
     assert "total: about" in first.stderr
     text = " ".join(first.stdout.split())
     for expected in ("other.safetensors", "vs first", "the recipe of the first set", "versus/compare.html  all of it"):
         assert " ".join(expected.split()) in text
     assert (tmp_path / "versus" / "compare.html").is_file()
     again = succeeds(*command, "--json")
-    assert "versus holds the students of done, other.safetensors" in again.stderr
+    assert "versus holds 4 of 4 students" in again.stderr
     assert "total: about" not in again.stderr
     value = one_object(again)
     assert value == json.loads((tmp_path / "versus" / "compare.json").read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """What a set is good for: `ncfmkit assess` as a whole, and its first row."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +22,7 @@ from ncfmkit.jobs.evaluate import evaluate
 from ncfmkit.networks import NETWORKS
 from ncfmkit.networks.convnet import ConvNet
 from ncfmkit.reports.assessment import SECTIONS
-from ncfmkit.scoring import architectures, subject
+from ncfmkit.scoring import architectures, students, subject
 from ncfmkit.scoring.evaluations import EVALUATIONS, parse_evaluations
 from ncfmkit.sets import set_file
 
@@ -97,30 +98,34 @@ def test_architectures_score_as_evaluate_says() -> None:
 
 
 def test_what_is_measured_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    scored, real_score = [], subject.score
+    """Each student: an interruption leaves what is trained, and more repeats train only further ones."""
+    trained, calls, train = [0], itertools.count(1), students.train
 
-    def score(*arguments: Any, about: Any, **how: Any) -> Any:
-        scored.append((about.network, about.name))
-        if len(scored) == 3:
+    def counted(*arguments: Any, **how: Any) -> None:
+        if next(calls) == 3:  # two students at once
             raise KeyboardInterrupt
-        return real_score(*arguments, about=about, **how)
+        trained[0] += len(how["keys"])
+        train(*arguments, **how)
 
-    monkeypatch.setattr(subject, "score", score)
+    monkeypatch.setattr(students, "train", counted)
     path = make_set("a")
     with pytest.raises(Interrupted, match="assessment holds what is measured: run the same command to continue"):
         quickly(path)
+    assert trained == [2 * 2]
     found = quickly(path)
     rows = found.architectures.rows if found.architectures else ()
-    names = [(row.network, row.set) for row in rows]
-    assert scored == names[:3] + names[2:]  # the third was interrupted
+    assert trained == [2 * len(rows)]
     assert quickly(path) == found == Assessment.read(Path("assessment/assess.json"))
-    assert len(scored) == len(rows) + 1
-    quickly(path, repeats=1)
-    assert len(scored) == 2 * len(rows) + 1
+    fewer = quickly(path, repeats=1).architectures
+    assert fewer is not None
+    assert [row.last.values for row in fewer.rows] == [row.last.values[:1] for row in rows]
+    assert trained == [2 * len(rows)]
+    quickly(path, repeats=3)
+    assert trained == [3 * len(rows)]
     path.unlink()
     make_set("a", seed=5)
     quickly(path)  # another set of that name
-    assert len(scored) == 3 * len(rows) + 1
+    assert trained == [5 * len(rows)]
 
 
 def test_the_files() -> None:

@@ -146,6 +146,27 @@ def test_what_is_trained_is_kept(three: list[Path], monkeypatch: pytest.MonkeyPa
     assert trained[6:] == [10, 10, 40]
 
 
+def test_further_students_are_added_to_those_that_are_there(three: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[int, int]] = []
+    real_train = students.train
+
+    def train(models: Any, data: Any, *arguments: Any, **how: Any) -> None:
+        trained.extend((len(data[0]), key) for key in how["keys"])
+        real_train(models, data, *arguments, **how)
+
+    monkeypatch.setattr(students, "train", train)
+    how = DIGITS | QUICK | {"out": "more"}
+    two = compare(three[:2], **how | {"student.repeats": 2})
+    assert trained == [(10, 0), (10, 1)] * 2
+    trained.clear()
+    assert [stage.work for stage in dry_run(three[:2], **how)] == ["1 x 4 epochs"] * 2
+    three_each = compare(three[:2], **how)
+    assert trained == [(10, 2), (10, 2)]
+    for before, after in zip(two.sets, three_each.sets, strict=True):
+        assert after.score.last.values[:2] == before.score.last.values
+        assert after.score.n == 3
+
+
 def test_an_interrupted_comparison_goes_on(three: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     real_score, calls = job.score, 0
 
@@ -157,13 +178,13 @@ def test_an_interrupted_comparison_goes_on(three: list[Path], monkeypatch: pytes
         return real_score(*arguments, **how)
 
     monkeypatch.setattr(job, "score", score)
-    with pytest.raises(Interrupted, match="comparison holds the students of 1 of 3 sets: run the same command"):
+    with pytest.raises(Interrupted, match="interrupted: comparison holds 3 of 9 students: run the same command"):
         on_digits(three, **{"student.epochs": 60})
     half = Comparison.read(Path("comparison/compare.json"))
     assert half.left == ("b.safetensors", "c.safetensors")
     assert "Not finished: the students of b.safetensors, c.safetensors" in Page(Path("comparison/compare.html")).text
     found = on_digits(three, **{"student.epochs": 60})
-    assert calls == 4
+    assert calls == 2 + 3
     assert found.left == ()
     assert found == Comparison.read(Path("comparison/compare.json"))
     page = Page(Path("comparison/compare.html"))

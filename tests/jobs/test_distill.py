@@ -548,23 +548,35 @@ def test_interrupted_in_the_pool_then_resumed(
     same_as(out, whole("learned"))
 
 
-def test_interrupted_in_scoring_then_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Callable[[str], Path]
-) -> None:
-    out, expected = tmp_path / "run", whole("learned")
-    with monkeypatch.context() as patch:
+@pytest.mark.parametrize("finished", [0, 1, 3])
+def test_interrupted_in_scoring_then_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int) -> None:
+    """After some of two students of the set and two of random images, which are not trained again."""
+    monkeypatch.setattr(students, "side_by_side", lambda *_: 1)
+    how: dict[str, Any] = {"baselines": ("random",), "student__repeats": 2}
+    out, expected, train = tmp_path / "run", start(tmp_path / "whole", **how), students.train
+    trained: list[int] = []
 
-        def interrupted(*args: Any, **kwargs: Any) -> None:
-            raise KeyboardInterrupt
+    def train_until(end: int) -> Callable[..., None]:
+        def counted(*args: Any, **kwargs: Any) -> None:
+            if len(trained) == end:
+                raise KeyboardInterrupt
+            trained.extend(kwargs["keys"])
+            train(*args, **kwargs)
 
-        patch.setattr(students, "train", interrupted)
-        with pytest.raises(Interrupted, match="--resume"):
-            start(out)
+        return counted
+
+    monkeypatch.setattr(students, "train", train_until(finished))
+    with pytest.raises(Interrupted, match="--resume"):
+        start(out, **how)
     assert RunDirectory.open(out).info().status == "scoring"
     assert set_file.load(out).manifest.score is None  # the set is there and whole
     monkeypatch.setattr(loop, "distill_step", lambda *a: pytest.fail("steps were done already"))
+    monkeypatch.setattr(students, "train", train_until(5))
     distill_job.resume(out)
+    assert trained == [0, 1, 0, 1]
     same_as(out, expected)
+    timeless = [[row.model_copy(update={"seconds": 0}) for row in scores_of(run).rows] for run in (out, expected)]
+    assert timeless[0] == timeless[1]
 
 
 def test_resuming_a_finished_run_changes_nothing(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:

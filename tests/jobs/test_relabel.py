@@ -122,9 +122,9 @@ def test_random_images_have_soft_labels_in_as_many_bits(soft: Path, tmp_path: Pa
     seen: list[torch.Tensor] = []
     score = students.score
 
-    def watched(sets: Any, *arguments: Any, **named: Any) -> Any:
-        seen.append(sets[0].soft_labels)
-        return score(sets, *arguments, **named)
+    def watched(images: Any, *arguments: Any, **named: Any) -> Any:
+        seen.append(images(0).soft_labels)
+        return score(images, *arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(students, "score", watched)

@@ -26,6 +26,7 @@ from ncfmkit.run_records import Accuracy, Score
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import architectures, ranking, subject
 from ncfmkit.scoring.baselines import random_subset
+from ncfmkit.scoring.kept_students import StudentResult
 from ncfmkit.scoring.students import RowWork
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.sets import set_file
@@ -177,22 +178,28 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Sequence[Labeled
     """What students would be trained on: the label of their row, the images of each, and how; none is trained."""
     seen: list[tuple[str, Sequence[LabeledImages], StudentSettings]] = []
 
-    def noted(sets: Any, test: Any, build: Any, settings: Any, *, about: Any, **how: Any) -> Score:
-        seen.append((about.label, sets, dataclasses.replace(settings, epochs=about.epochs)))
-        return guessed(sets, about)
+    def noted(images: Any, test: Any, build: Any, settings: Any, *, about: Any, kept: Any, **how: Any) -> Score:
+        if left := kept.left(settings.repeats):
+            assert left == list(range(settings.repeats))
+            sets = [images(repeat) for repeat in left]
+            seen.append((about.label, sets, dataclasses.replace(settings, epochs=about.epochs)))
+            for repeat in left:
+                kept.keep(repeat, StudentResult(hits=(), seconds=1.0))
+        return guessed(settings.repeats, about)
 
     monkeypatch.setattr(subject, "score", noted)
     return seen
 
 
-def guessed(sets: Sequence[LabeledImages], about: RowWork) -> Score:
+def guessed(repeats: int, about: RowWork) -> Score:
     """A score that depends on what was to be trained, without training."""
     values = tuple(
-        float(np.random.default_rng([len(images), repeat, *about.label.encode()]).uniform())
-        for repeat, images in enumerate(sets)
+        float(np.random.default_rng([about.images, repeat, *about.label.encode()]).uniform())
+        for repeat in range(repeats)
     )
     last = Accuracy(mean=float(np.mean(values)), std=float(np.std(values, ddof=1)), values=values)
-    return score(about.name, 0.5, n=len(values), images=about.stored).model_copy(update={"last": last})
+    shown = score(about.name, 0.5, n=len(values), images=about.stored)
+    return shown.model_copy(update={"last": last, "label": about.label})
 
 
 def test_the_whole_grid_is_trained(tmp_path: Path, real: RealData, runtime: Runtime, trained: list[Any]) -> None:
@@ -251,31 +258,32 @@ def test_a_recipe_without_augmentation_trains_three(
 def test_an_interrupted_measurement_continues(
     tmp_path: Path, real: RealData, runtime: Runtime, trained: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each cell is kept by itself, and only those that are left are estimated."""
+    """Students are kept, and only those that are left are estimated."""
     whole = ranking.measure(assessed(tmp_path / "whole", real, runtime, soft=True, soften=taught))
+    trained.clear()
     of = assessed(tmp_path / "parts", real, runtime, soft=True, soften=taught)
 
-    def unmeasured(works: Sequence[RowWork], *arguments: Any) -> list[Stage]:
-        return [Stage(name=work.label, work="", seconds=1.0) for work in works]
+    def unmeasured(works: Sequence[RowWork], *arguments: Any, left: Sequence[int]) -> list[Stage]:
+        return [Stage(name=work.label, work=f"{count}", seconds=1.0) for work, count in zip(works, left, strict=True)]
 
     monkeypatch.setattr(ranking, "student_stages", unmeasured)
     stages = list(ranking.stages(of))
     assert stages[0].name == "teachers"
     assert len(stages) == 1 + 9
-    calls: list[str] = []
+    noted = subject.score
 
-    def stopping(sets: Any, *arguments: Any, about: RowWork, **how: Any) -> Score:
-        calls.append(about.label)
-        if len(calls) == 5:
+    def stopping(*arguments: Any, **how: Any) -> Score:
+        if len(trained) == 4:
             raise KeyboardInterrupt
-        return guessed(sets, about)
+        return noted(*arguments, **how)
 
-    monkeypatch.setattr(subject, "score", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        ranking.measure(of)
-    assert len(list(ranking.stages(of))) == 1 + 5
+    with monkeypatch.context() as patch:
+        patch.setattr(subject, "score", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            ranking.measure(of)
+    assert [stage.work for stage in ranking.stages(of)] == ["", *["2"] * 5]
     again = ranking.measure(of)
-    assert len(calls) == 4 + 1 + 5
+    assert len(trained) == 4 + 5
     assert list(ranking.stages(of)) == []
     assert again == whole
 
@@ -298,14 +306,14 @@ def test_scores_are_shared_with_other_evaluations(
     of = assessed(tmp_path, real, runtime, soft=True, soften=taught)
     ranking.measure(of)
     for name in ("distilled", "random", "whole"):
-        assert of.has_students(of.work(name), network=architectures.networks(of)[0])
+        assert not of.students_left(of.work(name), network=architectures.networks(of)[0])
 
 
 def test_shared_scores_have_the_names_of_who_asks(
     tmp_path: Path, real: RealData, runtime: Runtime, trained: list[Any]
 ) -> None:
     plain = assessed(tmp_path, real, runtime, augment="none", cutmix=0.0)
-    assert plain.students(plain.work("random"), partial(plain.images, "random")).label == "random real, 2 per class"
+    plain.students(plain.work("random"), partial(plain.images, "random"))
     found = ranking.measure(assessed(tmp_path, real, runtime))
     assert [label for label, *_ in trained].count("random real, 2 per class") == 2  # that, and the augmented one
     assert len(trained) == 5

@@ -15,7 +15,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.kept import Kept
 from ncfmkit.networks.search_space import search_net, search_space
 from ncfmkit.runtime import Runtime
-from ncfmkit.scoring import search
+from ncfmkit.scoring import search, students
 from ncfmkit.scoring.baselines import SetSize, random_subset
 from ncfmkit.scoring.students import score
 from ncfmkit.scoring.subject import Subject
@@ -83,7 +83,7 @@ def test_what_is_measured(subject: Subject) -> None:
     works = {work.name: work for work in search.works(subject)}
     for name, images in (("distilled", subject.distilled), ("random", random_subset(real, 2, 5, 0))):
         alone = score(
-            [images],
+            {0: images}.__getitem__,
             subject.test,
             lambda: search_net(found.networks[2], channels=3, classes=3, size=8),
             student,
@@ -97,25 +97,25 @@ def test_what_is_measured(subject: Subject) -> None:
 
 def test_an_interrupted_search_continues(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = search.measure(dataclasses.replace(subject, kept=Kept(folder=tmp_path / "other", conditions={})))
-    trained: list[str] = []
+    trained, train = [0], students.train
 
-    def interrupted_after(count: int) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            if len(trained) == count:
+    def interrupted_after(count: int) -> Callable[..., None]:
+        def counted(*args: Any, **kwargs: Any) -> None:
+            if trained[0] == count:
                 raise KeyboardInterrupt
-            trained.append(kwargs["about"].label)
-            return score(*args, **kwargs)
+            trained[0] += 1
+            train(*args, **kwargs)
 
         return counted
 
-    monkeypatch.setattr(search, "score", interrupted_after(6))
+    monkeypatch.setattr(students, "train", interrupted_after(6))
     with pytest.raises(KeyboardInterrupt):
         search.measure(subject)
     left = [stage.work for stage in search.stages(subject)]
     assert left == ["2 networks x 4 epochs", "4 networks x 1 epoch", "4 networks x 3 epochs"]
-    monkeypatch.setattr(search, "score", interrupted_after(100))
+    monkeypatch.setattr(students, "train", interrupted_after(100))
     found = search.measure(subject)
-    assert len(set(trained)) == len(trained) == 16
+    assert trained == [16]
     for row, expected in zip((*found.proxies, found.whole), (*whole.proxies, whole.whole), strict=True):
         assert row.accuracies == expected.accuracies
     assert found.proxies[0].spearman == whole.proxies[0].spearman

@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,13 @@ from torch.func import functional_call
 from ncfmkit.config import NetworkSettings, PoolSettings, Settings, StudentSettings
 from ncfmkit.errors import UserError
 from ncfmkit.images import LabeledImages, labeled
+from ncfmkit.kept import Kept
 from ncfmkit.networks import Classifier, network_builder
 from ncfmkit.real.store import RealData, Split
 from ncfmkit.run_records import Score
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import baselines, coreset, lossy, students
+from ncfmkit.scoring.kept_students import KeptStudents
 from ncfmkit.training import StackedModels, Weights
 
 SHORT = StudentSettings(epochs=4, batch=16, evaluations=2, repeats=2)
@@ -75,11 +79,13 @@ def one_row(
     runtime: Runtime,
     *,
     seed: int = 0,
+    kept: KeptStudents | None = None,
 ) -> Score:
+    settings = dataclasses.replace(settings, repeats=len(sets))
     about = students.RowWork(
         name="distilled", label="t", network="n", per_class=1, stored=3, images=len(sets[0]), epochs=settings.epochs
     )
-    return students.score(sets, test, build, settings, seed=seed, runtime=runtime, about=about)
+    return students.score(sets.__getitem__, test, build, settings, seed=seed, runtime=runtime, about=about, kept=kept)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +178,106 @@ def test_one_student_has_no_spread(real: RealData, build: Callable[[], Classifie
     assert row.best.mean >= row.last.mean
     assert row.curve is not None
     assert (row.curve.mean[-1], row.curve.std) == (row.last.mean, (0, 0))
+
+
+def kept_in(folder: Path, **conditions: Any) -> KeptStudents:
+    return KeptStudents(kept=Kept(folder=folder, conditions={}), conditions=conditions)
+
+
+def interrupted_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the students that are trained from now on; after so many stacks comes an interruption."""
+    trained: list[int] = []
+    train, stacks = students.train, itertools.count()
+
+    def counted(*arguments: Any, **named: Any) -> None:
+        if next(stacks) == count:
+            raise KeyboardInterrupt
+        trained.extend(named["keys"])
+        train(*arguments, **named)
+
+    monkeypatch.setattr(students, "train", counted)
+    return trained
+
+
+@pytest.mark.parametrize(("together", "finished"), [(1, [0]), (2, [0, 1])])
+def test_students_are_kept_one_by_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    real: RealData,
+    build: Callable[[], Classifier],
+    runtime: Runtime,
+    together: int,
+    finished: list[int],
+) -> None:
+    """Those that an interruption leaves are trained later, as are further ones; what comes of it is as if none was."""
+    monkeypatch.setattr(students, "side_by_side", lambda *_: together)
+    sets, test = [baselines.random_subset(real, 4, 0, r) for r in range(4)], held_out(real)
+    plain = [one_row(sets[:n], test, build, SHORT, runtime) for n in (3, 4)]
+    kept = kept_in(tmp_path / "students")
+    assert kept.left(3) == [0, 1, 2]
+    with monkeypatch.context() as patch:
+        interrupted_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            one_row(sets[:3], test, build, SHORT, runtime, kept=kept)
+    assert kept.left(3) == [k for k in range(3) if k not in finished]
+    trained = interrupted_after(-1, monkeypatch)
+    row = one_row(sets[:3], test, build, SHORT, runtime, kept=kept)
+    assert trained == [k for k in range(3) if k not in finished]
+    assert one_row(sets[:3], test, build, SHORT, runtime, kept=kept) == row  # its seconds, too
+    more = one_row(sets, test, build, SHORT, runtime, kept=kept)
+    assert trained == [*(k for k in range(3) if k not in finished), 3]
+    assert kept.left(4) == []
+    for found, expected in zip((row, more), plain, strict=True):
+        assert found.last.values == pytest.approx(expected.last.values, abs=1e-3)
+        assert found.curve is not None
+        assert expected.curve is not None
+        assert found.curve.epochs == expected.curve.epochs
+        assert found.curve.mean == pytest.approx(expected.curve.mean, abs=1e-3)
+        assert (found.n, found.steps, found.decoded) == (expected.n, expected.steps, expected.decoded)
+    assert more.seconds > row.seconds
+
+
+def test_students_of_other_conditions_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real: RealData, build: Callable[[], Classifier], runtime: Runtime
+) -> None:
+    trained = interrupted_after(-1, monkeypatch)
+    for conditions in ({"row": "one"}, {"row": "two"}, {"row": "one"}):
+        kept = kept_in(tmp_path, **conditions)
+        one_row([labeled(real, real.train)], held_out(real), build, SHORT, runtime, kept=kept)
+    assert trained == [0, 0]
+
+
+@pytest.mark.parametrize("hits", [[[1, 2, 3]], [[1, 2], [1, 2]], [[1, 2, 3], [1]], [[-1, 0, 0], [0, 0, 0]], [[], []]])
+def test_a_damaged_student_is_said(
+    tmp_path: Path, real: RealData, build: Callable[[], Classifier], runtime: Runtime, hits: list[list[int]]
+) -> None:
+    """Two tests on three classes: expected is a number of images for each."""
+    kept = kept_in(tmp_path)
+    arguments = [labeled(real, real.train)], held_out(real), build, SHORT, runtime
+    one_row(*arguments, kept=kept)
+    (path,) = tmp_path.iterdir()
+    content = json.loads(path.read_text())
+    content["result"]["hits"] = hits
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"(?s)\.json is damaged: .*\nremove that file"):
+        one_row(*arguments, kept=kept)
+
+
+def test_what_students_depend_on(real: RealData) -> None:
+    """Neither on how many there are, nor on how long those of the whole split are trained, unless they are these."""
+    base = Settings(student=SHORT)
+    size = baselines.SetSize(stored=1, decoded=4, bytes=1)
+
+    def of(name: str, **student: Any) -> dict[str, Any]:
+        settings = dataclasses.replace(base, student=dataclasses.replace(SHORT, **student))
+        return students.student_conditions(students.row_work(name, real, settings, size), settings)
+
+    for name in ("distilled", "random", "whole"):
+        assert of(name, repeats=7) == of(name)
+        assert (of(name, whole_epochs=99) == of(name)) == (name != "whole")
+        for other in ({"epochs": 400}, {"lr": 0.1}, {"cutmix": 0.0}, {"evaluations": 1}, {"augment": "none"}):
+            assert of(name, **other) != of(name)
+    assert of("random") != of("distilled") != of("mosaic")
 
 
 def test_students_together_are_students_one_after_another(
@@ -316,9 +422,9 @@ def test_rows_say_what_is_stored_of_a_class(
     trained: dict[str, list[LabeledImages]] = {}
     score = students.score
 
-    def spy(sets: Any, *arguments: Any, **named: Any) -> Score:
-        trained[named["about"].name] = sets
-        return score(sets, *arguments, **named)
+    def spy(images: Any, *arguments: Any, **named: Any) -> Score:
+        trained[named["about"].name] = [images(repeat) for repeat in range(2)]
+        return score(images, *arguments, **named)
 
     monkeypatch.setattr(students, "score", spy)
     rows = {
