@@ -58,7 +58,8 @@ def scores_of(folder: Path) -> Scores:
 def test_every_file_of_a_run_is_there(scored: Path) -> None:
     expected = {"run.json", "metrics.jsonl", "checkpoint", "lock", *distill_job.ARTIFACTS}
     assert {p.name for p in scored.iterdir()} == expected
-    assert sorted(p.name for p in (scored / "checkpoint").iterdir()) == ["step-00000008.pt", "step-00000012.pt"]
+    kept = ["step-00000008.pt", "step-00000012.pt", "students"]
+    assert sorted(p.name for p in (scored / "checkpoint").iterdir()) == kept
     assert steps_logged(scored) == list(range(1, 13))
     for picture in ("preview.png", "curves.png"):
         with Image.open(scored / picture) as image:
