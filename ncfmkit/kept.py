@@ -15,6 +15,7 @@ from ncfmkit.files import make_folder
 from ncfmkit.records import Record, problems
 
 R = TypeVar("R", bound=Record)
+CACHED = "students"  # in the cache: what students of `evaluate` get right
 AGAIN = "remove that file, and the same command measures it again"
 
 

@@ -17,6 +17,7 @@ from ncfmkit.config import DataSettings, NetworkSettings, PoolSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import web_runtime
 from ncfmkit.files import UNFINISHED, cache_dir, format_bytes
+from ncfmkit.kept import CACHED
 from ncfmkit.progress import plural, shortened_list
 from ncfmkit.real.remote import Copies
 from ncfmkit.records import Record
@@ -223,6 +224,11 @@ def _changed(settings: dict[str, object], default: object) -> list[str]:
     ]
 
 
+def _students(cache: Path) -> Iterator[tuple[Path, str]]:
+    for path in (cache / CACHED).glob("*/"):
+        yield path, f"{plural(len(list(path.glob('*.json'))), 'student')} of a set"
+
+
 def _compiled(cache: Path) -> Iterator[tuple[Path, str]]:
     if (cache / "compiled").is_dir():
         yield cache / "compiled", "all networks that torch.compile compiled"
@@ -255,6 +261,7 @@ KINDS = {
     for kind in (
         Kind("store", "real images as they were read", _stores),
         Kind("pool", "trained extractors", _pools),
+        Kind("students", "what students get right that `evaluate` trained", _students),
         Kind("compiled", "code that torch.compile made", _compiled),
         Kind("timing", "kernels that TensorRT timed", _timings),
         Kind("remote", "copies of data at an address", _remote),

@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, full_key, override
+from ncfmkit import distributed
+from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, full_key, override, to_dict
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
+from ncfmkit.files import cache_dir, writable
 from ncfmkit.images import LabeledImages
+from ncfmkit.in_use import hold_until_exit
 from ncfmkit.jobs.relabel import open_teachers, softened, teaching_pool
-from ncfmkit.jobs.setup import check_fits, notice_other_data, open_data, resolve
+from ncfmkit.jobs.setup import check_fits, measured_on, notice_other_data, open_data, resolve
+from ncfmkit.kept import CACHED, Kept
 from ncfmkit.networks import NETWORKS, network_builder
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_class_list, split_arguments
@@ -60,6 +64,9 @@ def evaluate(
     Raises:
         UserError: no set there, or the set and the data have other classes or image shapes.
 
+    What each student gets right is kept in the cache: the same call trains it only once, with the same versions on the
+    same device.
+
     Example:
         >>> scores = ncfmkit.evaluate("runs/digits-ipc1", data="digits", repeats=3)
         >>> scores.rows[0].last.mean
@@ -69,7 +76,9 @@ def evaluate(
     scores = []
     for settings in each:
         network = f"{settings.network.name}: " if len(each) > 1 else ""
-        scores.append(evaluate_real(result, real, settings, runtime, baselines=names, prefix=network))
+        there = _kept(result, real, settings, runtime)
+        kept = there if distributed.from_first(lambda there=there: _can_keep(there)) else None  # type: ignore[misc]
+        scores.append(evaluate_real(result, real, settings, runtime, baselines=names, kept=kept, prefix=network))
         if network:  # what is measured is said, should a later network fail
             for row in scores[-1].rows:
                 notice(f"{row.network}: {row.label}: {percent(row.last, row.n)}%".replace("\u00a0", " "))
@@ -85,7 +94,9 @@ def dry_run(
     return (
         stage if len(each) == 1 else dataclasses.replace(stage, name=f"{settings.network.name}: {stage.name}")
         for settings in each
-        for stage in estimate(result, real, settings, runtime, baselines=names)
+        for stage in estimate(
+            result, real, settings, runtime, baselines=names, kept=_kept(result, real, settings, runtime)
+        )
     )
 
 
@@ -104,6 +115,25 @@ def _opened(
         checked = _checked(result, real, settings, names)
         network_builder(checked.network, real)()  # raises where the images are too small for it
     return result, real, each, runtime, names
+
+
+def _kept(result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime) -> Kept:
+    """Where in the cache students of a set are kept."""
+    settings, sha256 = resolve(settings, real), result.manifest.manifest_sha256
+    # the pool selects real images and teaches soft labels
+    made = {"manifest_sha256": sha256, "pool": to_dict(settings.pool), "labels": to_dict(settings.labels)}
+    return Kept(folder=cache_dir() / CACHED / sha256[:24], conditions=measured_on(real, settings, runtime) | made)
+
+
+def _can_keep(kept: Kept) -> bool:
+    """False, with a notice, in a cache that is read-only."""
+    try:
+        writable(kept.folder)
+    except UserError:
+        notice(f"{kept.folder} cannot be written: what students get right is not kept there")
+        return False
+    hold_until_exit(kept.folder)
+    return True
 
 
 def _networks(result: SyntheticSet, asked: Any) -> list[dict[str, str]]:
@@ -143,6 +173,7 @@ def evaluate_real(
     runtime: Runtime,
     *,
     baselines: Sequence[str] = (),
+    kept: Kept | None = None,
     prefix: str = "",
 ) -> Scores:
     """As :func:`evaluate`, on a set and real data that are open.
@@ -150,6 +181,7 @@ def evaluate_real(
     Args:
         settings: as :func:`settings_for` gives them; `network` is the students'.
         baselines: names of rows of `BASELINES` to score beside it.
+        kept: where students are kept; None: nowhere, and all are trained.
         prefix: of the names of stages, as people see them: which network it is, if there are several.
 
     Raises:
@@ -161,7 +193,7 @@ def evaluate_real(
     notice(f"device: {runtime.describe()}")
     announce(
         dataclasses.replace(stage, name=prefix + stage.name)
-        for stage in estimate(result, real, settings, runtime, baselines=baselines)
+        for stage in estimate(result, real, settings, runtime, baselines=baselines, kept=kept)
     )
 
     extractors = extractors_of(result, real)
@@ -184,6 +216,7 @@ def evaluate_real(
         select=selecting(real, extractors[0], pool, runtime),
         soften=lambda data: softened(data, settings, teachers()),
         runtime=runtime,
+        kept=kept,
         prefix=prefix,
     )
 
@@ -205,7 +238,13 @@ def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -
 
 
 def estimate(
-    result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime, *, baselines: Sequence[str] = ()
+    result: SyntheticSet,
+    real: RealData,
+    settings: Settings,
+    runtime: Runtime,
+    *,
+    baselines: Sequence[str] = (),
+    kept: Kept | None = None,
 ) -> Iterator[Stage]:
     """What :func:`evaluate_real` would train, measured.
 
@@ -227,6 +266,7 @@ def estimate(
         size=set_size(result),
         baselines=baselines,
         runtime=runtime,
+        kept=kept,
     )
 
 

@@ -22,7 +22,7 @@ from ncfmkit.estimate import Stage
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.kept import Kept
 from ncfmkit.networks import NETWORKS, network_builder
-from ncfmkit.progress import Tracker, plural, track
+from ncfmkit.progress import Tracker, notice, plural, track
 from ncfmkit.real.store import RealData
 from ncfmkit.run_records import Accuracy, Curve, Score, Scores
 from ncfmkit.runtime import Runtime, device_name, versions
@@ -284,23 +284,36 @@ def estimate_scores(
     size: SetSize,
     baselines: Sequence[str],
     runtime: Runtime,
+    kept: Kept | None = None,
 ) -> Iterator[Stage]:
-    """The students of each row of :func:`score_set`, and the selection of their images.
+    """The students of each row of :func:`score_set` that are not kept, and the selection of their images.
 
     Args:
         extractor: the network that selects images.
         snapshots: that it has of its training.
         size: of the set.
+        kept: as :func:`score_set` takes it.
     """
-    if not settings.student.repeats:
+    repeats = settings.student.repeats
+    counts = {}
+    for name in ("distilled", *baselines):
+        work = row_work(name, real, settings, size)
+        of_row = _kept_of(kept, work, settings)
+        counts[work] = repeats if of_row is None else len(of_row.left(repeats))
+    works = [work for work, count in counts.items() if count]
+    if not works:
         return
-    works = [row_work(name, real, settings, size) for name in ("distilled", *baselines)]
-    for work, stage in zip(works, student_stages(works, real, settings, runtime), strict=True):
+    stages = student_stages(works, real, settings, runtime, left=[counts[work] for work in works])
+    for work, stage in zip(works, stages, strict=True):
         if work.name != "distilled" and are_selected([work.name]):
             how = BASELINES[work.name].images
             seconds = selection_seconds(how, real, work.per_class, extractor, snapshots, runtime)
             yield Stage(name=work.name, work=f"{work.per_class} of each class", seconds=seconds)
         yield stage
+
+
+def _kept_of(kept: Kept | None, work: RowWork, settings: Settings) -> KeptStudents | None:
+    return None if kept is None else KeptStudents(kept=kept, conditions=student_conditions(work, settings))
 
 
 def score_set(
@@ -371,6 +384,9 @@ def score_set(
             labels = 0 if drawn[0].soft_labels is None else len(drawn[0]) * size.soft_label
             stored = (drawn[0].images.nbytes + labels) / distilled.classes
 
+        of_row = _kept_of(kept, work, settings)
+        if of_row is not None and (there := repeats - len(of_row.left(repeats))):
+            notice(f"{prefix}students: {work.label}: {there} of {repeats} are trained already")
         row = score(
             lambda repeat, drawn=drawn: drawn[repeat % len(drawn)],  # type: ignore[misc]
             test,
@@ -379,7 +395,7 @@ def score_set(
             seed=settings.seed,
             runtime=runtime,
             about=work,
-            kept=None if kept is None else KeptStudents(kept=kept, conditions=student_conditions(work, settings)),
+            kept=of_row,
             bytes_per_class=stored,
             prefix=prefix,
         )

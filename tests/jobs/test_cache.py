@@ -49,13 +49,14 @@ def test_every_kind_is_listed(shapes: str, real: RealData, runtime: Runtime) -> 
     open_and_drop(shapes, DataSettings(size=16, resize="crop", classes=("b", "a")))
     pool = PoolSettings(members=2, epochs=1, lr=0.5)
     open_pool(real, [NetworkSettings(width=8, depth=2)], pool, seed=3, runtime=runtime)
-    for name in ("real/.tmp-dead", "compiled/x", "tensorrt", "downloads", "remote/abc", "web-runtime"):
+    for name in ("real/.tmp-dead", "students/abc", "compiled/x", "tensorrt", "downloads", "remote/abc", "web-runtime"):
         (cache_dir() / name).mkdir(parents=True)
     for name, size in (("compiled/x/code.so", 300), ("tensorrt/gpu.timing", 20), ("downloads/set.tar", 7)):
         (cache_dir() / name).write_bytes(b"x" * size)
     (cache_dir() / "web-runtime" / "a.tgz").touch()
     found = entries()
-    kinds = ["store", "store", "pool", "compiled", "timing", "remote", "runtime", "download"]
+    (cache_dir() / "students/abc/0.json").touch()
+    kinds = ["store", "store", "pool", "students", "compiled", "timing", "remote", "runtime", "download"]
     assert [entry.kind for entry in found] == kinds
     assert set(kinds) == KINDS.keys()
     texts = {entry.belongs_to for entry in found}
@@ -231,7 +232,7 @@ def test_the_command(shapes: str) -> None:
 
 def test_wrong_flags() -> None:
     refused("cache", "--dry-run", says="--dry-run shows what --clean would remove: pass both")
-    refused("cache", "--kind", "stores", says="--kind 'stores': expected one of store, pool, compiled")
+    refused("cache", "--kind", "stores", says="--kind 'stores': expected one of store, pool, students, compiled")
     refused("cache", "--older-than", "month", says="--older-than 'month': expected a number of hours")
 
 

@@ -118,6 +118,62 @@ def test_evaluate_as_the_run_scored(scored: Path) -> None:
     assert dict(scores.rows[0]) | {"seconds": 0} == dict(stored.rows[0]) | {"seconds": 0}
 
 
+def test_what_was_evaluated_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of each student, in the cache: an interruption leaves what is trained, and more repeats train further ones."""
+    monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(students, "side_by_side", lambda *_: 1)
+    path, trained, train = tmp_path / "set.safetensors", [0], students.train
+    set_file.save(build_set("single", 1, classes=tuple(str(k) for k in range(10)), channels=1), path)
+    how: dict[str, Any] = {"data": "digits", "size": 8, "color": "gray", "device": "cpu", "baselines": "random,herding"}
+    how |= {"student.epochs": 2, "pool.epochs": 1, "compile": "off"}
+
+    def counted(*arguments: Any, **named: Any) -> None:
+        trained[0] += 1
+        if trained[0] == 4:
+            raise KeyboardInterrupt
+        train(*arguments, **named)
+
+    monkeypatch.setattr(students, "train", counted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(path, repeats=2, **how)  # two of the set and one of random images
+    (folder,) = (tmp_path / "cache" / "students").glob("*/")
+    assert len(list(folder.iterdir())) == 3
+    left = [stage.work for stage in dry_run(path, repeats=2, **how) if stage.name.startswith("students")]
+    assert [work.split(" x ")[0] for work in left] == ["1", "2"]
+    capsys.readouterr()
+    first = evaluate(path, repeats=2, **how)
+    assert trained == [4 + 3]
+    said = capsys.readouterr().err
+    assert "students: distilled, 2 per class: 2 of 2 are trained already" in said
+    assert "students: random real, 2 per class: 1 of 2 are trained already" in said
+    assert said.count("are trained already") == 2
+    assert evaluate(path, repeats=2, **how) == first
+    assert trained == [7]
+    more = evaluate(path, repeats=3, **how)
+    assert trained == [7 + 3]
+    assert [row.last.values[:2] for row in more.rows] == [row.last.values for row in first.rows]
+    evaluate(path, repeats=2, **how | {"pool.epochs": 2})  # another extractor chooses other images
+    assert trained == [10 + 6]
+
+
+def test_nothing_is_kept_in_a_cache_that_is_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "set.safetensors"
+    set_file.save(build_set("single", 1, classes=tuple(str(k) for k in range(10)), channels=1), path)
+    how: dict[str, Any] = {"data": "digits", "size": 8, "color": "gray", "device": "cpu", "compile": "off"}
+
+    def refuse(folder: Path) -> Path:
+        raise UserError(f"the cache folder {folder} cannot be used")
+
+    monkeypatch.setattr(evaluate_job, "writable", refuse)
+    for _ in range(2):
+        evaluate(path, repeats=1, **how | {"student.epochs": 1})
+        assert "cannot be written: what students get right is not kept there" in capsys.readouterr().err
+
+
 def test_evaluate_on_other_data_is_refused(tmp_path: Path, scored: Path) -> None:
     result = set_file.load(scored)
     shapes = str(make_folder(tmp_path / "shapes", {"a": 4, "b": 5}))
