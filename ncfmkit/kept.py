@@ -35,11 +35,13 @@ class Kept:
         folder: made when the first result is written.
         conditions: plain JSON values that every result in it depends on. The methods take those of one result.
         earlier: seconds that each result took that was read so far.
+        planned: files of results that are going to be measured, see :meth:`unplanned`.
     """
 
     folder: Path
     conditions: dict[str, Any]
     earlier: list[float] = field(default_factory=list)
+    planned: set[Path] = field(default_factory=set)
 
     def path(self, **conditions: Any) -> Path:
         """The file of a result: its name is a hash of all that the result depends on."""
@@ -48,6 +50,13 @@ class Kept:
 
     def has(self, **conditions: Any) -> bool:
         return self.path(**conditions).is_file()
+
+    def unplanned(self, **conditions: Any) -> bool:
+        """Whether a result is neither there nor planned; it is planned from now on, so that work is counted once."""
+        path = self.path(**conditions)
+        new = path not in self.planned and not path.is_file()
+        self.planned.add(path)
+        return new
 
     def read(self, kind: type[R], **conditions: Any) -> R | None:
         """The result that was kept; None: there is none.

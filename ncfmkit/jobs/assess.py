@@ -247,9 +247,11 @@ def _is_done(plan: Plan, name: str) -> bool:
 
 
 def _stages(plan: Plan) -> Iterator[Stage]:
+    """What is left; students that several evaluations share count for the first one."""
+    planning = dataclasses.replace(plan.subject, kept=dataclasses.replace(plan.subject.kept, planned=set()))
     for name in plan.names:
         if not _is_done(plan, name):
-            for stage in EVALUATIONS[name].stages(plan.subject):
+            for stage in EVALUATIONS[name].stages(planning):
                 yield dataclasses.replace(stage, name=f"{name}: {stage.name}")
 
 

@@ -36,6 +36,10 @@ class KeptStudents:
         """Those that are not kept."""
         return [k for k in range(repeats) if not self.kept.has(**self._of(k))]
 
+    def unplanned(self, repeats: int) -> int:
+        """How many of them are neither kept nor planned; they are planned from now on."""
+        return sum(self.kept.unplanned(**self._of(k)) for k in range(repeats))
+
     def read(self, repeats: int, shape: tuple[int, int]) -> dict[int, StudentResult]:
         """Those that are kept; `shape` is `[E, K]`.
 

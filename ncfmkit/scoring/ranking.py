@@ -71,7 +71,7 @@ def stages(subject: Subject) -> Iterator[Stage]:
     cells = []
     for cell in grid(subject):
         of = _with_recipe(subject, cell.augmented)
-        if count := of.students_left(_work(subject, cell), **cell.conditions):
+        if count := of.plan_students(_work(subject, cell), **cell.conditions):
             cells.append((cell, count))
     if any(cell.name == "random-soft" for cell, _ in cells):
         yield from subject.teachers()

@@ -122,16 +122,19 @@ class Subject:
         )
 
     def student_stages(self, works: Sequence[RowWork], network: NetworkSettings) -> Iterator[Stage]:
-        """The students of that network, of those rows, that are not kept yet, measured."""
-        left = {work: count for work in works if (count := self.students_left(work, network=network))}
+        """The students of that network, of those rows, that are neither kept nor planned, measured."""
+        left = {work: count for work in works if (count := self.plan_students(work, network=network))}
         if left:
             yield from student_stages(
                 list(left), self.real, self._with(network), self.runtime, left=list(left.values())
             )
 
-    def students_left(self, work: RowWork, *, network: NetworkSettings | None = None, **conditions: Any) -> int:
-        """How many students of that score are not kept yet; arguments as :meth:`students`."""
-        return len(self._kept(work, network, conditions).left(self.settings.student.repeats))
+    def plan_students(self, work: RowWork, *, network: NetworkSettings | None = None, **conditions: Any) -> int:
+        """How many students of that score are neither kept nor planned, as they are from now on.
+
+        Another evaluation that needs them does not count them again. Arguments as :meth:`students`.
+        """
+        return self._kept(work, network, conditions).unplanned(self.settings.student.repeats)
 
     def _kept(self, work: RowWork, network: NetworkSettings | None, conditions: dict[str, Any]) -> KeptStudents:
         return KeptStudents(kept=self.kept, conditions=student_conditions(work, self._with(network)) | conditions)

@@ -149,6 +149,18 @@ def test_a_dry_run_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path("assessment").exists()
 
 
+def test_students_that_evaluations_share_are_estimated_once() -> None:
+    """For the first of them; the second trains those on mosaics, and those of the other network."""
+    path = make_set("a")
+    names = [stage.name for stage in dry_run(path, only="ranking,architectures", **QUICK)]
+    ranking = [name.removeprefix("ranking: ") for name in names if name.startswith("ranking")]
+    assert {"students: distilled, 1 per class", "students: random real, 1 per class"} < set(ranking)
+    of_own = [name for name in names if name.startswith("architectures: convnet: ")]
+    assert of_own == ["architectures: convnet: students: mosaics of real images, 1 per class"]
+    assert len([name for name in names if name.startswith("architectures: alexnet: ")]) == 4
+    assert names == [stage.name for stage in dry_run(path, only="ranking,architectures", **QUICK)]
+
+
 def wrong(says: str, change: Callable[[], Any] = lambda: "a.safetensors", /, **how: Any) -> Any:
     return pytest.param(says, change, how, id=says[:30])
 

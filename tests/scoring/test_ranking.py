@@ -281,6 +281,7 @@ def test_an_interrupted_measurement_continues(
         patch.setattr(subject, "score", stopping)
         with pytest.raises(KeyboardInterrupt):
             ranking.measure(of)
+    of = dataclasses.replace(of, kept=dataclasses.replace(of.kept, planned=set()))
     assert [stage.work for stage in ranking.stages(of)] == ["", *["2"] * 5]
     again = ranking.measure(of)
     assert len(trained) == 4 + 5
@@ -306,7 +307,7 @@ def test_scores_are_shared_with_other_evaluations(
     of = assessed(tmp_path, real, runtime, soft=True, soften=taught)
     ranking.measure(of)
     for name in ("distilled", "random", "whole"):
-        assert not of.students_left(of.work(name), network=architectures.networks(of)[0])
+        assert not of.plan_students(of.work(name), network=architectures.networks(of)[0])
 
 
 def test_shared_scores_have_the_names_of_who_asks(

@@ -277,6 +277,8 @@ def test_what_students_depend_on(real: RealData) -> None:
         assert (of(name, whole_epochs=99) == of(name)) == (name != "whole")
         for other in ({"epochs": 400}, {"lr": 0.1}, {"cutmix": 0.0}, {"evaluations": 1}, {"augment": "none"}):
             assert of(name, **other) != of(name)
+        wider = dataclasses.replace(base, network=NetworkSettings(width=8))
+        assert students.student_conditions(students.row_work(name, real, wider, size), wider) != of(name)
     assert of("random") != of("distilled") != of("mosaic")
 
 
