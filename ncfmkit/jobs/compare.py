@@ -88,8 +88,8 @@ def compare(
     """Trains the same students on each of several sets, and tests their differences to the first set's students.
 
     Network, augmentation, learning rate and number of gradient steps are one for all: those that the first set records.
-    Students of one seed start from the same weights. Writes `compare.json`, `compare.html`, and to `students/` the
-    scores, which a later call with these sets, settings and data does not measure again.
+    Students of one seed start from the same weights. Writes `compare.json`, `compare.html`, and to `students/` what
+    each gets right, which a later call with these sets, settings and data does not measure again.
 
     Args:
         paths: two or more sets, each as :func:`ncfmkit.evaluate` takes it. The first is what the others are compared
