@@ -85,8 +85,8 @@ def assess(
 ) -> Assessment:
     """Measures what a set is good for, by rows of the table of evaluations (docs/method.md, section 8).
 
-    Writes `assess.json`, `assess.html`, and to `measured/` what each student gets right as soon as it is trained, which a
-    later call with this set, settings and data does not train again.
+    Writes `assess.json`, `assess.html`, and to `measured/` what each student gets right as soon as it is trained, which
+    a later call with this set, settings and data does not train again.
 
     Args:
         path: a set, as :func:`ncfmkit.evaluate` takes it.

@@ -341,6 +341,7 @@ def _estimate(
     baselines: Sequence[str],
     *,
     steps_done: int,
+    kept: Kept | None = None,
 ) -> Iterator[Stage]:
     """What is left of a run, stage by stage, each measured when it is asked for."""
     d = settings.distill
@@ -361,6 +362,7 @@ def _estimate(
         size=_size(settings, real),
         baselines=baselines,
         runtime=runtime,
+        kept=kept,
     )
 
 
@@ -521,7 +523,9 @@ def _complete(
     with interrupts.keeping(run.kept):
         notice(_headline(real, settings))
         notice(f"device: {runtime.describe()}")
-        announce(_estimate(real, settings, runtime, images, baselines, steps_done=run.steps_done()))
+        there = _finished_set(run)
+        kept = None if there is None else _kept(run, there, real, settings, runtime)
+        announce(_estimate(real, settings, runtime, images, baselines, steps_done=run.steps_done(), kept=kept))
 
         # The method: a pool of extractors, then the loop.
         pool = open_pool(real, settings.extractors, settings.pool, seed=settings.seed, runtime=runtime)
@@ -564,11 +568,7 @@ def _complete(
                 soften=lambda data: softened(data, settings, teachers) if teachers is not None else data,
                 select=selecting(real, settings.extractors[0], lambda: pool, runtime),
                 runtime=runtime,
-                kept=Kept(
-                    folder=run.students,
-                    conditions=measured_on(real, settings, runtime)
-                    | {"manifest_sha256": result.manifest.manifest_sha256},
-                ),
+                kept=_kept(run, result, real, settings, runtime),
             )
             result = dataclasses.replace(result, manifest=result.manifest.changed(score=manifest_score(scores.rows[0])))
             if distributed.is_first():
@@ -580,6 +580,22 @@ def _complete(
                 notice(_describe_size(result, d.bytes, (run.path / set_file.FILE_NAME).stat().st_size))
             write_report(run.path, report_images(result))
         run.finish()
+
+
+def _finished_set(run: RunDirectory) -> SyntheticSet | None:
+    """The set of a run whose students are being scored, before it has a score; None: it is not there yet."""
+    if run.info().status != "scoring":
+        return None
+    try:
+        return set_file.load(run.path)
+    except UserError:  # it is written again
+        return None
+
+
+def _kept(run: RunDirectory, result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime) -> Kept:
+    """Where a run keeps its students: they are of this very set, which says what it was made with."""
+    conditions = measured_on(real, settings, runtime) | {"manifest_sha256": result.manifest.manifest_sha256}
+    return Kept(folder=run.students, conditions=conditions)
 
 
 def _within_budget(settings: Settings, real: RealData, images_NCHW: torch.Tensor, *, order: str | None) -> SyntheticSet:

@@ -550,7 +550,9 @@ def test_interrupted_in_the_pool_then_resumed(
 
 
 @pytest.mark.parametrize("finished", [0, 1, 3])
-def test_interrupted_in_scoring_then_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int) -> None:
+def test_interrupted_in_scoring_then_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished: int
+) -> None:
     """After some of two students of the set and two of random images, which are not trained again."""
     monkeypatch.setattr(students, "side_by_side", lambda *_: 1)
     how: dict[str, Any] = {"baselines": ("random",), "student__repeats": 2}
@@ -573,7 +575,13 @@ def test_interrupted_in_scoring_then_resumed(tmp_path: Path, monkeypatch: pytest
     assert set_file.load(out).manifest.score is None  # the set is there and whole
     monkeypatch.setattr(loop, "distill_step", lambda *a: pytest.fail("steps were done already"))
     monkeypatch.setattr(students, "train", train_until(5))
+    capsys.readouterr()
     distill_job.resume(out)
+    said = capsys.readouterr().err
+    for label, done in (("distilled", min(finished, 2)), ("random real", max(finished - 2, 0))):
+        left, already = f"{label}, 1 per class: {2 - done} x ", f"{label}, 1 per class: {done} of 2 are trained already"
+        assert (left in said) == (done < 2)
+        assert (already in said) == (done > 0)
     assert trained == [0, 1, 0, 1]
     same_as(out, expected)
     timeless = [[row.model_copy(update={"seconds": 0}) for row in scores_of(run).rows] for run in (out, expected)]
