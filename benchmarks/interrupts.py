@@ -49,7 +49,7 @@ def commands(made: Path) -> dict[str, list[str]]:
         "distill": ["distill", "digits", *SMALL, "--out", "run"],
         "distill, new cache": ["distill", "digits", *SMALL, "--out", "run"],
         "pretrain, new cache": ["pretrain", "digits", "--width", "8", "--pool", "8", "--pool-epochs", "5"],
-        "evaluate": ["evaluate", run, "--data", "digits", "--baselines", "herding", *STUDENTS],
+        "evaluate, new cache": ["evaluate", run, "--data", "digits", "--baselines", "herding", *STUDENTS],
         "compare": ["compare", run, f"{made}/released.safetensors", "--data", "digits", *STUDENTS],
         "train": ["train", run, "--data", "digits", "--student-epochs", "200", "--compile", "off"],
         "pack": ["pack", run, "--to", "parquet", "--license", "mit", "--out", "packed"],

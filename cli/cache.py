@@ -18,7 +18,9 @@ def cache(
     clean: Annotated[bool, typer.Option("--clean", help="remove the listed entries, except those in use")] = False,
     kind: Annotated[
         str | None,
-        typer.Option("--kind", metavar="store|pool|compiled|timing|remote|runtime|download", help="only this kind"),
+        typer.Option(
+            "--kind", metavar="store|pool|students|compiled|timing|remote|runtime|download", help="only this kind"
+        ),
     ] = None,
     older_than: Annotated[
         str | None,

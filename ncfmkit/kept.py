@@ -12,11 +12,11 @@ from pydantic import Field, ValidationError
 
 from ncfmkit.errors import UserError
 from ncfmkit.files import make_folder
+from ncfmkit.progress import notice
 from ncfmkit.records import Record, problems
 
 R = TypeVar("R", bound=Record)
 CACHED = "students"  # in the cache: what students of `evaluate` get right
-AGAIN = "remove that file, and the same command measures it again"
 
 
 class KeptResult(Record):
@@ -36,12 +36,16 @@ class Kept:
         conditions: plain JSON values that every result in it depends on. The methods take those of one result.
         earlier: seconds that each result took that was read so far.
         planned: files of results that are going to be measured, see :meth:`unplanned`.
+        optional: a disk that refuses a result does not end the command: that is said once.
+        refused: what the disk said.
     """
 
     folder: Path
     conditions: dict[str, Any]
     earlier: list[float] = field(default_factory=list)
     planned: set[Path] = field(default_factory=set)
+    optional: bool = False
+    refused: list[str] = field(default_factory=list)
 
     def path(self, **conditions: Any) -> Path:
         """The file of a result: its name is a hash of all that the result depends on."""
@@ -71,14 +75,13 @@ class Kept:
             found = KeptResult.read(path)
             result = kind.model_validate_json(json.dumps(found.result))
         except ValidationError as error:
-            raise self.damaged(problems(error)[0], **conditions) from None
+            wrong = f"{path} is damaged: {problems(error)[0]}"
         except UserError as error:
-            raise UserError(f"{error}\n{AGAIN}") from None
-        self.earlier.append(found.seconds)
-        return result
-
-    def damaged(self, why: str, **conditions: Any) -> UserError:
-        return UserError(f"{self.path(**conditions)} is damaged: {why}\n{AGAIN}")
+            wrong = str(error)
+        else:
+            self.earlier.append(found.seconds)
+            return result
+        raise UserError(f"{wrong}\nremove that file, and the same command measures it again")
 
     def seconds(self, **conditions: Any) -> float:
         """How long a result that is kept took."""
@@ -101,8 +104,15 @@ class Kept:
         """Writes a result that took so long.
 
         Raises:
-            UserError: the disk is full, or refuses.
+            UserError: the disk is full, or refuses, and results are not optional.
         """
-        make_folder(self.folder)
         kept = KeptResult(conditions=self.conditions | conditions, result=result.to_dict(), seconds=seconds)
-        kept.write(self.path(**conditions))
+        try:
+            make_folder(self.folder)
+            kept.write(self.path(**conditions))
+        except UserError as error:
+            if not self.optional:
+                raise
+            if not self.refused:
+                notice(f"results are not kept: {error}")
+            self.refused.append(str(error))

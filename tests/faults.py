@@ -187,17 +187,21 @@ def unharmed(folder: Path, pictures: Path, ranks: int) -> tuple[dict[str, str], 
     return trial.digests(), time.monotonic() - begin
 
 
-def kill(victim: int) -> None:
+def kill(victim: int) -> bool:
+    """Whether it was killed, and had not ended before."""
     os.kill(victim, signal.SIGKILL)
-    os.waitpid(victim, 0)
+    return os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1]) == -signal.SIGKILL
 
 
 @contextlib.contextmanager
 def memory_group() -> Iterator[Path]:
     """A control group of `MEMORY` bytes, in either version of the kernel's interface; it has to be empty at the end."""
-    limits = {Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes", Path("/sys/fs/cgroup"): "memory.max"}
-    for place, limit in limits.items():
-        group = place / f"ncfmkit-faults-{os.getpid()}"
+    limits = {  # and what else would let it grow: swap
+        Path("/sys/fs/cgroup/memory"): ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", MEMORY),
+        Path("/sys/fs/cgroup"): ("memory.max", "memory.swap.max", 0),
+    }
+    for place, names in limits.items():
+        group, (limit, swap, most) = place / f"ncfmkit-faults-{os.getpid()}", names
         with contextlib.suppress(OSError):
             group.mkdir()
             if (group / limit).exists():
@@ -207,28 +211,38 @@ def memory_group() -> Iterator[Path]:
         sys.exit("no control group for memory can be made: this needs Linux, its memory controller and root")
     try:
         (group / limit).write_text(str(MEMORY))
+        if (group / swap).exists():
+            (group / swap).write_text(str(most))
         yield group
     finally:
         group.rmdir()
 
 
-def starve(victim: int, group: Path) -> None:
-    """Lets the kernel kill `victim`: it shares a control group with a process that takes memory until none is left."""
-    (group / "cgroup.procs").write_text(str(victim))
-    Path(f"/proc/{victim}/oom_score_adj").write_text("1000")  # the kernel chooses it first
+def starve(victim: int, group: Path) -> bool:
+    """Lets the kernel kill `victim`, and says whether it did, before the process had ended.
+
+    The victim shares a control group with a process that takes memory until none is left.
+    """
     glutton = os.fork()
     if not glutton:
-        (group / "cgroup.procs").write_text("0")
-        taken = []
-        while True:
-            taken.append(b"x" * 2**20)
+        try:
+            (group / "cgroup.procs").write_text("0")
+            Path(f"/proc/{victim}/oom_score_adj").write_text("1000")  # the kernel chooses it first
+            (group / "cgroup.procs").write_text(str(victim))
+            taken = []
+            while True:
+                taken.append(b"x" * 2**20)
+        finally:
+            os._exit(1)
     code = ended(victim, within=MOST_SECONDS)
     kill(glutton)
-    assert code in (-signal.SIGKILL, 0), f"the kernel did not kill the process: exit code {code}"
+    if code is None:
+        kill(victim)
+    return code == -signal.SIGKILL
 
 
 def kills(
-    folder: Path, pictures: Path, *, count: int, seed: int, ranks: int, by: Callable[[int], None] = kill
+    folder: Path, pictures: Path, *, count: int, seed: int, ranks: int, by: Callable[[int], bool] = kill
 ) -> Tally:
     """Kills at random moments until there were so many: in most trials several, until a run comes to its end."""
     expected, seconds = unharmed(folder / "unharmed", pictures, ranks)
@@ -245,9 +259,10 @@ def kills(
             victim = rng.choice(children)
             code = ended(victim, within=after)
             if code is None:
-                tally.at[trial.stage()] += 1
-                tally.faults += 1
-                by(victim)
+                stage = trial.stage()
+                if by(victim):
+                    tally.at[stage] += 1
+                    tally.faults += 1
                 after = rng.uniform(0, seconds)
             codes = trial.finish([child for child in children if child != victim])
             if code not in (0, None) or (code == 0 and set(codes) - {0}):
@@ -264,6 +279,7 @@ class WriteFault:
     nth: int  # of the command's writes, from 0
     name: str
     number: int  # as in `FAULTS`
+    rng: random.Random  # of what a power cut takes
 
 
 def random_faults(seed: int, lengths: dict[str, int], tally: Tally, *, power: bool) -> Iterator[WriteFault]:
@@ -272,7 +288,8 @@ def random_faults(seed: int, lengths: dict[str, int], tally: Tally, *, power: bo
         rng = random.Random(f"{seed}/{tally.trials}")
         which = rng.choice(["distill", "distill", "distill", "pack"])
         name, number = POWER_CUT if power else rng.choice(list(FAULTS.items()))
-        yield WriteFault(command=which, nth=rng.randrange(lengths.get(which, 500)), name=name, number=number)
+        nth = rng.randrange(lengths.get(which, 500))
+        yield WriteFault(command=which, nth=nth, name=name, number=number, rng=rng)
 
 
 def every_fault(tally: Tally) -> Iterator[WriteFault]:
@@ -281,7 +298,7 @@ def every_fault(tally: Tally) -> Iterator[WriteFault]:
     for which in ("distill", "pack"):
         for nth in itertools.count():
             before = tally.faults
-            yield WriteFault(command=which, nth=nth, name=name, number=FAULTS[name])
+            yield WriteFault(command=which, nth=nth, name=name, number=FAULTS[name], rng=random.Random(nth))
             if tally.faults == before:
                 break
 
@@ -326,7 +343,7 @@ def writes(
                 tally.faults += 1
                 tally.at[f"{fault.name}, {trial.stage()}"] += 1
                 if power:
-                    _lose(done, random.Random(f"{nth}/{tally.trials}"))
+                    _lose(done, fault.rng)
                 elif code not in ((0,) if fault.name == "cut short" else (0, 1, 2)):
                     break
             elif code != 0:

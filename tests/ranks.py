@@ -49,6 +49,7 @@ class Ranks:
         own: what each rank is given beside `arguments`.
         caches: a cache of its own for each rank, as on machines that share no disk.
         before: what each rank's command begins with, such as `ip netns exec NAME`.
+        folders: where each rank runs, if not here.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Ranks:
         own: Sequence[Sequence[str]] | None = None,
         caches: Sequence[Path] | None = None,
         before: Sequence[Sequence[str]] | None = None,
+        folders: Sequence[Path] | None = None,
     ):
         port = free_port()
         self.processes = []
@@ -69,7 +71,8 @@ class Ranks:
             command = [*(before[rank] if before else ()), sys.executable, "-m", "ncfmkit", *map(str, arguments)]
             command += own[rank] if own else ()
             pipe = subprocess.PIPE
-            self.processes.append(subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True))
+            cwd = folders[rank] if folders else None
+            self.processes.append(subprocess.Popen(command, env=env, cwd=cwd, stdout=pipe, stderr=pipe, text=True))
 
     def signal(self, rank: int, number: signal.Signals) -> None:
         self.processes[rank].send_signal(number)

@@ -52,8 +52,12 @@ def test_ranks_make_the_bytes_of_one_process(tmp_path: Path) -> None:
     changes = {key.replace(".", "__"): value for key, value in how.items()}
     whole = one_process(tmp_path / "one", **changes)
     caches = [tmp_path / f"cache-{rank}" for rank in range(3)]  # as of three machines
-    ranks = Ranks(3, "distill", *flags(**changes), "--out", tmp_path / "three", caches=caches).end()
+    folders = [tmp_path, tmp_path / "rank-1", tmp_path / "rank-2"]
+    for folder in folders[1:]:
+        folder.mkdir()
+    ranks = Ranks(3, "distill", *flags(**changes), "--out", "three", caches=caches, folders=folders).end()
     all_end(ranks)
+    assert not list(folders[1].iterdir())  # the first alone has the run directory
     assert set_bytes(tmp_path / "three") == set_bytes(whole)
     assert steps_logged(tmp_path / "three") == steps_logged(whole)
     ours, others = (RunDirectory(path) for path in (tmp_path / "three", whole))
@@ -298,6 +302,22 @@ def test_members_without_snapshots_are_trained_again_on_all_machines(tmp_path: P
     members = [{p.name: p.read_bytes() for p in cache.rglob("member-*.safetensors")} for cache in caches]
     assert members[0] == members[1]
     assert all(b"epoch-2/" in content for content in members[0].values())
+
+
+def test_students_that_are_trained_are_not_trained_by_another_number_of_ranks(tmp_path: Path) -> None:
+    """Three students on two ranks, of which the second has no share of what is left for the fourth."""
+    run = one_process(tmp_path / "one", student__repeats=0)
+    caches = [tmp_path / "cache-0", tmp_path / "cache-1"]
+    command = ("evaluate", run, "--data", "digits", "--json", "--student-epochs", 3, "--repeats")
+    rows = []
+    for repeats, kept in ((3, 0), (4, 3), (4, 4)):
+        ranks = Ranks(2, *command, repeats, caches=caches).end()
+        all_end(ranks)
+        rows.append(json.loads(ranks[0].out)["rows"][0])
+        assert (f"{kept} of {repeats} are trained already" in ranks[0].err) == (kept > 0)
+        assert [len(list(cache.glob("students/*/*.json"))) for cache in caches] == [repeats, 0]
+    assert rows[2] == rows[1]
+    assert rows[1]["last"]["values"][:3] == rows[0]["last"]["values"]
 
 
 @pytest.mark.slow

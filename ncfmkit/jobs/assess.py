@@ -32,13 +32,12 @@ from ncfmkit.jobs.setup import (
     changed_recipe,
     check_fits,
     check_results_folder,
-    measured_on,
+    kept_of_set,
     notice_other_data,
     open_data,
     recipe_of,
     resolve,
 )
-from ncfmkit.kept import Kept
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import split_arguments
@@ -200,10 +199,7 @@ def _plan(
         herded=partial(selecting(real, extractors[0], pool, runtime), "herding"),
         soften=(lambda data: softened(data, settings, teachers())) if taught else None,
         teachers=lambda: estimate_pool(real, extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime),
-        kept=Kept(
-            folder=folder / MEASURED,
-            conditions=measured_on(real, settings, runtime) | {"manifest_sha256": result.manifest.manifest_sha256},
-        ),
+        kept=kept_of_set(folder / MEASURED, result.manifest.manifest_sha256, real, settings, runtime),
     )
     names = []
     for name in asked or tuple(EVALUATIONS):

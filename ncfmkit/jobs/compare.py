@@ -19,12 +19,11 @@ from ncfmkit.jobs.setup import (
     changed_recipe,
     check_fits,
     check_results_folder,
-    measured_on,
+    kept_of_set,
     open_data,
     recipe_of,
     resolve,
 )
-from ncfmkit.kept import Kept
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import notice, plural, shortened_list
 from ncfmkit.real.arguments import DataArguments, split_arguments
@@ -65,12 +64,12 @@ class Plan:
     real: RealData
     runtime: Runtime
     out: Path
-    kept: Kept  # what students that are trained get right
 
     def students(self, k: int) -> KeptStudents:
         """Of a set, as far as they are trained."""
-        made = {"manifest_sha256": self.sets[k].manifest.manifest_sha256}
-        return KeptStudents(kept=self.kept, conditions=student_conditions(self.works[k], self.settings) | made)
+        sha256 = self.sets[k].manifest.manifest_sha256
+        kept = kept_of_set(self.out / STUDENTS, sha256, self.real, self.settings, self.runtime)
+        return KeptStudents(kept=kept, conditions=student_conditions(self.works[k], self.settings))
 
     def left(self) -> dict[int, int]:
         """How many students of a set are not trained yet, by its place; sets that have all are not in it."""
@@ -117,7 +116,8 @@ def compare(
     held = _held(plan)
     if held is not None:
         notice(held)
-    scores = {k: _score(plan, k) for k in range(len(plan.sets)) if k not in plan.left()}
+    left = plan.left()
+    scores = {k: _score(plan, k) for k in range(len(plan.sets)) if k not in left}
     announce(_stages(plan))
 
     def kept() -> str | None:
@@ -195,7 +195,6 @@ def _plan(
         real=real,
         runtime=runtime,
         out=folder,
-        kept=Kept(folder=folder / STUDENTS, conditions=measured_on(real, settings, runtime)),
     )
 
 

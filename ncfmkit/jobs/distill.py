@@ -28,7 +28,7 @@ from ncfmkit.files import format_bytes, write_atomic
 from ncfmkit.jobs.evaluate import real_mosaics, selecting, set_size
 from ncfmkit.jobs.growing import check_place, earlier_set, grown, with_new_classes
 from ncfmkit.jobs.relabel import relabeled, softened, teachers_of
-from ncfmkit.jobs.setup import label_bytes, make_settings, measured_on, open_data, resolve, room
+from ncfmkit.jobs.setup import kept_of_set, label_bytes, make_settings, open_data, resolve, room
 from ncfmkit.kept import Kept
 from ncfmkit.mosaic import decode, decode_factors, decoded_count
 from ncfmkit.networks import check_extractors, network_builder
@@ -523,8 +523,8 @@ def _complete(
     with interrupts.keeping(run.kept):
         notice(_headline(real, settings))
         notice(f"device: {runtime.describe()}")
-        there = _finished_set(run)
-        kept = None if there is None else _kept(run, there, real, settings, runtime)
+        there = distributed.from_first(lambda: _finished_set(run))
+        kept = None if there is None else kept_of_set(run.students, there, real, settings, runtime)
         announce(_estimate(real, settings, runtime, images, baselines, steps_done=run.steps_done(), kept=kept))
 
         # The method: a pool of extractors, then the loop.
@@ -568,7 +568,7 @@ def _complete(
                 soften=lambda data: softened(data, settings, teachers) if teachers is not None else data,
                 select=selecting(real, settings.extractors[0], lambda: pool, runtime),
                 runtime=runtime,
-                kept=_kept(run, result, real, settings, runtime),
+                kept=kept_of_set(run.students, result.manifest.manifest_sha256, real, settings, runtime),
             )
             result = dataclasses.replace(result, manifest=result.manifest.changed(score=manifest_score(scores.rows[0])))
             if distributed.is_first():
@@ -582,20 +582,14 @@ def _complete(
         run.finish()
 
 
-def _finished_set(run: RunDirectory) -> SyntheticSet | None:
-    """The set of a run whose students are being scored, before it has a score; None: it is not there yet."""
+def _finished_set(run: RunDirectory) -> str | None:
+    """The digest of a run's set, whose students are being scored; None: it is not there yet."""
     if run.info().status != "scoring":
         return None
     try:
-        return set_file.load(run.path)
+        return set_file.load(run.path).manifest.manifest_sha256
     except UserError:  # it is written again
         return None
-
-
-def _kept(run: RunDirectory, result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime) -> Kept:
-    """Where a run keeps its students: they are of this very set, which says what it was made with."""
-    conditions = measured_on(real, settings, runtime) | {"manifest_sha256": result.manifest.manifest_sha256}
-    return Kept(folder=run.students, conditions=conditions)
 
 
 def _within_budget(settings: Settings, real: RealData, images_NCHW: torch.Tensor, *, order: str | None) -> SyntheticSet:

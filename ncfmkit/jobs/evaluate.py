@@ -4,20 +4,20 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from ncfmkit import distributed
-from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, full_key, override, to_dict
+from ncfmkit.config import NetworkSettings, PoolSettings, Settings, check, full_key, override
 from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
-from ncfmkit.files import cache_dir, writable
+from ncfmkit.files import cache_dir
 from ncfmkit.images import LabeledImages
-from ncfmkit.in_use import hold_until_exit
+from ncfmkit.in_use import hold
 from ncfmkit.jobs.relabel import open_teachers, softened, teaching_pool
-from ncfmkit.jobs.setup import check_fits, measured_on, notice_other_data, open_data, resolve
+from ncfmkit.jobs.setup import check_fits, kept_of_set, notice_other_data, open_data, resolve
 from ncfmkit.kept import CACHED, Kept
 from ncfmkit.networks import NETWORKS, network_builder
 from ncfmkit.progress import notice
@@ -29,6 +29,7 @@ from ncfmkit.run_records import Scores
 from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import (
+    BASELINES,
     SetSize,
     are_selected,
     check_baselines,
@@ -48,6 +49,9 @@ def evaluate(
 ) -> Scores:
     """Trains fresh students on a set and tests them on the real test split.
 
+    What each student gets right is kept in the cache. A later call with this set, settings and data, on the same device
+    with the same versions, does not train it again: remove it there (`ncfmkit cache --clean --kind students`) to do so.
+
     Args:
         path: a set's file, its run directory or a package, or `hf://OWNER/NAME` of a package on the Hub.
         data: the real data that the set was made from, as in :func:`ncfmkit.distill`.
@@ -64,9 +68,6 @@ def evaluate(
     Raises:
         UserError: no set there, or the set and the data have other classes or image shapes.
 
-    What each student gets right is kept in the cache: the same call trains it only once, with the same versions on the
-    same device.
-
     Example:
         >>> scores = ncfmkit.evaluate("runs/digits-ipc1", data="digits", repeats=3)
         >>> scores.rows[0].last.mean
@@ -76,9 +77,9 @@ def evaluate(
     scores = []
     for settings in each:
         network = f"{settings.network.name}: " if len(each) > 1 else ""
-        there = _kept(result, real, settings, runtime)
-        kept = there if distributed.from_first(lambda there=there: _can_keep(there)) else None  # type: ignore[misc]
-        scores.append(evaluate_real(result, real, settings, runtime, baselines=names, kept=kept, prefix=network))
+        kept = _kept(result, real, settings, runtime)
+        with closing(hold(kept.folder)):
+            scores.append(evaluate_real(result, real, settings, runtime, baselines=names, kept=kept, prefix=network))
         if network:  # what is measured is said, should a later network fail
             for row in scores[-1].rows:
                 notice(f"{row.network}: {row.label}: {percent(row.last, row.n)}%".replace("\u00a0", " "))
@@ -118,22 +119,9 @@ def _opened(
 
 
 def _kept(result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime) -> Kept:
-    """Where in the cache students of a set are kept."""
-    settings, sha256 = resolve(settings, real), result.manifest.manifest_sha256
-    # the pool selects real images and teaches soft labels
-    made = {"manifest_sha256": sha256, "pool": to_dict(settings.pool), "labels": to_dict(settings.labels)}
-    return Kept(folder=cache_dir() / CACHED / sha256[:24], conditions=measured_on(real, settings, runtime) | made)
-
-
-def _can_keep(kept: Kept) -> bool:
-    """False, with a notice, in a cache that is read-only."""
-    try:
-        writable(kept.folder)
-    except UserError:
-        notice(f"{kept.folder} cannot be written: what students get right is not kept there")
-        return False
-    hold_until_exit(kept.folder)
-    return True
+    """Where in the cache students of a set are kept, if it can be written."""
+    sha256 = result.manifest.manifest_sha256
+    return kept_of_set(cache_dir() / CACHED / sha256[:24], sha256, real, settings, runtime, optional=True)
 
 
 def _networks(result: SyntheticSet, asked: Any) -> list[dict[str, str]]:
@@ -253,10 +241,14 @@ def estimate(
     """
     settings = _checked(result, real, settings, baselines)
     extractors = extractors_of(result, real)
-    selecting, teach = selecting_pool(settings, baselines), "random-soft" in baselines
+    works = [students.row_work(name, real, settings, set_size(result)) for name in baselines]
+    left = students.students_left(works, settings, kept)
+    # a coded picture has its bytes only once it is selected
+    drawn = [name for name in baselines if left[name] or BASELINES[name].codec is not None]
+    selecting, teach = selecting_pool(settings, baselines), "random-soft" in drawn
     if teach:
         yield from estimate_pool(real, extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime)
-    if are_selected(baselines) and (selecting.snapshots or not teach):  # else it is one of those that teach
+    if are_selected(drawn) and (selecting.snapshots or not teach):  # else it is one of those that teach
         yield from estimate_pool(real, extractors[:1], selecting, seed=settings.seed, runtime=runtime)
     yield from students.estimate_scores(
         real,

@@ -27,6 +27,7 @@ from ncfmkit.config import (
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free_folder, parse_bytes
 from ncfmkit.jobs.growing import settings_of
+from ncfmkit.kept import Kept
 from ncfmkit.mosaic import check_budget, compose
 from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import DEFAULT_RECIPES, DataArguments, read_class_list
@@ -205,6 +206,20 @@ def measured_on(real: RealData, settings: Settings, runtime: Runtime) -> dict[st
         "compile": runtime.compile,
         "versions": versions(),
     }
+
+
+def kept_of_set(
+    folder: Path,
+    manifest_sha256: str,
+    real: RealData,
+    settings: Settings,
+    runtime: Runtime,
+    *,
+    optional: bool = False,
+) -> Kept:
+    """Where results of students of a set are kept: they are of this very set, whose manifest says how it was made."""
+    conditions = measured_on(real, settings, runtime) | {"manifest_sha256": manifest_sha256}
+    return Kept(folder=folder, conditions=conditions, optional=optional)
 
 
 def check_results_folder(folder: Path, result_file: str, part: str, *, made_by: str, what: str) -> None:

@@ -137,7 +137,11 @@ def _rows(request: Request, root: Path, files: list[str]) -> Rows:
 
 
 def _pictures(root: Path, shard: Shard, rows: np.ndarray) -> Iterator[bytes]:
-    with open(root / shard.file, "rb") as file:
-        for offset, size in shard.spans[rows]:
-            file.seek(offset)
-            yield file.read(size)
+    path = root / shard.file
+    try:
+        with open(path, "rb") as file:
+            for offset, size in shard.spans[rows]:
+                file.seek(offset)
+                yield file.read(size)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None

@@ -105,31 +105,42 @@ def _read_split(path: Path, offsets: list[int]) -> Split:
 
 
 @contextmanager
+def writing(home: Path) -> Iterator[None]:
+    """A block that writes a part of a store in that folder of the cache, and reads nothing.
+
+    Raises:
+        UserError: the disk is full, or refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"the disk of {home} is full: free some space, {MOVE}") from error
+        raise UserError(
+            f"the store of images cannot be written in {home} ({error.strerror}): check the disk, {MOVE}"
+        ) from error
+
+
+@contextmanager
 def new_store(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` at the end, or vanishes if anything is raised. Under `folder`'s lock.
 
     Raises:
-        UserError: the disk is full, or refuses what is written.
+        UserError: the disk is full, or refuses the folder.
     """
     temporary = folder.with_name(f"{UNFINISHED}{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     clean_stale(folder.parent)
     with interrupts.cleaning_up():
         try:
-            temporary.mkdir(parents=True)
+            with writing(folder.parent):
+                temporary.mkdir(parents=True)
             yield temporary
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-            sync_folder(folder.parent)
+            with writing(folder.parent):
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(temporary, folder)
+                sync_folder(folder.parent)
             interrupts.note_cached()
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(f"the disk of {folder.parent} is full: free some space, {MOVE}") from error
-            if error.errno is None or not str(error.filename or temporary).startswith(str(temporary)):
-                raise  # of something else than what is written here
-            raise UserError(
-                f"the store of images cannot be written in {folder.parent} ({error.strerror}): check the disk, {MOVE}"
-            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -172,39 +183,49 @@ class SplitWriter:
 
     Plain writes, not a writable memory map: a full disk is then an error rather than a SIGBUS, and written pages do not
     count as this process's memory.
+
+    All methods that write raise UserError if the disk is full, or refuses.
     """
 
     def __init__(self, path: Path, count: int, channels: int, size: int):
-        self.path, self.shape = path, (count, channels, size, size)
+        self.path, self.shape, self.home = path, (count, channels, size, size), path.parents[1]
         self.filled = np.zeros(count, bool)
         self.histogram = np.zeros((channels, 256), np.int64)  # of pixel values
-        self._file: Any = open(path, "wb")  # noqa: SIM115 - closed by __exit__
-        self._start = _write_header(self._file, self.shape)
-        self._file.truncate(self._start + math.prod(self.shape))
+        with writing(self.home):
+            self._file: Any = open(path, "wb")  # noqa: SIM115 - closed by __exit__
+            try:
+                self._start = _write_header(self._file, self.shape)
+                self._file.truncate(self._start + math.prod(self.shape))
+            except BaseException:
+                self._file.close()
+                raise
 
     def __enter__(self) -> "SplitWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with writing(self.home):
+            self._file.close()
 
     def put(self, positions: np.ndarray, images: np.ndarray) -> None:
         """Writes uint8 [B, ch, H, W] at ascending positions int64 [B]; neighbors go in one write."""
         breaks = np.flatnonzero(np.diff(positions) != 1) + 1
-        for low, high in pairwise([0, *breaks.tolist(), len(positions)]):
-            if high > low:
-                self._file.seek(self._start + int(positions[low]) * images[0].size)
-                self._file.write(images[low:high].data)
+        with writing(self.home):
+            for low, high in pairwise([0, *breaks.tolist(), len(positions)]):
+                if high > low:
+                    self._file.seek(self._start + int(positions[low]) * images[0].size)
+                    self._file.write(images[low:high].data)
         self.filled[positions] = True
         for channel in range(self.shape[1]):
             self.histogram[channel] += np.bincount(images[:, channel].ravel(), minlength=256)
 
     def finish(self) -> None:
         """Closes the gaps that skipped images left, and brings the file to the disk."""
-        self._file.flush()
-        if not self.filled.all():
-            self._close_gaps()
-        os.fsync(self._file.fileno())
+        with writing(self.home):
+            self._file.flush()
+            if not self.filled.all():
+                self._close_gaps()
+            os.fsync(self._file.fileno())
 
     def _close_gaps(self) -> None:
         whole = np.load(self.path, mmap_mode="r")
@@ -230,8 +251,8 @@ def _write_header(file: Any, shape: tuple[int, ...]) -> int:
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes store.json, brought to the disk."""
-    with open(folder / "store.json", "w", encoding="utf-8") as file:
+    """Writes store.json, brought to the disk. Raises UserError if the disk is full, or refuses."""
+    with writing(folder.parent), open(folder / "store.json", "w", encoding="utf-8") as file:
         json.dump(facts, file, indent=1)
         file.flush()
         os.fsync(file.fileno())

@@ -1,9 +1,12 @@
 """Students of a score that are kept one by one: a command that was interrupted, or wants more, trains the others."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ncfmkit.errors import UserError
 from ncfmkit.kept import Kept
+from ncfmkit.progress import notice
 from ncfmkit.records import Record
 from ncfmkit.run_records import Count, Seconds
 
@@ -40,24 +43,37 @@ class KeptStudents:
         """How many of them are neither kept nor planned; they are planned from now on."""
         return sum(self.kept.unplanned(**self._of(k)) for k in range(repeats))
 
-    def read(self, repeats: int, shape: tuple[int, int]) -> dict[int, StudentResult]:
-        """Those that are kept; `shape` is `[E, K]`.
+    def read(self, repeats: int, *, tests: int, images_K: Sequence[int]) -> dict[int, StudentResult]:
+        """Those that are kept; a damaged file is named in a notice, and its student counts as missing.
 
-        Raises:
-            UserError: a file is damaged.
+        Args:
+            tests: how often each is tested.
+            images_K: test images of each class.
         """
         found = {}
         for k in range(repeats):
-            result = self.kept.read(StudentResult, **self._of(k))
+            try:
+                result = self.kept.read(StudentResult, **self._of(k))
+                if result is not None and not _fits(result, tests, images_K):
+                    raise UserError("its hits do not fit the test images")
+            except UserError:
+                notice(f"{self.kept.path(**self._of(k))} is damaged: its student is trained again")
+                continue
             if result is not None:
-                if [len(of_epoch) for of_epoch in result.hits] != [shape[1]] * shape[0]:
-                    raise self.kept.damaged("its hits have another shape", **self._of(k))
                 found[k] = result
         return found
 
     def keep(self, k: int, result: StudentResult) -> None:
-        """Raises UserError if the disk refuses."""
+        """Raises UserError as :meth:`ncfmkit.kept.Kept.keep`."""
         self.kept.keep(result, result.seconds, **self._of(k))
 
     def _of(self, k: int) -> dict[str, Any]:
         return self.conditions | {"repeat": k}
+
+
+def _fits(result: StudentResult, tests: int, images_K: Sequence[int]) -> bool:
+    of_epochs = result.hits
+    return len(of_epochs) == tests and all(
+        len(hits_K) == len(images_K) and all(hits <= images for hits, images in zip(hits_K, images_K, strict=True))
+        for hits_K in of_epochs
+    )

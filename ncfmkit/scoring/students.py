@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
+import PIL
 from torch import nn
 
 from ncfmkit import distributed
@@ -27,7 +28,7 @@ from ncfmkit.real.store import RealData
 from ncfmkit.run_records import Accuracy, Curve, Score, Scores
 from ncfmkit.runtime import Runtime, device_name, versions
 from ncfmkit.scoring.baselines import BASELINES, SetSize, are_selected, random_subset
-from ncfmkit.scoring.coreset import selection_seconds
+from ncfmkit.scoring.coreset import SELECTIONS, selection_seconds
 from ncfmkit.scoring.kept_students import KeptStudents, StudentResult
 from ncfmkit.training import (
     Checkpoint,
@@ -42,6 +43,7 @@ from ncfmkit.training import (
     training_seconds,
 )
 
+STUDENT_FORMAT = 1  # raised when students are trained or tested in a way that the settings do not show
 NO_SCORE = "or --repeats 0"  # what else a user can do who has no test split
 UNBALANCED = 1.5  # size ratio of the largest class to the smallest from which on a test split is called so
 
@@ -70,10 +72,12 @@ def stacks(
 
 
 def student_conditions(work: "RowWork", settings: Settings) -> dict[str, Any]:
-    """What the students of a row depend on, beside the real data, the seed, and how its images are made."""
+    """What the students of a row depend on, beside the set, the real data, the seed, and how images are selected."""
     student = to_dict(dataclasses.replace(settings.student, epochs=work.epochs))
-    del student["whole_epochs"], student["repeats"]  # of a baseline; of none
-    return {"row": work.name, "images": work.images, "network": to_dict(settings.network), "student": student}
+    del student["whole_epochs"]  # is in the epochs of the row that it belongs to
+    del student["repeats"]  # no student depends on how many there are
+    of_row = {"row": work.name, "images": work.images}
+    return of_row | {"network": to_dict(settings.network), "student": student, "format": STUDENT_FORMAT}
 
 
 def score(
@@ -102,13 +106,15 @@ def score(
         prefix: of the name of the work, as people see it.
 
     Raises:
-        UserError: a kept result is damaged, or the disk refuses one.
+        UserError: the disk refuses a result.
     """
     repeats, settings = settings.repeats, dataclasses.replace(settings, epochs=about.epochs)
     when = evaluated_epochs(settings)
+    count_K = np.bincount(test.labels.numpy(), minlength=test.classes)
     done: dict[int, StudentResult] = {}
     if kept is not None:
-        done = distributed.from_first(partial(kept.read, repeats, (len(when), test.classes)))
+        reading = partial(kept.read, repeats, tests=len(when), images_K=count_K.tolist())
+        done = distributed.from_first(reading)
     left = [k for k in range(repeats) if k not in done]
     if left:
         mine = left[distributed.rank() :: distributed.world()]
@@ -135,7 +141,6 @@ def score(
     students = [done[k] for k in range(repeats)]
     hits_NEK = np.array([student.hits for student in students])
     accuracy_NE = hits_NEK.sum(2) / len(test)
-    count_K = np.bincount(test.labels.numpy(), minlength=test.classes)
     tested = [summary(values) for values in accuracy_NE.T]
     known = count_K > 0
     of_class_NK = hits_NEK[:, -1, known] / count_K[known]
@@ -294,17 +299,13 @@ def estimate_scores(
         size: of the set.
         kept: as :func:`score_set` takes it.
     """
-    repeats = settings.student.repeats
-    counts = {}
-    for name in ("distilled", *baselines):
-        work = row_work(name, real, settings, size)
-        of_row = _kept_of(kept, work, settings)
-        counts[work] = repeats if of_row is None else len(of_row.left(repeats))
-    works = [work for work, count in counts.items() if count]
-    if not works:
+    works = [row_work(name, real, settings, size) for name in ("distilled", *baselines)]
+    left = students_left(works, settings, kept)
+    counts = {work: left[work.name] for work in works if left[work.name]}
+    if not counts:
         return
-    stages = student_stages(works, real, settings, runtime, left=[counts[work] for work in works])
-    for work, stage in zip(works, stages, strict=True):
+    stages = student_stages(list(counts), real, settings, runtime, left=list(counts.values()))
+    for work, stage in zip(counts, stages, strict=True):
         if work.name != "distilled" and are_selected([work.name]):
             how = BASELINES[work.name].images
             seconds = selection_seconds(how, real, work.per_class, extractor, snapshots, runtime)
@@ -312,8 +313,29 @@ def estimate_scores(
         yield stage
 
 
+def students_left(works: Sequence[RowWork], settings: Settings, kept: Kept | None) -> dict[str, int]:
+    """How many students of each row of :func:`score_set`, by its name, are not kept where the first rank keeps them."""
+    repeats = settings.student.repeats
+
+    def count(work: RowWork) -> int:
+        of_row = _kept_of(kept, work, settings)
+        return repeats if of_row is None else len(of_row.left(repeats))
+
+    return distributed.from_first(lambda: {work.name: count(work) for work in works})
+
+
 def _kept_of(kept: Kept | None, work: RowWork, settings: Settings) -> KeptStudents | None:
-    return None if kept is None else KeptStudents(kept=kept, conditions=student_conditions(work, settings))
+    """The students of a row of :func:`score_set`, with what their images depend on beside the set and the real data."""
+    if kept is None:
+        return None
+    conditions, baseline = student_conditions(work, settings), BASELINES.get(work.name)
+    if baseline is not None and (baseline.images in SELECTIONS or work.name == "random-soft"):
+        conditions["pool"] = to_dict(dataclasses.replace(settings.pool, members=1))
+    if work.name == "random-soft":
+        conditions |= {"pool": to_dict(settings.pool), "soft_labels": to_dict(settings.labels)}
+    if baseline is not None and baseline.codec is not None:
+        conditions["encoder"] = f"Pillow {PIL.__version__}"
+    return KeptStudents(kept=kept, conditions=conditions)
 
 
 def score_set(
@@ -352,50 +374,52 @@ def score_set(
     """
     students, repeats = settings.student, settings.student.repeats
     build, test = network_builder(settings.network, real), labeled(real, real.test_split(otherwise=NO_SCORE))
+    works = [row_work(name, real, settings, size) for name in ("distilled", *baselines)]
+    left = students_left(works, settings, kept)
+    values = math.prod(real.train.images.shape[1:])  # of an image
     rows = []
-    for name in ("distilled", *baselines):
-        work = row_work(name, real, settings, size)
-        what = "distilled" if name == "distilled" else BASELINES[name].images
-        if what == "distilled":
-            drawn = [distilled]  # one for all students, or one for each
-        elif what == "mosaic":
-            as_stored = [mosaic(repeat) for repeat in range(repeats)]
-            drawn = [mosaics for mosaics, _ in as_stored]
-        elif what == "whole":
-            drawn = [labeled(real, real.train)]
-        elif what == "random":
-            drawn = [random_subset(real, work.per_class, settings.seed, repeat) for repeat in range(repeats)]
-        else:
-            drawn = [select(what, work.per_class)]
-        if name == "random-soft":
-            drawn = [soften(subset) for subset in drawn]
+    for work in works:
+        what = "distilled" if work.name == "distilled" else BASELINES[work.name].images
 
-        # what is stored of them, per class
-        codec = BASELINES[name].codec if name in BASELINES else None
+        # what students are trained on, and the bytes that are stored of its pictures
+        @cache
+        def drawn(draw: int, what: str = what, work: RowWork = work) -> tuple[LabeledImages, int]:
+            if what == "distilled":
+                images = distilled
+            elif what == "mosaic":
+                return mosaic(draw)
+            elif what == "whole":
+                images = labeled(real, real.train)
+            elif what == "random":
+                images = random_subset(real, work.per_class, settings.seed, draw)
+            else:
+                images = select(what, work.per_class)
+            if work.name == "random-soft":
+                images = soften(images)
+            codec = BASELINES[work.name].codec if what != "distilled" else None
+            return (images, images.images.nbytes) if codec is None else codec.coded(images)
+
+        draws = repeats if what in ("mosaic", "random") else 1  # one for each student, or one for all
         if what == "distilled":
             stored = size.bytes
-        elif what == "mosaic":
-            stored = float(np.mean([count for _, count in as_stored])) / distilled.classes
-        elif codec is not None:
-            as_stored = [codec.coded(subset) for subset in drawn]
-            drawn = [subset for subset, _ in as_stored]
-            stored = float(np.mean([count for _, count in as_stored])) / distilled.classes
+        elif what == "mosaic" or BASELINES[work.name].codec is not None:
+            stored = float(np.mean([drawn(draw)[1] for draw in range(draws)])) / distilled.classes
         else:
-            labels = 0 if drawn[0].soft_labels is None else len(drawn[0]) * size.soft_label
-            stored = (drawn[0].images.nbytes + labels) / distilled.classes
+            labels = work.images * size.soft_label if work.name == "random-soft" else 0
+            stored = (work.stored * values + labels) / distilled.classes
 
-        of_row = _kept_of(kept, work, settings)
-        if of_row is not None and (there := repeats - len(of_row.left(repeats))):
+        there = repeats - left[work.name]
+        if there:
             notice(f"{prefix}students: {work.label}: {there} of {repeats} are trained already")
         row = score(
-            lambda repeat, drawn=drawn: drawn[repeat % len(drawn)],  # type: ignore[misc]
+            lambda repeat, drawn=drawn, draws=draws: drawn(repeat % draws)[0],  # type: ignore[misc]
             test,
             build,
             students,
             seed=settings.seed,
             runtime=runtime,
             about=work,
-            kept=of_row,
+            kept=_kept_of(kept, work, settings),
             bytes_per_class=stored,
             prefix=prefix,
         )

@@ -54,12 +54,13 @@ def test_every_kind_is_listed(shapes: str, real: RealData, runtime: Runtime) -> 
     for name, size in (("compiled/x/code.so", 300), ("tensorrt/gpu.timing", 20), ("downloads/set.tar", 7)):
         (cache_dir() / name).write_bytes(b"x" * size)
     (cache_dir() / "web-runtime" / "a.tgz").touch()
-    found = entries()
     (cache_dir() / "students/abc/0.json").touch()
+    found = entries()
     kinds = ["store", "store", "pool", "students", "compiled", "timing", "remote", "runtime", "download"]
     assert [entry.kind for entry in found] == kinds
     assert set(kinds) == KINDS.keys()
     texts = {entry.belongs_to for entry in found}
+    assert "1 student of a set" in texts
     assert "shapes: 9 images of 2 classes, 16x16 gray, size 16, resize crop, classes b, a" in texts
     assert "tiny: convnet, width 8, depth 2, epochs 1, lr 0.5, seed 3, cpu, fp32, 2 members" in texts
     assert {"a store that was not finished", "gpu", "unknown, not finished"} <= texts

@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import PIL
 import pytest
 import torch
 from conftest import build_real, build_set
 from small_runs import evaluate_on, evaluation_settings, make_folder, start
 
+from ncfmkit import kept
 from ncfmkit.config import Settings, override
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.errors import UserError
@@ -39,7 +41,7 @@ QUICK: dict[str, Any] = {"student.epochs": 2, "student.repeats": 1, "runtime.com
 
 
 def test_evaluate_with_all_networks(
-    scored: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    scored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vit, "DEPTH", 1)
     monkeypatch.setattr(convnext, "BLOCKS", (1, 1, 1, 1))
@@ -48,6 +50,7 @@ def test_evaluate_with_all_networks(
     assert "images of 8 pixels are too small for vgg11, resnet18, resnetap10, densenet121" in said
     assert "  vit: students: random real" in said  # the estimate says of which network
     assert re.search(r"^vit: distilled, \d+ per class: [\d.]+( ± [\d.]+)?%$", said, re.MULTILINE), said
+    monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path))  # where no student is kept
     alone = [
         row
         for name in ("convnet", "convnetbn", "alexnet", "vit", "convnext")
@@ -154,8 +157,31 @@ def test_what_was_evaluated_is_kept(
     more = evaluate(path, repeats=3, **how)
     assert trained == [7 + 3]
     assert [row.last.values[:2] for row in more.rows] == [row.last.values for row in first.rows]
-    evaluate(path, repeats=2, **how | {"pool.epochs": 2})  # another extractor chooses other images
-    assert trained == [10 + 6]
+    evaluate(path, repeats=2, **how | {"pool.epochs": 2})  # another extractor herds other images
+    assert trained == [10 + 2]
+    monkeypatch.setattr(evaluate_job, "open_pool", lambda *_, **__: pytest.fail("no image has to be selected"))
+    evaluate(path, repeats=2, **how)
+    assert trained == [12]
+    assert not list(dry_run(path, repeats=2, **how))
+    monkeypatch.setattr(students, "STUDENT_FORMAT", 0)
+    evaluate(path, repeats=2, **how | {"baselines": "none"})
+    assert trained == [12 + 2]
+
+
+def test_coded_pictures_depend_on_the_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "set.safetensors"
+    set_file.save(build_set("single", 1, classes=tuple(str(k) for k in range(10)), channels=1), path)
+    how: dict[str, Any] = {"data": "digits", "size": 8, "color": "gray", "device": "cpu", "compile": "off"}
+    how |= {"baselines": "webp", "student.epochs": 1, "repeats": 1}
+    evaluate(path, **how)
+    monkeypatch.setattr(PIL, "__version__", "0")
+    capsys.readouterr()
+    evaluate(path, **how)
+    said = capsys.readouterr().err
+    assert re.findall(r"students: (\w+).* are trained already", said) == ["distilled"]
 
 
 def test_nothing_is_kept_in_a_cache_that_is_read_only(
@@ -165,13 +191,16 @@ def test_nothing_is_kept_in_a_cache_that_is_read_only(
     set_file.save(build_set("single", 1, classes=tuple(str(k) for k in range(10)), channels=1), path)
     how: dict[str, Any] = {"data": "digits", "size": 8, "color": "gray", "device": "cpu", "compile": "off"}
 
-    def refuse(folder: Path) -> Path:
-        raise UserError(f"the cache folder {folder} cannot be used")
+    def refuse(folder: Path) -> None:
+        raise UserError(f"cannot make the folder {folder}: Read-only file system")
 
-    monkeypatch.setattr(evaluate_job, "writable", refuse)
+    monkeypatch.setattr(kept, "make_folder", refuse)
+    monkeypatch.setattr(students, "side_by_side", lambda *_: 1)
     for _ in range(2):
-        evaluate(path, repeats=1, **how | {"student.epochs": 1})
-        assert "cannot be written: what students get right is not kept there" in capsys.readouterr().err
+        evaluate(path, repeats=2, **how | {"student.epochs": 1})
+        said = capsys.readouterr().err
+        assert said.count("results are not kept: cannot make the folder") == 1
+        assert "trained already" not in said
 
 
 def test_evaluate_on_other_data_is_refused(tmp_path: Path, scored: Path) -> None:

@@ -192,16 +192,19 @@ def test_too_little_disk_space(pets, monkeypatch):
         (errno.EIO, r"store of images cannot be written in .*/real \(Input/output error\): .*NCFMKIT_CACHE"),
     ],
 )
-def test_a_disk_that_refuses_is_a_user_error(pets, monkeypatch, cache, number, message):
-    forbid(monkeypatch, store.SplitWriter, "put", OSError(number, os.strerror(number)))
+@pytest.mark.parametrize("at", ["_write_header", "os.fsync", "os.replace", "json.dump"])
+def test_a_disk_that_refuses_is_a_user_error(pets, monkeypatch, cache, number, message, at):
+    *module, name = at.split(".")
+    forbid(monkeypatch, getattr(store, module[0]) if module else store, name, OSError(number, os.strerror(number)))
     with pytest.raises(UserError, match=message):
         open_real(str(pets), PLAIN)
     assert not stores(cache)
 
 
-def test_an_error_of_another_file_is_not_blamed_on_the_store(pets, monkeypatch, cache):
-    forbid(monkeypatch, store.SplitWriter, "put", OSError(errno.EIO, "Input/output error", "/elsewhere"))
-    with pytest.raises(OSError, match="/elsewhere"):
+def test_an_error_of_the_source_is_not_blamed_on_the_cache(pets, monkeypatch, cache):
+    """As reading gives it, without the name of a file."""
+    forbid(monkeypatch, building, "open_picture", OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(OSError, match="Input/output error"):
         open_real(str(pets), PLAIN)
     assert not stores(cache)
 
