@@ -27,7 +27,8 @@ def evaluate(
 ) -> None:
     """Trains students on a set and tests them on real images.
 
-    --network takes several networks, comma-separated, or `all`.
+    --network takes several networks, comma-separated, or `all`. What each student gets right is kept in the cache, so
+    that the same command continues after Ctrl-C, and a larger --repeats trains only further ones.
     """
     from rich.console import Console
 
