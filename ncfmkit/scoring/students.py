@@ -408,6 +408,8 @@ def score_set(
             labels = work.images * size.soft_label if work.name == "random-soft" else 0
             stored = (work.stored * values + labels) / distilled.classes
 
+        if left[work.name]:
+            drawn(0)  # on all ranks, which train extractors and teachers together
         there = repeats - left[work.name]
         if there:
             notice(f"{prefix}students: {work.label}: {there} of {repeats} are trained already")
