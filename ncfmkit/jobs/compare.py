@@ -113,15 +113,15 @@ def compare(
     """
     plan = _plan(paths, data, out, overrides)
     notice(f"device: {plan.runtime.describe()}")
-    held = _held(plan)
+    left = plan.left()
+    held = _held(plan, left)
     if held is not None:
         notice(held)
-    left = plan.left()
     scores = {k: _score(plan, k) for k in range(len(plan.sets)) if k not in left}
-    announce(_stages(plan))
+    announce(_stages(plan, left))
 
     def kept() -> str | None:
-        held = _held(plan)
+        held = _held(plan, plan.left())
         return held and f"interrupted: {held}: run the same command to continue"
 
     with interrupts.keeping(kept):
@@ -143,7 +143,7 @@ def dry_run(
     """What :func:`compare` would train, measured; arguments and errors as there."""
     plan = _plan(paths, data, out, overrides)
     notice(f"device: {plan.runtime.describe()}")
-    return _stages(plan)
+    return _stages(plan, plan.left())
 
 
 def _plan(
@@ -255,18 +255,16 @@ def _open(source: DataArguments, settings: Settings, names: Sequence[str], sets:
     return real
 
 
-def _held(plan: Plan) -> str | None:
+def _held(plan: Plan, left: dict[int, int]) -> str | None:
     """How many students are trained; None: none."""
     total = len(plan.sets) * plan.settings.student.repeats
-    done = total - sum(plan.left().values())
+    done = total - sum(left.values())
     return f"{plan.out} holds {done} of {plural(total, 'student')}" if done else None
 
 
-def _stages(plan: Plan) -> Iterator[Stage]:
-    left = plan.left()
-    if left:
-        works = [plan.works[k] for k in left]
-        yield from student_stages(works, plan.real, plan.settings, plan.runtime, left=list(left.values()))
+def _stages(plan: Plan, left: dict[int, int]) -> Iterator[Stage]:
+    works = {plan.works[k]: count for k, count in left.items()}
+    return student_stages(works, plan.real, plan.settings, plan.runtime)
 
 
 def _score(plan: Plan, k: int) -> Score:

@@ -67,10 +67,10 @@ def stages(subject: Subject) -> Iterator[Stage]:
         yield Stage(
             name="nearest real images", work=f"{_cell_count(subject):,} images", seconds=_nearest_seconds(subject)
         )
-    works = [subject.work(name) for name in ATTACKED if not subject.kept.has(**_attack_conditions(subject, name))]
-    if works:
-        for stage in student_stages(works, subject.real, subject.settings, subject.runtime):
-            yield dataclasses.replace(stage, name=f"attacked {stage.name}")
+    names = [name for name in ATTACKED if not subject.kept.has(**_attack_conditions(subject, name))]
+    left = {subject.work(name): subject.settings.student.repeats for name in names}
+    for stage in student_stages(left, subject.real, subject.settings, subject.runtime):
+        yield dataclasses.replace(stage, name=f"attacked {stage.name}")
 
 
 def measure(subject: Subject) -> Privacy:

@@ -76,11 +76,8 @@ def stages(subject: Subject) -> Iterator[Stage]:
     if any(cell.name == "random-soft" for cell, _ in cells):
         yield from subject.teachers()
     for augmented in (True, False):
-        works = [_work(subject, cell) for cell, _ in cells if cell.augmented == augmented]
-        left = [count for cell, count in cells if cell.augmented == augmented]
-        if works:
-            settings = _with_recipe(subject, augmented).settings
-            yield from student_stages(works, subject.real, settings, subject.runtime, left=left)
+        left = {_work(subject, cell): count for cell, count in cells if cell.augmented == augmented}
+        yield from student_stages(left, subject.real, _with_recipe(subject, augmented).settings, subject.runtime)
 
 
 def measure(subject: Subject) -> Ranking:

@@ -7,7 +7,7 @@ the test set that way.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -98,7 +98,8 @@ def score(
     Several ranks train a part of the students each.
 
     Args:
-        images: gives what the student of that repeat is trained on; asked only of those that are trained.
+        images: gives what the student of that repeat is trained on; asked only of those that are trained, and of one
+            of them by every rank.
         settings: how; their `epochs` are those of `about`.
         about: the row that the students are of.
         kept: where the first rank keeps each student's result; None: nowhere.
@@ -117,6 +118,8 @@ def score(
         done = distributed.from_first(reading)
     left = [k for k in range(repeats) if k not in done]
     if left:
+        if distributed.world() > 1:
+            images(left[0])  # on all ranks: they train the extractors that select or teach images together
         mine = left[distributed.rank() :: distributed.world()]
         together = side_by_side(len(mine), test.images.shape[-1], runtime)
         before, total = (count * settings.epochs for count in (len(done), len(done) + len(mine)))
@@ -255,21 +258,17 @@ def epochs_for(steps: int, images: int, batch: int) -> int:
 
 
 def student_stages(
-    works: Sequence[RowWork],
-    real: RealData,
-    settings: Settings,
-    runtime: Runtime,
-    *,
-    left: Sequence[int] | None = None,
+    left: Mapping[RowWork, int], real: RealData, settings: Settings, runtime: Runtime
 ) -> Iterator[Stage]:
-    """The students of each row, measured one after the other; `left` of them, where some are kept."""
+    """The students that are left of each row, one or more, measured one after the other; no row, no stage."""
+    if not left:
+        return
     s = settings.student
     build, test = network_builder(settings.network, real), labeled(real, real.test_split(otherwise=NO_SCORE))
-    counts = [s.repeats] * len(works) if left is None else left
-    together = side_by_side(math.ceil(max(counts) / distributed.world()), real.size, runtime)
+    together = side_by_side(math.ceil(max(left.values()) / distributed.world()), real.size, runtime)
     models = StackedModels(build, together, runtime)
     testing = accuracy_seconds(models, test)
-    for work, count in zip(works, counts, strict=True):
+    for work, count in left.items():
         how = dataclasses.replace(s, epochs=work.epochs)
         one = training_seconds(models, labeled(real, real.train), work.images, how)
         one += testing * min(s.evaluations, work.epochs)
@@ -300,12 +299,9 @@ def estimate_scores(
         kept: as :func:`score_set` takes it.
     """
     works = [row_work(name, real, settings, size) for name in ("distilled", *baselines)]
-    left = students_left(works, settings, kept)
-    counts = {work: left[work.name] for work in works if left[work.name]}
-    if not counts:
-        return
-    stages = student_stages(list(counts), real, settings, runtime, left=list(counts.values()))
-    for work, stage in zip(counts, stages, strict=True):
+    counts = students_left(works, settings, kept)
+    left = {work: counts[work.name] for work in works if counts[work.name]}
+    for work, stage in zip(left, student_stages(left, real, settings, runtime), strict=True):
         if work.name != "distilled" and are_selected([work.name]):
             how = BASELINES[work.name].images
             seconds = selection_seconds(how, real, work.per_class, extractor, snapshots, runtime)
@@ -408,8 +404,6 @@ def score_set(
             labels = work.images * size.soft_label if work.name == "random-soft" else 0
             stored = (work.stored * values + labels) / distilled.classes
 
-        if left[work.name]:
-            drawn(0)  # on all ranks, which train extractors and teachers together
         there = repeats - left[work.name]
         if there:
             notice(f"{prefix}students: {work.label}: {there} of {repeats} are trained already")

@@ -124,10 +124,7 @@ class Subject:
     def student_stages(self, works: Sequence[RowWork], network: NetworkSettings) -> Iterator[Stage]:
         """The students of that network, of those rows, that are neither kept nor planned, measured."""
         left = {work: count for work in works if (count := self.plan_students(work, network=network))}
-        if left:
-            yield from student_stages(
-                list(left), self.real, self._with(network), self.runtime, left=list(left.values())
-            )
+        yield from student_stages(left, self.real, self._with(network), self.runtime)
 
     def plan_students(self, work: RowWork, *, network: NetworkSettings | None = None, **conditions: Any) -> int:
         """How many students of that score are neither kept nor planned, as they are from now on.

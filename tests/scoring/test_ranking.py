@@ -263,8 +263,8 @@ def test_an_interrupted_measurement_continues(
     trained.clear()
     of = assessed(tmp_path / "parts", real, runtime, soft=True, soften=taught)
 
-    def unmeasured(works: Sequence[RowWork], *arguments: Any, left: Sequence[int]) -> list[Stage]:
-        return [Stage(name=work.label, work=f"{count}", seconds=1.0) for work, count in zip(works, left, strict=True)]
+    def unmeasured(left: dict[RowWork, int], *arguments: Any) -> list[Stage]:
+        return [Stage(name=work.label, work=f"{count}", seconds=1.0) for work, count in left.items()]
 
     monkeypatch.setattr(ranking, "student_stages", unmeasured)
     stages = list(ranking.stages(of))
