@@ -52,6 +52,12 @@ def pack(
         ),
     ] = "image",
     dither: Annotated[bool, typer.Option("--dither", help="Floyd-Steinberg dithering with --bits")] = False,
+    chroma: Annotated[
+        str,
+        typer.Option(
+            "--chroma", metavar="4:4:4|4:2:0", help="resolution of the color: as it is, or half of it in each direction"
+        ),
+    ] = "4:4:4",
     assessment: Annotated[
         Path | None,
         typer.Option("--assessment", help="folder of `assess`, of this set, for the dataset card"),
@@ -92,6 +98,7 @@ def pack(
         bits=bits,
         scale=scale,
         dither=dither,
+        chroma=chroma,
         assessment=assessment,
         score=score,
         data=data,
@@ -105,9 +112,8 @@ def pack(
         o.print_json({"folder": str(folder), "bytes": size, "files": listed, "manifest": result.manifest.to_dict()})
         return
     print(f"{folder}: {to}, {len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}")
-    why = (
-        "its pixels changed" if bits is not None and bits < 8 else "it is a part of a set" if ipc is not None else None
-    )
+    changed = (bits or 8) < 8 or chroma != "4:4:4"
+    why = "its pixels changed" if changed else "it is a part of a set" if ipc is not None else None
     if result.manifest.score is None and why is not None:
         print(f"its score is unknown because {why}: pack it with --score --data DATA to measure it")
     if result.manifest.source.license is None:

@@ -216,8 +216,8 @@ class DistillSettings:
     ipc: int = setting(10, "stored images per class", unit="images per class", at_least=1, flag="--ipc")
     bytes: str | None = setting(
         None,
-        "size of the set instead of --ipc, such as 12288/class or 120KB in all; chooses --ipc, and --bits where not "
-        "given",
+        "size of the set instead of --ipc, such as 12288/class or 120KB in all; chooses --ipc, and --bits and --chroma "
+        "where not given",
         flag="--bytes",
     )
     bits: int | None = setting(
@@ -228,9 +228,14 @@ class DistillSettings:
         at_most=8,
         flag="--bits",
     )
+    chroma: Literal["4:4:4", "4:2:0"] | None = setting(
+        None,
+        "resolution of the stored color: 4:4:4 for that of the image, 4:2:0 for half of it; none: 4:4:4, or by --bytes",
+        flag="--chroma",
+    )
     bits_from: float = setting(
         0.5,
-        "share of the steps after which images are rounded to --bits",
+        "share of the steps after which images are rounded to what --bits and --chroma store",
         at_least=0,
         at_most=1,
     )
@@ -343,6 +348,21 @@ class DistillSettings:
     def stored_bits(self) -> int:
         """Bits per stored pixel value."""
         return self.bits or 8
+
+    @property
+    def stored_chroma(self) -> Literal["4:4:4", "4:2:0"]:
+        """Resolution of the stored color."""
+        return self.chroma or "4:4:4"
+
+    @property
+    def is_subsampled(self) -> bool:
+        """Whether color is stored at half the resolution."""
+        return self.stored_chroma == "4:2:0"
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether images are stored otherwise than as a byte for each value."""
+        return self.stored_bits < 8 or self.is_subsampled
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -35,8 +35,8 @@ from ncfmkit.runtime import Runtime
 from ncfmkit.scoring import student_file
 from ncfmkit.scoring.student_manifest import NetworkRecord, StudentManifest, TrainedOn
 from ncfmkit.scoring.students import train_student
-from ncfmkit.sets import label_codes, quantize, set_file
-from ncfmkit.sets.manifest import Pixels, Training, with_coding, with_digests
+from ncfmkit.sets import label_codes, pixels, quantize, set_file
+from ncfmkit.sets.manifest import Pixels, Training, with_digests
 from ncfmkit.sets.synthetic import SyntheticSet
 from ncfmkit.training import fresh_state
 
@@ -160,6 +160,7 @@ def build_set(
     top: int = 0,
     bits: int | None = None,
     scale: quantize.Scale = "image",
+    chroma: Literal["4:2:0"] | None = None,
     smooth: bool = False,
     seed: int = 0,
     **changes: Any,
@@ -174,14 +175,12 @@ def build_set(
     images = rng.integers(0, 256, (count, channels, size, size), dtype=np.uint8)
     if smooth:
         images = np.linspace(images // 2, 255 - images // 4, size, axis=3)[..., 0].astype(np.uint8)
-    levels = coded = None
+    images_NCHW, stored = torch.from_numpy(images), None
     if bits is not None:
-        images, levels = quantize.quantize(images, bits=bits, scale=scale, dither=False)
-        how = Pixels(bits=bits, scale=scale, dither=False, shape=(channels, size, size))
-        if smooth:
-            how, coded = with_coding(torch.from_numpy(images), torch.from_numpy(levels), how)
-            assert coded is not None
-        changes = {"pixels": how.model_dump(mode="json")} | changes
+        how = Pixels(bits=bits, scale=scale, dither=False, shape=(channels, size, size), chroma=chroma)
+        images_NCHW, stored, how = pixels.stored(images_NCHW, how)
+        assert (how.coding is not None) == smooth
+        changes = {"pixels": how.to_dict()} | changes
     distill = DistillSettings(ipc=ipc, factor=factor, decode=kind, decoded_per_class=budget)
     logits = rng.normal(size=(len(classes) * decoded, len(classes))).astype(np.float16) if soft else None
     content: dict[str, Any] = {
@@ -201,13 +200,8 @@ def build_set(
     content |= changes
     if "training" not in content:
         content["training"] = Training.of(content["settings"]).to_dict()
-    labels, images_NCHW = torch.arange(len(classes)).repeat_interleave(ipc), torch.from_numpy(images)
-    tensors = {"labels": labels}
-    if levels is None:
-        tensors["images"] = images_NCHW
-    else:
-        packed = torch.from_numpy(quantize.packed(images, levels, bits or 8))
-        tensors |= {"pixels": packed if coded is None else coded, "levels": torch.from_numpy(levels)}
+    labels = torch.arange(len(classes)).repeat_interleave(ipc)
+    tensors = {"labels": labels} | (stored or {"images": images_NCHW})
     if logits is not None:
         tensors["soft_labels"] = torch.from_numpy(logits)
     if logits is not None and label_bits < 16:
@@ -219,8 +213,7 @@ def build_set(
         labels=labels,
         manifest=with_digests(content, tensors),
         soft_labels=None if logits is None else torch.from_numpy(logits),
-        levels=tensors.get("levels"),
-        coded=coded,
+        stored=stored,
     )
 
 

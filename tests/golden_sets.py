@@ -9,6 +9,7 @@ import json
 import lzma
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,57 @@ def pack(codes_NCHW: np.ndarray, bits: int) -> np.ndarray:
 
 
 def stream_bytes(codes_NCHW: np.ndarray, bits: int) -> bytes:
-    """What the LZMA stream of codes holds, value by value."""
+    """What the LZMA stream of codes holds, value by value; six channels are those of :func:`half_color_planes`."""
     (n, channels, height, width), content = codes_NCHW.shape, bytearray()
+    pixels = [(y, x) for y in range(height) for x in range(width)]
+    blocks = [(y, x) for y in range(0, height, 2) for x in range(0, width, 2)]
+    layers = [[(c, y, x) for y, x in pixels for c in range(channels)]]
+    if channels == 6:
+        layers = [[(c, y, x) for y, x in pixels for c in range(4)]]
+        layers += [[(c, y + dy, x + dx) for y, x in blocks for dy in (0, 1) for dx in (0, 1)] for c in (4, 5)]
     for upper in range(bits, 0, -2):
         used = min(2, upper)
-        in_a_byte = (6 if channels == 3 else 4) // used
-        for image in range(n):
-            places = [(c, y, x) for y in range(height) for x in range(width) for c in range(channels)]
-            values = [int(codes_NCHW[image][place]) >> (upper - used) & (2**used - 1) for place in places]
-            values += [0] * (-len(values) % in_a_byte)
-            for start in range(0, len(values), in_a_byte):
-                content.append(int("".join(f"{value:0{used}b}" for value in values[start : start + in_a_byte]), 2))
+        in_a_byte = {1: 4, 3: 6, 6: 8}[channels] // used
+        for places in layers:
+            for image in range(n):
+                values = [int(codes_NCHW[image][place]) >> (upper - used) & (2**used - 1) for place in places]
+                values += [0] * (-len(values) % in_a_byte)
+                for start in range(0, len(values), in_a_byte):
+                    content.append(int("".join(f"{value:0{used}b}" for value in values[start : start + in_a_byte]), 2))
     return bytes(content)
+
+
+def rounded_part(number: int, of: int) -> int:
+    """number / of, rounded to nearest, halves up."""
+    return math.floor(Fraction(number, of) + Fraction(1, 2))
+
+
+def half_color_planes(images_NCHW: np.ndarray) -> np.ndarray:
+    """Luma of each 2 x 2 pixels, Cb and Cr, uint8 `[N, 6, H / 2, W / 2]`, value by value in exact fractions."""
+    n, _, height, width = images_NCHW.shape
+    planes = np.zeros((n, 6, height // 2, width // 2), np.uint8)
+    for i, y, x in np.ndindex(n, height, width):
+        red, green, blue = (int(value) for value in images_NCHW[i, :, y, x])
+        planes[i, 2 * (y % 2) + x % 2, y // 2, x // 2] = rounded_part(19595 * red + 38470 * green + 7471 * blue, 65536)
+    for i, y, x in np.ndindex(n, height // 2, width // 2):
+        block = images_NCHW[i, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].reshape(3, 4).astype(int)
+        red, green, blue = (int(values.sum()) for values in block)
+        differences = -11059 * red - 21709 * green + 32768 * blue, 32768 * red - 27439 * green - 5329 * blue
+        for c, difference in enumerate(differences):
+            planes[i, 4 + c, y, x] = min(255, max(0, 128 + rounded_part(difference, 4 * 65536)))
+    return planes
+
+
+def half_color_images(planes_N6hw: np.ndarray) -> np.ndarray:
+    """Red, green and blue of such planes, uint8 `[N, 3, H, W]`, pixel by pixel in exact fractions."""
+    n, _, height, width = planes_N6hw.shape
+    images = np.zeros((n, 3, 2 * height, 2 * width), np.uint8)
+    for i, y, x in np.ndindex(n, 2 * height, 2 * width):
+        luma = int(planes_N6hw[i, 2 * (y % 2) + x % 2, y // 2, x // 2])
+        blue, red = (int(value) - 128 for value in planes_N6hw[i, 4:, y // 2, x // 2])
+        added = 91881 * red, -22554 * blue - 46802 * red, 116130 * blue
+        images[i, :, y, x] = [min(255, max(0, luma + rounded_part(value, 65536))) for value in added]
+    return images
 
 
 def restore(codes_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int) -> np.ndarray:
@@ -177,13 +217,15 @@ class Golden:
     stream: np.ndarray | None = None
     label_rows: np.ndarray | None = None
 
-    def content(self) -> bytes:
-        tensors: dict[str, Any] = {"labels": self.labels}
+    def packed_pixels(self) -> dict[str, Any]:
+        """The tensors that store quantized pixels; none for others."""
         if self.codes is None:
-            tensors["images"] = self.images
-        else:
-            packed = pack(self.codes, self.manifest["pixels"]["bits"])
-            tensors |= {"pixels": packed if self.stream is None else self.stream, "levels": self.levels}
+            return {}
+        packed = pack(self.codes, self.manifest["pixels"]["bits"])
+        return {"pixels": packed if self.stream is None else self.stream, "levels": self.levels}
+
+    def content(self) -> bytes:
+        tensors: dict[str, Any] = {"labels": self.labels} | (self.packed_pixels() or {"images": self.images})
         if self.soft_labels is not None:
             tensors["soft_labels"] = self.soft_labels if self.label_rows is None else self.label_rows
         return set_bytes(tensors, self.manifest)
@@ -258,6 +300,41 @@ BAAAEAD//////////wAGaT4u+9IG/hiAc58Mc2S7ebogY/Em/r+2TvBZIgKhLkUrXX0IZA/2mY5T//8K
 """
 
 
+HALF_COLOR = """
+BAAAEAD//////////wAAaL+c213BOdokTTnPRE8PM4QPpGYbyzmILzqRV2LgG/0gu78ObMGDlYY/vsXiTiz+hS10
+zXr634ZdFACmldLHmO64RrfWtjY/pflV4Xle8TskQTMLYf18RsFQkRf9sFSe8vtlwSk74CeV2e5o/Li5wA==
+"""
+
+
+def half_color() -> Golden:
+    """Color at half the resolution, three bits in two planes: a chroma plane of 2 x 2 blocks, and half-full bytes."""
+    manifest = golden_manifest(
+        *("half-color", ["left", "right"], 3),
+        format=4,
+        ipc={"stored": 2, "decoded": 2},
+        decode={"kind": "single", "factor": 1, "budget": None},
+        pixels={
+            **{"bits": 3, "scale": "image", "dither": False, "shape": [3, 12, 12]},
+            **{"chroma": "4:2:0", "coding": "lzma"},
+        },
+    )
+    n, c, y, x = np.indices((4, 6, 6, 6))
+    codes = ((n + y + x + c // 2) // 2 % 8).astype(np.uint8)
+    codes[:, 5] = 7 - codes[:, 5]
+    levels = np.array([[[0, 255], [10, 200], [100, 107]]] * 4, np.uint8)
+    levels[:, 0, 1] -= np.arange(0, 40, 10, dtype=np.uint8)
+    stream = np.frombuffer(base64.b64decode(HALF_COLOR), np.uint8)
+    assert lzma.decompress(stream.tobytes()) == stream_bytes(codes, 3)
+    return Golden(
+        images=half_color_images(restore(codes, levels[:, [0, 0, 0, 0, 1, 2]], 3)),
+        labels=np.repeat(np.arange(2), 2),
+        manifest=manifest,
+        levels=levels,
+        codes=codes,
+        stream=stream,
+    )
+
+
 def coded_color() -> Golden:
     """Three bits, in two planes; side 5, so that the last byte of an image is not full in the lower one."""
     manifest = golden_manifest(
@@ -310,6 +387,7 @@ GOLDENS = {
     "bound-colour": bound_color,
     "quantised-soft": quantized_soft,
     "coded-color": coded_color,
+    "half-color": half_color,
     "top-labels": top_labels,
 }
 

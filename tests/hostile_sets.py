@@ -35,6 +35,8 @@ SUBJECTS = {
     "file-soft": Subject(False, {"soft": True, "kind": "bound", "budget": 7}),
     "file-bits": Subject(False, {"soft": True, "bits": 3, "channels": 1}),
     "file-coded": Subject(False, {"bits": 2, "smooth": True, "ipc": 8}),
+    "file-chroma": Subject(False, {"bits": 2, "chroma": "4:2:0"}),
+    "file-chroma-coded": Subject(False, {"bits": 2, "chroma": "4:2:0", "smooth": True, "ipc": 16}),
     "file-labels": Subject(False, {"soft": True, "label_bits": 4, "bits": 2}),
     "file-top": Subject(False, {"soft": True, "label_bits": 8, "top": 1}),
     "package": Subject(True, {"soft": True}),

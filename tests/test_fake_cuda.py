@@ -46,6 +46,7 @@ COUNTS = {
     "step, cosine and average": (0, 0, 0),
     "step, stages": (0, 0, 0),
     "step, three bits": (0, 0, 0),
+    "step, half the color": (0, 0, 0),
     "step, fp32": (0, 0, 0),
     "step, fp16": (0, 0, 0),
     "step, in pieces": (0, 0, 0),
@@ -72,6 +73,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "cosine and average": {"schedule": "cosine", "warmup": 1, "average": 0.98},
     "stages": {"extractor": "stages", "calibration_stages": 2},
     "three bits": {"bits": 3, "bits_from": 0.0},
+    "half the color": {"bits": 2, "chroma": "4:2:0", "bits_from": 0.0},
 }
 
 

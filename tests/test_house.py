@@ -29,7 +29,7 @@ BASE = {
         "assessment",
         "kept",
     ),
-    *("distributed", "runtime", "recorded", "run", "run_records", "mosaic", "augment", "recipes", "measured"),
+    *("distributed", "runtime", "recorded", "run", "run_records", "mosaic", "chroma", "augment", "recipes", "measured"),
 }
 ROOMS: dict[str, set[str]] = {  # what each may import beside itself; `base` are the modules above
     "base": set(),
@@ -160,8 +160,20 @@ def test_loading_a_set_imports_little() -> None:
     )
     file = ROOT / "tests" / "data" / "single-gray.safetensors"
     done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True, cwd=ROOT)
-    base = ("_version", "config", "errors", "extras", "files", "images", "interrupts", "mosaic", "progress", "records")
-    sets = ("coding", "hub", "label_codes", "manifest", "quantize", "set_file", "subset", "synthetic")
+    base = (
+        "_version",
+        "chroma",
+        "config",
+        "errors",
+        "extras",
+        "files",
+        "images",
+        "interrupts",
+        "mosaic",
+        "progress",
+        "records",
+    )
+    sets = ("coding", "hub", "label_codes", "manifest", "pixels", "quantize", "set_file", "subset", "synthetic")
     assert set(done.stdout.split()) <= {"ncfmkit", "ncfmkit.sets", *(f"ncfmkit.{m}" for m in base)} | {
         f"ncfmkit.sets.{m}" for m in sets
     }

@@ -164,7 +164,7 @@ def _fixed_bytes(problem: Problem, state: State) -> int:
     s = problem.settings
     fixed = state.images.nbytes * (4 if s.optimizer == "adamw" else 3)  # with gradient and moments
     fixed += 0 if state.average is None else state.average.nbytes
-    if s.stored_bits < 8:
+    if s.is_quantized:
         channels, *sides = state.images.shape[1:]
         fixed += working_bytes(channels * len(state.images), math.prod(sides))
     fixed += WORKSPACE.get(problem.runtime.device.type, 0) + problem.pool_bytes

@@ -1,44 +1,54 @@
-"""Images as a set of fewer bits than 8 stores them, while they are distilled (docs/formats.md, "Quantized pixels").
+"""Images as a set in fewer bytes stores them, while they are distilled (docs/formats.md, "Quantized pixels").
 
 Shape letters: N images, C channels, H = W side, R = N * C rows of pixel values, each between two levels of its own.
 """
 
 import torch
 
+from ncfmkit import chroma
 from ncfmkit.distillation.schedule import wide
 
 SHRINKS = 16  # ranges tried per row, from the whole of it down to a half
-PART = 1024  # rows at once
+PART = 1024  # rows at once, about
 
 
-def as_stored(images_NCHW: torch.Tensor, bits: int) -> torch.Tensor:
+def as_stored(images_NCHW: torch.Tensor, bits: int, *, subsampled: bool) -> torch.Tensor:
     """What is left of images that are stored in `bits` bits: float32 in [0, 1] `[N, C, H, W]`, on their device.
 
-    :func:`ncfmkit.sets.quantize.quantize` gives the same values, of uint8 images and with a range per image. What is
-    not finite stays as it is.
+    :func:`ncfmkit.sets.pixels.stored` gives the same values, of uint8 images and with a range per image. What is not
+    finite stays as it is.
 
     Args:
         images_NCHW: float in [0, 1].
-        bits: 2 to 7.
+        bits: 2 to 8.
+        subsampled: with color at half the resolution.
     """
     images_NCHW = images_NCHW.detach()
     finite_NCHW = images_NCHW.isfinite()
-    value_RV = torch.where(finite_NCHW, images_NCHW.mul(255).round().clamp(0, 255), 0).flatten(0, 1).flatten(1)
-    stored_NCHW = torch.cat([_stored(part_RV, bits) for part_RV in value_RV.split(PART)]).view_as(images_NCHW)
+    value_NCHW = torch.where(finite_NCHW, images_NCHW.mul(255).round().clamp(0, 255), 0)
+    parts = value_NCHW.split(max(1, PART // value_NCHW.shape[1]))
+    stored_NCHW = torch.cat([(_subsampled if subsampled else _stored)(part_NCHW, bits) for part_NCHW in parts])
     return torch.where(finite_NCHW, stored_NCHW / 255, images_NCHW)
 
 
 def working_bytes(rows: int, values: int) -> int:
-    """Bytes that :func:`as_stored` takes, of so many rows of so many values each, its result among them."""
-    return rows * values * 14 + min(rows, PART) * (values * 16 + 256 * 56)
+    """Bytes that :func:`as_stored` takes at most, of so many rows of so many values each, its result among them."""
+    return rows * values * 14 + min(rows, PART) * (values * 32 + 256 * 56)
 
 
-def _stored(value_RV: torch.Tensor, bits: int) -> torch.Tensor:
-    """Rows of whole numbers as they are stored, float32 `[R, V]`."""
+def _subsampled(value_NCHW: torch.Tensor, bits: int) -> torch.Tensor:
+    """Images of whole numbers as they are stored with color at half the resolution, float32."""
+    luma_N1HW, chroma_N2hh = (_stored(part.float(), bits) for part in chroma.subsampled(value_NCHW))
+    return chroma.upsampled(luma_N1HW, chroma_N2hh).float()
+
+
+def _stored(value_NCHW: torch.Tensor, bits: int) -> torch.Tensor:
+    """Images of whole numbers as they are stored, float32."""
+    value_RV = value_NCHW.flatten(0, 1).flatten(1)
     index_RV = value_RV.long()
     count_R256 = torch.zeros(len(value_RV), 256, dtype=torch.int64, device=value_RV.device)
     count_R256.scatter_add_(1, index_RV, torch.ones_like(index_RV))
-    return _restored(count_R256, bits).gather(1, index_RV)
+    return _restored(count_R256, bits).gather(1, index_RV).view_as(value_NCHW)
 
 
 def _restored(count_R256: torch.Tensor, bits: int) -> torch.Tensor:

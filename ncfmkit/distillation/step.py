@@ -295,7 +295,7 @@ def _syn_extractor(
     s = problem.settings
     shown_NCHW = state.images.detach()[group.start * s.ipc : group.stop * s.ipc]
     if rounds(problem, state):  # the gradient passes through as if they were not
-        shown_NCHW = as_stored(shown_NCHW, s.stored_bits)
+        shown_NCHW = as_stored(shown_NCHW, s.stored_bits, subsampled=s.is_subsampled)
     network = problem.architecture.features if phase == "matching" else problem.architecture.logits
     factors = decode_factors(s.decode, s.factor)
     parts = problem.mask_MP.shape[1]
@@ -321,9 +321,9 @@ def _syn_extractor(
 
 
 def rounds(problem: Problem, state: State) -> bool:
-    """Whether a step sees the images as they are stored, in fewer than 8 bits."""
+    """Whether a step sees the images as they are stored, in fewer bytes."""
     s = problem.settings
-    return s.stored_bits < 8 and state.step >= s.bits_from * s.steps
+    return s.is_quantized and state.step >= s.bits_from * s.steps
 
 
 def _note_broken(broken_C: torch.Tensor, out_NX: torch.Tensor, label_N: torch.Tensor) -> None:

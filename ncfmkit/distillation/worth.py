@@ -47,7 +47,10 @@ def order_of_worth(problem: Problem, images_NCHW: torch.Tensor, *, chunk: int) -
     s = problem.settings
     if s.ipc == 1:
         return torch.zeros(problem.classes, 1, dtype=torch.int64)
-    rounded_NCHW = images_NCHW.mul(255).round() / 255 if s.stored_bits == 8 else as_stored(images_NCHW, s.stored_bits)
+    if s.is_quantized:
+        rounded_NCHW = as_stored(images_NCHW, s.stored_bits, subsampled=s.is_subsampled)
+    else:
+        rounded_NCHW = images_NCHW.mul(255).round() / 255
     mask_MP, orders = torch.from_numpy(problem.mask_MP).to(images_NCHW.device), []
     with track(TITLE, problem.classes) as bar:
         for label, of_class_MCHW in zip(problem.label_C.tolist(), rounded_NCHW.split(s.ipc), strict=True):

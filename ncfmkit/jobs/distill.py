@@ -371,7 +371,8 @@ def _headline(real: RealData, settings: Settings) -> str:
     return (
         f"{real.name}: {len(real.train.images):,} images of {len(real.classes)} classes, {real.size}x{real.size} "
         f"{'gray' if real.channels == 1 else 'rgb'} -> {len(real.classes) * d.ipc:,} images ({d.ipc} per class, "
-        f"factor {d.factor}, {d.decode}{'' if d.stored_bits == 8 else f', {d.stored_bits} bits'}); recipe "
+        f"factor {d.factor}, {d.decode}{'' if d.stored_bits == 8 else f', {d.stored_bits} bits'}"
+        f"{f', color {d.chroma}' if d.is_subsampled else ''}); recipe "
         f"{settings.recipe}, seed {settings.seed}"
         + (f"; new classes: {shortened_list(d.new_classes)}, the others from {d.add_to}" if d.add_to else "")
         + (f"; shard {d.shard} of the classes" if d.shard else "")
@@ -380,7 +381,8 @@ def _headline(real: RealData, settings: Settings) -> str:
 
 
 def _describe_fit(fit: budget.Fit, *, chosen: bool) -> str:
-    text = f"{plural(fit.ipc, 'image')} per class in {fit.bits} bits, about {fit.bytes:,} bytes per class"
+    color = "" if fit.chroma == "4:4:4" else f", color {fit.chroma}"
+    text = f"{plural(fit.ipc, 'image')} per class in {fit.bits} bits{color}: about {fit.bytes:,} bytes per class"
     return f"{text} (chosen)" if chosen else text
 
 

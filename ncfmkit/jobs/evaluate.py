@@ -39,7 +39,8 @@ from ncfmkit.scoring.baselines import (
 )
 from ncfmkit.scoring.coreset import SNAPSHOTS, Extractor
 from ncfmkit.scoring.soft_labels import Teachers
-from ncfmkit.sets.manifest import image_tensors, in_bits, to_bytes
+from ncfmkit.sets import pixels
+from ncfmkit.sets.manifest import to_bytes
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -212,17 +213,17 @@ def evaluate_real(
 def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -> tuple[LabeledImages, int]:
     """What a distillation of that set could start from: mosaics of random real images in place of its own, decoded.
 
-    Drawn by `(seed, repeat, class)`; as many images are stored as the set has, in as many bits, and they are decoded as
+    Drawn by `(seed, repeat, class)`; as many images are stored as the set has, in the same way, and they are decoded as
     its own are. Their bytes, as stored, come with them.
     """
     drawn = int(keyed_rng(seed, "mosaic baseline", repeat).integers(2**62))
     factor = result.manifest.decode.factor
     images = to_bytes(initialize("mix", real, ipc=result.ipc, factor=factor, seed=drawn))
-    how, levels, coded = result.manifest.pixels, None, None
-    if how is not None:
-        images, levels, coded, how = in_bits(images, how)
-    stored = sum(tensor.nbytes for tensor in image_tensors(images, levels, coded, how).values())
-    return dataclasses.replace(result, images=images, soft_labels=None, levels=None, coded=None).labeled(), stored
+    tensors = {"images": images}
+    if result.manifest.pixels is not None:
+        images, tensors, _ = pixels.stored(images, result.manifest.pixels)
+    stored = sum(tensor.nbytes for tensor in tensors.values())
+    return dataclasses.replace(result, images=images, soft_labels=None, stored=None).labeled(), stored
 
 
 def estimate(

@@ -65,9 +65,10 @@ def with_new_classes(settings: Settings, real: RealData) -> Settings:
             f"{where}: {real.name} has no images of {shortened_list(left)}: pass data of all classes, or leave these "
             f"out of the set with --drop-classes {','.join(left)}"
         )
-    if d.stored_bits < 8:
+    if d.is_quantized:
         raise UserError(
-            f"{where}: sets in {d.stored_bits} bits cannot grow, because they would be rounded again: pass --bits 8"
+            f"{where}: sets in {d.stored_bits} bits, color {d.stored_chroma} cannot grow, because they would be rounded "
+            "again: pass --bits 8 --chroma 4:4:4"
         )
     how = earlier.manifest.decode
     asked = {"--ipc": d.ipc, "--decode": d.decode, "--factor": d.factor, "--decoded": d.decoded_per_class}

@@ -146,7 +146,7 @@ def _quantizing(manifest: Manifest) -> str:
     how = manifest.pixels
     if how is None:
         return ""
-    return f", kept in {how.bits} bits, a range per {how.scale}{', dithered' if how.dither else ''}"
+    return f", kept in {how.describe()}, a range per {how.scale}{', dithered' if how.dither else ''}"
 
 
 def _soft_labels(manifest: Manifest) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ncfmkit.assessment import Assessment
+from ncfmkit.chroma import NEEDS, SUBSAMPLED, takes
 from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free_folder, parse_bytes, safe_name
@@ -14,11 +15,12 @@ from ncfmkit.jobs.evaluate import Scoring, requested_scoring
 from ncfmkit.progress import notice
 from ncfmkit.reports.assessment import recipe_words, sections
 from ncfmkit.reports.sections import Section
-from ncfmkit.sets import package, quantize, set_file
-from ncfmkit.sets.manifest import BY_WORTH, Original, Pixels, Training, in_bits, manifest_score
+from ncfmkit.sets import package, pixels, quantize, set_file
+from ncfmkit.sets.manifest import BY_WORTH, Original, Pixels, Training, manifest_score
 from ncfmkit.sets.subset import first_images
 from ncfmkit.sets.synthetic import SyntheticSet
 
+CHROMA = ("4:4:4", SUBSAMPLED)
 LONGEST_LICENSE = 200  # characters
 
 
@@ -34,6 +36,7 @@ def pack(
     bits: int | None = None,
     scale: str = "image",
     dither: bool = False,
+    chroma: str = "4:4:4",
     assessment: str | os.PathLike[str] | None = None,
     score: bool = False,
     data: Any = None,
@@ -53,6 +56,8 @@ def pack(
         bits: store each pixel in 6, 5, 4, 3 or 2 bits; the recorded score is then dropped. None or 8: as it is.
         scale: with `bits`: quantize within the range of each `image`, or of each `channel` over the whole set.
         dither: with `bits`: Floyd-Steinberg dithering.
+        chroma: `4:2:0` stores color at half the resolution, in whatever bits; the recorded score is then dropped.
+            `4:4:4`: as it is.
         assessment: a folder of :func:`ncfmkit.assess`, of this set: its tables go into the card, its pictures do not.
         score: train students on the packed set and record their accuracy; needs `data`.
         data: with `score`: the real data to test on, as in :func:`ncfmkit.distill`.
@@ -72,6 +77,10 @@ def pack(
     out = None if out is None else Path(out)
     if bits in (None, 8) and (dither or scale != "image"):
         raise UserError("--scale and --dither need --bits below 8")
+    if chroma not in CHROMA:
+        raise UserError(f"--chroma {chroma}: expected {' or '.join(CHROMA)}")
+    if dither and chroma != CHROMA[0]:
+        raise UserError(f"--dither spreads errors over pixels of one size: leave it out, or pass --chroma {CHROMA[0]}")
     packing = package.Packing(
         layout=to,
         encoding=encoding,
@@ -82,15 +91,16 @@ def pack(
     if out is not None:
         check_free_folder(out, force=force, foreign=package.foreign_files, made_by="pack")
     result = set_file.load(file, mapped=True)
-    assessed = () if assessment is None else _assessed(Path(assessment), result, changed=ipc or bits)
+    fewer_bytes = bits is not None or chroma != CHROMA[0]
+    assessed = () if assessment is None else _assessed(Path(assessment), result, changed=ipc or fewer_bytes)
     if ipc is not None and ipc < result.ipc and result.manifest.order != BY_WORTH:
         name = result.manifest.name
         notice(f"{name} does not say that its images are in the order of worth: the first of a class are any of them")
     result = result if ipc is None else first_images(result, ipc)
     if license is not None:
         result = licensed(result, license)
-    if bits is not None:
-        result = quantized(result, bits, scale, dither)  # type: ignore[arg-type]
+    if fewer_bytes:
+        result = quantized(result, bits or 8, scale, dither, chroma)  # type: ignore[arg-type]
     out = out or Path(_folder_name(result, packing))
     package.check_writable(result, out, packing, force=force)  # before the students are trained
     if scoring is not None:
@@ -105,7 +115,9 @@ def _assessed(folder: Path, result: SyntheticSet, *, changed: object) -> list[tu
         UserError: there is none, or it is of another set.
     """
     if changed:
-        raise UserError("--assessment is of the set as it is, which --ipc and --bits change: assess the packed set")
+        raise UserError(
+            "--assessment is of the set as it is, which --ipc, --bits and --chroma change: assess the packed set"
+        )
     if not (folder / RESULT_FILE).is_file():
         raise UserError(f"--assessment {folder}: expected a folder of `ncfmkit assess`, which holds {RESULT_FILE}")
     found = Assessment.read(folder / RESULT_FILE)
@@ -123,7 +135,7 @@ def scored(result: SyntheticSet, score: Scoring) -> SyntheticSet:
 
 def _folder_name(result: SyntheticSet, packing: package.Packing) -> str:
     how = result.manifest.pixels
-    parts = [result.manifest.name, f"{how.bits}bit" if how else "", packing.layout]
+    parts = [result.manifest.name, f"{how.bits}bit" if how else "", "420" if how and how.chroma else "", packing.layout]
     return "-".join(safe_name(part) for part in parts if part)
 
 
@@ -146,25 +158,37 @@ def licensed(result: SyntheticSet, license: str) -> SyntheticSet:
     return with_manifest(result, source=result.manifest.source.model_copy(update={"license": license}))
 
 
-def quantized(result: SyntheticSet, bits: int, scale: quantize.Scale, dither: bool) -> SyntheticSet:
-    """The set with its pixels in fewer bits, without a score: the one it had is kept as that of the original.
+def quantized(
+    result: SyntheticSet, bits: int, scale: quantize.Scale, dither: bool, chroma: str = CHROMA[0]
+) -> SyntheticSet:
+    """The set with its pixels in fewer bytes, without a score: the one it had is kept as that of the original.
 
-    8 bits are the set as it is.
+    8 bits with color as it is are the set as it is.
 
     Raises:
-        UserError: another number of bits than there is, or a set that is quantized already.
+        UserError: another number of bits than there is, a set that is quantized already, or images whose color cannot
+            be stored so.
     """
-    if bits == 8 and result.levels is None:
+    subsampled = chroma == SUBSAMPLED
+    if bits == 8 and not subsampled and result.stored is None:
         return result
-    if result.levels is not None:
-        assert result.manifest.pixels is not None
-        how = result.manifest.pixels
-        advice = "start from the original set" if how.original else "it was distilled so, leave --bits out"
-        raise UserError(f"--bits {bits}: the set already has {how.bits} bits per value: {advice}")
+    asked = f"--chroma {chroma}" if subsampled else f"--bits {bits}"
+    how = result.manifest.pixels
+    if how is not None:
+        advice = "start from the original set" if how.original else f"it was distilled so, leave {asked} out"
+        raise UserError(f"{asked}: the set already has {how.describe()} per value: {advice}")
     quantize.check(bits, scale)
-    original = Original(manifest_sha256=result.manifest.manifest_sha256, score=result.manifest.score)
     _, channels, height, width = result.images.shape
-    how = Pixels(bits=bits, scale=scale, dither=dither, shape=(channels, height, width), original=original)
-    images, levels, coded, how = in_bits(result.images, how)
-    result = dataclasses.replace(result, images=images, levels=levels, coded=coded)
-    return with_manifest(result, pixels=how, score=None)
+    if subsampled and not takes(channels, height):
+        raise UserError(f"{asked}: {NEEDS}, got {channels} and {height}")
+    original = Original(manifest_sha256=result.manifest.manifest_sha256, score=result.manifest.score)
+    how = Pixels(
+        bits=bits,
+        scale=scale,
+        dither=dither,
+        shape=(channels, height, width),
+        chroma=SUBSAMPLED if subsampled else None,
+        original=original,
+    )
+    images, stored, how = pixels.stored(result.images, how)
+    return with_manifest(dataclasses.replace(result, images=images, stored=stored), pixels=how, score=None)

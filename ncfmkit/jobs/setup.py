@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ncfmkit import distributed, networks
+from ncfmkit import chroma, distributed, networks
 from ncfmkit.augment import parse_strategy
 from ncfmkit.config import (
     DistillSettings,
@@ -120,9 +120,11 @@ def resolve(settings: Settings, real: RealData) -> Settings:
     network = networks.resolve_network(settings.network, real.size)
     load = settings.distill.load and os.path.abspath(settings.distill.load)  # a run is resumed from anywhere
     distill = dataclasses.replace(settings.distill, load=load)
+    if distill.is_subsampled and not chroma.takes(real.channels, real.size):
+        raise UserError(f"--chroma {distill.chroma}: {chroma.NEEDS}, got {real.channels} and {real.size}")
     if distill.bytes is not None:
         fit = budget.fitted(settings.distill, room(settings, real, coded=True))
-        distill = dataclasses.replace(distill, ipc=fit.ipc, bits=fit.bits)
+        distill = dataclasses.replace(distill, ipc=fit.ipc, bits=fit.bits, chroma=fit.chroma)
         check_budget(distill.decode, distill.factor, distill.ipc, distill.decoded_per_class)
     return dataclasses.replace(settings, network=network, distill=distill)
 
@@ -133,13 +135,14 @@ def room(settings: Settings, real: RealData, *, coded: bool) -> budget.Room:
     Args:
         coded: with what coding is expected to save, which takes a second.
     """
-    d = settings.distill
+    d, shape = settings.distill, (real.channels, real.size, real.size)
+    subsampled = budget.with_chroma(d, shape).is_subsampled
     return budget.Room(
         classes=len(real.classes),
-        shape=(real.channels, real.size, real.size),
+        shape=shape,
         soft_label=label_bytes(settings, len(real.classes)),
         most=int(real.train.counts().min()) if d.init in ("mix", "random") else sys.maxsize,
-        coded=budget.expected_shares(_mosaics(real, d), settings.seed) if coded else {},
+        coded=budget.expected_shares(_mosaics(real, d), settings.seed, subsampled=subsampled) if coded else {},
     )
 
 

@@ -6,15 +6,19 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
+import torch
 
+from ncfmkit import chroma
 from ncfmkit.config import DistillSettings
 from ncfmkit.errors import UserError
 from ncfmkit.files import parse_bytes
 from ncfmkit.mosaic import decoded_count
 from ncfmkit.rng import keyed_rng
-from ncfmkit.sets import coding, quantize
+from ncfmkit.sets import pixels, quantize
+from ncfmkit.sets.manifest import Pixels
 
 # Fewest bits first, by docs/experiments.md: rounded while they are distilled, images in 2 bits cost half a point, and
 # images in place of bits gain more than that. 8 bits are for more images than were measured.
@@ -29,11 +33,13 @@ class Fit:
 
     Attributes:
         bits: per value.
+        chroma: `4:4:4`, or `4:2:0` with color at half the resolution.
         ipc: stored images per class.
         bytes: of a class: pixels, the levels that they lie between, soft labels.
     """
 
     bits: int
+    chroma: Literal["4:4:4", "4:2:0"]
     ipc: int
     bytes: int
 
@@ -70,46 +76,66 @@ def parse_budget(text: str, classes: int) -> Fraction:
     return count if found[2] else count / classes
 
 
-def expected_shares(images_NCHW: np.ndarray, seed: int) -> dict[int, float]:
+def with_chroma(how: DistillSettings, shape: tuple[int, int, int]) -> DistillSettings:
+    """With the color that was asked for; else at half the resolution, which was found to cost nothing, if it fits."""
+    return dataclasses.replace(how, chroma=how.chroma or ("4:2:0" if chroma.takes(*shape[:2]) else "4:4:4"))
+
+
+def expected_shares(images_NCHW: np.ndarray, seed: int, *, subsampled: bool) -> dict[int, float]:
     """Part of their packed codes that images like these take as a stream, by bits.
 
     Args:
         images_NCHW: uint8, such as distillation starts from. They become rougher while they are distilled.
         seed: of the noise that stands for that.
+        subsampled: with color at half the resolution.
     """
     noise_NCHW = keyed_rng(seed, "roughness").normal(0, ROUGHNESS, images_NCHW.shape)
     rough_NCHW = np.clip(images_NCHW + noise_NCHW, 0, 255).round().astype(np.uint8)
     shares = {}
     for bits in PREFERRED:
-        values_NCHW, levels_NC2 = quantize.quantize(rough_NCHW, bits=bits, scale="image", dither=False)
-        stream = coding.coded(values_NCHW, levels_NC2, bits)
-        packed = len(images_NCHW) * quantize.packed_bytes(images_NCHW.shape[1:], bits)
-        shares[bits] = min(1.0, len(stream) / packed)
+        how = _pixels(images_NCHW.shape[1:], bits, subsampled=subsampled)
+        _, tensors, _ = pixels.stored(torch.from_numpy(rough_NCHW), how)
+        packed = len(images_NCHW) * quantize.packed_bytes(how.planes, bits)
+        shares[bits] = tensors["pixels"].nbytes / packed
     return shares
+
+
+def _pixels(shape: tuple[int, ...], bits: int, *, subsampled: bool) -> Pixels:
+    """How images of that shape are stored."""
+    channels, height, width = shape
+    return Pixels(
+        bits=bits,
+        scale="image",
+        dither=False,
+        shape=(channels, height, width),
+        chroma=chroma.SUBSAMPLED if subsampled else None,
+    )
 
 
 def bytes_of_class(how: DistillSettings, bits: int, ipc: int, room: Room) -> Fraction:
     """Bytes that a class takes in a set's file, without its part of the manifest and of the labels."""
-    pixels = quantize.packed_bytes(room.shape, bits) * Fraction(room.coded.get(bits, 1))
-    levels = 2 * room.shape[0] if bits < 8 else 0
+    planes = _pixels(room.shape, bits, subsampled=how.is_subsampled).planes
+    packed = quantize.packed_bytes(planes, bits) * Fraction(room.coded.get(bits, 1))
+    levels = 2 * room.shape[0] if bits < 8 or how.is_subsampled else 0
     decoded = decoded_count(how.decode, how.factor, ipc, how.decoded_per_class) if room.soft_label else 0
-    return ipc * (pixels + levels) + room.soft_label * decoded
+    return ipc * (packed + levels) + room.soft_label * decoded
 
 
 def fits(how: DistillSettings, room: Room) -> Iterator[Fit]:
     """For each number of bits the most images that are expected to fit `how.bytes`; one fits in any case.
 
     Args:
-        how: its `bits`, where given, are the only ones.
+        how: its `bits` and `chroma`, where given, are the only ones.
         room: what else decides.
     """
     assert how.bytes is not None
-    budget = parse_budget(how.bytes, room.classes)
+    budget, how = parse_budget(how.bytes, room.classes), with_chroma(how, room.shape)
     for bits in quantize.BITS if how.bits is None else (how.bits,):
         if bytes_of_class(how, bits, 1, dataclasses.replace(room, coded={})) > budget:
             continue
         ipc = min(room.most, int(budget / bytes_of_class(how, bits, 1, room)))
-        yield Fit(bits=bits, ipc=ipc, bytes=math.ceil(bytes_of_class(how, bits, ipc, room)))
+        size = math.ceil(bytes_of_class(how, bits, ipc, room))
+        yield Fit(bits=bits, chroma=how.stored_chroma, ipc=ipc, bytes=size)
 
 
 def fitted(how: DistillSettings, room: Room) -> Fit:
@@ -122,8 +148,8 @@ def fitted(how: DistillSettings, room: Room) -> Fit:
     """
     by_bits = {fit.bits: fit for fit in fits(how, room)}
     if not by_bits:
-        bits = how.bits or min(quantize.BITS)
-        least = int(bytes_of_class(how, bits, 1, dataclasses.replace(room, coded={})))
+        bits, smallest = how.bits or min(quantize.BITS), with_chroma(how, room.shape)
+        least = int(bytes_of_class(smallest, bits, 1, dataclasses.replace(room, coded={})))
         raise UserError(
             f"--bytes {how.bytes}: one image per class in {bits} bits takes {least:,} bytes: pass {least}/class or more"
         )

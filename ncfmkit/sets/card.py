@@ -441,6 +441,8 @@ def _pixels(m: Manifest) -> Iterator[str]:
         per = "each image and channel" if m.pixels.scale == "image" else "each channel"
         dithered = ", dithered" if m.pixels.dither else ""
         yield f"Pixels are stored in {m.pixels.bits} bits instead of 8, between the levels of {per}{dithered}."
+        if m.pixels.chroma is not None:
+            yield "Color has half the resolution (4:2:0)."
 
 
 def _decoding(m: Manifest) -> str:

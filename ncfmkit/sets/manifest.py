@@ -7,6 +7,7 @@ have version numbers; `settings` are those of the run that made the set, kept as
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
 
@@ -14,13 +15,14 @@ import numpy as np
 import torch
 from pydantic import ConfigDict, FailFast, Field, ValidationError, model_validator
 
+from ncfmkit import chroma
 from ncfmkit._version import __version__
 from ncfmkit.config import LARGEST_FACTOR, Settings, check, from_dict, known_names, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import digest
 from ncfmkit.mosaic import decoded_count
 from ncfmkit.records import LONGEST_SHOWN, Record, at_most, problems, shortened
-from ncfmkit.sets import coding, label_codes, quantize
+from ncfmkit.sets import coding, label_codes, pixels, quantize
 from ncfmkit.sets.synthetic import SyntheticSet
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 DIGEST_KEY = "manifest_sha256"
 BY_WORTH = "worth"  # the order of images of which the first match the real ones best
 KIND = "synthetic set"
-FORMATS = (1, 2, 3)  # 2: quantized pixels or soft labels; 3: coded pixels, or soft labels in fewer bits
+FORMATS = (1, 2, 3, 4)  # 2: quantized pixels or soft labels; 3: coded ones, or in fewer bits; 4: color 4:2:0
 DECODE_VERSION = TRAINING_VERSION = 1  # the newest known
 LARGEST_SIDE = 16384  # pixels
 DEEPEST = 32  # lists and objects in one another
@@ -170,14 +172,31 @@ class Original(Record):
 
 
 class Pixels(Record):
-    """How pixels are stored in fewer than 8 bits."""
+    """How pixels are stored in fewer bytes than one per value; `chroma`: with color at half the resolution."""
 
     bits: Annotated[int, Field(ge=2, le=8)]
     scale: Literal["channel", "image"]
     dither: bool
     shape: tuple[Side, Side, Side]
+    chroma: Literal["4:2:0"] | None = OPTIONAL
     coding: Literal["lzma"] | None = OPTIONAL
     original: Original | None = OPTIONAL
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.chroma is not None and not chroma.takes(*self.shape[:2]):
+            raise ValueError(f"chroma {self.chroma} of images {list(self.shape)}: {chroma.NEEDS}")
+        return self
+
+    @property
+    def planes(self) -> tuple[int, int, int]:
+        """The shape of what is quantized: the image, or luma and color at half the resolution as six planes."""
+        side = self.shape[1] // 2
+        return self.shape if self.chroma is None else (6, side, side)
+
+    def describe(self) -> str:
+        """Such as `2 bits, color 4:2:0`."""
+        return f"{self.bits} bits" + (f", color {self.chroma}" if self.chroma else "")
 
 
 class SoftLabels(Record):
@@ -202,7 +221,7 @@ class Manifest(Record):
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
     kind: Literal["synthetic set"]
-    format: Literal[1, 2, 3]
+    format: Literal[1, 2, 3, 4]
     tool: Text
     name: Text
     classes: Annotated[tuple[Text, ...], FailFast(), Field(min_length=2)]
@@ -225,7 +244,7 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        how, wrong, pixels = self.decode, [], self.pixels
+        how, wrong = self.decode, []
         expected = decoded_count(how.kind, how.factor, self.ipc.stored, how.budget)
         if len(set(self.classes)) < len(self.classes):
             wrong.append("a class is there twice")
@@ -233,16 +252,18 @@ class Manifest(Record):
             wrong.append(f"{self.ipc.decoded} decoded images per class, its decoding gives {expected}")
         if not len(self.mean) == len(self.std) != 2:
             wrong.append(f"a mean of {len(self.mean)} channels and a std of {len(self.std)}, expected 1 or 3 of both")
-        if pixels is None and "pixels" in self.model_fields_set:
+        if self.pixels is None and "pixels" in self.model_fields_set:
             wrong.append("'pixels' is null: a set whose pixels are not quantized has no such key")
         if how.kind != "bound" and how.budget is not None:
             wrong.append(f"a budget of decoded images, which decoding {how.kind!r} has not")
         soft = "soft_labels" in self.sha256
         if "labels" in self.model_fields_set:
             wrong += _soft_label_problems(self.labels, len(self.classes), soft=soft)
-        coded = self.labels is not None or (pixels is not None and pixels.coding is not None)
-        if self.format != _format(quantized=pixels is not None, coded=coded, soft=soft):
-            wrong.append("its format does not fit its tensors: 2 is for packed pixels or soft labels, 3 for coded")
+        how_pixels = None if self.pixels is None else self.pixels.to_dict()
+        if self.format != _format(how_pixels, few_labels=self.labels is not None, soft=soft):
+            wrong.append(
+                "its format does not fit its tensors: 2 is for packed pixels or soft labels, 3 for coded, 4 for chroma"
+            )
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -261,41 +282,14 @@ def _soft_label_problems(how: SoftLabels | None, classes: int, *, soft: bool) ->
     return []
 
 
-def _format(*, quantized: bool, coded: bool, soft: bool) -> int:
-    """The lowest format that a set has which stores this."""
-    return 3 if coded else 2 if quantized or soft else 1
-
-
-def in_bits(images: torch.Tensor, how: Pixels) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, Pixels]:
-    """uint8 images in fewer bits, the levels that their values lie between, and :func:`with_coding` of both."""
-    values, lowest_highest = quantize.quantize(images.numpy(), bits=how.bits, scale=how.scale, dither=how.dither)
-    rounded, levels = torch.from_numpy(values), torch.from_numpy(lowest_highest)
-    how, coded = with_coding(rounded, levels, how)
-    return rounded, levels, coded, how
-
-
-def with_coding(images: torch.Tensor, levels: torch.Tensor, how: Pixels) -> tuple[Pixels, torch.Tensor | None]:
-    """How the codes of quantized images are stored: as one stream, which is given, where that is smaller than packed.
-
-    A stream that is smaller than any reader takes is not used either (:data:`ncfmkit.sets.coding.SMALLEST`).
-    """
-    stream = coding.coded(images.numpy(), levels.numpy(), how.bits)
-    packed = len(images) * quantize.packed_bytes(how.shape, how.bits)
-    if not packed <= len(stream) * coding.SMALLEST < packed * coding.SMALLEST:
-        return how.model_copy(update={"coding": None}), None
-    return how.model_copy(update={"coding": "lzma"}), torch.from_numpy(stream.copy())
-
-
-def image_tensors(
-    images: torch.Tensor, levels: torch.Tensor | None, coded: torch.Tensor | None, how: Pixels | None
-) -> dict[str, torch.Tensor]:
-    """What images are stored as, by name."""
-    if levels is None or how is None:
-        return {"images": images.contiguous()}
-    pixels = coded
-    if pixels is None:
-        pixels = torch.from_numpy(quantize.packed(images.numpy(), levels.numpy(), how.bits))
-    return {"pixels": pixels, "levels": levels.contiguous()}
+def _format(pixels: Mapping[str, Any] | None, *, few_labels: bool, soft: bool) -> int:
+    """The lowest format that a set has which stores this; `pixels` is that key of its manifest."""
+    pixels = {} if pixels is None else pixels
+    if pixels.get("chroma"):
+        return 4
+    if few_labels or pixels.get("coding"):
+        return 3
+    return 2 if soft or pixels else 1
 
 
 def _stored_labels(logits: torch.Tensor, how: SoftLabels | None) -> torch.Tensor:
@@ -315,7 +309,7 @@ def in_label_bits(logits: torch.Tensor, how: SoftLabels | None) -> torch.Tensor:
 def tensors_of(synthetic: SyntheticSet) -> dict[str, torch.Tensor]:
     """The tensors that a set is stored as, by name."""
     tensors = {"labels": synthetic.labels.contiguous()}
-    tensors |= image_tensors(synthetic.images, synthetic.levels, synthetic.coded, synthetic.manifest.pixels)
+    tensors |= {"images": synthetic.images.contiguous()} if synthetic.stored is None else synthetic.stored
     if synthetic.soft_labels is not None:
         tensors["soft_labels"] = _stored_labels(synthetic.soft_labels, synthetic.manifest.labels)
     return tensors
@@ -331,25 +325,9 @@ def set_of(tensors: dict[str, torch.Tensor], manifest: Manifest) -> SyntheticSet
     if soft is not None and manifest.labels is not None:
         of = manifest.labels
         soft = torch.from_numpy(label_codes.restore(soft.numpy(), len(manifest.classes), of.bits, of.top))
-    coded = levels = None
-    if how is None:
-        images = tensors["images"]
-    else:
-        levels = tensors["levels"]
-        if how.coding is None:
-            restored = quantize.restored(tensors["pixels"].numpy(), levels.numpy(), how.shape, how.bits)
-        else:
-            coded = tensors["pixels"]
-            restored = coding.uncoded(coded.numpy(), levels.numpy(), len(tensors["labels"]), how.shape, how.bits)
-        images = torch.from_numpy(restored)
-    return SyntheticSet(
-        images=images,
-        labels=tensors["labels"],
-        manifest=manifest,
-        soft_labels=soft,
-        levels=levels,
-        coded=coded,
-    )
+    stored = None if how is None else {name: tensors[name] for name in ("pixels", "levels")}
+    images = tensors["images"] if how is None else pixels.restored(tensors, len(tensors["labels"]), how)
+    return SyntheticSet(images=images, labels=tensors["labels"], manifest=manifest, soft_labels=soft, stored=stored)
 
 
 def with_digests(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Manifest:
@@ -358,12 +336,10 @@ def with_digests(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> M
     Raises:
         ValueError: the content is not that of a manifest.
     """
-    how = content.get("pixels") or {}
+    soft = "soft_labels" in tensors
     content = {
         **content,
-        "format": _format(
-            quantized="pixels" in tensors, coded="coding" in how or "labels" in content, soft="soft_labels" in tensors
-        ),
+        "format": _format(content.get("pixels"), few_labels="labels" in content, soft=soft),
         "bytes": {name: tensor.nbytes for name, tensor in tensors.items()},
         "sha256": {name: digest(tensor) for name, tensor in tensors.items()},
         DIGEST_KEY: "0" * 64,
@@ -477,7 +453,7 @@ def expected_shapes(manifest: Manifest, image_shape: tuple[int, ...]) -> dict[st
     if how is None:
         expected["images"] = ("U8", (count, *image_shape))
     else:
-        packed = (count, quantize.packed_bytes(how.shape, how.bits))
+        packed = (count, quantize.packed_bytes(how.planes, how.bits))
         expected["pixels"] = ("U8", packed if how.coding is None else (manifest.bytes.get("pixels", 0),))
         expected["levels"] = ("U8", (count if how.scale == "image" else 1, how.shape[0], 2))
     if "soft_labels" in manifest.sha256:
@@ -518,7 +494,7 @@ def shape_problems(manifest: Manifest, stored: dict[str, tuple[str, tuple[int, .
 
 
 def _coding_problems(manifest: Manifest, how: Pixels) -> list[str]:
-    packed = len(manifest.classes) * manifest.ipc.stored * quantize.packed_bytes(how.shape, how.bits)
+    packed = len(manifest.classes) * manifest.ipc.stored * quantize.packed_bytes(how.planes, how.bits)
     size = manifest.bytes.get("pixels", 0)
     if size * coding.SMALLEST >= packed:
         return []
@@ -580,7 +556,7 @@ def _pixel_problems(how: Pixels, tensors: dict[str, torch.Tensor]) -> list[str]:
     levels, found = tensors["levels"].numpy().astype(int), []
     if (levels[..., 1] - levels[..., 0] < (1 << how.bits) - 1).any():
         found.append(f"its levels lie too close for {how.bits} bits")
-    if how.coding is None and quantize.has_stray_bits(tensors["pixels"].numpy(), how.shape, how.bits):
+    if how.coding is None and quantize.has_stray_bits(tensors["pixels"].numpy(), how.planes, how.bits):
         found.append("bits are set in its pixels after the last code of an image")
     return found
 
@@ -595,16 +571,21 @@ def finished_set(
         order: of the images of a class, where there is one.
     """
     d = settings.distill
-    stored = images.detach().cpu()
-    if stored.dtype != torch.uint8:
-        stored = to_bytes(stored)
+    images = images.detach().cpu()
+    if images.dtype != torch.uint8:
+        images = to_bytes(images)
     labels = torch.arange(len(real.classes)).repeat_interleave(d.ipc)
-    pixels = levels = coded = None
-    if d.stored_bits < 8:
-        shape = stored.shape[1], stored.shape[2], stored.shape[3]
-        pixels = Pixels(bits=d.stored_bits, scale="image", dither=False, shape=shape)
-        stored, levels, coded, pixels = in_bits(stored, pixels)
-    tensors = {"labels": labels} | image_tensors(stored, levels, coded, pixels)
+    how = stored = None
+    if d.is_quantized:
+        how = Pixels(
+            bits=d.stored_bits,
+            scale="image",
+            dither=False,
+            shape=(images.shape[1], images.shape[2], images.shape[3]),
+            chroma=chroma.SUBSAMPLED if d.is_subsampled else None,
+        )
+        images, stored, how = pixels.stored(images, how)
+    tensors = {"labels": labels} | (stored or {"images": images})
     kept = to_dict(settings)
     kept["runtime"] = {k: kept["runtime"][k] for k in ("precision", "compile")}  # the rest is local to a machine
     for key in ("load", "add_to"):
@@ -628,11 +609,11 @@ def finished_set(
         "training": Training.of(kept).to_dict(),
         "settings": kept,
         "score": None,
-        **({} if pixels is None else {"pixels": pixels.to_dict()}),
+        **({} if how is None else {"pixels": how.to_dict()}),
         **({} if order is None else {"order": order}),
     }
     manifest = with_digests(content, tensors)
-    return SyntheticSet(images=stored, labels=labels, manifest=manifest, levels=levels, coded=coded)
+    return SyntheticSet(images=images, labels=labels, manifest=manifest, stored=stored)
 
 
 def to_bytes(images: torch.Tensor) -> torch.Tensor:

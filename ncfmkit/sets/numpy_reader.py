@@ -19,7 +19,7 @@ import math
 import os
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from typing import Any
@@ -197,7 +197,7 @@ def _manifest(metadata: Any) -> dict[str, Any]:
     manifest = _json(metadata["ncfmkit"], "its manifest")
     kind, number = manifest.get("kind"), manifest.get("format")
     _need(kind == "synthetic set", f"its kind is {reprlib.repr(kind)}, not 'synthetic set'")
-    _need(_is_count(number, most=3), f"its format is {reprlib.repr(number)}, this reader knows 1, 2 and 3")
+    _need(_is_count(number, most=4), f"its format is {reprlib.repr(number)}, this reader knows 1, 2, 3 and 4")
     rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
     _need(manifest.get("manifest_sha256") == digest, "the sha256 of its manifest is not the one stored in it")
@@ -217,7 +217,7 @@ def _check_manifest(m: dict[str, Any]) -> None:
     told, given = m["ipc"]["decoded"], decoded_per_class(m)
     _need(told == given, f"'ipc' tells {told} decoded images per class, its decoding gives {given}")
     known = "pixels" not in m or _is_pixels(m["pixels"])
-    _need(known, "'pixels' are not bits, scale, dither, shape and coding that are known")
+    _need(known, "'pixels' are not bits, scale, dither, shape, chroma and coding that are known")
     known = "labels" not in m or _is_labels(m["labels"], len(m["classes"]))
     _need(known, "'labels' are not bits and a top below the number of classes that are known")
 
@@ -257,7 +257,9 @@ def _is_pixels(value: Any) -> bool:
         return False
     sides = all(_is_count(side, most=LARGEST_SIDE) for side in value["shape"])
     known = value.get("scale") in ("channel", "image") and type(value.get("dither")) is bool
-    known = known and value.get("coding") in (None, "lzma")
+    known = known and value.get("coding") in (None, "lzma") and value.get("chroma") in (None, "4:2:0")
+    if known and sides and value.get("chroma"):
+        known = value["shape"][0] == 3 and value["shape"][1] % 4 == 0
     return sides and known and _is_count(value.get("bits"), 2, 8)
 
 
@@ -291,8 +293,9 @@ def _check_tensors(m: dict[str, Any], spans: dict[str, _Span]) -> None:
     names = {"labels"} | ({"pixels", "levels"} if "pixels" in m else {"images"}) | ({"soft_labels"} & spans.keys())
     _need(spans.keys() == names, f"its tensors are {reprlib.repr(sorted(spans))}, expected {sorted(names)}")
     _need("labels" not in m or "soft_labels" in names, "'labels' of a set without soft labels")
-    coded = "labels" in m or m.get("pixels", {}).get("coding")
-    expected = 3 if coded else 1 if names == {"labels", "images"} else 2
+    how = m.get("pixels", {})
+    coded = "labels" in m or how.get("coding")
+    expected = 4 if how.get("chroma") else 3 if coded else 1 if names == {"labels", "images"} else 2
     _need(m["format"] == expected, "its format does not fit its tensors")
     for key in ("sha256", "bytes"):
         _need(isinstance(m.get(key), dict) and m[key].keys() == names, f"'{key}' lists other tensors")
@@ -313,7 +316,7 @@ def _expected_tensors(m: dict[str, Any], spans: dict[str, _Span]) -> dict[str, t
     if not quantized:
         expected: dict[str, tuple[str, tuple[int, ...]]] = {"images": ("U8", (count, *image))}
     else:
-        packed = -(-math.prod(image) * quantized["bits"] // 8)
+        packed = -(-math.prod(_planes(quantized)) * quantized["bits"] // 8)
         groups = 1 if quantized["scale"] == "channel" else count
         expected = {"pixels": ("U8", (count, packed)), "levels": ("U8", (groups, image[0], 2))}
         if quantized.get("coding"):
@@ -368,52 +371,81 @@ def _restored_labels(stored_DB: np.ndarray, classes: int, how: Mapping[str, int]
     return logits_DK
 
 
+def _planes(how: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of an image's codes: of it, or of the four lumas of each 2 x 2 pixels, Cb and Cr."""
+    channels, side, _ = how["shape"]
+    return (6, side // 2, side // 2) if how.get("chroma") else (channels, side, side)
+
+
 def _restored(tensors: Mapping[str, np.ndarray], how: dict[str, Any]) -> np.ndarray:
     """Codes back to bytes, uint8 `[N, C, H, W]`."""
-    levels_GC2, bits, count = tensors["levels"], how["bits"], len(tensors["labels"])
+    levels_GC2, bits, shape = tensors["levels"], how["bits"], (len(tensors["labels"]), *_planes(how))
     low_GC, high_GC = (levels_GC2[..., end].astype(np.int64) for end in (0, 1))
     _need(bool((high_GC - low_GC >= 2**bits - 1).all()), "its levels are nearer to each other than its bits allow")
-    channels, side, _ = how["shape"]
-    if how.get("coding"):
-        images_NCHW = _uncoded(tensors["pixels"], (count, channels, side, side), bits)
-    else:
-        images_NCHW = _unpacked(tensors["pixels"], (count, channels, side, side), bits)
-    for n in range(count):
-        for c in range(channels):
-            g = n % len(levels_GC2)
-            table = _value_of_code(int(low_GC[g, c]), int(high_GC[g, c]), bits)
-            values = np.frombuffer(images_NCHW[n, c].tobytes().translate(table), np.uint8)
-            images_NCHW[n, c] = values.reshape(side, side)
+    of_codes: Iterable[np.ndarray] = (_uncoded if how.get("coding") else _unpacked)(tensors["pixels"], shape, bits)
+    images_NCHW = np.empty((shape[0], *how["shape"]), np.uint8)
+    for n, codes_CHW in enumerate(of_codes):
+        for c, codes_HW in enumerate(codes_CHW):
+            g, of = n % len(levels_GC2), max(0, c - 3) if how.get("chroma") else c
+            table = _value_of_code(int(low_GC[g, of]), int(high_GC[g, of]), bits)
+            codes_HW[:] = np.frombuffer(codes_HW.tobytes().translate(table), np.uint8).reshape(codes_HW.shape)
+        images_NCHW[n] = _in_color(codes_CHW) if how.get("chroma") else codes_CHW
     return images_NCHW
 
 
-def _unpacked(packed_NB: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndarray:
-    """Packed codes, uint8 `[N, C, H, W]`."""
-    codes_NCHW, values = np.empty(shape, np.uint8), math.prod(shape[1:])
+def _in_color(planes_6hw: np.ndarray) -> np.ndarray:
+    """Red, green and blue of luma and color differences, uint8 `[3, H, W]` (BT.601, full range, in whole numbers)."""
+    height, width = (2 * side for side in planes_6hw.shape[1:])
+    image_3HW, rows = np.empty((3, height, width), np.uint8), max(1, PART // 8 // width)
+    for top in range(0, height // 2, rows):
+        part_6hw = planes_6hw[:, top : top + rows].astype(np.int32)
+        luma_HW = part_6hw[:4].reshape(2, 2, -1, width // 2).transpose(2, 0, 3, 1).reshape(-1, width)
+        blue_HW, red_HW = (part_6hw[4:] - 128).repeat(2, axis=1).repeat(2, axis=2)
+        added_3HW = np.stack([91881 * red_HW, -22554 * blue_HW - 46802 * red_HW, 116130 * blue_HW])
+        image_3HW[:, 2 * top : 2 * (top + rows)] = np.clip(luma_HW + ((added_3HW + 32768) >> 16), 0, 255)
+    return image_3HW
+
+
+def _unpacked(packed_NB: np.ndarray, shape: tuple[int, ...], bits: int) -> Iterator[np.ndarray]:
+    """Packed codes, uint8 `[C, H, W]` of image after image."""
+    values = math.prod(shape[1:])
     unused = packed_NB.shape[1] * 8 - values * bits
     _need(not (packed_NB[:, -1] & (2**unused - 1)).any(), "bits after its last pixel are not 0")
-    for n, packed_B in enumerate(packed_NB):
-        codes_NCHW[n] = _codes(packed_B, values, bits).reshape(shape[1:])
-    return codes_NCHW
+    for packed_B in packed_NB:
+        yield _codes(packed_B, values, bits).reshape(shape[1:])
 
 
 def _uncoded(stream: np.ndarray, shape: tuple[int, ...], bits: int) -> np.ndarray:
     """The codes in an LZMA stream, uint8 `[N, C, H, W]`: two bits of every code at a time, the upper ones first."""
     codes_NCHW, (count, channels, height, width) = np.zeros(shape, np.uint8), shape
-    pixels, source = height * width * channels, _Stream(stream.tobytes())
+    source = _Stream(stream.tobytes())
     for left in range(bits, 0, -2):
         used = min(2, left)  # bits of every code
-        values = (6 if channels == 3 else 4) // used  # in a byte
-        shifts = used * np.arange(values, dtype=np.uint8)[::-1]
-        for n in range(count):
-            bytes_S = np.frombuffer(source.read(-(-pixels // values)), np.uint8)
-            _need(not (bytes_S >> (used * values)).any(), "bits are set in its coded pixels that belong to no value")
-            value_V = (bytes_S[:, None] >> shifts).ravel() & (2**used - 1)
-            _need(not value_V[pixels:].any(), "bits after its last pixel are not 0")
-            value_CHW = value_V[:pixels].reshape(height, width, channels).transpose(2, 0, 1)
-            codes_NCHW[n] = codes_NCHW[n] << used | value_CHW
+        if channels != 6:
+            for codes_CHW in codes_NCHW:
+                values_CHW = _next_values(source, codes_CHW.shape, used, 6 if channels == 3 else 4)
+                codes_CHW[:] = codes_CHW << used | values_CHW
+            continue
+        for codes_CHW in codes_NCHW:  # the luma of all images, a byte holds 2 x 2 pixels
+            codes_CHW[:4] = codes_CHW[:4] << used | _next_values(source, (4, height, width), used, 8)
+        for c in (4, 5):  # then Cb, then Cr, likewise
+            for n in range(count):
+                values_4hw = _next_values(source, (4, height // 2, width // 2), used, 8)
+                values_HW = values_4hw.reshape(2, 2, height // 2, -1).transpose(2, 0, 3, 1).reshape(height, width)
+                codes_NCHW[n, c] = codes_NCHW[n, c] << used | values_HW
     source.end()
     return codes_NCHW
+
+
+def _next_values(source: "_Stream", shape: tuple[int, ...], used: int, of_byte: int) -> np.ndarray:
+    """The next values of a stream, of `used` bits each in the lowest `of_byte` bits of the bytes, uint8 `[C, H, W]`."""
+    (channels, height, width), count, values = shape, math.prod(shape), of_byte // used
+    shifts = used * np.arange(values, dtype=np.uint8)[::-1]
+    bytes_S = np.frombuffer(source.read(-(-count // values)), np.uint8)
+    _need(int(bytes_S.max()) < 2 ** (used * values), "bits are set in its coded pixels that belong to no value")
+    value_V = (bytes_S[:, None] >> shifts).ravel() & (2**used - 1)
+    _need(not value_V[count:].any(), "bits after its last pixel are not 0")
+    return value_V[:count].reshape(height, width, channels).transpose(2, 0, 1)
 
 
 class _Stream:

@@ -32,13 +32,18 @@ def quantize(images_NCHW: np.ndarray, *, bits: int, scale: Scale, dither: bool) 
         uint8 images `[N, C, H, W]` and uint8 levels `[G, C, 2]`.
     """
     check(bits, scale)
-    levels_GC2 = _levels(images_NCHW, bits, scale)
+    levels_GC2 = best_levels(images_NCHW, bits, scale)
+    return rounded(images_NCHW, levels_GC2, bits, dither=dither), levels_GC2
+
+
+def rounded(images_NCHW: np.ndarray, levels_GC2: np.ndarray, bits: int, *, dither: bool) -> np.ndarray:
+    """The values that are left of images between these levels, uint8 `[N, C, H, W]`; arguments as above."""
     coded = _dithered if dither else encode
     parts = [
         restore(coded(images_NCHW[n], levels_GC2[g], bits), levels_GC2[g], bits)
         for n, g in in_parts(images_NCHW, levels_GC2)
     ]
-    return np.concatenate(parts), levels_GC2
+    return np.concatenate(parts)
 
 
 def check(bits: int, scale: str) -> None:
@@ -116,7 +121,7 @@ def packed_bytes(shape: tuple[int, int, int], bits: int) -> int:
     return (int(np.prod(shape)) * bits + 7) // 8
 
 
-def _levels(images_NCHW: np.ndarray, bits: int, scale: Scale) -> np.ndarray:
+def best_levels(images_NCHW: np.ndarray, bits: int, scale: Scale) -> np.ndarray:
     """uint8 `[G, C, 2]`: of the ranges about the middle of all values, that with the least squared error."""
     groups_GNCHW = images_NCHW[None] if scale == "channel" else images_NCHW[:, None]
     count = np.stack([_histograms(group) for group in groups_GNCHW])  # [G, C, 256]

@@ -6,7 +6,8 @@ import torch
 
 from ncfmkit.errors import UserError
 from ncfmkit.mosaic import decoded_rows
-from ncfmkit.sets.manifest import Original, PartOf, tensors_of, with_coding, with_digests
+from ncfmkit.sets import pixels
+from ncfmkit.sets.manifest import Original, PartOf, tensors_of, with_digests
 from ncfmkit.sets.synthetic import SyntheticSet
 
 
@@ -28,28 +29,25 @@ def first_images(whole: SyntheticSet, ipc: int) -> SyntheticSet:
     decoded = int(decoded_rows(how.kind, how.factor, stored, how.budget)[:ipc].sum())
     if how.budget is not None:
         how = how.model_copy(update={"budget": decoded})
-    soft, levels, coded = whole.soft_labels, whole.levels, None
+    soft, tensors, packing = whole.soft_labels, whole.stored, m.pixels
     if soft is not None:
         soft = soft.unflatten(0, (len(m.classes), -1))[:, :decoded].flatten(0, 1).contiguous()
-    if levels is not None and m.pixels is not None and m.pixels.scale == "image":
-        levels = first_of_each(levels, stored, ipc)
-    images, pixels = first_of_each(whole.images, stored, ipc), m.pixels
-    if pixels is not None and pixels.original is not None:  # its digest and score are of all images
-        pixels = pixels.model_copy(update={"original": Original()})
-    if pixels is not None and levels is not None:
-        pixels, coded = with_coding(images, levels, pixels)
+    if packing is not None and packing.original is not None:  # its digest and score are of all images
+        packing = packing.model_copy(update={"original": Original()})
+    if packing is not None and tensors is not None:
+        rows = first_of_each(torch.arange(len(whole)), stored, ipc).tolist()
+        tensors, packing = pixels.selected(tensors, len(whole), rows, packing)
     part = dataclasses.replace(
         whole,
-        images=images,
+        images=first_of_each(whole.images, stored, ipc),
         labels=first_of_each(whole.labels, stored, ipc),
-        levels=levels,
-        coded=coded,
+        stored=tensors,
         soft_labels=soft,
         manifest=m.changed(
             name=f"{m.name.removesuffix(f'-ipc{stored}')}-ipc{ipc}",
             ipc=m.ipc.model_copy(update={"stored": ipc, "decoded": decoded}),
             decode=how,
-            pixels=pixels,
+            pixels=packing,
             score=None,
             part_of=m.part_of or PartOf(manifest_sha256=m.manifest_sha256, ipc=stored, score=m.score),
         ),

@@ -30,16 +30,15 @@ class SyntheticSet:
         manifest: what the file says about itself, see docs/formats.md.
         soft_labels: float16 `[D, K]`, logits of every decoded image to train on (as probabilities) instead of its
             label; restored where they are kept in fewer bits; None: there are only labels.
-        levels: uint8 `[1 or C*M, ch, 2]`, the darkest and the brightest value of quantized pixels; None: not quantized.
-        coded: uint8 `[bytes]`, the stream that the codes of quantized pixels are stored as; None: they are packed.
+        stored: the tensors `pixels` and `levels` that images in fewer bits are stored as; None: they are stored as they
+            are.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     manifest: "Manifest"
     soft_labels: torch.Tensor | None = None
-    levels: torch.Tensor | None = None
-    coded: torch.Tensor | None = None
+    stored: dict[str, torch.Tensor] | None = None
 
     def __len__(self) -> int:
         """Stored images, which decode to `len(self.as_dataset())` images."""
@@ -66,7 +65,7 @@ class SyntheticSet:
         if m.decode.factor > 1:
             parts.append(f"factor {m.decode.factor}")
         if m.pixels is not None:
-            parts.append(f"{m.pixels.bits} bits")
+            parts.append(m.pixels.describe())
         if m.score is not None:  # percent; a single student has no deviation
             deviation = f" ± {100 * m.score.last.std:.1f}" if m.score.n > 1 else ""
             parts.append(f"score {100 * m.score.last.mean:.1f}{deviation}")

@@ -33,6 +33,7 @@ REACHED: dict[str, tuple[str | None, str, Any]] = {
     "--ipc": ("3", "distill.ipc", 3),
     "--bytes": ("12KB/class", "distill.bytes", "12KB/class"),
     "--bits": ("3", "distill.bits", 3),
+    "--chroma": ("4:2:0", "distill.chroma", "4:2:0"),
     "--factor": ("1", "distill.factor", 1),
     "--decode": ("multi", "distill.decode", "multi"),
     "--shard": ("1/2", "distill.shard", "1/2"),

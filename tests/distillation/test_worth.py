@@ -17,7 +17,8 @@ from ncfmkit.distillation.step import draw_networks, draw_noise
 from ncfmkit.distillation.worth import by_worth, greedy_order, order_of_worth
 from ncfmkit.rng import keyed_rng
 from ncfmkit.runtime import Runtime
-from ncfmkit.sets import quantize
+from ncfmkit.sets import pixels
+from ncfmkit.sets.manifest import Pixels
 
 SEED = 3
 FACTORS = {"single": (2,), "multi": (1, 2), "bound": (2, 1)}
@@ -44,8 +45,13 @@ def make_setting(runtime: Runtime):
 def as_shown(problem: Problem, images: torch.Tensor) -> np.ndarray:
     """What will be stored, in [0, 1]."""
     stored = images.mul(255).round().to(torch.uint8).numpy()
-    bits = problem.settings.stored_bits
-    return (stored if bits == 8 else quantize.quantize(stored, bits=bits, scale="image", dither=False)[0]) / 255
+    s = problem.settings
+    if not s.is_quantized:
+        return stored / 255
+    shape = (stored.shape[1], stored.shape[2], stored.shape[3])
+    chroma: Any = "4:2:0" if s.is_subsampled else None
+    how = Pixels(bits=s.stored_bits, scale="image", dither=False, shape=shape, chroma=chroma)
+    return pixels.stored(torch.from_numpy(stored), how)[0].numpy() / 255
 
 
 def features(problem: Problem, network: torch.nn.Module, images: list[np.ndarray]) -> np.ndarray:
@@ -104,6 +110,7 @@ def naive_order(problem: Problem, images: torch.Tensor, place: int) -> list[int]
         {"decode": "multi"},
         {"decode": "bound", "decoded_per_class": 22},
         {"bits": 2},
+        {"bits": 2, "chroma": "4:2:0"},
         {"metric": "mean"},
         {"alpha": 0.2, "sampler": "gaussian", "extractor": "stages"},
         {"steps": 0, "extractor": "stages", "stage_order": "rising"},

@@ -63,8 +63,8 @@ def test_packing_in_fewer_bits(small: Path) -> None:
     got = set_file.load(out)
     expected, levels = quantize.quantize(before.images.numpy(), bits=4, scale="channel", dither=False)
     assert torch.equal(got.images, torch.from_numpy(expected))
-    assert got.levels is not None
-    assert torch.equal(got.levels, torch.from_numpy(levels))
+    assert got.stored is not None
+    assert torch.equal(got.stored["levels"], torch.from_numpy(levels))
     assert got.manifest.bytes == {"pixels": 6 * 96, "levels": 6, "labels": 48}
     assert got.manifest.score is None
     assert got.manifest.format == 2
@@ -128,7 +128,7 @@ def test_images_in_no_order_are_noticed(small: Path) -> None:
 def test_eight_bits_are_the_set_as_it_is(small: Path) -> None:
     out, packed = pack(small, to="png", bits=8)
     assert packed.manifest == set_file.load(small).manifest
-    assert set_file.load(out).levels is None
+    assert set_file.load(out).stored is None
 
 
 def test_an_assessment_goes_into_the_card(small: Path) -> None:

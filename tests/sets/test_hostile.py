@@ -130,7 +130,7 @@ NAMED: dict[str, tuple[str, Change, str]] = {
     "file: long format": (
         "file",
         with_key("format", [0] * 10**5),
-        r"has format \[0, 0, .*\.\.\., this ncfmkit reads 1 to 3",
+        r"has format \[0, 0, .*\.\.\., this ncfmkit reads 1 to 4",
     ),
     "file: NaN logits": ("file-soft", edited(FILE, not_finite), "is damaged: its soft labels are not all finite"),
     "file: huge pixels": (

@@ -162,6 +162,8 @@ SHA256 = {
     "bound-colour.safetensors": "cae52de09d5d906e820342cb6514b1c320e27bcf0507fdc644cf2b01d1aeb980",
     "coded-color.npz": "c282c1d169065dbcea19ba4480b0d6afa1ad19bdd3bbcd316fd0624e134c03b2",
     "coded-color.safetensors": "09068f390673ffd9abcc3a8a29bbf257cdde9ee4717ce968e4a6176cab91f37a",
+    "half-color.npz": "5f6ee153971840477ee1a7a2a936d8352c95afe75fc6a064c045b68273ab890d",
+    "half-color.safetensors": "2cf9bb32206456d8bbbe3cd0efb6bc747aa27a8084279c6abe27f1c86d8208f9",
     "quantised-soft.npz": "9a52f609745b023215a7bfb346b28aaa40ce24313623ee6e61b6b824af9dac3d",
     "quantised-soft.safetensors": "78df27ef4d4c3f02a0368df8e8886a5d04ae09318ff12bd921abec6aeeaad5f9",
     "single-gray.npz": "9d32f2fe0de2e02b32c4fe1deed8873d1f10e10b1c0e1b9cb155d957fe36de41",
@@ -182,14 +184,13 @@ def test_golden_content_gives_the_golden_bytes(tmp_path: Path, name: str) -> Non
     """Written by the plain reference, and by ncfmkit from the same content."""
     golden, pinned = GOLDENS[name](), (DATA / f"{name}.safetensors").read_bytes()
     assert golden.content() == pinned
-    tensors = {
-        name: torch.tensor(value)
-        for key, name in (("levels", "levels"), ("soft_labels", "soft_labels"), ("stream", "coded"))
-        if (value := getattr(golden, key)) is not None
-    }
     manifest = set_file.load(DATA / f"{name}.safetensors").manifest
     synthetic = SyntheticSet(
-        images=torch.tensor(golden.images), labels=torch.tensor(golden.labels), manifest=manifest, **tensors
+        images=torch.tensor(golden.images),
+        labels=torch.tensor(golden.labels),
+        manifest=manifest,
+        soft_labels=None if golden.soft_labels is None else torch.tensor(golden.soft_labels),
+        stored={name: torch.tensor(value) for name, value in golden.packed_pixels().items()} or None,
     )
     set_file.save(synthetic, tmp_path / "again.safetensors")
     # the pinned file is older than the training record and the version of the decoding
@@ -419,13 +420,24 @@ TOP_LABELS: list[tuple[Any, str]] = [
     ({"bits": 8, "top": 0}, "no class of code 0"),
     (..., r"its format does not fit its tensors"),
 ]
+HALF = GOLDENS["half-color"]().manifest["pixels"]
+NO_CHROMA: tuple[Any, ...] = ("4:1:1", "4:4:4", 2, True, [])
 NO_DECODING: tuple[Any, ...] = (None, {}, [], ...)
 MANIFESTS: list[tuple[str, dict[str, Any], str]] = [
     *(("single-gray", {"kind": kind}, "its kind is") for kind in ("student", None, ["synthetic set"], ...)),
-    *(("single-gray", {"format": number}, "this reader knows 1, 2 and 3") for number in (0, 4, True, 1.0, "1", ...)),
-    *(("single-gray", {"format": number}, "its format does not fit its tensors") for number in (2, 3)),
-    *(("quantised-soft", {"format": number}, "its format does not fit its tensors") for number in (1, 3)),
-    *(("coded-color", {"format": number}, "its format does not fit its tensors") for number in (1, 2)),
+    *(("single-gray", {"format": number}, "this reader knows 1, 2, 3 and 4") for number in (0, 5, True, 1.0, "1", ...)),
+    *(
+        (name, {"format": number}, "its format does not fit its tensors")
+        for name, own in (("single-gray", 1), ("quantised-soft", 2), ("coded-color", 3), ("half-color", 4))
+        for number in {1, 2, 3, 4} - {own}
+    ),
+    *(("half-color", {"pixels": HALF | {"chroma": what}}, "'pixels' are not") for what in NO_CHROMA),
+    *(("half-color", {"pixels": HALF | {"shape": shape}}, "'pixels' are not") for shape in ([1, 12, 12], [3, 10, 10])),
+    ("half-color", {"pixels": HALF | {"shape": [3, 16, 16]}}, "end early"),
+    ("half-color", {"pixels": HALF | {"shape": [3, 8, 8]}}, "go on after the last image"),
+    ("half-color", {"pixels": {k: v for k, v in HALF.items() if k != "coding"}}, r"expected U8 \[4, 81\]"),
+    ("half-color", {"pixels": {k: v for k, v in HALF.items() if k != "chroma"}, "format": 3}, "belong to no value"),
+    ("coded-color", {"pixels": GOLDENS["coded-color"]().manifest["pixels"] | {"chroma": "4:2:0"}}, "'pixels' are not"),
     *(
         ("single-gray", {"classes": names}, "'classes'")
         for names in ([], ["a"], "abc", ["a", "b", "a"], ["a", "b", 3], ["a", "b", "\ud800"], ...)

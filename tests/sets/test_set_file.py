@@ -102,8 +102,8 @@ def rewrite(file: Path, **changes: object) -> None:
 
 
 def test_another_format_number_is_an_error(stored: Path) -> None:
-    rewrite(stored, format=4)
-    with pytest.raises(UserError, match=r"format 4, .*1 to 3: update"):
+    rewrite(stored, format=5)
+    with pytest.raises(UserError, match=r"format 5, .*1 to 4: update"):
         set_file.load(stored)
 
 

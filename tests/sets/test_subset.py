@@ -66,15 +66,17 @@ def test_a_part_decodes_to_what_it_decodes_to_in_the_whole(
     assert part.manifest.ipc.to_dict() == {"stored": first, "decoded": mask_MP[:first].sum()}
 
 
+@pytest.mark.parametrize("chroma", [None, "4:2:0"])
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("scale", ["image", "channel"])
-def test_a_part_in_fewer_bits_keeps_its_codes(tmp_path: Path, scale: Any, smooth: bool) -> None:
-    whole = build_set("multi", 2, ipc=IPC, bits=2, scale=scale, soft=True, size=16, smooth=smooth)
+def test_a_part_in_fewer_bits_keeps_its_codes(tmp_path: Path, scale: Any, smooth: bool, chroma: Any) -> None:
+    whole = build_set("multi", 2, ipc=IPC, bits=2, scale=scale, chroma=chroma, soft=True, size=16, smooth=smooth)
     part = ncfmkit.load(saved(tmp_path / "whole.safetensors", whole), ipc=2)
     assert part.images.equal(whole.images[rows(IPC, 2)])
-    assert whole.levels is not None
-    assert part.levels is not None
-    assert part.levels.equal(whole.levels[rows(IPC, 2)] if scale == "image" else whole.levels)
+    assert whole.stored is not None
+    assert part.stored is not None
+    levels = whole.stored["levels"]
+    assert part.stored["levels"].equal(levels[rows(IPC, 2)] if scale == "image" else levels)
 
     # what other readers find in its file
     stored = numpy_reader.read(saved(tmp_path / "part.safetensors", part))

@@ -1,0 +1,100 @@
+"""Pixels in fewer bytes than plain ones: quantized, with color at half the resolution, coded (docs/formats.md).
+
+Such images are kept in memory as they are restored, beside the two tensors that store them: `pixels` and `levels`.
+
+Shape letters: N images, C channels, H = W side, G = 1 or N rows of levels. Planes are what is quantized: the images, or
+the six planes of :func:`ncfmkit.chroma.to_planes`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ncfmkit import chroma
+from ncfmkit.sets import coding, quantize
+
+if TYPE_CHECKING:
+    from ncfmkit.sets.manifest import Pixels
+
+LEVELS_OF_PLANES = [0, 0, 0, 0, 1, 2]  # the four planes of luma share theirs
+
+
+def stored(images_NCHW: torch.Tensor, how: "Pixels") -> tuple[torch.Tensor, dict[str, torch.Tensor], "Pixels"]:
+    """Images in fewer bytes: as they are restored, the tensors that store them, and how, with its coding.
+
+    Args:
+        images_NCHW: uint8.
+        how: with any coding.
+    """
+    if how.chroma is None:
+        planes_NCHW = images_NCHW.numpy()
+        levels_GC2 = quantize.best_levels(planes_NCHW, how.bits, how.scale)
+    else:
+        luma_NCHW, chroma_NCHW = _subsampled(images_NCHW)
+        parts = [quantize.best_levels(of.numpy(), how.bits, how.scale) for of in (luma_NCHW, chroma_NCHW)]
+        planes_NCHW, levels_GC2 = chroma.to_planes(luma_NCHW, chroma_NCHW).numpy(), np.concatenate(parts, axis=1)
+    planes_NCHW = quantize.rounded(planes_NCHW, _of_planes(levels_GC2, how), how.bits, dither=how.dither)
+    tensors, how = _encoded(planes_NCHW, levels_GC2, how)
+    return _restored(planes_NCHW, how), tensors, how
+
+
+def restored(tensors: Mapping[str, torch.Tensor], count: int, how: "Pixels") -> torch.Tensor:
+    """The images that tensors store, uint8 `[count, C, H, W]`.
+
+    Raises:
+        ValueError: the coded pixels are damaged.
+    """
+    return _restored(_planes(tensors, count, how), how)
+
+
+def selected(
+    tensors: Mapping[str, torch.Tensor], count: int, rows: Sequence[int], how: "Pixels"
+) -> tuple[dict[str, torch.Tensor], "Pixels"]:
+    """The tensors that store some of the `count` images by the same codes, and how, with their coding."""
+    levels_GC2 = tensors["levels"].numpy()
+    levels_GC2 = levels_GC2[rows] if how.scale == "image" else levels_GC2
+    return _encoded(_planes(tensors, count, how)[rows], levels_GC2, how)
+
+
+def _encoded(
+    planes_NCHW: np.ndarray, levels_GC2: np.ndarray, how: "Pixels"
+) -> tuple[dict[str, torch.Tensor], "Pixels"]:
+    """The codes of quantized planes as one stream where that is smaller than packed, else packed.
+
+    A stream that is smaller than any reader takes is not used either (:data:`ncfmkit.sets.coding.SMALLEST`).
+    """
+    of_planes_GC2 = _of_planes(levels_GC2, how)
+    content = coding.coded(planes_NCHW, of_planes_GC2, how.bits)
+    packed = len(planes_NCHW) * quantize.packed_bytes(how.planes, how.bits)
+    is_coded = packed <= len(content) * coding.SMALLEST < packed * coding.SMALLEST
+    pixels = content.copy() if is_coded else quantize.packed(planes_NCHW, of_planes_GC2, how.bits)
+    how = how.model_copy(update={"coding": "lzma" if is_coded else None})
+    return {"pixels": torch.from_numpy(pixels), "levels": torch.from_numpy(levels_GC2)}, how
+
+
+def _planes(tensors: Mapping[str, torch.Tensor], count: int, how: "Pixels") -> np.ndarray:
+    content, levels_GC2 = tensors["pixels"].numpy(), _of_planes(tensors["levels"].numpy(), how)
+    if how.coding is None:
+        return quantize.restored(content, levels_GC2, how.planes, how.bits)
+    return coding.uncoded(content, levels_GC2, count, how.planes, how.bits)
+
+
+def _of_planes(levels_GC2: np.ndarray, how: "Pixels") -> np.ndarray:
+    return levels_GC2 if how.chroma is None else levels_GC2[:, LEVELS_OF_PLANES]
+
+
+def _subsampled(images_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Luma and color differences as uint8, in parts, since whole numbers take four times the bytes."""
+    parts = [chroma.subsampled(part_NCHW) for part_NCHW in images_NCHW.split(quantize.PART)]
+    luma, differences = (torch.cat([part.to(torch.uint8) for part in of]) for of in zip(*parts, strict=True))
+    return luma, differences
+
+
+def _restored(planes_NCHW: np.ndarray, how: "Pixels") -> torch.Tensor:
+    planes = torch.from_numpy(planes_NCHW)
+    if how.chroma is None:
+        return planes
+    parts = [chroma.upsampled(*chroma.from_planes(part)) for part in planes.split(quantize.PART)]
+    return torch.cat([part.to(torch.uint8) for part in parts])
