@@ -32,8 +32,8 @@ def as_stored(images_NCHW: torch.Tensor, bits: int, *, subsampled: bool) -> torc
 
 
 def working_bytes(rows: int, values: int) -> int:
-    """Bytes that :func:`as_stored` takes at most, of so many rows of so many values each, its result among them."""
-    return rows * values * 14 + min(rows, PART) * (values * 32 + 256 * 56)
+    """Bytes that :func:`as_stored` takes, of so many rows of so many values each, its result among them."""
+    return rows * values * 14 + min(rows, PART) * (values * 16 + 256 * 56)
 
 
 def _subsampled(value_NCHW: torch.Tensor, bits: int) -> torch.Tensor:

@@ -66,9 +66,10 @@ def with_new_classes(settings: Settings, real: RealData) -> Settings:
             f"out of the set with --drop-classes {','.join(left)}"
         )
     if d.is_quantized:
+        how_stored = f"{d.stored_bits} bits, color {d.stored_chroma}"
         raise UserError(
-            f"{where}: sets in {d.stored_bits} bits, color {d.stored_chroma} cannot grow, because they would be rounded "
-            "again: pass --bits 8 --chroma 4:4:4"
+            f"{where}: sets in {how_stored} cannot grow, because they would be rounded again: "
+            "pass --bits 8 --chroma 4:4:4"
         )
     how = earlier.manifest.decode
     asked = {"--ipc": d.ipc, "--decode": d.decode, "--factor": d.factor, "--decoded": d.decoded_per_class}

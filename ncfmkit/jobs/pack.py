@@ -176,7 +176,7 @@ def quantized(
     how = result.manifest.pixels
     if how is not None:
         advice = "start from the original set" if how.original else f"it was distilled so, leave {asked} out"
-        raise UserError(f"{asked}: the set already has {how.describe()} per value: {advice}")
+        raise UserError(f"{asked}: the set is stored in {how.describe()} already: {advice}")
     quantize.check(bits, scale)
     _, channels, height, width = result.images.shape
     if subsampled and not takes(channels, height):

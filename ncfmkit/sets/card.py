@@ -281,7 +281,7 @@ def _score(m: Manifest) -> Iterator[str]:
         original = m.pixels and m.pixels.original and m.pixels.original.score
         if original:
             reached = _percent(original, original.last)
-            yield f"Not scored with this number of bits. The 8-bit set that it was made from reached {reached}."
+            yield f"Not scored with its pixels as stored. The 8-bit set that it was made from reached {reached}."
         elif m.part_of and m.part_of.score:
             reached = _percent(m.part_of.score, m.part_of.score.last)
             yield f"Not scored. The set of {m.part_of.ipc:,} images per class that it is a part of reached {reached}."
@@ -440,9 +440,10 @@ def _pixels(m: Manifest) -> Iterator[str]:
     if m.pixels is not None:
         per = "each image and channel" if m.pixels.scale == "image" else "each channel"
         dithered = ", dithered" if m.pixels.dither else ""
-        yield f"Pixels are stored in {m.pixels.bits} bits instead of 8, between the levels of {per}{dithered}."
+        few = " instead of 8" if m.pixels.bits < 8 else ""
+        yield f"Pixels are stored in {m.pixels.bits} bits{few}, between the levels of {per}{dithered}."
         if m.pixels.chroma is not None:
-            yield "Color has half the resolution (4:2:0)."
+            yield f"Color has half the resolution ({m.pixels.chroma}): one value for each 2 x 2 pixels."
 
 
 def _decoding(m: Manifest) -> str:

@@ -45,6 +45,7 @@ from ncfmkit.runtime import Runtime, choose_runtime
 from ncfmkit.scoring import students
 from ncfmkit.scoring.baselines import SetSize
 from ncfmkit.sets import budget, numpy_reader, set_file
+from ncfmkit.sets.synthetic import SyntheticSet
 
 pytestmark = pytest.mark.usefixtures("one_cache")
 
@@ -283,7 +284,7 @@ def test_a_set_of_so_many_bytes(
         DataArguments(data="digits"), recipe=None, out=None, baselines=(), overrides=dict(overrides)
     )
     assert [(fit.bits, fit.ipc) for fit in found.options] == [(6, 1), (5, 1), (4, 1), (3, 2), (2, 3)]
-    assert re.search(r"3 images per class in 2 bits, about 5\d bytes per class \(chosen\)", capsys.readouterr().err)
+    assert re.search(r"3 images per class in 2 bits: about 5\d bytes per class \(chosen\)", capsys.readouterr().err)
     run = start(tmp_path / "run", distill__bytes="60/class")
     settings = from_dict(RunDirectory.open(run).info().settings).distill
     assert (settings.ipc, settings.bits) == (3, 2)
@@ -306,11 +307,46 @@ def test_a_set_of_so_many_bytes(
     assert torch.equal(set_file.load(tmp_path / "interrupted").images, result.images)
 
 
+def test_a_set_of_so_many_bytes_has_half_the_color(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng, plain = np.random.default_rng(0), TINY | {"student.repeats": 0, "runtime.compile": "off"}
+    data = DataArguments(data=(rng.integers(0, 256, (60, 3, 8, 8), dtype=np.uint8), np.arange(60) % 3))
+    so_many = {"distill.bytes": "150/class"}
+    found = distill_job.dry_run(data, recipe=None, out=None, baselines=(), overrides=plain | so_many)
+    assert {fit.chroma for fit in found.options} == {"4:2:0"}
+    assert "in 2 bits, color 4:2:0: about" in capsys.readouterr().err
+
+    def made(name: str, **overrides: Any) -> SyntheticSet:
+        out = tmp_path / name
+        return set_file.load(distill_job.start(data, recipe=None, out=out, baselines=(), overrides=plain | overrides))
+
+    result = made("half", **so_many)
+    assert "2 bits, color 4:2:0); recipe" in capsys.readouterr().err
+    assert result.manifest.pixels is not None
+    assert (result.manifest.pixels.chroma, result.manifest.format) == ("4:2:0", 4)
+    assert result.content_bytes <= 3 * 150
+    whole = made("whole", **so_many, **{"distill.chroma": "4:4:4"})
+    assert whole.manifest.pixels is not None
+    assert whole.manifest.pixels.chroma is None
+    assert whole.ipc < result.ipc
+    asked = made("asked", **{"distill.chroma": "4:2:0", "distill.ipc": 1}).manifest.pixels
+    assert asked is not None
+    assert (asked.bits, asked.chroma) == (8, "4:2:0")
+    assert made("plain", **{"distill.ipc": 1}).manifest.pixels is None
+
+
+def test_color_of_gray_images_cannot_be_halved(tmp_path: Path) -> None:
+    says = "--chroma 4:2:0: expected three channels and a side that is a multiple of 4, got 1 and 8"
+    with pytest.raises(UserError, match=says):
+        start(tmp_path / "run", distill__chroma="4:2:0")
+
+
 def test_images_of_least_worth_are_left_out_where_coding_saves_too_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = set_file.load(start(tmp_path / "whole", distill__ipc=6, distill__bits=2, student__repeats=0))
-    monkeypatch.setattr(budget, "expected_shares", lambda images, seed: {2: 0.5})  # 6 images of 8 bytes and 2 of levels
+    monkeypatch.setattr(
+        budget, "expected_shares", lambda images, seed, subsampled: {2: 0.5}
+    )  # 6 images of 8 bytes and 2 of levels
     run = start(tmp_path / "run", distill__bytes="60/class")
     result = set_file.load(run)
     assert from_dict(RunDirectory.open(run).info().settings).distill.ipc == 6

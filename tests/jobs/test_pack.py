@@ -14,7 +14,8 @@ from recorded import assessment
 
 from ncfmkit.errors import UserError
 from ncfmkit.jobs.pack import pack
-from ncfmkit.sets import quantize, set_file
+from ncfmkit.sets import pixels, quantize, set_file
+from ncfmkit.sets.manifest import Pixels
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +72,57 @@ def test_packing_in_fewer_bits(small: Path) -> None:
     original = {"manifest_sha256": before.manifest.manifest_sha256, "score": PROMISED}
     told = {"bits": 4, "scale": "channel", "dither": False, "shape": [3, 8, 8], "original": original}
     assert got.manifest.to_dict()["pixels"] == told
-    with pytest.raises(UserError, match=r"--bits 2: .*already has 4 bits per value: "):
+    with pytest.raises(UserError, match=r"--bits 2: .*is stored in 4 bits already: "):
         pack(out, to="png", bits=2)
+
+
+@pytest.mark.parametrize("bits", [None, 3])
+def test_packing_with_half_the_color(small: Path, bits: int | None) -> None:
+    before, flags = set_file.load(small), () if bits is None else ("--bits", bits)
+    said = succeeds("pack", small, "--to", "parquet", "--chroma", "4:2:0", *flags, "--license", "mit").stdout
+    assert "its score is unknown because its pixels changed" in said
+    folder = Path(f"tiny-ipc2-{bits or 8}bit-420-parquet")
+    got = set_file.load(folder)
+    how = Pixels(bits=bits or 8, scale="image", dither=False, shape=(3, 8, 8), chroma="4:2:0")
+    expected, stored, _ = pixels.stored(before.images, how)
+    assert torch.equal(got.images, expected)
+    assert not torch.equal(got.images, before.images)
+    assert got.stored is not None
+    assert torch.equal(got.stored["pixels"], stored["pixels"])
+    assert got.manifest.format == 4
+    assert got.manifest.score is None
+    card = (folder / "README.md").read_text()
+    assert "Not scored with its pixels as stored. The 8-bit set that it was made from reached 60.0% ± 5.0." in card
+    few = " instead of 8" if bits else ""
+    assert f"Pixels are stored in {bits or 8} bits{few}, between the levels of each image and channel." in card
+    assert "Color has half the resolution (4:2:0): one value for each 2 x 2 pixels." in card
+    told = " ".join(succeeds("inspect", folder).stdout.split())
+    assert f"kept in {bits or 8} bits, color 4:2:0, a range per image" in told
+    succeeds("verify", folder)
+
+    # the whole, and its first images, once more: by the same codes
+    again, packed = pack(folder, to="safetensors", license="cc0-1.0")
+    assert torch.equal(packed.images, expected)
+    part = set_file.load(again, ipc=1)
+    assert torch.equal(part.images, expected[::2])
+    assert repr(part) == f"SyntheticSet(3 classes x 1 image of 3x8x8, factor 2, {bits or 8} bits, color 4:2:0)"
+    refused("pack", folder, "--to", "png", "--bits", 2, says="is stored in . bits, color 4:2:0 already: start from the")
+    refused(
+        "pack", folder, "--to", "png", "--chroma", "4:2:0", says="--chroma 4:2:0: the set is stored in . bits, color"
+    )
+
+
+def test_color_that_cannot_be_halved_is_refused(small: Path, tmp_path: Path) -> None:
+    call = ("pack", small, "--to", "png")
+    refused(*call, "--chroma", "4:2:2", says="--chroma 4:2:2: expected 4:4:4 or 4:2:0")
+    refused(*call, "--chroma", "4:2:0", "--bits", 3, "--dither", says="--dither spreads errors over pixels of one size")
+    gray = tmp_path / "gray.safetensors"
+    set_file.save(build_set(channels=1), gray)
+    says = "--chroma 4:2:0: expected three channels and a side that is a multiple of 4, got 1 and 8"
+    refused("pack", gray, "--to", "png", "--chroma", "4:2:0", says=says)
+    set_file.save(build_set(size=10), gray, force=True)
+    refused("pack", gray, "--to", "png", "--chroma", "4:2:0", says="a side that is a multiple of 4, got 3 and 10")
+    assert not list(Path().glob("*-png"))
 
 
 @pytest.fixture
@@ -114,7 +164,7 @@ def test_packing_the_first_images_in_fewer_bits(ordered: Path) -> None:
     assert got.manifest.pixels.original.manifest_sha256 == part.manifest.manifest_sha256
     assert got.manifest.part_of == part.manifest.part_of
     # a part of that, which cannot be quantized again
-    with pytest.raises(UserError, match=r"--bits 2: .*already has 4 bits per value: start from the original set"):
+    with pytest.raises(UserError, match=r"--bits 2: .*is stored in 4 bits already: start from the original set"):
         pack(out, to="safetensors", ipc=1, bits=2)
 
 
@@ -142,7 +192,9 @@ def test_an_assessment_goes_into_the_card(small: Path) -> None:
     assert "What else" not in (pack(small, to="parquet")[0] / "README.md").read_text(encoding="utf-8")
     changes: tuple[dict[str, Any], ...] = ({"ipc": 1}, {"bits": 2})
     for how in changes:
-        with pytest.raises(UserError, match="--assessment is of the set as it is, which --ipc and --bits change"):
+        with pytest.raises(
+            UserError, match="--assessment is of the set as it is, which --ipc, --bits and --chroma change"
+        ):
             pack(small, to="png", assessment="found", out="other", **how)
     assessment().write(Path("found/assess.json"))
     with pytest.raises(UserError, match="--assessment found is of another set, /some/where/ten"):

@@ -145,7 +145,7 @@ def test_the_score_of_the_original_is_told_of_fewer_bits() -> None:
     original = Original(manifest_sha256="0" * 64, score=ManifestScore.model_validate(SCORE))
     pixels = result.manifest.pixels.model_copy(update={"original": original})
     result = dataclasses.replace(result, manifest=result.manifest.changed(pixels=pixels))
-    assert "Not scored with this number of bits. The 8-bit set that it was made from reached 61.9% ± 0.7." in text_of(
+    assert "Not scored with its pixels as stored. The 8-bit set that it was made from reached 61.9% ± 0.7." in text_of(
         result
     )
 
@@ -409,6 +409,7 @@ SETS: dict[str, dict[str, Any]] = {
     "multi, gray": {"kind": "multi", "factor": 3, "channels": 1},
     "bound, a part of two factors, soft": {"kind": "bound", "factor": 3, "budget": 21, "soft": True},
     "top of soft labels": {"factor": 2, "soft": True, "label_bits": 4, "top": 2},
+    "2 bits, half the color": {"bits": 2, "chroma": "4:2:0"},
     "3 bits, gray, soft": {"bits": 3, "scale": "channel", "channels": 1, "soft": True, "size": 7},
 }
 WITHOUT_NCFMKIT = """
