@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections import Counter
@@ -50,7 +51,7 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes | memoryview]) -> N
     Raises:
         UserError: the disk is full, or the file cannot be written there.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # process numbers repeat among machines
     with interrupts.cleaning_up():
         try:
             with open(partial, "wb") as file:

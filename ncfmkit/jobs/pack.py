@@ -91,16 +91,16 @@ def pack(
     if out is not None:
         check_free_folder(out, force=force, foreign=package.foreign_files, made_by="pack")
     result = set_file.load(file, mapped=True)
-    fewer_bytes = bits is not None or chroma != CHROMA[0]
-    assessed = () if assessment is None else _assessed(Path(assessment), result, changed=ipc or fewer_bytes)
     if ipc is not None and ipc < result.ipc and result.manifest.order != BY_WORTH:
         name = result.manifest.name
         notice(f"{name} does not say that its images are in the order of worth: the first of a class are any of them")
+    whole = result
     result = result if ipc is None else first_images(result, ipc)
+    if bits is not None or chroma != CHROMA[0]:
+        result = quantized(result, bits or 8, scale, dither, chroma)  # type: ignore[arg-type]
+    assessed = () if assessment is None else _assessed(Path(assessment), whole, changed=result is not whole)
     if license is not None:
         result = licensed(result, license)
-    if fewer_bytes:
-        result = quantized(result, bits or 8, scale, dither, chroma)  # type: ignore[arg-type]
     out = out or Path(_folder_name(result, packing))
     package.check_writable(result, out, packing, force=force)  # before the students are trained
     if scoring is not None:
@@ -108,7 +108,7 @@ def pack(
     return out, package.write(result, out, packing, assessed=assessed, force=force)
 
 
-def _assessed(folder: Path, result: SyntheticSet, *, changed: object) -> list[tuple[str, Section]]:
+def _assessed(folder: Path, result: SyntheticSet, *, changed: bool) -> list[tuple[str, Section]]:
     """The sections of an assessment of the set, each with its title.
 
     Raises:

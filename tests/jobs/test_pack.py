@@ -190,7 +190,9 @@ def test_an_assessment_goes_into_the_card(small: Path) -> None:
     assert "| vgg11 | 33.0 ± 0.4 | 23.0" in card.replace("\u00a0", " ")
     assert "### The students\n\nUnless a section says otherwise: convnet" in card
     assert "What else" not in (pack(small, to="parquet")[0] / "README.md").read_text(encoding="utf-8")
-    changes: tuple[dict[str, Any], ...] = ({"ipc": 1}, {"bits": 2})
+    out, _ = pack(small, to="png", assessment="found", license="mit", ipc=2, bits=8, force=True)  # which change nothing
+    assert (out / "README.md").read_text(encoding="utf-8") == card
+    changes: tuple[dict[str, Any], ...] = ({"ipc": 1}, {"bits": 2}, {"chroma": "4:2:0"})
     for how in changes:
         with pytest.raises(
             UserError, match="--assessment is of the set as it is, which --ipc, --bits and --chroma change"
