@@ -53,11 +53,14 @@ def pack(
     ] = "image",
     dither: Annotated[bool, typer.Option("--dither", help="Floyd-Steinberg dithering with --bits")] = False,
     chroma: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--chroma", metavar="4:4:4|4:2:0", help="resolution of the color: as it is, or half of it in each direction"
+            "--chroma",
+            metavar="4:4:4|4:2:0",
+            help="resolution of the color: as it is, or half of it in each direction",
+            show_default="4:4:4",
         ),
-    ] = "4:4:4",
+    ] = None,
     assessment: Annotated[
         Path | None,
         typer.Option("--assessment", help="folder of `assess`, of this set, for the dataset card"),
@@ -112,7 +115,7 @@ def pack(
         o.print_json({"folder": str(folder), "bytes": size, "files": listed, "manifest": result.manifest.to_dict()})
         return
     print(f"{folder}: {to}, {len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}")
-    changed = (bits or 8) < 8 or chroma != "4:4:4"
+    changed = (bits or 8) < 8 or chroma == "4:2:0"
     why = "its pixels changed" if changed else "it is a part of a set" if ipc is not None else None
     if result.manifest.score is None and why is not None:
         print(f"its score is unknown because {why}: pack it with --score --data DATA to measure it")

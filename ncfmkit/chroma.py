@@ -11,6 +11,7 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 
+WHOLE: Final = "4:4:4"
 SUBSAMPLED: Final = "4:2:0"
 SIDE = 4  # the side is a multiple of it: planes of half the side are coded in blocks of 2 x 2
 NEEDS = f"expected three channels and a side that is a multiple of {SIDE}"

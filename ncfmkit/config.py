@@ -760,7 +760,7 @@ def _broken_rules(settings: Settings) -> Iterator[str]:
     if d.bytes is not None and d.add_to is not None:
         yield f"{names['distill.add_to']}: the new classes get as many images as the set has: leave --bytes out"
     if d.bytes is not None and d.init == "load":
-        yield f"{names['distill.load']}: the set has its number of images: leave --bytes out, or pass --bits instead"
+        yield f"{names['distill.load']}: the set has its number of images: pass --bits or --chroma, not --bytes"
     if d.bits == 7:
         yield f"{names['distill.bits']} 7: expected 8, 6, 5, 4, 3 or 2"
     if d.init == "load" and d.load is None:

@@ -213,7 +213,7 @@ def build_set(
         labels=labels,
         manifest=with_digests(content, tensors),
         soft_labels=None if logits is None else torch.from_numpy(logits),
-        stored=stored,
+        pixel_tensors=stored,
     )
 
 

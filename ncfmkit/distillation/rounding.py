@@ -33,7 +33,7 @@ def as_stored(images_NCHW: torch.Tensor, bits: int, *, subsampled: bool) -> torc
 
 def working_bytes(rows: int, values: int) -> int:
     """Bytes that :func:`as_stored` takes, of so many rows of so many values each, its result among them."""
-    return rows * values * 14 + min(rows, PART) * (values * 16 + 256 * 56)
+    return rows * values * 14 + min(rows, PART) * (values * 20 + 256 * 56)
 
 
 def _subsampled(value_NCHW: torch.Tensor, bits: int) -> torch.Tensor:

@@ -200,10 +200,9 @@ def dry_run(
     The store of the real data and compiled code go to the cache, where the run finds them.
     """
     real, settings, runtime, folder, names = _opened(source, recipe, out, force, baselines, overrides)
-    options = (
-        () if settings.distill.bytes is None else tuple(budget.fits(settings.distill, room(settings, real, coded=True)))
-    )
-    settings, images = _checked(real, settings, names)
+    asked = settings
+    settings, images = _checked(real, asked, names)
+    options = () if asked.distill.bytes is None else tuple(budget.fits(asked.distill, room(asked, real, coded=True)))
     problem, state, plan = loop.prepare(real, settings, Pool.empty(), images, runtime)
     notice(_headline(real, settings))
     for fit in options:

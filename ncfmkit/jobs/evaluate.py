@@ -223,7 +223,7 @@ def real_mosaics(result: SyntheticSet, real: RealData, seed: int, repeat: int) -
     if result.manifest.pixels is not None:
         images, tensors, _ = pixels.stored(images, result.manifest.pixels)
     stored = sum(tensor.nbytes for tensor in tensors.values())
-    return dataclasses.replace(result, images=images, soft_labels=None, stored=None).labeled(), stored
+    return dataclasses.replace(result, images=images, soft_labels=None, pixel_tensors=None).labeled(), stored
 
 
 def estimate(

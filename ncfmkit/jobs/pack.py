@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ncfmkit.assessment import Assessment
-from ncfmkit.chroma import NEEDS, SUBSAMPLED, takes
+from ncfmkit.chroma import NEEDS, SUBSAMPLED, WHOLE, takes
 from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free_folder, parse_bytes, safe_name
@@ -20,7 +20,6 @@ from ncfmkit.sets.manifest import BY_WORTH, Original, Pixels, Training, manifest
 from ncfmkit.sets.subset import first_images
 from ncfmkit.sets.synthetic import SyntheticSet
 
-CHROMA = ("4:4:4", SUBSAMPLED)
 LONGEST_LICENSE = 200  # characters
 
 
@@ -36,7 +35,7 @@ def pack(
     bits: int | None = None,
     scale: str = "image",
     dither: bool = False,
-    chroma: str = "4:4:4",
+    chroma: str | None = None,
     assessment: str | os.PathLike[str] | None = None,
     score: bool = False,
     data: Any = None,
@@ -56,8 +55,8 @@ def pack(
         bits: store each pixel in 6, 5, 4, 3 or 2 bits; the recorded score is then dropped. None or 8: as it is.
         scale: with `bits`: quantize within the range of each `image`, or of each `channel` over the whole set.
         dither: with `bits`: Floyd-Steinberg dithering.
-        chroma: `4:2:0` stores color at half the resolution, in whatever bits; the recorded score is then dropped.
-            `4:4:4`: as it is.
+        chroma: `4:2:0` stores color at half the resolution, in whatever bits; the recorded score is then dropped. None
+            or `4:4:4`: as it is.
         assessment: a folder of :func:`ncfmkit.assess`, of this set: its tables go into the card, its pictures do not.
         score: train students on the packed set and record their accuracy; needs `data`.
         data: with `score`: the real data to test on, as in :func:`ncfmkit.distill`.
@@ -75,12 +74,12 @@ def pack(
         >>> folder, packed = ncfmkit.pack("runs/digits-ipc1", to="parquet", license="bsd-3-clause")
     """
     out = None if out is None else Path(out)
+    if chroma not in (None, WHOLE, SUBSAMPLED):
+        raise UserError(f"--chroma {chroma}: expected {WHOLE} or {SUBSAMPLED}")
+    if dither and chroma == SUBSAMPLED:
+        raise UserError(f"--dither is for the pixels of whole images, not for --chroma {chroma}: leave one of them out")
     if bits in (None, 8) and (dither or scale != "image"):
         raise UserError("--scale and --dither need --bits below 8")
-    if chroma not in CHROMA:
-        raise UserError(f"--chroma {chroma}: expected {' or '.join(CHROMA)}")
-    if dither and chroma != CHROMA[0]:
-        raise UserError(f"--dither spreads errors over pixels of one size: leave it out, or pass --chroma {CHROMA[0]}")
     packing = package.Packing(
         layout=to,
         encoding=encoding,
@@ -96,8 +95,8 @@ def pack(
         notice(f"{name} does not say that its images are in the order of worth: the first of a class are any of them")
     whole = result
     result = result if ipc is None else first_images(result, ipc)
-    if bits is not None or chroma != CHROMA[0]:
-        result = quantized(result, bits or 8, scale, dither, chroma)  # type: ignore[arg-type]
+    if bits is not None or chroma is not None:
+        result = quantized(result, bits or 8, scale, dither, chroma or WHOLE)  # type: ignore[arg-type]
     assessed = () if assessment is None else _assessed(Path(assessment), whole, changed=result is not whole)
     if license is not None:
         result = licensed(result, license)
@@ -159,7 +158,7 @@ def licensed(result: SyntheticSet, license: str) -> SyntheticSet:
 
 
 def quantized(
-    result: SyntheticSet, bits: int, scale: quantize.Scale, dither: bool, chroma: str = CHROMA[0]
+    result: SyntheticSet, bits: int, scale: quantize.Scale, dither: bool, chroma: str = WHOLE
 ) -> SyntheticSet:
     """The set with its pixels in fewer bytes, without a score: the one it had is kept as that of the original.
 
@@ -170,17 +169,16 @@ def quantized(
             be stored so.
     """
     subsampled = chroma == SUBSAMPLED
-    if bits == 8 and not subsampled and result.stored is None:
+    if bits == 8 and not subsampled and result.pixel_tensors is None:
         return result
-    asked = f"--chroma {chroma}" if subsampled else f"--bits {bits}"
     how = result.manifest.pixels
     if how is not None:
-        advice = "start from the original set" if how.original else f"it was distilled so, leave {asked} out"
-        raise UserError(f"{asked}: the set is stored in {how.describe()} already: {advice}")
+        advice = "start from the original set" if how.original else "it was distilled so, leave --bits and --chroma out"
+        raise UserError(f"--bits {bits}, --chroma {chroma}: the set is stored in {how.describe()} already: {advice}")
     quantize.check(bits, scale)
     _, channels, height, width = result.images.shape
     if subsampled and not takes(channels, height):
-        raise UserError(f"{asked}: {NEEDS}, got {channels} and {height}")
+        raise UserError(f"--chroma {chroma}: {NEEDS}, got {channels} and {height}")
     original = Original(manifest_sha256=result.manifest.manifest_sha256, score=result.manifest.score)
     how = Pixels(
         bits=bits,
@@ -191,4 +189,4 @@ def quantized(
         original=original,
     )
     images, stored, how = pixels.stored(result.images, how)
-    return with_manifest(dataclasses.replace(result, images=images, stored=stored), pixels=how, score=None)
+    return with_manifest(dataclasses.replace(result, images=images, pixel_tensors=stored), pixels=how, score=None)

@@ -24,7 +24,8 @@ from ncfmkit.sets.manifest import Pixels
 # images in place of bits gain more than that. 8 bits are for more images than were measured.
 PREFERRED = (2, 3, 4, 5, 6)
 MOST_MEASURED = 60  # images per class: about that
-ROUGHNESS = 20  # levels: images distilled in 2 bits were found to compress as mosaics do with that much noise
+# levels: images distilled in 2 bits were found to compress as mosaics do with that much noise
+ROUGHNESS, ROUGHNESS_SUBSAMPLED = 20, 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,11 @@ def parse_budget(text: str, classes: int) -> Fraction:
 
 
 def with_chroma(how: DistillSettings, shape: tuple[int, int, int]) -> DistillSettings:
-    """With the color that was asked for; else at half the resolution, which was found to cost nothing, if it fits."""
+    """With the color that was asked for; else at half the resolution, where images allow it.
+
+    Measured on CIFAR-10 in 2 bits, where it costs nothing that students show (docs/experiments.md); lossy pictures have
+    it, too.
+    """
     return dataclasses.replace(how, chroma=how.chroma or ("4:2:0" if chroma.takes(*shape[:2]) else "4:4:4"))
 
 
@@ -89,7 +94,8 @@ def expected_shares(images_NCHW: np.ndarray, seed: int, *, subsampled: bool) -> 
         seed: of the noise that stands for that.
         subsampled: with color at half the resolution.
     """
-    noise_NCHW = keyed_rng(seed, "roughness").normal(0, ROUGHNESS, images_NCHW.shape)
+    roughness = ROUGHNESS_SUBSAMPLED if subsampled else ROUGHNESS
+    noise_NCHW = keyed_rng(seed, "roughness").normal(0, roughness, images_NCHW.shape)
     rough_NCHW = np.clip(images_NCHW + noise_NCHW, 0, 255).round().astype(np.uint8)
     shares = {}
     for bits in PREFERRED:

@@ -440,10 +440,13 @@ def _pixels(m: Manifest) -> Iterator[str]:
     if m.pixels is not None:
         per = "each image and channel" if m.pixels.scale == "image" else "each channel"
         dithered = ", dithered" if m.pixels.dither else ""
-        few = " instead of 8" if m.pixels.bits < 8 else ""
-        yield f"Pixels are stored in {m.pixels.bits} bits{few}, between the levels of {per}{dithered}."
+        if m.pixels.bits < 8:
+            yield f"Pixels are stored in {m.pixels.bits} bits instead of 8, between the levels of {per}{dithered}."
         if m.pixels.chroma is not None:
-            yield f"Color has half the resolution ({m.pixels.chroma}): one value for each 2 x 2 pixels."
+            yield (
+                f"Color has half the resolution ({m.pixels.chroma}): luma of each pixel and two color differences of "
+                "each 2 x 2 are stored."
+            )
 
 
 def _decoding(m: Manifest) -> str:

@@ -62,7 +62,8 @@ def uncoded(
     for width, layer in planes:
         for n, _ in in_parts(images_NCHW, levels_GC2):
             part_NCHW = images_NCHW[n, layer.channels]
-            in_order = (_blocks(part_NCHW) if layer.in_blocks else part_NCHW).shape[1:]
+            channels, height, side = part_NCHW.shape[1:]
+            in_order = (4, height // 2, side // 2) if layer.in_blocks else (channels, height, side)
             size = -(-int(np.prod(in_order)) // _values_in_a_byte(in_order[0], width))
             bytes_NS = np.frombuffer(source.read(len(part_NCHW) * size), np.uint8).reshape(len(part_NCHW), size)
             values_NCHW = _values_of(bytes_NS, in_order, width)

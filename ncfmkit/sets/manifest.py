@@ -309,7 +309,7 @@ def in_label_bits(logits: torch.Tensor, how: SoftLabels | None) -> torch.Tensor:
 def tensors_of(synthetic: SyntheticSet) -> dict[str, torch.Tensor]:
     """The tensors that a set is stored as, by name."""
     tensors = {"labels": synthetic.labels.contiguous()}
-    tensors |= {"images": synthetic.images.contiguous()} if synthetic.stored is None else synthetic.stored
+    tensors |= {"images": synthetic.images.contiguous()} if synthetic.pixel_tensors is None else synthetic.pixel_tensors
     if synthetic.soft_labels is not None:
         tensors["soft_labels"] = _stored_labels(synthetic.soft_labels, synthetic.manifest.labels)
     return tensors
@@ -327,7 +327,9 @@ def set_of(tensors: dict[str, torch.Tensor], manifest: Manifest) -> SyntheticSet
         soft = torch.from_numpy(label_codes.restore(soft.numpy(), len(manifest.classes), of.bits, of.top))
     stored = None if how is None else {name: tensors[name] for name in ("pixels", "levels")}
     images = tensors["images"] if how is None else pixels.restored(tensors, len(tensors["labels"]), how)
-    return SyntheticSet(images=images, labels=tensors["labels"], manifest=manifest, soft_labels=soft, stored=stored)
+    return SyntheticSet(
+        images=images, labels=tensors["labels"], manifest=manifest, soft_labels=soft, pixel_tensors=stored
+    )
 
 
 def with_digests(content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Manifest:
@@ -613,7 +615,7 @@ def finished_set(
         **({} if order is None else {"order": order}),
     }
     manifest = with_digests(content, tensors)
-    return SyntheticSet(images=images, labels=labels, manifest=manifest, stored=stored)
+    return SyntheticSet(images=images, labels=labels, manifest=manifest, pixel_tensors=stored)
 
 
 def to_bytes(images: torch.Tensor) -> torch.Tensor:

@@ -389,21 +389,23 @@ def _restored(tensors: Mapping[str, np.ndarray], how: dict[str, Any]) -> np.ndar
             g, of = n % len(levels_GC2), max(0, c - 3) if how.get("chroma") else c
             table = _value_of_code(int(low_GC[g, of]), int(high_GC[g, of]), bits)
             codes_HW[:] = np.frombuffer(codes_HW.tobytes().translate(table), np.uint8).reshape(codes_HW.shape)
-        images_NCHW[n] = _in_color(codes_CHW) if how.get("chroma") else codes_CHW
+        if how.get("chroma"):
+            _color(codes_CHW, images_NCHW[n])
+        else:
+            images_NCHW[n] = codes_CHW
     return images_NCHW
 
 
-def _in_color(planes_6hw: np.ndarray) -> np.ndarray:
-    """Red, green and blue of luma and color differences, uint8 `[3, H, W]` (BT.601, full range, in whole numbers)."""
-    height, width = (2 * side for side in planes_6hw.shape[1:])
-    image_3HW, rows = np.empty((3, height, width), np.uint8), max(1, PART // 8 // width)
+def _color(planes_6hw: np.ndarray, image_3HW: np.ndarray) -> None:
+    """Writes red, green and blue of luma and color differences (BT.601, full range, in whole numbers)."""
+    _, height, width = image_3HW.shape
+    rows = max(1, PART // 8 // width)
     for top in range(0, height // 2, rows):
         part_6hw = planes_6hw[:, top : top + rows].astype(np.int32)
         luma_HW = part_6hw[:4].reshape(2, 2, -1, width // 2).transpose(2, 0, 3, 1).reshape(-1, width)
         blue_HW, red_HW = (part_6hw[4:] - 128).repeat(2, axis=1).repeat(2, axis=2)
         added_3HW = np.stack([91881 * red_HW, -22554 * blue_HW - 46802 * red_HW, 116130 * blue_HW])
         image_3HW[:, 2 * top : 2 * (top + rows)] = np.clip(luma_HW + ((added_3HW + 32768) >> 16), 0, 255)
-    return image_3HW
 
 
 def _unpacked(packed_NB: np.ndarray, shape: tuple[int, ...], bits: int) -> Iterator[np.ndarray]:

@@ -6,7 +6,7 @@ Shape letters: N images, C channels, H = W side, G = 1 or N rows of levels. Plan
 the six planes of :func:`ncfmkit.chroma.to_planes`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from ncfmkit.sets import coding, quantize
 if TYPE_CHECKING:
     from ncfmkit.sets.manifest import Pixels
 
+PIXELS = 1 << 16  # converted at once: each takes about 50 bytes
 LEVELS_OF_PLANES = [0, 0, 0, 0, 1, 2]  # the four planes of luma share theirs
 
 
@@ -32,9 +33,13 @@ def stored(images_NCHW: torch.Tensor, how: "Pixels") -> tuple[torch.Tensor, dict
         planes_NCHW = images_NCHW.numpy()
         levels_GC2 = quantize.best_levels(planes_NCHW, how.bits, how.scale)
     else:
-        luma_NCHW, chroma_NCHW = _subsampled(images_NCHW)
-        parts = [quantize.best_levels(of.numpy(), how.bits, how.scale) for of in (luma_NCHW, chroma_NCHW)]
-        planes_NCHW, levels_GC2 = chroma.to_planes(luma_NCHW, chroma_NCHW).numpy(), np.concatenate(parts, axis=1)
+        planes_NCHW = _subsampled(images_NCHW, how)
+        luma_N1HW = planes_NCHW[:, :4].reshape(
+            len(planes_NCHW), 1, -1, how.planes[2]
+        )  # in no order: it does not matter
+        parts = [quantize.best_levels(of, how.bits, how.scale) for of in (luma_N1HW, planes_NCHW[:, 4:])]
+        levels_GC2 = np.concatenate(parts, axis=1)
+        del luma_N1HW
     planes_NCHW = quantize.rounded(planes_NCHW, _of_planes(levels_GC2, how), how.bits, dither=how.dither)
     tensors, how = _encoded(planes_NCHW, levels_GC2, how)
     return _restored(planes_NCHW, how), tensors, how
@@ -85,16 +90,25 @@ def _of_planes(levels_GC2: np.ndarray, how: "Pixels") -> np.ndarray:
     return levels_GC2 if how.chroma is None else levels_GC2[:, LEVELS_OF_PLANES]
 
 
-def _subsampled(images_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Luma and color differences as uint8, in parts, since whole numbers take four times the bytes."""
-    parts = [chroma.subsampled(part_NCHW) for part_NCHW in images_NCHW.split(quantize.PART)]
-    luma, differences = (torch.cat([part.to(torch.uint8) for part in of]) for of in zip(*parts, strict=True))
-    return luma, differences
+def _subsampled(images_NCHW: torch.Tensor, how: "Pixels") -> np.ndarray:
+    """The planes of luma and color differences, uint8; in parts, since whole numbers take several times the bytes."""
+    planes_NCHW = torch.empty((len(images_NCHW), *how.planes), dtype=torch.uint8)
+    for part in _parts(len(images_NCHW), how):
+        planes_NCHW[part] = chroma.to_planes(*chroma.subsampled(images_NCHW[part])).to(torch.uint8)
+    return planes_NCHW.numpy()
 
 
 def _restored(planes_NCHW: np.ndarray, how: "Pixels") -> torch.Tensor:
     planes = torch.from_numpy(planes_NCHW)
     if how.chroma is None:
         return planes
-    parts = [chroma.upsampled(*chroma.from_planes(part)) for part in planes.split(quantize.PART)]
-    return torch.cat([part.to(torch.uint8) for part in parts])
+    images_NCHW = torch.empty((len(planes), *how.shape), dtype=torch.uint8)
+    for part in _parts(len(planes), how):
+        images_NCHW[part] = chroma.upsampled(*chroma.from_planes(planes[part])).to(torch.uint8)
+    return images_NCHW
+
+
+def _parts(count: int, how: "Pixels") -> Iterator[slice]:
+    """Places of as many images at a time as have `PIXELS`, at least one."""
+    size = max(1, PIXELS // (how.shape[1] * how.shape[2]))
+    return (slice(start, start + size) for start in range(0, count, size))

@@ -29,7 +29,7 @@ def first_images(whole: SyntheticSet, ipc: int) -> SyntheticSet:
     decoded = int(decoded_rows(how.kind, how.factor, stored, how.budget)[:ipc].sum())
     if how.budget is not None:
         how = how.model_copy(update={"budget": decoded})
-    soft, tensors, packing = whole.soft_labels, whole.stored, m.pixels
+    soft, tensors, packing = whole.soft_labels, whole.pixel_tensors, m.pixels
     if soft is not None:
         soft = soft.unflatten(0, (len(m.classes), -1))[:, :decoded].flatten(0, 1).contiguous()
     if packing is not None and packing.original is not None:  # its digest and score are of all images
@@ -41,7 +41,7 @@ def first_images(whole: SyntheticSet, ipc: int) -> SyntheticSet:
         whole,
         images=first_of_each(whole.images, stored, ipc),
         labels=first_of_each(whole.labels, stored, ipc),
-        stored=tensors,
+        pixel_tensors=tensors,
         soft_labels=soft,
         manifest=m.changed(
             name=f"{m.name.removesuffix(f'-ipc{stored}')}-ipc{ipc}",

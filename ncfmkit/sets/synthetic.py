@@ -30,15 +30,16 @@ class SyntheticSet:
         manifest: what the file says about itself, see docs/formats.md.
         soft_labels: float16 `[D, K]`, logits of every decoded image to train on (as probabilities) instead of its
             label; restored where they are kept in fewer bits; None: there are only labels.
-        stored: the tensors `pixels` and `levels` that images in fewer bits are stored as; None: they are stored as they
-            are.
+        pixel_tensors: the tensors `pixels` and `levels` that images in fewer bytes are stored as, by which `images` are
+            restored; whoever changes those sets it to None, and drops `manifest.pixels`. None: images are stored as
+            they are.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     manifest: "Manifest"
     soft_labels: torch.Tensor | None = None
-    stored: dict[str, torch.Tensor] | None = None
+    pixel_tensors: dict[str, torch.Tensor] | None = None
 
     def __len__(self) -> int:
         """Stored images, which decode to `len(self.as_dataset())` images."""

@@ -145,7 +145,7 @@ def test_the_stored_set_is_what_the_last_step_would_have_seen(setting, chroma: s
     problem, state, _ = setting(bits=3, chroma=chroma)
     result = finished_set(Settings(distill=problem.settings), problem.real, state.images)
     assert torch.equal(result.images.float() / 255, as_stored_in(state.images, 3, subsampled=chroma is not None))
-    assert result.stored is not None
+    assert result.pixel_tensors is not None
     assert result.manifest.pixels is not None
     assert (result.manifest.pixels.bits, result.manifest.pixels.original) == (3, None)
     assert result.manifest.pixels.chroma == chroma

@@ -338,6 +338,9 @@ def test_color_of_gray_images_cannot_be_halved(tmp_path: Path) -> None:
     says = "--chroma 4:2:0: expected three channels and a side that is a multiple of 4, got 1 and 8"
     with pytest.raises(UserError, match=says):
         start(tmp_path / "run", distill__chroma="4:2:0")
+    overrides = TINY | {"distill.bytes": "100/class", "distill.chroma": "4:2:0"}
+    with pytest.raises(UserError, match=says):
+        distill_job.dry_run(DataArguments(data="digits"), recipe=None, out=None, baselines=(), overrides=overrides)
 
 
 def test_images_of_least_worth_are_left_out_where_coding_saves_too_little(
@@ -833,7 +836,10 @@ def test_a_run_goes_on_with_its_own_plan(tmp_path: Path, monkeypatch: pytest.Mon
         ({"distill__ipc": 500}, r"--ipc 500 is above the \d+ training images of class '\d'"),
         ({"distill__bytes": "9/class"}, "--bytes 9/class: one image per class in 2 bits takes 18 bytes: pass 18/class"),
         ({"distill__bytes": "lots"}, "--bytes 'lots' is not a size"),
-        ({"distill__bytes": "1KB", "distill__init": "load", "distill__load": "x"}, "leave --bytes out, or pass --bits"),
+        (
+            {"distill__bytes": "1KB", "distill__init": "load", "distill__load": "x"},
+            "pass --bits or --chroma, not --bytes",
+        ),
         ({"distill__bytes": "1KB", "distill__ipc": 1}, "--bytes chooses how many images are stored: leave --ipc out"),
         ({"distill__factor": 9}, r"--factor \(distill\.factor\) 9 is above the image side 8"),
         ({"network__name": "vgg11", "network__width": 128}, "network vgg11 needs images of 28 pixels or more, got 8"),

@@ -265,18 +265,20 @@ def test_mosaics_are_real_images_stored_and_decoded_as_the_set_is() -> None:
             assert nearest // 30 == n // 3
 
 
-def test_mosaics_beside_a_set_of_fewer_bits_have_as_few() -> None:
+@pytest.mark.parametrize("chroma", ["4:4:4", "4:2:0"])
+def test_mosaics_beside_a_set_of_fewer_bits_have_as_few(chroma: str) -> None:
     """And are stored as it would be: coded, if that is smaller."""
     real, result = build_real((30, 30, 30)), build_set("single", 1, ipc=3, soft=True)
     eight = torch.as_tensor(real_mosaics(result, real, 5, 0)[0].images)
-    mosaics, stored_bytes = real_mosaics(quantized(result, 3, "image", False), real, 5, 0)
+    mosaics, stored_bytes = real_mosaics(quantized(result, 3, "image", False, chroma), real, 5, 0)
     three = torch.as_tensor(mosaics.images)
-    values = dataclasses.replace(result, images=three.mul(255).round().to(torch.uint8), soft_labels=None)
-    assert stored_bytes == sum(
-        tensor.nbytes for name, tensor in tensors_of(quantized(values, 3, "image", False)).items() if name != "labels"
-    )
-    assert max(len(channel.unique()) for image in three for channel in image) <= 8
-    assert 0 < (three - eight).abs().max() < 0.15
+    values = dataclasses.replace(result, images=eight.mul(255).round().to(torch.uint8), soft_labels=None)
+    stored = quantized(values, 3, "image", False, chroma)
+    assert stored_bytes == sum(tensor.nbytes for name, tensor in tensors_of(stored).items() if name != "labels")
+    torch.testing.assert_close(three, stored.images / 255, atol=1e-6, rtol=0)
+    if chroma == "4:4:4":
+        assert max(len(channel.unique()) for image in three for channel in image) <= 8
+        assert 0 < (three - eight).abs().max() < 0.15
 
 
 @pytest.mark.parametrize(

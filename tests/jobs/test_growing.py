@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, earlier: Path) -> None:
     refused(*add, earlier, "--ipc", "3", says="its images have --ipc 2, not 3: leave --ipc and --recipe out")
     refused(*add, earlier, "--size", "16", "--resize", "crop", says=r"its images are of shape \(1, 8, 8\), those of")
     refused(*add, earlier, "--bytes", "1KB", says="as many images as the set has: leave --bytes out")
-    says = "sets in 3 bits, color 4:4:4 cannot grow, because they would be rounded again: pass --bits 8 --chroma 4:4:4"
+    says = "sets in 3 bits cannot grow, because they would be rounded again: pass --bits 8 --chroma 4:4:4"
     refused(*add, earlier, "--bits", "3", says=says)
     refused(*add, tmp_path / "nothing", says="nothing")
     refused("distill", "digits", "--drop-classes", "a", says="needs --add-to SET")

@@ -64,15 +64,15 @@ def test_packing_in_fewer_bits(small: Path) -> None:
     got = set_file.load(out)
     expected, levels = quantize.quantize(before.images.numpy(), bits=4, scale="channel", dither=False)
     assert torch.equal(got.images, torch.from_numpy(expected))
-    assert got.stored is not None
-    assert torch.equal(got.stored["levels"], torch.from_numpy(levels))
+    assert got.pixel_tensors is not None
+    assert torch.equal(got.pixel_tensors["levels"], torch.from_numpy(levels))
     assert got.manifest.bytes == {"pixels": 6 * 96, "levels": 6, "labels": 48}
     assert got.manifest.score is None
     assert got.manifest.format == 2
     original = {"manifest_sha256": before.manifest.manifest_sha256, "score": PROMISED}
     told = {"bits": 4, "scale": "channel", "dither": False, "shape": [3, 8, 8], "original": original}
     assert got.manifest.to_dict()["pixels"] == told
-    with pytest.raises(UserError, match=r"--bits 2: .*is stored in 4 bits already: "):
+    with pytest.raises(UserError, match=r"--bits 2, .*is stored in 4 bits already: "):
         pack(out, to="png", bits=2)
 
 
@@ -87,15 +87,16 @@ def test_packing_with_half_the_color(small: Path, bits: int | None) -> None:
     expected, stored, _ = pixels.stored(before.images, how)
     assert torch.equal(got.images, expected)
     assert not torch.equal(got.images, before.images)
-    assert got.stored is not None
-    assert torch.equal(got.stored["pixels"], stored["pixels"])
+    assert got.pixel_tensors is not None
+    assert torch.equal(got.pixel_tensors["pixels"], stored["pixels"])
     assert got.manifest.format == 4
     assert got.manifest.score is None
     card = (folder / "README.md").read_text()
     assert "Not scored with its pixels as stored. The 8-bit set that it was made from reached 60.0% ± 5.0." in card
-    few = " instead of 8" if bits else ""
-    assert f"Pixels are stored in {bits or 8} bits{few}, between the levels of each image and channel." in card
-    assert "Color has half the resolution (4:2:0): one value for each 2 x 2 pixels." in card
+    assert ("Pixels are stored in 3 bits instead of 8, between the levels of each image and channel." in card) == (
+        bits == 3
+    )
+    assert "Color has half the resolution (4:2:0): luma of each pixel and two color differences of each 2 x 2" in card
     told = " ".join(succeeds("inspect", folder).stdout.split())
     assert f"kept in {bits or 8} bits, color 4:2:0, a range per image" in told
     succeeds("verify", folder)
@@ -115,7 +116,7 @@ def test_packing_with_half_the_color(small: Path, bits: int | None) -> None:
 def test_color_that_cannot_be_halved_is_refused(small: Path, tmp_path: Path) -> None:
     call = ("pack", small, "--to", "png")
     refused(*call, "--chroma", "4:2:2", says="--chroma 4:2:2: expected 4:4:4 or 4:2:0")
-    refused(*call, "--chroma", "4:2:0", "--bits", 3, "--dither", says="--dither spreads errors over pixels of one size")
+    refused(*call, "--chroma", "4:2:0", "--bits", 3, "--dither", says="--dither is for the pixels of whole images")
     gray = tmp_path / "gray.safetensors"
     set_file.save(build_set(channels=1), gray)
     says = "--chroma 4:2:0: expected three channels and a side that is a multiple of 4, got 1 and 8"
@@ -164,7 +165,7 @@ def test_packing_the_first_images_in_fewer_bits(ordered: Path) -> None:
     assert got.manifest.pixels.original.manifest_sha256 == part.manifest.manifest_sha256
     assert got.manifest.part_of == part.manifest.part_of
     # a part of that, which cannot be quantized again
-    with pytest.raises(UserError, match=r"--bits 2: .*is stored in 4 bits already: start from the original set"):
+    with pytest.raises(UserError, match=r"--bits 2, .*is stored in 4 bits already: start from the original set"):
         pack(out, to="safetensors", ipc=1, bits=2)
 
 
@@ -178,7 +179,7 @@ def test_images_in_no_order_are_noticed(small: Path) -> None:
 def test_eight_bits_are_the_set_as_it_is(small: Path) -> None:
     out, packed = pack(small, to="png", bits=8)
     assert packed.manifest == set_file.load(small).manifest
-    assert set_file.load(out).stored is None
+    assert set_file.load(out).pixel_tensors is None
 
 
 def test_an_assessment_goes_into_the_card(small: Path) -> None:

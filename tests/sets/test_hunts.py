@@ -73,7 +73,7 @@ def assert_is_what_it_says(got: SyntheticSet, original: SyntheticSet, tree: Tree
             "images": one.images,
             "labels": one.labels,
             "soft_labels": one.soft_labels,
-            "levels": (one.stored or {}).get("levels"),
+            "levels": (one.pixel_tensors or {}).get("levels"),
         }
         for one in (got, original)
     ]

@@ -217,11 +217,11 @@ def test_a_set_is_stored_again_with_the_stream_that_was_read(tmp_path: Path) -> 
     """That of another liblzma: the digest of the set stays."""
     first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
     result = build_set(bits=2, smooth=True, size=16)
-    assert result.stored is not None
-    stream = result.stored["pixels"].numpy().tobytes()
+    assert result.pixel_tensors is not None
+    stream = result.pixel_tensors["pixels"].numpy().tobytes()
     other = lzma.compress(lzma.decompress(stream), format=lzma.FORMAT_ALONE, preset=0)
     assert other != stream
-    stored = result.stored | {"pixels": torch.from_numpy(np.frombuffer(other, np.uint8).copy())}
-    set_file.save(dataclasses.replace(result, stored=stored), first)
+    stored = result.pixel_tensors | {"pixels": torch.from_numpy(np.frombuffer(other, np.uint8).copy())}
+    set_file.save(dataclasses.replace(result, pixel_tensors=stored), first)
     set_file.save(set_file.load(first), again)
     assert again.read_bytes() == first.read_bytes()

@@ -190,7 +190,7 @@ def test_golden_content_gives_the_golden_bytes(tmp_path: Path, name: str) -> Non
         labels=torch.tensor(golden.labels),
         manifest=manifest,
         soft_labels=None if golden.soft_labels is None else torch.tensor(golden.soft_labels),
-        stored={name: torch.tensor(value) for name, value in golden.packed_pixels().items()} or None,
+        pixel_tensors={name: torch.tensor(value) for name, value in golden.packed_pixels().items()} or None,
     )
     set_file.save(synthetic, tmp_path / "again.safetensors")
     # the pinned file is older than the training record and the version of the decoding
@@ -687,6 +687,31 @@ def peak_of_reading(file: Path) -> int:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     return peak
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+@pytest.mark.parametrize("coded", [False, True])
+def test_memory_of_reading_half_the_color_is_bounded_by_the_file(tmp_path: Path, bits: int, coded: bool) -> None:
+    """So large that what is added to the bound hides little."""
+    file, side = tmp_path / "set.safetensors", 1024
+    keys = {"ipc": {"stored": 1, "decoded": 1}, "decode": {"kind": "single", "factor": 1, "budget": None}}
+    how = {"bits": bits, "scale": "channel", "dither": False, "shape": [3, side, side], "chroma": "4:2:0"}
+    manifest = GOLDENS["half-color"]().manifest | keys | {"pixels": how | ({"coding": "lzma"} if coded else {})}
+    packed = side * side * 3 // 2 * bits // 8
+    planes, levels = np.zeros((2, 6, side // 2, side // 2), np.uint8), np.array([[[0, 255]] * 6], np.uint8)
+    pixels = np.zeros((2, packed), np.uint8)
+    if coded:
+        stream = coding.coded(planes, levels, bits)
+        pixels = np.resize(stream, max(len(stream), -(-2 * packed // numpy_reader.SMALLEST_STREAM)))
+    file.write_bytes(set_bytes({"labels": np.arange(2), "pixels": pixels, "levels": levels[:, :3]}, manifest))
+    bound = 12 * file.stat().st_size + 2**20
+    assert peak_of_reading(file) < (16 * bound if coded else bound)
+
+
+@pytest.mark.parametrize("part", [8, 64, 512])
+def test_parts_of_half_the_color_are_restored_alike(monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    monkeypatch.setattr(numpy_reader, "PART", part)
+    np.testing.assert_array_equal(read(DATA / "half-color.safetensors").images, GOLDENS["half-color"]().images)
 
 
 @pytest.mark.parametrize("bits", [None, 2, 3, 8])

@@ -73,10 +73,10 @@ def test_a_part_in_fewer_bits_keeps_its_codes(tmp_path: Path, scale: Any, smooth
     whole = build_set("multi", 2, ipc=IPC, bits=2, scale=scale, chroma=chroma, soft=True, size=16, smooth=smooth)
     part = ncfmkit.load(saved(tmp_path / "whole.safetensors", whole), ipc=2)
     assert part.images.equal(whole.images[rows(IPC, 2)])
-    assert whole.stored is not None
-    assert part.stored is not None
-    levels = whole.stored["levels"]
-    assert part.stored["levels"].equal(levels[rows(IPC, 2)] if scale == "image" else levels)
+    assert whole.pixel_tensors is not None
+    assert part.pixel_tensors is not None
+    levels = whole.pixel_tensors["levels"]
+    assert part.pixel_tensors["levels"].equal(levels[rows(IPC, 2)] if scale == "image" else levels)
 
     # what other readers find in its file
     stored = numpy_reader.read(saved(tmp_path / "part.safetensors", part))
