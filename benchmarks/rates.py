@@ -75,8 +75,9 @@ finished runs.
 
 What counts as a byte, and what each baseline is, is in [method.md](method.md#8-scoring-a-set). Accuracy is percent of
 the test images after the last epoch, mean ± standard deviation of n students; all rows of a run take equally many
-gradient steps, those of the whole split at least as many. An exported student has the bytes of its file, divided by the
-classes: it answers as it is, but it trains no other network, and nobody sees what it learned from.
+gradient steps, those of the whole split at least as many. A command makes its set with the commit beside it: later
+versions may choose other images, bits and color for the same bytes. An exported student has the bytes of its file,
+divided by the classes: it answers as it is, but it trains no other network, and nobody sees what it learned from.
 """
 
 NO_RUNS = """
