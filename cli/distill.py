@@ -129,14 +129,13 @@ def _show_plan(found: "Planned") -> None:
     other = "" if s.extractors == (s.network,) else f": {', '.join(map(describe_network, s.extractors))}"
     part = "" if d.shard is None else f"; shard {d.shard} of the classes"
     top = f", top {s.labels.top}" if s.labels.top else ""
-    color = f", color {d.chroma}" if d.is_subsampled else ""
     averaged = f", average of decay {d.average:g}" if d.average else ""
     rows = {
         "data": f"{found.data.train:,} images to train on, {found.data.test:,} to test on",
         "recipe": f"{s.recipe}, seed {s.seed}",
         "network": describe_network(s.network),
         "pool": f"{plural(pool.members, 'extractor')} of {plural(pool.epochs, 'epoch')}{other}",
-        "images": f"{d.ipc} per class, factor {d.factor}, {d.stored_bits} bits{color}, from {d.init}{part}",
+        "images": f"{d.ipc} per class, factor {d.factor}, {d.stored_as}, from {d.init}{part}",
         "matching": f"{d.steps:,} steps of lr {d.lr:g}, {d.metric}, {d.frequencies} frequencies ({d.sampler}), "
         f"{d.real_batch} real images per class, schedule {d.schedule}{averaged}",
         "labels": f"soft, by the pool at temperature {s.labels.temperature:g}, {s.labels.bits} bits{top}"

@@ -11,6 +11,8 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 
+from ncfmkit.errors import UserError
+
 WHOLE: Final = "4:4:4"
 SUBSAMPLED: Final = "4:2:0"
 SIDE = 4  # the side is a multiple of it: planes of half the side are coded in blocks of 2 x 2
@@ -25,6 +27,12 @@ GRAY = 128  # a color difference of none
 def takes(channels: int, side: int) -> bool:
     """Whether images of that shape can be stored with color at half the resolution."""
     return channels == 3 and side % SIDE == 0
+
+
+def check(channels: int, side: int) -> None:
+    """Raises UserError unless images of that shape can be stored with color at half the resolution."""
+    if not takes(channels, side):
+        raise UserError(f"--chroma {SUBSAMPLED}: {NEEDS}, got {channels} and {side}")
 
 
 def subsampled(images_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -209,6 +209,11 @@ class StudentSettings(TrainSettings):
     )
 
 
+def bits_and_color(bits: int, chroma: str | None) -> str:
+    """How images are stored, in words: such as `2 bits, color 4:2:0`; whole color is not mentioned."""
+    return f"{bits} bits" + ("" if chroma in (None, "4:4:4") else f", color {chroma}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings:
     """The method: the synthetic images, the discrepancy that is matched, the steps."""
@@ -358,6 +363,11 @@ class DistillSettings:
     def is_subsampled(self) -> bool:
         """Whether color is stored at half the resolution."""
         return self.stored_chroma == "4:2:0"
+
+    @property
+    def stored_as(self) -> str:
+        """Such as `2 bits, color 4:2:0`."""
+        return bits_and_color(self.stored_bits, self.stored_chroma)
 
     @property
     def is_quantized(self) -> bool:

@@ -15,7 +15,7 @@ import torch
 
 from ncfmkit import distributed, interrupts
 from ncfmkit._version import __version__
-from ncfmkit.config import Settings, from_dict, override, to_dict
+from ncfmkit.config import Settings, bits_and_color, from_dict, override, to_dict
 from ncfmkit.distillation import loop
 from ncfmkit.distillation.difficulty import estimate_difficulty
 from ncfmkit.distillation.initial import from_images, initialize
@@ -380,8 +380,8 @@ def _headline(real: RealData, settings: Settings) -> str:
 
 
 def _describe_fit(fit: budget.Fit, *, chosen: bool) -> str:
-    color = "" if fit.chroma == "4:4:4" else f", color {fit.chroma}"
-    text = f"{plural(fit.ipc, 'image')} per class in {fit.bits} bits{color}: about {fit.bytes:,} bytes per class"
+    how = bits_and_color(fit.bits, fit.chroma)
+    text = f"{plural(fit.ipc, 'image')} per class in {how}: about {fit.bytes:,} bytes per class"
     return f"{text} (chosen)" if chosen else text
 
 

@@ -66,9 +66,8 @@ def with_new_classes(settings: Settings, real: RealData) -> Settings:
             f"out of the set with --drop-classes {','.join(left)}"
         )
     if d.is_quantized:
-        how_stored = f"{d.stored_bits} bits" + (f", color {d.chroma}" if d.is_subsampled else "")
         raise UserError(
-            f"{where}: sets in {how_stored} cannot grow, because they would be rounded again: "
+            f"{where}: sets in {d.stored_as} cannot grow, because they would be rounded again: "
             "pass --bits 8 --chroma 4:4:4"
         )
     how = earlier.manifest.decode

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ncfmkit.assessment import Assessment
-from ncfmkit.chroma import NEEDS, SUBSAMPLED, WHOLE, takes
+from ncfmkit.chroma import SUBSAMPLED, WHOLE, check
 from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free_folder, parse_bytes, safe_name
@@ -177,8 +177,8 @@ def quantized(
         raise UserError(f"--bits {bits}, --chroma {chroma}: the set is stored in {how.describe()} already: {advice}")
     quantize.check(bits, scale)
     _, channels, height, width = result.images.shape
-    if subsampled and not takes(channels, height):
-        raise UserError(f"--chroma {chroma}: {NEEDS}, got {channels} and {height}")
+    if subsampled:
+        check(channels, height)
     original = Original(manifest_sha256=result.manifest.manifest_sha256, score=result.manifest.score)
     how = Pixels(
         bits=bits,

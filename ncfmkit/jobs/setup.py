@@ -120,8 +120,8 @@ def resolve(settings: Settings, real: RealData) -> Settings:
     network = networks.resolve_network(settings.network, real.size)
     load = settings.distill.load and os.path.abspath(settings.distill.load)  # a run is resumed from anywhere
     distill = dataclasses.replace(settings.distill, load=load)
-    if distill.is_subsampled and not chroma.takes(real.channels, real.size):
-        raise UserError(f"--chroma {distill.chroma}: {chroma.NEEDS}, got {real.channels} and {real.size}")
+    if distill.is_subsampled:
+        chroma.check(real.channels, real.size)
     if distill.bytes is not None:
         fit = budget.fitted(settings.distill, room(settings, real, coded=True))
         distill = dataclasses.replace(distill, ipc=fit.ipc, bits=fit.bits, chroma=fit.chroma)

@@ -99,28 +99,16 @@ def expected_shares(images_NCHW: np.ndarray, seed: int, *, subsampled: bool) -> 
     rough_NCHW = np.clip(images_NCHW + noise_NCHW, 0, 255).round().astype(np.uint8)
     shares = {}
     for bits in PREFERRED:
-        how = _pixels(images_NCHW.shape[1:], bits, subsampled=subsampled)
+        how = Pixels.distilled(images_NCHW.shape[1:], bits, subsampled=subsampled)
         _, tensors, _ = pixels.stored(torch.from_numpy(rough_NCHW), how)
         packed = len(images_NCHW) * quantize.packed_bytes(how.planes, bits)
         shares[bits] = tensors["pixels"].nbytes / packed
     return shares
 
 
-def _pixels(shape: tuple[int, ...], bits: int, *, subsampled: bool) -> Pixels:
-    """How images of that shape are stored."""
-    channels, height, width = shape
-    return Pixels(
-        bits=bits,
-        scale="image",
-        dither=False,
-        shape=(channels, height, width),
-        chroma=chroma.SUBSAMPLED if subsampled else None,
-    )
-
-
 def bytes_of_class(how: DistillSettings, bits: int, ipc: int, room: Room) -> Fraction:
     """Bytes that a class takes in a set's file, without its part of the manifest and of the labels."""
-    planes = _pixels(room.shape, bits, subsampled=how.is_subsampled).planes
+    planes = Pixels.distilled(room.shape, bits, subsampled=how.is_subsampled).planes
     packed = quantize.packed_bytes(planes, bits) * Fraction(room.coded.get(bits, 1))
     levels = 2 * room.shape[0] if bits < 8 or how.is_subsampled else 0
     decoded = decoded_count(how.decode, how.factor, ipc, how.decoded_per_class) if room.soft_label else 0

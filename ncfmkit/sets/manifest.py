@@ -17,7 +17,7 @@ from pydantic import ConfigDict, FailFast, Field, ValidationError, model_validat
 
 from ncfmkit import chroma
 from ncfmkit._version import __version__
-from ncfmkit.config import LARGEST_FACTOR, Settings, check, from_dict, known_names, to_dict
+from ncfmkit.config import LARGEST_FACTOR, Settings, bits_and_color, check, from_dict, known_names, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.files import digest
 from ncfmkit.mosaic import decoded_count
@@ -188,6 +188,18 @@ class Pixels(Record):
             raise ValueError(f"chroma {self.chroma} of images {list(self.shape)}: {chroma.NEEDS}")
         return self
 
+    @classmethod
+    def distilled(cls, shape: tuple[int, ...], bits: int, *, subsampled: bool) -> Self:
+        """How a run stores images of that shape, `(C, H, W)`."""
+        channels, height, width = shape
+        return cls(
+            bits=bits,
+            scale="image",
+            dither=False,
+            shape=(channels, height, width),
+            chroma=chroma.SUBSAMPLED if subsampled else None,
+        )
+
     @property
     def planes(self) -> tuple[int, int, int]:
         """The shape of what is quantized: the image, or luma and color at half the resolution as six planes."""
@@ -196,7 +208,7 @@ class Pixels(Record):
 
     def describe(self) -> str:
         """Such as `2 bits, color 4:2:0`."""
-        return f"{self.bits} bits" + (f", color {self.chroma}" if self.chroma else "")
+        return bits_and_color(self.bits, self.chroma)
 
 
 class SoftLabels(Record):
@@ -579,13 +591,7 @@ def finished_set(
     labels = torch.arange(len(real.classes)).repeat_interleave(d.ipc)
     how = stored = None
     if d.is_quantized:
-        how = Pixels(
-            bits=d.stored_bits,
-            scale="image",
-            dither=False,
-            shape=(images.shape[1], images.shape[2], images.shape[3]),
-            chroma=chroma.SUBSAMPLED if d.is_subsampled else None,
-        )
+        how = Pixels.distilled(images.shape[1:], d.stored_bits, subsampled=d.is_subsampled)
         images, stored, how = pixels.stored(images, how)
     tensors = {"labels": labels} | (stored or {"images": images})
     kept = to_dict(settings)

@@ -30,17 +30,11 @@ def stored(images_NCHW: torch.Tensor, how: "Pixels") -> tuple[torch.Tensor, dict
         how: with any coding.
     """
     if how.chroma is None:
-        planes_NCHW = images_NCHW.numpy()
-        levels_GC2 = quantize.best_levels(planes_NCHW, how.bits, how.scale)
+        planes_NCHW, levels_GC2 = quantize.quantize(
+            images_NCHW.numpy(), bits=how.bits, scale=how.scale, dither=how.dither
+        )
     else:
-        planes_NCHW = _subsampled(images_NCHW, how)
-        luma_N1HW = planes_NCHW[:, :4].reshape(
-            len(planes_NCHW), 1, -1, how.planes[2]
-        )  # in no order: it does not matter
-        parts = [quantize.best_levels(of, how.bits, how.scale) for of in (luma_N1HW, planes_NCHW[:, 4:])]
-        levels_GC2 = np.concatenate(parts, axis=1)
-        del luma_N1HW
-    planes_NCHW = quantize.rounded(planes_NCHW, _of_planes(levels_GC2, how), how.bits, dither=how.dither)
+        planes_NCHW, levels_GC2 = _quantized_color(images_NCHW, how)
     tensors, how = _encoded(planes_NCHW, levels_GC2, how)
     return _restored(planes_NCHW, how), tensors, how
 
@@ -88,6 +82,17 @@ def _planes(tensors: Mapping[str, torch.Tensor], count: int, how: "Pixels") -> n
 
 def _of_planes(levels_GC2: np.ndarray, how: "Pixels") -> np.ndarray:
     return levels_GC2 if how.chroma is None else levels_GC2[:, LEVELS_OF_PLANES]
+
+
+def _quantized_color(images_NCHW: torch.Tensor, how: "Pixels") -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`ncfmkit.sets.quantize.quantize`, of luma and color differences: their planes and three levels."""
+    planes_NCHW = _subsampled(images_NCHW, how)
+    # the planes of luma as one: levels do not depend on the order of its values
+    luma_N1HW = planes_NCHW[:, :4].reshape(len(planes_NCHW), 1, -1, how.planes[2])
+    levels = [quantize.best_levels(of, how.bits, how.scale) for of in (luma_N1HW, planes_NCHW[:, 4:])]
+    del luma_N1HW  # two thirds of the planes
+    levels_GC2 = np.concatenate(levels, axis=1)
+    return quantize.rounded(planes_NCHW, _of_planes(levels_GC2, how), how.bits, dither=how.dither), levels_GC2
 
 
 def _subsampled(images_NCHW: torch.Tensor, how: "Pixels") -> np.ndarray:
