@@ -32,7 +32,10 @@ READS: dict[str, tuple[str, ...]] = {
     "distill": tuple(PANELS),
     "pretrain": ("data", "network", "pool", *_DEVICE, "seed"),
     "evaluate": ("data", "network", *_POOL_TRAINING, "student", *_DEVICE, "seed"),  # the pool's for herding
-    "assess": ("data", "network", *_POOL_TRAINING, "student", *_DEVICE, "seed"),  # the pool's for herding
+    "assess": (  # the pool's for herding; students are tested after their last epoch
+        *("data", "network", *_POOL_TRAINING, *_STUDENT_TRAINING, "student.repeats", "student.whole_epochs"),
+        *(*_DEVICE, "seed"),
+    ),
     "compare": (*("data", "network", *_STUDENT_TRAINING, "student.repeats", "student.evaluations", *_DEVICE, "seed"),),
     "train": ("data", "network", *_STUDENT_TRAINING, *_DEVICE, "seed"),
     "relabel": ("data", "pool", "labels.temperature", "labels.stages", "labels.bits", "labels.top", *_DEVICE),

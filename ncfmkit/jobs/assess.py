@@ -156,6 +156,7 @@ def _plan(
     if not settings.student.repeats:
         raise no_students(result.manifest.training.settings())
     changed = changed_recipe(result.manifest.training.settings(), settings)
+    settings = dataclasses.replace(settings, student=dataclasses.replace(settings.student, evaluations=1))
     asked = parse_evaluations(only if isinstance(only, str) else ",".join(only))
     folder = Path("assessment" if out is None else out)
     check_results_folder(folder, RESULT_FILE, MEASURED, made_by="assess", what="an assessment")

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from ncfmkit.errors import UserError
 from ncfmkit.kept import Kept
@@ -21,6 +23,10 @@ class StudentResult(Record):
 
     hits: tuple[tuple[Count, ...], ...]
     seconds: Seconds
+
+    @classmethod
+    def of(cls, hits_EK: np.ndarray, seconds: float) -> Self:
+        return cls(hits=tuple(map(tuple, hits_EK.tolist())), seconds=seconds)
 
 
 @dataclass(frozen=True, kw_only=True)

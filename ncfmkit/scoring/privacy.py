@@ -8,9 +8,9 @@ import base64
 import dataclasses
 import io
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,10 +34,21 @@ from ncfmkit.mosaic import cells, reduced
 from ncfmkit.networks import network_builder
 from ncfmkit.progress import track
 from ncfmkit.real.store import Split
+from ncfmkit.records import Record
 from ncfmkit.rng import keyed_rng
-from ncfmkit.scoring.students import side_by_side, spread, stacks, student_conditions, student_stages
+from ncfmkit.run_records import Share
+from ncfmkit.scoring.kept_students import StudentResult
+from ncfmkit.scoring.students import (
+    RowWork,
+    side_by_side,
+    spread,
+    stacks,
+    student_conditions,
+    student_stages,
+    train_and_test,
+)
 from ncfmkit.scoring.subject import Subject
-from ncfmkit.training import StackedModels, fresh_state, logits_of, train
+from ncfmkit.training import StackedModels, fresh_state, logits_of
 
 ATTACKED = ("distilled", "random", "whole")  # what the students are trained on that are attacked
 MOST_ATTACKED = 3000  # members, and as many others, of all classes together
@@ -67,19 +78,16 @@ def stages(subject: Subject) -> Iterator[Stage]:
         yield Stage(
             name="nearest real images", work=f"{_cell_count(subject):,} images", seconds=_nearest_seconds(subject)
         )
-    names = [name for name in ATTACKED if not subject.kept.has(**_attack_conditions(subject, name))]
-    left = {subject.work(name): subject.settings.student.repeats for name in names}
+    left = {subject.work(name): len(ks) for name in ATTACKED if (ks := _not_attacked(subject, name))}
+    for work in left:
+        subject.plan_students(work)  # the attack keeps what they get right, too
     for stage in student_stages(left, subject.real, subject.settings, subject.runtime):
         yield dataclasses.replace(stage, name=f"attacked {stage.name}")
 
 
 def measure(subject: Subject) -> Privacy:
-    kept = subject.kept
-    nearest = kept.measured(Nearest, lambda: nearest_real(subject), **_nearest_conditions(subject))
-    attacks = tuple(
-        kept.measured(Attack, partial(attack, subject, name), **_attack_conditions(subject, name)) for name in ATTACKED
-    )
-    return Privacy(nearest=nearest, attacks=attacks)
+    nearest = subject.kept.measured(Nearest, lambda: nearest_real(subject), **_nearest_conditions(subject))
+    return Privacy(nearest=nearest, attacks=tuple(attack(subject, name) for name in ATTACKED))
 
 
 def _nearest_conditions(subject: Subject) -> dict[str, Any]:
@@ -92,10 +100,15 @@ def _nearest_conditions(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _attack_conditions(subject: Subject, name: str) -> dict[str, Any]:
+def _attack_conditions(subject: Subject, name: str, repeat: int) -> dict[str, Any]:
     conditions = student_conditions(subject.work(name), subject.settings)
-    repeats = subject.settings.student.repeats
-    return conditions | {"repeats": repeats, "measurement": "loss threshold attack", "most": MOST_ATTACKED}
+    return conditions | {"repeat": repeat, "measurement": "loss threshold attack", "most": MOST_ATTACKED}
+
+
+def _not_attacked(subject: Subject, name: str) -> list[int]:
+    """The students of that row that are left."""
+    repeats = range(subject.settings.student.repeats)
+    return [k for k in repeats if not subject.kept.has(**_attack_conditions(subject, name, k))]
 
 
 def nearest_real(subject: Subject) -> Nearest:
@@ -380,19 +393,45 @@ def _nearest_seconds(subject: Subject) -> float:
     return seconds / len(few) * (len(real.train.images) + len(test.images))
 
 
+class Success(Record):
+    """How well scores tell members from others.
+
+    Attributes:
+        auc: area under the ROC curve: the probability that a member has a larger score than another image, where an
+            equal one counts as half.
+        true_positive_rate: at a false-positive rate of at most `FALSE_POSITIVE_RATE`; None: there are too few others
+            to measure such a rate.
+        advantage: the largest difference of the true- and the false-positive rate.
+    """
+
+    auc: Share
+    true_positive_rate: Share | None
+    advantage: Share
+
+
+class AttackedStudent(Success):
+    """What the attack on one student finds.
+
+    Attributes:
+        member_accuracy, other_accuracy: of the student on the members and on the others.
+    """
+
+    member_accuracy: Share
+    other_accuracy: Share
+
+
 def attack(subject: Subject, name: str) -> Attack:
     """The loss-threshold attack on students of the set, or of a row of `BASELINES`.
 
     The smaller the loss of its label, the likelier is an image called a member; it is not augmented. Members are
     training images, or what a student of random real images was trained on; the others are test images, as many of
-    each class.
+    each class. What is found is kept of each student, and what it gets right, which other evaluations ask for.
 
     Args:
         name: of `ATTACKED`.
     """
-    real, settings, runtime, test = subject.real, subject.settings, subject.runtime, subject.test
-    work, build, repeats = subject.work(name), network_builder(settings.network, real), settings.student.repeats
-    student = dataclasses.replace(settings.student, epochs=work.epochs)
+    settings, test, work = subject.settings, subject.test, subject.work(name)
+    repeats = settings.student.repeats
     sets = [subject.images(name, repeat) for repeat in range(repeats)]
 
     # members of each student, and the others
@@ -403,32 +442,61 @@ def attack(subject: Subject, name: str) -> Attack:
     members = members if name == "random" else members * repeats
     others = _few(test, count_K, settings.seed, "others")
 
-    together = side_by_side(repeats, real.size, runtime)
-    found: list[Success] = []
-    right: list[tuple[float, float]] = []  # accuracy on members and on others
-    with track(f"attacked students: {work.label}", repeats * student.epochs) as bar:
-        for models, keys in stacks(build, range(repeats), together, runtime):
+    kept = {k: subject.kept.read(AttackedStudent, **_attack_conditions(subject, name, k)) for k in range(repeats)}
+    done = {k: student for k, student in kept.items() if student is not None}
+    if len(done) < repeats:
+        done |= _attacked(subject, work, sets, members, others, left=[k for k in range(repeats) if k not in done])
+    found = [done[k] for k in range(repeats)]
+    rates = [student.true_positive_rate for student in found if student.true_positive_rate is not None]
+    return Attack(
+        set=name,
+        label=work.label,
+        epochs=work.epochs,
+        n=repeats,
+        images=int(count_K.sum()),
+        auc=_over_students([student.auc for student in found]),
+        true_positive_rate=_over_students(rates) if rates else None,
+        advantage=_over_students([student.advantage for student in found]),
+        member_accuracy=float(np.mean([student.member_accuracy for student in found])),
+        other_accuracy=float(np.mean([student.other_accuracy for student in found])),
+    )
+
+
+def _attacked(
+    subject: Subject,
+    work: RowWork,
+    sets: list[LabeledImages],
+    members: list[LabeledImages],
+    others: LabeledImages,
+    *,
+    left: list[int],
+) -> dict[int, AttackedStudent]:
+    """Trains and attacks those students of a row that are left; what is found of each is kept at once."""
+    real, settings, runtime = subject.real, subject.settings, subject.runtime
+    build, student = network_builder(settings.network, real), dataclasses.replace(settings.student, epochs=work.epochs)
+    together, repeats = side_by_side(len(left), real.size, runtime), len(sets)
+    before, total = (count * student.epochs for count in (repeats - len(left), repeats))
+    done = {}
+    with track(f"attacked students: {work.label}", total, before) as bar:
+        for models, keys in stacks(build, left, together, runtime):
+            start = time.monotonic()
             models.load([fresh_state(build, settings.seed, "student", key) for key in keys])
-            train(models, [sets[key] for key in keys], student, seed=settings.seed, keys=keys, bar=bar)
+            data = [sets[key] for key in keys]
+            tested_REK = train_and_test(models, data, subject.test, student, settings.seed, keys, bar)
+            trained = time.monotonic()
             apart = {id(d): d for d in (others, *(members[key] for key in keys))}  # students may share them
             seen = {place: label_losses(models, d) for place, d in apart.items()}
             for row, key in enumerate(keys):
                 (member_RN, member_right_RN), (other_RN, other_right_RN) = seen[id(members[key])], seen[id(others)]
-                found.append(attack_success(-member_RN[row], -other_RN[row]))
-                right.append((float(member_right_RN[row].mean()), float(other_right_RN[row].mean())))
-    rates = [success.true_positive_rate for success in found if success.true_positive_rate is not None]
-    return Attack(
-        set=name,
-        label=work.label,
-        epochs=student.epochs,
-        n=repeats,
-        images=int(count_K.sum()),
-        auc=_over_students([success.auc for success in found]),
-        true_positive_rate=_over_students(rates) if rates else None,
-        advantage=_over_students([success.advantage for success in found]),
-        member_accuracy=float(np.mean([of_members for of_members, _ in right])),
-        other_accuracy=float(np.mean([of_others for _, of_others in right])),
-    )
+                subject.keep_student(work, key, StudentResult.of(tested_REK[row], (trained - start) / len(keys)))
+                done[key] = AttackedStudent(
+                    **attack_success(-member_RN[row], -other_RN[row]).to_dict(),
+                    member_accuracy=float(member_right_RN[row].mean()),
+                    other_accuracy=float(other_right_RN[row].mean()),
+                )
+                seconds = (time.monotonic() - start) / len(keys)
+                subject.kept.keep(done[key], seconds, **_attack_conditions(subject, work.name, key))
+    return done
 
 
 def _few(data: LabeledImages, count_K: np.ndarray, seed: int, *key: int | str) -> LabeledImages:
@@ -451,23 +519,6 @@ def label_losses(models: StackedModels, data: LabeledImages) -> tuple[np.ndarray
         losses.append(F.softplus(others_RKB.logsumexp(1)))
         right.append(logits_RKB.argmax(1) == label_RB)
     return torch.cat(losses, 1).numpy(), torch.cat(right, 1).numpy()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Success:
-    """How well scores tell members from others.
-
-    Attributes:
-        auc: area under the ROC curve: the probability that a member has a larger score than another image, where an
-            equal one counts as half.
-        true_positive_rate: at a false-positive rate of at most `FALSE_POSITIVE_RATE`; None: there are too few others
-            to measure such a rate.
-        advantage: the largest difference of the true- and the false-positive rate.
-    """
-
-    auc: float
-    true_positive_rate: float | None
-    advantage: float
 
 
 def attack_success(member_N: np.ndarray, other_N: np.ndarray) -> Success:

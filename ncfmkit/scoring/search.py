@@ -92,8 +92,8 @@ def _space(subject: Subject) -> list[SearchedNetwork]:
 
 
 def students(subject: Subject) -> StudentSettings:
-    """Those of the set, but one of each network, which is tested once, as a search does."""
-    return dataclasses.replace(subject.settings.student, repeats=1, evaluations=1)
+    """Those of the set, but one of each network, as a search does."""
+    return dataclasses.replace(subject.settings.student, repeats=1)
 
 
 def works(subject: Subject) -> list[RowWork]:

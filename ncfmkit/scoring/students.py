@@ -127,10 +127,10 @@ def score(
             for models, keys in stacks(build, mine, together, runtime):
                 start = time.monotonic()
                 models.load([fresh_state(build, seed, "student", k) for k in keys])
-                tested_REK = _train_and_test(models, [images(k) for k in keys], test, settings, seed, list(keys), bar)
+                tested_REK = train_and_test(models, [images(k) for k in keys], test, settings, seed, keys, bar)
                 seconds = (time.monotonic() - start) / len(keys)
                 for k, tested_EK in zip(keys, tested_REK, strict=True):
-                    done[k] = StudentResult(hits=tuple(map(tuple, tested_EK.tolist())), seconds=seconds)
+                    done[k] = StudentResult.of(tested_EK, seconds)
                     if kept is not None and distributed.is_first():
                         kept.keep(k, done[k])
                 last = sum(sum(student.hits[-1]) for student in done.values())
@@ -177,13 +177,13 @@ def evaluated_epochs(settings: StudentSettings) -> tuple[int, ...]:
     return tuple(round(settings.epochs * (i + 1) / count) for i in range(count))
 
 
-def _train_and_test(
+def train_and_test(
     models: StackedModels,
     sets: list[LabeledImages],
     test: LabeledImages,
     settings: StudentSettings,
     seed: int,
-    keys: list[int],
+    keys: Sequence[int],
     bar: Tracker,
 ) -> np.ndarray:
     """What the stack gets right of each class at each evaluation, the last epoch's at the end, int64 `[R, E, K]`."""

@@ -17,7 +17,7 @@ from ncfmkit.real.store import RealData
 from ncfmkit.run_records import Score
 from ncfmkit.runtime import Runtime
 from ncfmkit.scoring.baselines import SetSize, check_baselines, random_subset
-from ncfmkit.scoring.kept_students import KeptStudents
+from ncfmkit.scoring.kept_students import KeptStudents, StudentResult
 from ncfmkit.scoring.students import RowWork, row_work, score, student_conditions, student_stages
 
 
@@ -35,7 +35,7 @@ class Subject:
             did not begin as real images, or it is not known as which.
         size: how large it is, per class.
         real: the real data.
-        settings: `network` and `student` are those of the students, `seed` of all draws.
+        settings: `network` and `student` are those of the students, which are tested once; `seed` of all draws.
         mosaics: gives mosaics of random real images like the set's own, decoded, for the repeat of that number.
         soften: gives images the soft labels of the set's teachers, stored as the set's are; None: the set has none, or
             of teachers that are not known. What it gives depends on `settings.pool` and `settings.labels`.
@@ -120,6 +120,10 @@ class Subject:
             kept=self._kept(work, network, conditions),
             prefix="" if network is None else f"{network.name}: ",
         )
+
+    def keep_student(self, work: RowWork, repeat: int, result: StudentResult) -> None:
+        """Keeps what a student of the set's network gets right that something else than :meth:`students` trained."""
+        self._kept(work, None, {}).keep(repeat, result)
 
     def student_stages(self, works: Sequence[RowWork], network: NetworkSettings) -> Iterator[Stage]:
         """The students of that network, of those rows, that are neither kept nor planned, measured."""

@@ -159,6 +159,39 @@ def test_students_that_evaluations_share_are_estimated_once() -> None:
     assert of_own == ["architectures: convnet: students: mosaics of real images, 1 per class"]
     assert len([name for name in names if name.startswith("architectures: alexnet: ")]) == 4
     assert names == [stage.name for stage in dry_run(path, only="ranking,architectures", **QUICK)]
+    after_privacy = [stage.name for stage in dry_run(path, only="privacy,ranking", **QUICK)]
+    assert [name for name in after_privacy if name.startswith("ranking")] == [
+        "ranking: students: distilled, 1 per class, no augmentation",
+        "ranking: students: random real, 1 per class, no augmentation",
+    ]
+
+
+def test_attacked_students_serve_other_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of privacy are those that the scores of ranking are about: trained once, with the same result."""
+    path, trained, train = make_set("a"), [0], students.train
+
+    def counted(*arguments: Any, **how: Any) -> None:
+        trained[0] += len(how["keys"])
+        train(*arguments, **how)
+
+    monkeypatch.setattr(students, "train", counted)
+    alone = quickly(path, "ranking", out="alone").ranking
+    assert trained == [5 * 2]
+    quickly(path, "privacy", out="both")
+    assert trained == [(5 + 3) * 2]
+    after = quickly(path, "ranking", out="both").ranking
+    assert trained == [(5 + 3 + 2) * 2]
+    assert alone is not None
+    assert after is not None
+    assert [cell.score.last for cell in after.cells] == [cell.score.last for cell in alone.cells]
+    assert len({cell.score.last for cell in alone.cells}) > 1
+
+
+def test_students_are_tested_once() -> None:
+    """After the last epoch, however often the set's recipe tests them: no evaluation asks for more."""
+    found = quickly(make_set("a"), **{"student.evaluations": 3}).architectures
+    assert found is not None
+    assert {row.evaluations for row in found.rows} == {1}
 
 
 def wrong(says: str, change: Callable[[], Any] = lambda: "a.safetensors", /, **how: Any) -> Any:

@@ -396,25 +396,28 @@ def test_an_interrupted_measurement_continues(
     whole = privacy.measure(subject_of(tmp_path / "whole", real, stored, runtime, student=short))
     assert [attack.set for attack in whole.attacks] == ["distilled", "random", "whole"]
 
-    subject, measured, attack = subject_of(tmp_path / "cut", real, stored, runtime, student=short), [], privacy.attack
+    subject, trained = subject_of(tmp_path / "cut", real, stored, runtime, student=short), []
+    train = privacy.train_and_test
 
-    def once(subject: Subject, name: str) -> Any:
-        if name == "random" and name not in measured:
-            measured.append(name)
+    def cut(models: StackedModels, data: list[LabeledImages], *others: Any) -> np.ndarray:
+        if len(trained) == 3:
             raise KeyboardInterrupt
-        measured.append(name)
-        return attack(subject, name)
+        trained.append(len(data[0]))
+        return train(models, data, *others)
 
-    monkeypatch.setattr(privacy, "attack", once)
+    monkeypatch.setattr(privacy, "side_by_side", lambda *_: 1)
+    monkeypatch.setattr(privacy, "train_and_test", cut)
     assert next(privacy.stages(subject)).name == "nearest real images"
     with pytest.raises(KeyboardInterrupt):
         privacy.measure(subject)
-    assert [s.name for s in privacy.stages(subject)] == [
-        "attacked students: random real, 2 per class",
-        "attacked students: whole training split",
+    assert trained == [6, 6, 6]  # both of the set, one of random real images
+    assert [(s.name, s.work.split(" x ")[0]) for s in privacy.stages(subject)] == [
+        ("attacked students: random real, 2 per class", "1"),
+        ("attacked students: whole training split", "2"),
     ]
+    trained.append(0)
     assert privacy.measure(subject) == whole
-    assert measured == ["distilled", "random", "random", "whole"]
+    assert trained[4:] == [6, 21, 21]
     assert list(privacy.stages(subject)) == []
 
 
