@@ -49,6 +49,7 @@ def shards(folder: Path, of: int, how: dict[str, Any] | None = None) -> list[Pat
         {"distill.sampler": "learned", "distill.sampler_lr": 0.0},
         {"distill.optimizer": "sgd", "distill.ipc": 2, "distill.easiest": 0.5},
         {"labels.soft": True, "pool.epochs": 12},
+        {"data.color": "rgb", "distill.bits": 2, "distill.chroma": "4:2:0", "distill.ipc": 2},
     ],
 )
 def test_shards_joined_are_the_run_of_all_classes(tmp_path: Path, how: dict[str, Any]) -> None:
