@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -99,6 +99,33 @@ class Kept:
         found = measure()
         self.keep(found, time.monotonic() - start + sum(self.earlier[read:]), **conditions)
         return found
+
+    def left(self, count: int, conditions: Callable[[int], dict[str, Any]]) -> list[int]:
+        """The numbers of those of so many results that are not kept. Arguments as :meth:`each`."""
+        return [k for k in range(count) if not self.has(**conditions(k))]
+
+    def each(
+        self,
+        kind: type[R],
+        count: int,
+        measure: Callable[[list[int]], Iterable[tuple[int, R]]],
+        conditions: Callable[[int], dict[str, Any]],
+    ) -> list[R]:
+        """So many results: those that were kept, and the others, each of which is kept as soon as it is measured.
+
+        Args:
+            measure: gives the results of these numbers, each with its number.
+            conditions: what the result of that number depends on.
+        """
+        read = {k: self.read(kind, **conditions(k)) for k in range(count)}
+        found = {k: result for k, result in read.items() if result is not None}
+        if len(found) < count:
+            start = time.monotonic()
+            for k, result in measure([k for k in range(count) if k not in found]):
+                now = time.monotonic()
+                self.keep(result, now - start, **conditions(k))
+                found[k], start = result, now
+        return [found[k] for k in range(count)]
 
     def keep(self, result: Record, seconds: float, **conditions: Any) -> None:
         """Writes a result that took so long.

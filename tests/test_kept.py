@@ -1,6 +1,7 @@
 """Results that are kept in a folder: measured once for each set of conditions."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,33 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=rf"{path} is damaged: .*\n(.*\n)*remove that file, and the same command"):
         here.measured(Found, lambda: Found(value=1), row="one")
     assert path.read_text(encoding="utf-8") == text
+
+
+def test_each_result_is_kept_before_the_next_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the time since the one before; those that are there are not asked for again."""
+    now, asked = 0.0, list[list[int]]()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    here = kept(tmp_path)
+
+    def conditions(k: int) -> dict[str, int]:
+        return {"row": 7, "repeat": k}
+
+    def measure(left: list[int], stop: int | None = None) -> Iterator[tuple[int, Found]]:
+        nonlocal now
+        asked.append(left)
+        for k in left[::-1]:  # in any order
+            if k == stop:
+                raise KeyboardInterrupt
+            now += 1 + k
+            yield k, Found(value=10 * k)
+
+    with pytest.raises(KeyboardInterrupt):
+        here.each(Found, 4, lambda left: measure(left, stop=1), conditions)
+    assert here.left(4, conditions) == [0, 1]
+    assert [here.seconds(**conditions(k)) for k in (2, 3)] == [3, 4]
+    now += 100
+    assert [found.value for found in here.each(Found, 4, measure, conditions)] == [0, 10, 20, 30]
+    assert [here.seconds(**conditions(k)) for k in range(4)] == [1, 2, 3, 4]
+    assert [found.value for found in here.each(Found, 3, measure, conditions)] == [0, 10, 20]
+    assert asked == [[0, 1, 2, 3], [0, 1]]
+    assert here.left(5, conditions) == [4]

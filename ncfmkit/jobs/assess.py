@@ -197,7 +197,7 @@ def _plan(
         runtime=runtime,
         mosaics=lambda repeat: real_mosaics(result, real, settings.seed, repeat)[0],
         herding=herding,
-        herded=partial(selecting(real, extractors[0], pool, runtime), "herding"),
+        herded=cache(partial(selecting(real, extractors[0], pool, runtime), "herding")),
         soften=(lambda data: softened(data, settings, teachers())) if taught else None,
         teachers=lambda: estimate_pool(real, extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime),
         kept=kept_of_set(folder / MEASURED, result.manifest.manifest_sha256, real, settings, runtime),

@@ -4,12 +4,13 @@ Axes: R repeats, K classes, S classes seen, B batch.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import cache, partial
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from ncfmkit.assessment import Continual, ContinualBuffer, ContinualStage
 from ncfmkit.config import StudentSettings, to_dict
@@ -18,7 +19,9 @@ from ncfmkit.estimate import Stage
 from ncfmkit.images import LabeledImages
 from ncfmkit.networks import builder, network_builder
 from ncfmkit.progress import plural, track
+from ncfmkit.records import Record
 from ncfmkit.rng import keyed_rng
+from ncfmkit.run_records import Share
 from ncfmkit.scoring.baselines import BASELINES, random_subset
 from ncfmkit.scoring.students import (
     RowWork,
@@ -43,7 +46,17 @@ from ncfmkit.training import (
 BUFFERS = ("distilled", "random", "webp", "herding")  # the set, and rows of `BASELINES`
 FEWEST_CLASSES = 4  # two stages of two classes
 
-Draw = Callable[[], tuple[list[LabeledImages], float]]  # the buffer of each repeat, and its bytes per class
+
+class ContinualStudent(Record):
+    """A student of a stage.
+
+    Attributes:
+        accuracy: on all test images of the classes seen.
+        bytes_per_class: of its buffer, with all classes.
+    """
+
+    accuracy: Share
+    bytes_per_class: Annotated[float, Field(ge=0)]
 
 
 def classes_seen(classes: int) -> tuple[int, ...]:
@@ -101,12 +114,16 @@ def stages(subject: Subject) -> Iterator[Stage]:
     A stage's time is linear in its images, and these grow evenly.
     """
     real, settings, runtime = subject.real, subject.settings, subject.runtime
-    together = side_by_side(settings.student.repeats, real.size, runtime)
+    repeats = settings.student.repeats
+    together = side_by_side(repeats, real.size, runtime)
     models, testing = None, 0.0
     for name in BUFFERS:
         work = subject.work(name)
-        seen_at = classes_seen(len(real.classes))
-        left = [seen for seen in seen_at if not subject.kept.has(**_conditions(subject, work, seen))]
+        students = {
+            seen: len(subject.kept.left(repeats, partial(_conditions, subject, work, seen)))
+            for seen in classes_seen(len(real.classes))
+        }
+        left = [seen for seen, count in students.items() if count]
         if not left:
             continue
         if name == "herding":
@@ -120,8 +137,8 @@ def stages(subject: Subject) -> Iterator[Stage]:
             ends.append(training_seconds(models, subject.whole, images, _how(subject, work, seen)) + testing)
         yield Stage(
             name=f"replay buffer: {work.label}",
-            work=f"{plural(len(left), 'stage')} x {plural(settings.student.repeats, 'student')}",
-            seconds=len(left) * float(np.mean(ends)) * -(-settings.student.repeats // together),
+            work=f"{plural(sum(students.values()), 'student')} of {plural(len(left), 'stage')}",
+            seconds=float(np.mean(ends)) * sum(-(-count // together) for count in students.values()),
         )
 
 
@@ -132,15 +149,8 @@ def measure(subject: Subject) -> Continual:
     buffers = []
     for name in BUFFERS:
         work = subject.work(name)
-        draw = functools.cache(functools.partial(_draw, subject, work))  # once for all stages, if one is left
-        done = [
-            subject.kept.measured(
-                ContinualStage,
-                functools.partial(_stage, subject, work, draw, orders_RK[:, :seen]),
-                **_conditions(subject, work, seen),
-            )
-            for seen in seen_at
-        ]
+        draw = cache(partial(_drawn, subject, work))  # once for all stages, if one is left
+        done = [_stage(subject, work, draw, orders_RK[:, :seen]) for seen in seen_at]
         average_R = np.mean([stage.accuracy.values for stage in done], axis=0)
         buffers.append(
             ContinualBuffer(
@@ -155,12 +165,11 @@ def measure(subject: Subject) -> Continual:
     )
 
 
-def _conditions(subject: Subject, work: RowWork, seen: int) -> dict[str, Any]:
-    """What a stage of a buffer depends on: how long its students train is not always told by the epochs of the row."""
+def _conditions(subject: Subject, work: RowWork, seen: int, repeat: int) -> dict[str, Any]:
+    """What a student of a buffer depends on: how long it trains is not always told by the epochs of the row."""
     herds = {"pool": to_dict(subject.settings.pool)} if work.name == "herding" else {}
     at_stage = dataclasses.replace(work, epochs=_how(subject, work, seen).epochs)
-    of_stage = {"continual": seen, "repeats": subject.settings.student.repeats}
-    return of_stage | student_conditions(at_stage, subject.settings) | herds
+    return {"continual": seen, "repeat": repeat} | student_conditions(at_stage, subject.settings) | herds
 
 
 def _images(subject: Subject, work: RowWork, seen: int) -> int:
@@ -175,43 +184,61 @@ def _how(subject: Subject, work: RowWork, seen: int) -> StudentSettings:
     return dataclasses.replace(student, epochs=epochs_for(steps, _images(subject, work, seen), student.batch))
 
 
-def _draw(subject: Subject, work: RowWork) -> tuple[list[LabeledImages], float]:
-    """The buffer of each repeat, with all classes, and the bytes of a class."""
-    real, settings = subject.real, subject.settings
+def _drawn(subject: Subject, work: RowWork, repeat: int) -> tuple[LabeledImages, float]:
+    """The buffer of that repeat, with all classes, and its bytes per class."""
     if work.name == "distilled":
-        return [subject.distilled] * settings.student.repeats, subject.size.bytes
+        return subject.distilled, subject.size.bytes
     if work.name == "herding":
-        herded = subject.herded(work.per_class)
-        return [herded] * settings.student.repeats, herded.images.nbytes / herded.classes
-    drawn = [random_subset(real, work.per_class, settings.seed, r) for r in range(settings.student.repeats)]
+        images = subject.herded(work.per_class)
+    else:
+        images = random_subset(subject.real, work.per_class, subject.settings.seed, repeat)
     codec = BASELINES[work.name].codec
-    if codec is None:
-        return drawn, drawn[0].images.nbytes / len(real.classes)
-    coded = [codec.coded(subset) for subset in drawn]
-    return [subset for subset, _ in coded], float(np.mean([count for _, count in coded])) / len(real.classes)
+    images, size = (images, images.images.nbytes) if codec is None else codec.coded(images)
+    return images, size / images.classes
 
 
-def _stage(subject: Subject, work: RowWork, draw: Draw, seen_RS: np.ndarray) -> ContinualStage:
+def _stage(
+    subject: Subject, work: RowWork, draw: Callable[[int], tuple[LabeledImages, float]], seen_RS: np.ndarray
+) -> ContinualStage:
+    repeats, seen = seen_RS.shape
+    students = subject.kept.each(
+        ContinualStudent,
+        repeats,
+        partial(_students, subject, work, draw, seen_RS),
+        partial(_conditions, subject, work, seen),
+    )
+    how = _how(subject, work, seen)
+    return ContinualStage(
+        seen=seen,
+        steps=how.epochs * batch_plan(_images(subject, work, seen), how.batch)[0],
+        bytes_per_class=float(np.mean([student.bytes_per_class for student in students])),
+        accuracy=summary(np.array([student.accuracy for student in students])),
+    )
+
+
+def _students(
+    subject: Subject,
+    work: RowWork,
+    draw: Callable[[int], tuple[LabeledImages, float]],
+    seen_RS: np.ndarray,
+    left: list[int],
+) -> Iterator[tuple[int, ContinualStudent]]:
     """Fresh students, trained on the buffers' images of the classes seen, and tested on all these classes."""
     settings, real, runtime = subject.settings, subject.real, subject.runtime
     repeats, seen = seen_RS.shape
     how = _how(subject, work, seen)
     build = builder(settings.network, channels=real.channels, classes=seen, size=real.size)
-    together = side_by_side(repeats, real.size, runtime)
-    buffers, bytes_per_class = draw()
-    accuracies: list[float] = []
-    with track(f"replay buffer: {work.label}, {seen} classes seen", repeats * how.epochs) as bar:
-        for models, keys in stacks(build, range(repeats), together, runtime):
+    together = side_by_side(len(left), real.size, runtime)
+    before, total = (count * how.epochs for count in (repeats - len(left), repeats))
+    with track(f"replay buffer: {work.label}, {seen} classes seen", total, before) as bar:
+        for models, keys in stacks(build, left, together, runtime):
             models.load([fresh_state(build, settings.seed, "continual student", seen, r) for r in keys])
-            data = [narrowed(buffers[r], seen_RS[r]) for r in keys]
+            buffers = [draw(r) for r in keys]
+            data = [narrowed(images, seen_RS[r]) for r, (images, _) in zip(keys, buffers, strict=True)]
             train(models, data, how, seed=settings.seed, keys=keys, bar=bar)
-            accuracies += seen_accuracy(models, subject.test, seen_RS[keys])
-    return ContinualStage(
-        seen=seen,
-        steps=how.epochs * batch_plan(_images(subject, work, seen), how.batch)[0],
-        bytes_per_class=bytes_per_class,
-        accuracy=summary(np.array(accuracies)),
-    )
+            accuracies = seen_accuracy(models, subject.test, seen_RS[list(keys)])
+            for r, (_, size), accuracy in zip(keys, buffers, accuracies, strict=True):
+                yield r, ContinualStudent(accuracy=accuracy, bytes_per_class=size)
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ class KeptStudents:
 
     def left(self, repeats: int) -> list[int]:
         """Those that are not kept."""
-        return [k for k in range(repeats) if not self.kept.has(**self._of(k))]
+        return self.kept.left(repeats, self._of)
 
     def unplanned(self, repeats: int) -> int:
         """How many of them are neither kept nor planned; they are planned from now on."""

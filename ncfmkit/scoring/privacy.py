@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,9 +79,12 @@ def stages(subject: Subject) -> Iterator[Stage]:
         yield Stage(
             name="nearest real images", work=f"{_cell_count(subject):,} images", seconds=_nearest_seconds(subject)
         )
-    left = {subject.work(name): len(ks) for name in ATTACKED if (ks := _not_attacked(subject, name))}
-    for work in left:
-        subject.plan_students(work)  # the attack keeps what they get right, too
+    left = {}
+    for name in ATTACKED:
+        work = subject.work(name)
+        if students := subject.kept.left(subject.settings.student.repeats, partial(_attack_conditions, subject, name)):
+            left[work] = len(students)
+            subject.plan_students(work)  # the attack keeps what they get right, too
     for stage in student_stages(left, subject.real, subject.settings, subject.runtime):
         yield dataclasses.replace(stage, name=f"attacked {stage.name}")
 
@@ -103,12 +107,6 @@ def _nearest_conditions(subject: Subject) -> dict[str, Any]:
 def _attack_conditions(subject: Subject, name: str, repeat: int) -> dict[str, Any]:
     conditions = student_conditions(subject.work(name), subject.settings)
     return conditions | {"repeat": repeat, "measurement": "loss threshold attack", "most": MOST_ATTACKED}
-
-
-def _not_attacked(subject: Subject, name: str) -> list[int]:
-    """The students of that row that are left."""
-    repeats = range(subject.settings.student.repeats)
-    return [k for k in repeats if not subject.kept.has(**_attack_conditions(subject, name, k))]
 
 
 def nearest_real(subject: Subject) -> Nearest:
@@ -442,11 +440,12 @@ def attack(subject: Subject, name: str) -> Attack:
     members = members if name == "random" else members * repeats
     others = _few(test, count_K, settings.seed, "others")
 
-    kept = {k: subject.kept.read(AttackedStudent, **_attack_conditions(subject, name, k)) for k in range(repeats)}
-    done = {k: student for k, student in kept.items() if student is not None}
-    if len(done) < repeats:
-        done |= _attacked(subject, work, sets, members, others, left=[k for k in range(repeats) if k not in done])
-    found = [done[k] for k in range(repeats)]
+    found = subject.kept.each(
+        AttackedStudent,
+        repeats,
+        partial(_attacked, subject, work, sets, members, others),
+        partial(_attack_conditions, subject, name),
+    )
     rates = [student.true_positive_rate for student in found if student.true_positive_rate is not None]
     return Attack(
         set=name,
@@ -468,35 +467,34 @@ def _attacked(
     sets: list[LabeledImages],
     members: list[LabeledImages],
     others: LabeledImages,
-    *,
     left: list[int],
-) -> dict[int, AttackedStudent]:
-    """Trains and attacks those students of a row that are left; what is found of each is kept at once."""
+) -> Iterator[tuple[int, AttackedStudent]]:
+    """Trains and attacks those students of a row that are left."""
     real, settings, runtime = subject.real, subject.settings, subject.runtime
     build, student = network_builder(settings.network, real), dataclasses.replace(settings.student, epochs=work.epochs)
     together, repeats = side_by_side(len(left), real.size, runtime), len(sets)
     before, total = (count * student.epochs for count in (repeats - len(left), repeats))
-    done = {}
     with track(f"attacked students: {work.label}", total, before) as bar:
         for models, keys in stacks(build, left, together, runtime):
             start = time.monotonic()
             models.load([fresh_state(build, settings.seed, "student", key) for key in keys])
             data = [sets[key] for key in keys]
             tested_REK = train_and_test(models, data, subject.test, student, settings.seed, keys, bar)
-            trained = time.monotonic()
+            seconds = (time.monotonic() - start) / len(keys)
             apart = {id(d): d for d in (others, *(members[key] for key in keys))}  # students may share them
             seen = {place: label_losses(models, d) for place, d in apart.items()}
             for row, key in enumerate(keys):
                 (member_RN, member_right_RN), (other_RN, other_right_RN) = seen[id(members[key])], seen[id(others)]
-                subject.keep_student(work, key, StudentResult.of(tested_REK[row], (trained - start) / len(keys)))
-                done[key] = AttackedStudent(
-                    **attack_success(-member_RN[row], -other_RN[row]).to_dict(),
-                    member_accuracy=float(member_right_RN[row].mean()),
-                    other_accuracy=float(other_right_RN[row].mean()),
+                subject.keep_student(work, key, StudentResult.of(tested_REK[row], seconds))
+                found = attack_success(-member_RN[row], -other_RN[row])
+                yield (
+                    key,
+                    AttackedStudent(
+                        **found.to_dict(),
+                        member_accuracy=float(member_right_RN[row].mean()),
+                        other_accuracy=float(other_right_RN[row].mean()),
+                    ),
                 )
-                seconds = (time.monotonic() - start) / len(keys)
-                subject.kept.keep(done[key], seconds, **_attack_conditions(subject, work.name, key))
-    return done
 
 
 def _few(data: LabeledImages, count_K: np.ndarray, seed: int, *key: int | str) -> LabeledImages:

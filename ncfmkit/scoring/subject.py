@@ -41,7 +41,8 @@ class Subject:
             of teachers that are not known. What it gives depends on `settings.pool` and `settings.labels`.
         teachers: the training that `soften` begins with: those teachers that are not in the cache, measured.
         herding: the work of `herded`, measured, and of the extractor that chooses, if it is not in the cache.
-        herded: gives the herded subset of that many real images per class, which depends on `settings.pool`.
+        herded: gives the herded subset of that many real images per class, selected once, which depends on
+            `settings.pool`.
         kept: the scores and other results that are measured already. The set, the real data, the seed, the device and
             the versions are in its conditions; all else that a result depends on, whoever keeps it says.
     """

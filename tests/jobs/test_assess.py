@@ -189,7 +189,8 @@ def test_attacked_students_serve_other_evaluations(monkeypatch: pytest.MonkeyPat
 
 def test_students_are_tested_once() -> None:
     """After the last epoch, however often the set's recipe tests them: no evaluation asks for more."""
-    found = quickly(make_set("a"), **{"student.evaluations": 3}).architectures
+    often: dict[str, Any] = {"student.evaluations": 3}
+    found = quickly(make_set("a"), **often).architectures
     assert found is not None
     assert {row.evaluations for row in found.rows} == {1}
 

@@ -261,15 +261,42 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path, runtime: Runtime, mo
     with pytest.raises(KeyboardInterrupt):
         continual.measure(subject)
     assert [stage.work for stage in continual.stages(subject)] == [
-        "1 stage x 2 students",
-        "2 stages x 2 students",
-        "2 stages x 2 students",
+        "2 students of 1 stage",
+        "4 students of 2 stages",
+        "4 students of 2 stages",
     ]
     monkeypatch.setattr(continual, "train", train)
     assert continual.measure(subject) == whole
     assert list(continual.stages(subject)) == []
     kept = dataclasses.replace(subject, herded=lambda count: pytest.fail("what is kept needs no herding"))
     assert continual.measure(kept) == whole
+
+
+def test_more_repeats_train_further_students_only(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each is kept by itself, however many are trained side by side."""
+    trained: list[int] = []
+    train = continual.train
+
+    def counted(*args: Any, **how: Any) -> None:
+        trained.extend(how["keys"])
+        train(*args, **how)
+
+    monkeypatch.setattr(continual, "train", counted)
+    subject = subject_of(tmp_path, runtime)
+    two = continual.measure(subject)
+    assert trained == [0, 1] * 8  # of four buffers at two stages
+    trained.clear()
+    student = dataclasses.replace(STUDENT, repeats=3)
+    more = dataclasses.replace(subject, settings=dataclasses.replace(subject.settings, student=student))
+    assert {stage.work for stage in continual.stages(more)} == {"2 students of 2 stages"}
+    three = continual.measure(more)
+    assert trained == [2] * 8
+    for before, after in zip(two.buffers, three.buffers, strict=True):
+        for stage, longer in zip(before.stages, after.stages, strict=True):
+            assert longer.accuracy.values[:2] == stage.accuracy.values
+            assert len(longer.accuracy.values) == 3
 
 
 def test_other_epochs_are_other_stages(tmp_path: Path, runtime: Runtime) -> None:
@@ -282,7 +309,7 @@ def test_other_epochs_are_other_stages(tmp_path: Path, runtime: Runtime) -> None
     ]
     assert [one.work("webp").epochs for one in of] == [2, 2]
     assert [continual._how(one, work, 3).epochs for one in of] == [3, 4]
-    three, four = (continual._conditions(one, one.work("webp"), 3) for one in of)
+    three, four = (continual._conditions(one, one.work("webp"), 3, 0) for one in of)
     assert three != four
 
 

@@ -396,8 +396,8 @@ def test_an_interrupted_measurement_continues(
     whole = privacy.measure(subject_of(tmp_path / "whole", real, stored, runtime, student=short))
     assert [attack.set for attack in whole.attacks] == ["distilled", "random", "whole"]
 
-    subject, trained = subject_of(tmp_path / "cut", real, stored, runtime, student=short), []
-    train = privacy.train_and_test
+    subject = subject_of(tmp_path / "cut", real, stored, runtime, student=short)
+    train, trained = privacy.train_and_test, list[int]()
 
     def cut(models: StackedModels, data: list[LabeledImages], *others: Any) -> np.ndarray:
         if len(trained) == 3:
