@@ -391,6 +391,7 @@ def test_as_many_of_each_class_are_attacked(tmp_path: Path, monkeypatch: pytest.
 def test_an_interrupted_measurement_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real: RealData, runtime: Runtime
 ) -> None:
+    monkeypatch.setattr(privacy, "side_by_side", lambda *_: 1)
     stored = first_of_each(real.train.images, real.train.offsets, 2)
     short = dataclasses.replace(SHORT, epochs=3)
     whole = privacy.measure(subject_of(tmp_path / "whole", real, stored, runtime, student=short))
@@ -405,7 +406,6 @@ def test_an_interrupted_measurement_continues(
         trained.append(len(data[0]))
         return train(models, data, *others)
 
-    monkeypatch.setattr(privacy, "side_by_side", lambda *_: 1)
     monkeypatch.setattr(privacy, "train_and_test", cut)
     assert next(privacy.stages(subject)).name == "nearest real images"
     with pytest.raises(KeyboardInterrupt):
