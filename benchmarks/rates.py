@@ -24,6 +24,7 @@ from pydantic import Field
 
 from benchmarks.checkout import ROOT, commit
 from benchmarks.page import markdown_table
+from ncfmkit.config import from_dict, known_names
 from ncfmkit.errors import UserError
 from ncfmkit.exporters.contract import ModelMetadata
 from ncfmkit.exporters.results import Validation
@@ -75,9 +76,13 @@ finished runs.
 
 What counts as a byte, and what each baseline is, is in [method.md](method.md#8-scoring-a-set). Accuracy is percent of
 the test images after the last epoch, mean ± standard deviation of n students; all rows of a run take equally many
-gradient steps, those of the whole split at least as many. A command makes its set with the commit beside it: later
-versions may choose other images, bits and color for the same bytes. An exported student has the bytes of its file,
-divided by the classes: it answers as it is, but it trains no other network, and nobody sees what it learned from.
+gradient steps, those of the whole split at least as many; rows of different runs may differ in them. A command makes
+its set with the commit beside it: later versions may choose other images, bits and color for the same bytes.
+"""
+
+OF_STUDENTS = """
+An exported student has the bytes of its file, divided by the classes: it answers as it is, but it trains no other
+network, and nobody sees what it learned from.
 """
 
 NO_RUNS = """
@@ -90,7 +95,8 @@ class Rate(Record):
 
     Attributes:
         set: `distilled`, the name of a baseline, or `student`.
-        label, network, steps: as in `scores.json`; an exported student says no steps.
+        label, network, steps: as in `scores.json`, of a set in fewer bytes with its bits and color; an exported
+            student says no steps.
         mean, std, n: test accuracy after the last epoch; std is 0 for one student.
     """
 
@@ -140,6 +146,7 @@ def of_run(path: Path, revision: str) -> Rates:
     info, scores = run.info(), run.scores()
     if info.status != "done" or scores is None:
         raise UserError(f"{path} is not finished, or was not scored")
+    how = from_dict(known_names(info.settings)).distill
     rows = []
     for row in scores.rows:
         if row.bytes_per_class is None:
@@ -149,7 +156,7 @@ def of_run(path: Path, revision: str) -> Rates:
             )
         rate = Rate(
             set=row.set,
-            label=row.label,
+            label=f"{row.label}, {how.stored_as}" if row.set == "distilled" and how.is_quantized else row.label,
             network=row.network,
             steps=row.steps,
             bytes_per_class=row.bytes_per_class,
@@ -229,7 +236,8 @@ def render(found: Sequence[Rates]) -> str:
     """The text of docs/rates.md."""
     if not found:
         return HEAD + NO_RUNS
-    text = HEAD + f"\n![accuracy by bytes per class]({PLOT})\n"
+    students = any(row.set == "student" for rates in found for row in rates.rows)
+    text = HEAD + (OF_STUDENTS if students else "") + f"\n![accuracy by bytes per class]({PLOT})\n"
     for data, of_data in by_data(found).items():
         text += f"\n## {data}\n\n{_table(data, of_data)}\n\n"
         text += "\n".join(_about(rates) for rates in of_data) + "\n"

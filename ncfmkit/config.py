@@ -27,7 +27,7 @@ LARGEST = 1e30  # of a setting: float32 ends at 3.4e38, and AdamW begins with te
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Which numbers a setting may be. A lower end is always given, with `at_most` it is `at_least`."""
+    """Which numbers a setting may be. A lower end is always given."""
 
     at_least: float | None = None
     above: float | None = None
@@ -45,10 +45,12 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """Such as `1 or more`, `0 to 1`, `more than 0 and below 1` or `16 or more and a multiple of 16`."""
+        """Such as `1 or more`, `0 to 1`, `more than 0 and at most 1` or `16 or more and a multiple of 16`."""
         parts = [f"more than {self.above}" if self.at_least is None else f"{self.at_least} or more"]
-        if self.at_most is not None:
+        if self.at_most is not None and self.at_least is not None:
             parts = [f"{self.at_least} to {self.at_most}"]
+        elif self.at_most is not None:
+            parts.append(f"at most {self.at_most}")
         if self.below is not None:
             parts.append(f"below {self.below}")
         if self.multiple_of is not None:
@@ -227,7 +229,8 @@ class DistillSettings:
     )
     bits: int | None = setting(
         None,
-        "bits per stored pixel value, for which images are rounded while they are distilled; none: 8, or by --bytes",
+        "bits per stored pixel value (8, 6, 5, 4, 3 or 2), for which images are rounded while they are distilled; "
+        "none: 8, or by --bytes",
         unit="bits",
         at_least=2,
         at_most=8,

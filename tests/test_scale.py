@@ -11,6 +11,7 @@ import yaml
 from small_runs import set_bytes
 
 import ncfmkit
+from ncfmkit.jobs.setup import make_settings
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
 RECIPE = """
@@ -37,6 +38,15 @@ classes_per_batch = 1
 def example(language: str) -> str:
     (text,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
     return text
+
+
+@pytest.mark.parametrize("language", ["bash", "yaml", "python"])
+def test_the_settings_of_the_examples_allow_shards(language: str) -> None:
+    """Those of the recipe that they name, with the options that they give."""
+    words = re.findall(r"--[a-z]+|[a-z]+", example(language).replace("${RECIPE:-paper}", "paper"))
+    how = {key: words[words.index(f"--{key}") + 1] for key in ("recipe", "sampler", "schedule")}
+    assert how["recipe"] == "paper"
+    assert make_settings("digits", how.pop("recipe"), how | {"shard": "1/8"})
 
 
 def test_ray_parses() -> None:

@@ -71,8 +71,9 @@ def with_new_classes(settings: Settings, real: RealData) -> Settings:
             "pass --bits 8 --chroma 4:4:4"
         )
     how = earlier.manifest.decode
-    asked = {"--ipc": d.ipc, "--decode": d.decode, "--factor": d.factor, "--decoded": d.decoded_per_class}
-    there = {"--ipc": earlier.ipc, "--decode": how.kind, "--factor": how.factor, "--decoded": how.budget}
+    decoded = "--set distill.decoded_per_class"
+    asked = {"--ipc": d.ipc, "--decode": d.decode, "--factor": d.factor, decoded: d.decoded_per_class}
+    there = {"--ipc": earlier.ipc, "--decode": how.kind, "--factor": how.factor, decoded: how.budget}
     for flag, value in there.items():
         if asked[flag] != value:
             raise UserError(

@@ -44,10 +44,18 @@ def test_a_run_gives_its_rows(tmp_path: Path) -> None:
     found = rates.of_run(run_of(tmp_path / "small"), "abc")
     assert (found.run, found.data, found.device, found.commit) == ("small", "cifar10", "cpu (EPYC), fp32", "abc")
     assert found.command == "ncfmkit distill cifar10 --bytes 12288/class --out=a.run --data-root s3://b/c"
+    assert [row.label for row in found.rows] == [row.label for row in ROWS]
     assert [(row.set, row.bytes_per_class, row.mean, row.std, row.n, row.steps) for row in found.rows] == [
         ("distilled", 11_610.0, 0.66, 0.00449, 5, 1200),
         ("webp", 12_301.4, 0.45, 0.00449, 3, 1200),
     ]
+
+
+def test_a_row_says_how_its_set_is_stored(tmp_path: Path) -> None:
+    """The set's: what stands beside it is stored otherwise."""
+    settings = {"distill": {"ipc": 10, "bits": 2, "chroma": "4:2:0"}}
+    set_row, webp = rates.of_run(run_of(tmp_path / "small", settings=settings), "abc").rows
+    assert (set_row.label, webp.label) == (f"{ROWS[0].label}, 2 bits, color 4:2:0", ROWS[1].label)
 
 
 @pytest.mark.parametrize(
