@@ -101,7 +101,7 @@ class Kept:
         return found
 
     def left(self, count: int, conditions: Callable[[int], dict[str, Any]]) -> list[int]:
-        """The numbers of those of so many results that are not kept. Arguments as :meth:`each`."""
+        """Which of `count` results are not kept, by number. Arguments as :meth:`each`."""
         return [k for k in range(count) if not self.has(**conditions(k))]
 
     def each(
@@ -111,7 +111,9 @@ class Kept:
         measure: Callable[[list[int]], Iterable[tuple[int, R]]],
         conditions: Callable[[int], dict[str, Any]],
     ) -> list[R]:
-        """So many results: those that were kept, and the others, each of which is kept as soon as it is measured.
+        """`count` results: those that were kept, and the others, each of which is kept as soon as it is measured.
+
+        Its seconds are those since the one before: of results that are made together, the first has them all.
 
         Args:
             measure: gives the results of these numbers, each with its number.

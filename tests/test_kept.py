@@ -120,3 +120,8 @@ def test_each_result_is_kept_before_the_next_is_measured(tmp_path: Path, monkeyp
     assert [found.value for found in here.each(Found, 3, measure, conditions)] == [0, 10, 20]
     assert asked == [[0, 1, 2, 3], [0, 1]]
     assert here.left(5, conditions) == [4]
+    total = here.measured(
+        Found, lambda: Found(value=sum(f.value for f in here.each(Found, 5, measure, conditions))), row="sum"
+    )
+    assert total.value == 100
+    assert here.seconds(row="sum") == 1 + 2 + 3 + 4 + 5  # whenever they were measured

@@ -114,32 +114,36 @@ def stages(subject: Subject) -> Iterator[Stage]:
     A stage's time is linear in its images, and these grow evenly.
     """
     real, settings, runtime = subject.real, subject.settings, subject.runtime
-    repeats = settings.student.repeats
-    together = side_by_side(repeats, real.size, runtime)
-    models, testing = None, 0.0
-    for name in BUFFERS:
-        work = subject.work(name)
-        students = {
-            seen: len(subject.kept.left(repeats, partial(_conditions, subject, work, seen)))
-            for seen in classes_seen(len(real.classes))
-        }
-        left = [seen for seen, count in students.items() if count]
-        if not left:
-            continue
-        if name == "herding":
+    left = {work: students for name in BUFFERS if (students := _left(subject, work := subject.work(name)))}
+    if not left:
+        return
+    together = side_by_side(max(max(students.values()) for students in left.values()), real.size, runtime)
+    models = StackedModels(
+        network_builder(settings.network, real), together, runtime
+    )  # fewer classes are hardly faster
+    testing = accuracy_seconds(models, subject.test)
+    for work, students in left.items():
+        if work.name == "herding":
             yield from subject.herding(work.per_class)
-        if models is None:  # for all classes: a smaller head is hardly faster
-            models = StackedModels(network_builder(settings.network, real), together, runtime)
-            testing = accuracy_seconds(models, subject.test)
-        ends = []
-        for seen in {left[0], left[-1]}:
-            images = _images(subject, work, seen)
-            ends.append(training_seconds(models, subject.whole, images, _how(subject, work, seen)) + testing)
+        ends = sorted({min(students), max(students)})
+        measured = [
+            training_seconds(models, subject.whole, _images(subject, work, seen), _how(subject, work, seen)) + testing
+            for seen in ends
+        ]
+        stacks_of = [-(-count // together) for count in students.values()]
         yield Stage(
             name=f"replay buffer: {work.label}",
-            work=f"{plural(sum(students.values()), 'student')} of {plural(len(left), 'stage')}",
-            seconds=float(np.mean(ends)) * sum(-(-count // together) for count in students.values()),
+            work=f"{plural(sum(students.values()), 'student')} of {plural(len(students), 'stage')}",
+            seconds=float(np.interp(list(students), ends, measured) @ stacks_of),
         )
+
+
+def _left(subject: Subject, work: RowWork) -> dict[int, int]:
+    """How many students of a buffer are not kept, by the classes seen; only where there are some."""
+    repeats = subject.settings.student.repeats
+    seen_at = classes_seen(len(subject.real.classes))
+    left = {seen: len(subject.kept.left(repeats, partial(_conditions, subject, work, seen))) for seen in seen_at}
+    return {seen: count for seen, count in left.items() if count}
 
 
 def measure(subject: Subject) -> Continual:
@@ -149,7 +153,7 @@ def measure(subject: Subject) -> Continual:
     buffers = []
     for name in BUFFERS:
         work = subject.work(name)
-        draw = cache(partial(_drawn, subject, work))  # once for all stages, if one is left
+        draw = cache(partial(_drawn, subject, work))  # each repeat's once, for all stages
         done = [_stage(subject, work, draw, orders_RK[:, :seen]) for seen in seen_at]
         average_R = np.mean([stage.accuracy.values for stage in done], axis=0)
         buffers.append(

@@ -36,7 +36,7 @@ class Evaluation:
     measure: Callable[[Subject], Record]
 
 
-EVALUATIONS: dict[str, Evaluation] = {  # those that take longest last
+EVALUATIONS: dict[str, Evaluation] = {  # in the order in which they run: those that take longest last
     "privacy": Evaluation(
         title="Traces of the training images",
         asks="What does the set, and what do its students, tell about the images that it was made from?",

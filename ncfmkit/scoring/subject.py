@@ -123,8 +123,13 @@ class Subject:
         )
 
     def keep_student(self, work: RowWork, repeat: int, result: StudentResult) -> None:
-        """Keeps what a student of the set's network gets right that something else than :meth:`students` trained."""
-        self._kept(work, None, {}).keep(repeat, result)
+        """Keeps what a student gets right that an evaluation trained itself; :meth:`students` then reads it.
+
+        One that is kept already stays: beside other students it is rounded otherwise.
+        """
+        kept = self._kept(work, None, {})
+        if repeat in kept.left(self.settings.student.repeats):
+            kept.keep(repeat, result)
 
     def student_stages(self, works: Sequence[RowWork], network: NetworkSettings) -> Iterator[Stage]:
         """The students of that network, of those rows, that are neither kept nor planned, measured."""

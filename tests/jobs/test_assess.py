@@ -35,7 +35,6 @@ QUICK: dict[str, Any] = {
     "color": "gray",
     "student.epochs": 4,
     "student.repeats": 2,
-    "student.evaluations": 1,
     "student.batch": 16,
     "student.whole_epochs": 1,
     "pool.epochs": 1,
@@ -159,7 +158,7 @@ def test_students_that_evaluations_share_are_estimated_once() -> None:
     assert of_own == ["architectures: convnet: students: mosaics of real images, 1 per class"]
     assert len([name for name in names if name.startswith("architectures: alexnet: ")]) == 4
     assert names == [stage.name for stage in dry_run(path, only="ranking,architectures", **QUICK)]
-    after_privacy = [stage.name for stage in dry_run(path, only="privacy,ranking", **QUICK)]
+    after_privacy = [stage.name for stage in dry_run(path, only="ranking,privacy", **QUICK)]
     assert [name for name in after_privacy if name.startswith("ranking")] == [
         "ranking: students: distilled, 1 per class, no augmentation",
         "ranking: students: random real, 1 per class, no augmentation",
@@ -175,24 +174,30 @@ def test_attacked_students_serve_other_evaluations(monkeypatch: pytest.MonkeyPat
         train(*arguments, **how)
 
     monkeypatch.setattr(students, "train", counted)
-    alone = quickly(path, "ranking", out="alone").ranking
+    alone = quickly(path, "ranking", out="apart").ranking
     assert trained == [5 * 2]
-    quickly(path, "privacy", out="both")
+    kept = {file: file.read_bytes() for file in Path("apart/measured").iterdir()}
+    attacked = quickly(path, "privacy", out="apart").privacy
     assert trained == [(5 + 3) * 2]
-    after = quickly(path, "ranking", out="both").ranking
-    assert trained == [(5 + 3 + 2) * 2]
+    assert {file: file.read_bytes() for file in kept} == kept  # what is there stays
+    trained[0] = 0
+    both = quickly(path, "ranking,privacy", out="both")  # in whichever order they are named
+    assert trained == [5 * 2]
     assert alone is not None
-    assert after is not None
-    assert [cell.score.last for cell in after.cells] == [cell.score.last for cell in alone.cells]
+    assert both.ranking is not None
+    assert [cell.score.last for cell in both.ranking.cells] == [cell.score.last for cell in alone.cells]
     assert len({cell.score.last for cell in alone.cells}) > 1
+    assert both.privacy == attacked
 
 
 def test_students_are_tested_once() -> None:
     """After the last epoch, however often the set's recipe tests them: no evaluation asks for more."""
-    often: dict[str, Any] = {"student.evaluations": 3}
-    found = quickly(make_set("a"), **often).architectures
-    assert found is not None
-    assert {row.evaluations for row in found.rows} == {1}
+    path = make_set("a")
+    assert set_file.load(path).manifest.training.settings().student.evaluations > 1
+    found = quickly(path)
+    assert found.architectures is not None
+    assert {row.evaluations for row in found.architectures.rows} == {1}
+    assert "student.evaluations" not in found.changed
 
 
 def wrong(says: str, change: Callable[[], Any] = lambda: "a.safetensors", /, **how: Any) -> Any:
@@ -204,6 +209,7 @@ def wrong(says: str, change: Callable[[], Any] = lambda: "a.safetensors", /, **h
     [
         wrong("no synthetic set at none.safetensors", lambda: "none.safetensors"),
         wrong("--repeats 0: expected 1 or more", repeats=0),
+        wrong("assess tests students after their last epoch alone: leave out student.evaluations", evaluations=3),
         wrong("unknown evaluation 'fame': known: privacy", only="fame"),
         wrong("expected one of convnet", network="alex"),
         wrong("digts", data="digts"),

@@ -283,20 +283,50 @@ def test_more_repeats_train_further_students_only(
         trained.extend(how["keys"])
         train(*args, **how)
 
+    def three_of(subject: Subject) -> Subject:
+        student = dataclasses.replace(STUDENT, repeats=3)
+        return dataclasses.replace(subject, settings=dataclasses.replace(subject.settings, student=student))
+
+    monkeypatch.setattr(continual, "side_by_side", lambda *a: 1)
     monkeypatch.setattr(continual, "train", counted)
-    subject = subject_of(tmp_path, runtime)
+    subject = subject_of(tmp_path / "more", runtime)
     two = continual.measure(subject)
     assert trained == [0, 1] * 8  # of four buffers at two stages
     trained.clear()
-    student = dataclasses.replace(STUDENT, repeats=3)
-    more = dataclasses.replace(subject, settings=dataclasses.replace(subject.settings, student=student))
+    more = three_of(subject)
     assert {stage.work for stage in continual.stages(more)} == {"2 students of 2 stages"}
     three = continual.measure(more)
     assert trained == [2] * 8
+    assert three == continual.measure(three_of(subject_of(tmp_path / "three", runtime)))
     for before, after in zip(two.buffers, three.buffers, strict=True):
         for stage, longer in zip(before.stages, after.stages, strict=True):
             assert longer.accuracy.values[:2] == stage.accuracy.values
-            assert len(longer.accuracy.values) == 3
+
+
+def test_the_estimate_weighs_stages_by_what_is_left(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second for an image of a buffer, and as many students at once as are left: of the last stage only one."""
+    real = build_real((9,) * 6, test_counts=(3,) * 6)
+    sides: list[int] = []
+
+    def alone(repeats: int, *_: Any) -> int:
+        sides.append(repeats)
+        return 1
+
+    monkeypatch.setattr(continual, "side_by_side", alone)
+    monkeypatch.setattr(continual, "accuracy_seconds", lambda *_: 100.0)
+    monkeypatch.setattr(continual, "training_seconds", lambda _, data, images, how: float(images))
+    subject = subject_of(tmp_path, runtime, real)
+    seconds = {stage.name: stage.seconds for stage in continual.stages(subject)}
+    assert sides == [2]
+    assert seconds["replay buffer: random real, 2 per class"] == 2 * sum(100 + 2 * seen for seen in (2, 4, 6))
+    work = subject.work("random")
+    for seen, repeat in ((2, 0), (2, 1), (4, 1), (6, 0)):
+        student = continual.ContinualStudent(accuracy=0.5, bytes_per_class=1.0)
+        subject.kept.keep(student, 1.0, **continual._conditions(subject, work, seen, repeat))
+    seconds = {stage.name: stage.seconds for stage in continual.stages(subject)}
+    assert seconds["replay buffer: random real, 2 per class"] == (100 + 2 * 4) + (100 + 2 * 6)
 
 
 def test_other_epochs_are_other_stages(tmp_path: Path, runtime: Runtime) -> None:
