@@ -28,7 +28,7 @@ HEAD = """# What sets are good for
 
 What `ncfmkit assess` found of a few sets. Generated from `benchmarks/results/assessments/` by `python -m
 benchmarks.assessments`, which takes the results from the folders that the command wrote. What each evaluation measures,
-and what it does not say, is in [method.md](method.md#8-scoring-a-set). The page that the command writes also has the
+and what it does not say, is in [method.md](method.md#what-else-a-set-is-good-for). The page that the command writes also has the
 plots and the pictures.
 """
 
