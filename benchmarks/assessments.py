@@ -27,9 +27,9 @@ PAGE = ROOT / "docs" / "results.md"
 HEAD = """# What sets are good for
 
 What `ncfmkit assess` found of a few sets. Generated from `benchmarks/results/assessments/` by `python -m
-benchmarks.assessments`, which takes the results from the folders that the command wrote. What each evaluation measures,
-and what it does not say, is in [method.md](method.md#what-else-a-set-is-good-for). The page that the command writes also has the
-plots and the pictures.
+benchmarks.assessments`, which takes the results from the folders that the command wrote.
+[method.md](method.md#what-else-a-set-is-good-for) says what each evaluation measures, and what it does not say. The
+page that the command writes also has the plots and the pictures.
 """
 
 NO_RUNS = """

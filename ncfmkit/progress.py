@@ -136,13 +136,13 @@ def track(description: str, total: int, done: int = 0) -> Iterator[Tracker]:
         tracker.finish()
         return
     columns = (  # a narrow terminal shortens the bar and the texts, never the times
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4)),
         ElapsedColumn(table_column=Column(no_wrap=True, min_width=8)),
         TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
         TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as live:
         yield Tracker(description, total, live, done)

@@ -1,10 +1,12 @@
 """`ncfmkit cache`: what the cache folder holds, and removing of it what nobody uses."""
 
 import math
+import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -148,13 +150,14 @@ def parse_age(text: str) -> float:
 
 
 def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
     total = 0
-    for file in files:
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except FileNotFoundError:  # written under a temporary name meanwhile
-            continue
+    for folder, _, files in os.walk(path):  # which passes over folders that are gone meanwhile
+        for name in files:
+            with suppress(FileNotFoundError):  # written under a temporary name meanwhile
+                total += os.stat(os.path.join(folder, name)).st_size
+    if path.is_file():
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
     return total
 
 

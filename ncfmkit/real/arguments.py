@@ -129,7 +129,7 @@ def read_class_list(overrides: dict[str, Any]) -> dict[str, Any]:
     if key is None or not isinstance(overrides[key], str | os.PathLike) or not os.path.isfile(overrides[key]):
         return overrides
     try:
-        lines = Path(overrides[key]).read_text(encoding="utf-8").splitlines()
+        lines = Path(overrides[key]).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--classes {overrides[key]}: expected a text file with one class a line: {error}") from None
     names = tuple(line.strip() for line in lines if line.strip())

@@ -32,8 +32,19 @@ Job = tuple[int, int, Payload]  # row in the source, position in the store, pict
 Decoded = tuple[np.ndarray, np.ndarray, Counter[Look], int]
 
 
-def build_store(folder: Path, source: Source, settings: DataSettings, fingerprint: str, skip_bad: bool) -> None:
+def build_store(
+    folder: Path,
+    source: Source,
+    settings: DataSettings,
+    fingerprint: str,
+    skip_bad: bool,
+    check_unchanged: Callable[[], None],
+) -> None:
     """Reads the whole source into the store `folder`. Under `folder`'s lock; memory does not grow with the set.
+
+    Args:
+        check_unchanged: raises UserError if the source is another one than that of the fingerprint; the store gets its
+            name afterwards.
 
     Raises:
         UserError: a picture, a label, a class or a setting that does not fit, or too little disk space.
@@ -64,6 +75,7 @@ def build_store(folder: Path, source: Source, settings: DataSettings, fingerprin
                 facts["mean"], facts["std"] = writer.statistics()
         facts |= {"size": frame.size, "channels": frame.channels, "changed": changes(looks, frame.color)}
         write_facts(temporary, facts)
+        check_unchanged()
 
 
 def _find_frame(

@@ -158,7 +158,7 @@ def pictures(
     first: int,
     where: Callable[[int], str],
     *,
-    follow: bool = False,
+    follow: tuple[Path, ...] = (),
 ) -> Iterator[bytes | Path]:
     """Picture files of some rows.
 
@@ -166,8 +166,8 @@ def pictures(
         column: rows from `first` on.
         rows: which of them, ascending, int64 [B].
         where: what a message calls a row.
-        follow: read the files that paths without bytes name. Only for data of this process: a path in a file that came
-            from elsewhere names something on another machine.
+        follow: folders in which the files that paths without bytes name are read. A path in a file that came from
+            elsewhere names something on another machine, or something that is none of its business.
 
     Raises:
         UserError: a row has the path of a picture but not its bytes.
@@ -178,10 +178,10 @@ def pictures(
         path = value.get("path") if isinstance(value, dict) else None
         if content is not None or not path:
             yield content or b""
-        elif follow and Path(path).is_file():
+        elif any(Path(path).resolve().is_relative_to(folder.resolve()) for folder in follow):
+            if not Path(path).is_file():
+                raise UserError(f"{where(row)}: no such file: {path!r}")
             yield Path(path)
-        elif follow:
-            raise UserError(f"{where(row)}: no such file: {path!r}")
         else:
             raise UserError(
                 f"{where(row)}: has the path of a picture, {path!r}, but not its bytes: write the data again with the "

@@ -16,14 +16,22 @@ def _hash(value: Any) -> str:
 
 
 def stat_key(source: Source, preprocessing: dict[str, Any]) -> str:
-    """sha256 of the source's place, its files' names, sizes and times, and the preprocessing. Reads no file.
+    """sha256 of the source's place, its files' names, sizes, times and inodes, and the preprocessing. Reads no file.
 
-    The place counts: two sets unpacked with equal sizes and times in different folders need not be equal.
+    The place counts: two sets unpacked with equal sizes and times in different folders need not be equal. So does the
+    time at which a file was last changed in any way: an archive can restore the time of its content.
+
+    Raises:
+        UserError: a file is gone, or may not be read.
     """
     digest = hashlib.sha256(f"{source.root}\n".encode())
     for file in source.files:
-        stat = (source.root / file).stat()
-        digest.update(f"{file}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
+        try:
+            stat = (source.root / file).stat()
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}") from error
+        times = f"{stat.st_mtime_ns} {stat.st_ctime_ns}"
+        digest.update(f"{file}\n{stat.st_size} {times} {stat.st_ino}\n".encode())
     return _hash([source.kind, digest.hexdigest(), preprocessing])
 
 

@@ -238,6 +238,8 @@ def sort_files(folder: str, left_out: Counter[str]) -> tuple[list[str], list[str
             folders.append(entry.path)
         elif entry.is_symlink() and not os.path.exists(entry.path):
             left_out["broken links"] += 1
+        elif suffix in suffixes and not entry.is_file():
+            left_out["pipes, sockets and devices"] += 1  # reading one could wait forever
         elif suffix in suffixes:
             pictures.append(entry.name)
         else:

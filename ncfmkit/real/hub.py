@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ncfmkit.errors import UserError
@@ -34,8 +35,16 @@ def open_hub(request: Request) -> Source:
             f"{request.data}: fetching failed: {error}\nexpected hf://OWNER/NAME or hf://OWNER/NAME:CONFIGURATION, and "
             "a connection to the Hub"
         ) from error
-    source = open_memory(dataclasses.replace(request, data=found))
+    # what a published set names by path may only be what the library itself fetched
+    caches = (datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, _hub_cache())
+    source = open_memory(dataclasses.replace(request, data=found, within=tuple(map(Path, caches))))
     return dataclasses.replace(source, name=name.rsplit("/", 1)[-1])
+
+
+def _hub_cache() -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE  # datasets brings it
+
+    return HF_HUB_CACHE
 
 
 @contextmanager

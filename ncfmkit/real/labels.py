@@ -30,6 +30,9 @@ def numbered(classes: Sequence[str], train: Rows, test: Rows | None) -> Listing:
         raise UserError(f"{places}: one has an integer label, the other a text: expected the same in both")
     names = tuple(classes) or tuple(sorted(set(train.labels)))
     number = {name: label for label, name in enumerate(names)}
+    if len(number) < len(names):
+        again = next(name for label, name in enumerate(names) if number[name] != label)
+        raise UserError(f"{train.where(0)}: its label is a text, but two classes are named {again!r}: rename one")
 
     def renamed(split: Rows) -> Rows:
         for row, text in enumerate(split.labels):

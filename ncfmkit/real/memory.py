@@ -173,12 +173,14 @@ def _open_datasets(data: Any, split: str, request: Request) -> Part:
     def where(row: int) -> str:
         return f"{split} row {row}"
 
+    follow = request.within or (Path(Path.cwd().anchor),)
+
     def read(rows: np.ndarray) -> Iterator[bytes | Path]:
         stored = table.select_columns(columns.image)
         for low in range(0, len(stored), BATCH):
             inside = rows[(rows >= low) & (rows < low + BATCH)]
             if len(inside):
-                yield from pictures(stored[low : low + BATCH].column(0), inside, low, where, follow=True)
+                yield from pictures(stored[low : low + BATCH].column(0), inside, low, where, follow=follow)
 
     rows, name = Rows(labels, read, where), _datasets_name(data)
     return Part(name, columns.classes, rows, _digests(rows, f"fingerprinting {name} {split}"))

@@ -4,10 +4,12 @@ import dataclasses
 import os
 import re
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ncfmkit.config import DataSettings
+from ncfmkit.errors import UserError
 from ncfmkit.files import cache_dir, writable, write_atomic
 from ncfmkit.in_use import hold
 from ncfmkit.progress import notice, plural
@@ -90,22 +92,30 @@ def _open(source: Source, settings: DataSettings, skip_bad: bool) -> RealData:
     counted = {k: v for k, v in chosen.items() if k in FIRST_SETTINGS or v != defaults[k]}
     preprocessing: dict[str, Any] = counted | {"convert_color": False, "version": 1}
     preprocessing["skip_bad"] = skip_bad and readable_formats()
-    index = home / "index" / stat_key(source, preprocessing)
+    looked = stat_key(source, preprocessing)
+
+    def check_unchanged() -> None:
+        if stat_key(source, preprocessing) != looked:
+            raise UserError(f"{source.name}: its files changed while they were read: run the command again")
+
+    index = home / "index" / looked
     key = _indexed(index)
     if key is not None:
-        return _held(home / key[:32], source, settings, key, skip_bad)
+        return _held(home / key[:32], source, settings, key, skip_bad, check_unchanged)
     writable(index.parent)
     key = fingerprint(source, preprocessing)
-    opened = _held(home / key[:32], source, settings, key, skip_bad)
+    opened = _held(home / key[:32], source, settings, key, skip_bad, check_unchanged)
     write_atomic(index, key.encode())
     return opened
 
 
-def _held(folder: Path, source: Source, settings: DataSettings, key: str, skip_bad: bool) -> RealData:
+def _held(
+    folder: Path, source: Source, settings: DataSettings, key: str, skip_bad: bool, check: Callable[[], None]
+) -> RealData:
     """The data, whose store counts as used for as long as its images are mapped."""
     held = hold(folder)
     try:
-        opened = _read_or_build(folder, source, settings, key, skip_bad)
+        opened = _read_or_build(folder, source, settings, key, skip_bad, check)
     except BaseException:
         held.close()
         raise
@@ -122,7 +132,9 @@ def _indexed(index: Path) -> str | None:
     return key if re.fullmatch("[0-9a-f]{64}", key) else None
 
 
-def _read_or_build(folder: Path, source: Source, settings: DataSettings, key: str, skip_bad: bool) -> RealData:
+def _read_or_build(
+    folder: Path, source: Source, settings: DataSettings, key: str, skip_bad: bool, check: Callable[[], None]
+) -> RealData:
     opened = read_store(folder, source.name)
     if opened is not None:
         return opened
@@ -133,7 +145,7 @@ def _read_or_build(folder: Path, source: Source, settings: DataSettings, key: st
                 notice(
                     f"{source.name}: its store in the cache is damaged or of another version: reading the source again"
                 )
-            build_store(folder, source, settings, key, skip_bad)
+            build_store(folder, source, settings, key, skip_bad, check)
             opened = read_store(folder, source.name)
     assert opened is not None
     return opened

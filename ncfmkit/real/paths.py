@@ -4,18 +4,32 @@ import glob
 import os
 from pathlib import Path
 
+from ncfmkit.errors import UserError
+
 
 def matching(data: str, suffix: str) -> list[Path]:
-    """Sorted absolute paths of the files with `suffix` that a path, folder, glob or brace pattern stands for."""
+    """Sorted absolute paths of the files with `suffix` that a path, folder, glob or brace pattern stands for.
+
+    Raises:
+        UserError: some of the files that braces name are not there.
+    """
     path = Path(data)
     if os.path.isdir(data):  # an empty text is no folder
         found = sorted(path.glob(f"*{suffix}")) or sorted(path.glob(f"data/*{suffix}"))
     elif path.is_file():
         found = [path]
     else:
-        found = [Path(p) for pattern in expanded(data) for p in glob.glob(pattern)]
+        patterns = expanded(data)
+        found = [Path(p) for pattern in patterns for p in glob.glob(pattern)]
+        missing = [p for p in patterns if not glob.has_magic(p) and not os.path.exists(p)]
+        if found and missing:
+            raise UserError(
+                f"{data}: {missing[0]} is not there ({len(missing)} of {len(patterns)} files are missing): copy it, or "
+                "leave it out of the braces"
+            )
     # not resolved: in a Hugging Face cache the names are links to files named by their hash
-    return sorted({Path(os.path.abspath(p)) for p in found if p.suffix.lower() == suffix and p.is_file()})
+    paths = {Path(os.path.abspath(p)) for p in found if p.suffix.lower() == suffix and p.is_file()}
+    return sorted(p for p in paths if not p.name.startswith("._"))  # what macOS keeps beside files on other disks
 
 
 def expanded(data: str) -> list[str]:

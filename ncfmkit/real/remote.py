@@ -138,6 +138,7 @@ def _listed(data: str) -> tuple[str, list[RemoteFile], Any]:
     try:
         system, _ = fsspec.core.url_to_fs(data.split("*")[0].split("{")[0])
         places: list[str] = []
+        missing: list[str] = []
         for pattern in expanded(data):
             path = system._strip_protocol(pattern)
             if "*" in path:
@@ -148,6 +149,10 @@ def _listed(data: str) -> tuple[str, list[RemoteFile], Any]:
                 places += next((found for found in inside if any(map(_suffix, found))), inside[0])
             elif system.exists(path):
                 places.append(path)
+            else:
+                missing.append(path)
+        if places and missing:
+            raise UserError(f"{data}: {missing[0]} is not there: leave it out of the braces, or put it there")
         by_suffix = {s: sorted({p for p in places if _suffix(p) == s}) for s in READERS}
         suffix = next((s for s, found in by_suffix.items() if found), None)
         if suffix is None:

@@ -71,7 +71,7 @@ def _open(root: Path, file: str) -> pa.Table:
 
 
 def _rows(root: Path, files: Sequence[str], image: str, label: str) -> Rows:
-    labels = [label_values(file, label, _open(root, file).column(label)) for file in files]
+    labels = [label_values(file, label, _validated(file, _open(root, file).column(label))) for file in files]
     return rows_of_files(
         labels,
         lambda file, row: f"{files[file]} row {row}",
@@ -83,4 +83,14 @@ def _pictures(root: Path, file: str, image: str, rows: np.ndarray) -> Iterator[b
     column = _open(root, file).column(image)
     for low in range(0, len(column), BATCH):
         inside = rows[(rows >= low) & (rows < low + BATCH)]
-        yield from pictures(column.slice(low, BATCH), inside, low, lambda row: f"{file} row {row}")
+        batch = _validated(file, column.slice(low, BATCH))
+        yield from pictures(batch, inside, low, lambda row: f"{file} row {row}")
+
+
+def _validated(file: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column whose offsets lie inside of its data: reading others would end the process."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowException as error:
+        raise UserError(f"{file} is damaged ({error}): copy it again") from error
+    return column

@@ -4,35 +4,69 @@ Works on labels; no picture is read.
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from ncfmkit.errors import UserError
+from ncfmkit.progress import shortened_list
 from ncfmkit.real.listing import Listing, Rows
+
+MOST_CLASSES = 2**20  # that labels without names may have
 
 
 def kept_labels(name: str, classes: Sequence[str], keep: Sequence[str]) -> list[int]:
-    """Ascending labels of the classes to keep, each given by its name or else by its number; all where none is given.
+    """Ascending labels of the classes to keep, each given by its name or its number; all where none is given.
+
+    Classes that are named by numbers are given by name alone.
 
     Raises:
         UserError: an unknown class, with the nearest name.
     """
-    numbers = {str(label): label for label in range(len(classes))} | {c: label for label, c in enumerate(classes)}
+    numbers = {c: label for label, c in enumerate(classes)}
+    by_number = not any(re.fullmatch(r"\d+", c) for c in classes)  # else a number could mean a name or a place
+    if by_number:
+        numbers |= {str(label): label for label in range(len(classes))}
     for wanted in keep:
         if wanted not in numbers:
             near = difflib.get_close_matches(wanted, classes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise UserError(
-                f"--classes: {name} has no class {wanted!r}{hint} "
-                f"It has {len(classes)} classes, by name or by number 0 to {len(classes) - 1}"
-            )
+            ways = f"by name or by number 0 to {len(classes) - 1}" if by_number else f"named {shortened_list(classes)}"
+            raise UserError(f"--classes: {name} has no class {wanted!r}{hint} It has {len(classes)} classes, {ways}")
     return sorted({numbers[wanted] for wanted in keep}) if keep else list(range(len(classes)))
 
 
 def class_names(listing: Listing) -> tuple[str, ...]:
-    """The source's names, or the numbers up to its largest label where it has none."""
-    return listing.classes or tuple(map(str, range(int(listing.train.labels.max(initial=-1)) + 1)))
+    """The source's names, or the numbers up to its largest label where it has none.
+
+    Raises:
+        UserError: a label without a name is `MOST_CLASSES` or more.
+    """
+    if listing.classes:
+        return listing.classes
+    rows = listing.train
+    largest = int(rows.labels.max(initial=-1))
+    if largest >= MOST_CLASSES:
+        where = rows.where(int(rows.labels.argmax()))
+        raise UserError(f"{where}: expected the number of a class below {MOST_CLASSES:,} as label, got {largest}")
+    return tuple(map(str, range(largest + 1)))
+
+
+def check_names(name: str, classes: Sequence[str], kept: Sequence[int]) -> None:
+    """Raises UserError if two of the kept classes have the same name, or one has a name that no file can hold."""
+    label_of: dict[str, int] = {}
+    for label in kept:
+        text = classes[label]
+        if (first := label_of.setdefault(text, label)) != label:
+            raise UserError(
+                f"{name}: the labels {first} and {label} have the same class name {text!r}: rename one, or leave it "
+                "out with --classes and the numbers of the others"
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{name}: the name {text!a} of class {label} is no valid text: rename it") from None
 
 
 def check_labels(rows: Rows, classes: Sequence[str]) -> None:
@@ -100,8 +134,11 @@ def choose(
     if holdout and listing.test is not None:
         raise UserError(f"--holdout {holdout}: {name} has a test split of its own: leave --holdout at 0")
     classes = class_names(listing)
+    if not classes:
+        raise UserError(f"{name}: expected pictures to train on, found none")
     kept = kept_labels(name, classes, keep)
     given: dict[str, Rows] = {"train": listing.train} | ({"test": listing.test} if listing.test else {})
+    check_names(name, classes, kept)
     chosen = {}
     for split, rows in given.items():
         check_labels(rows, classes)

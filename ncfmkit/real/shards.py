@@ -15,11 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from ncfmkit.errors import UserError
+from ncfmkit.progress import notice, plural
 from ncfmkit.real.columns import LABEL_NAMES
 from ncfmkit.real.decode import picture_suffixes
 from ncfmkit.real.labels import label_array, numbered, rows_of_files
 from ncfmkit.real.listing import Listing, Request, Rows, Source, by_split, kind_by_split
 from ncfmkit.real.paths import common_root, matching
+
+MOST_LABEL_BYTES = 2**20
 
 
 def open_shards(request: Request) -> Source:
@@ -34,7 +37,7 @@ def open_shards(request: Request) -> Source:
 def _load(request: Request, root: Path, train: list[str], test: list[str]) -> Listing:
     names = root / "classes.txt"
     try:
-        lines = names.read_text(encoding="utf-8").splitlines() if names.is_file() else []
+        lines = names.read_text(encoding="utf-8-sig").splitlines() if names.is_file() else []
     except UnicodeDecodeError as error:
         raise UserError(f"{names.name} is not UTF-8 text: {error}") from None
     classes = [line.strip() for line in lines if line.strip()]
@@ -49,6 +52,7 @@ class Shard:
     members: list[str]  # [N]
     spans: np.ndarray  # int64 [N, 2]: offset and size of each picture in bytes
     labels: np.ndarray  # int64 [N], or texts
+    not_read: list[tuple[str, str]]  # other pictures: name of the member, and what follows the first dot in it
 
 
 def _index(request: Request, root: Path, file: str) -> Shard:
@@ -56,6 +60,7 @@ def _index(request: Request, root: Path, file: str) -> Shard:
     wanted = (f".{request.image_column.lower()}",) if request.image_column else picture_suffixes()
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int | str] = {}
+    not_read = []
     try:
         with tarfile.open(root / file, "r:") as tar:
             for member in tar:
@@ -64,6 +69,8 @@ def _index(request: Request, root: Path, file: str) -> Shard:
                 if not member.isreg() or parts is None:
                     continue
                 key, extension = parts[1], parts[2].lower()
+                if member.issparse():
+                    raise UserError(f"{file} member {member.name}: a sparse file: pack it again without tar's --sparse")
                 if f".{extension}" in wanted:
                     if key in pictures:
                         raise UserError(
@@ -72,11 +79,15 @@ def _index(request: Request, root: Path, file: str) -> Shard:
                         )
                     pictures[key] = (member.name, member.offset_data, member.size)
                 elif extension == "json" or (extension == "cls" and request.label_column in (None, "cls")):
-                    content = tar.extractfile(member).read()  # type: ignore[union-attr]
                     where = f"{file} member {member.name}"
+                    if member.size > MOST_LABEL_BYTES:
+                        raise UserError(f"{where}: expected a label, got {member.size:,} bytes")
+                    content = tar.extractfile(member).read()  # type: ignore[union-attr]
                     label = _from_json(where, content, request) if extension == "json" else _from_cls(where, content)
                     if label is not None and (extension == "cls" or key not in labels):  # .cls before .json
                         labels[key] = label
+                elif f".{extension.rsplit('.', 1)[-1]}" in picture_suffixes():
+                    not_read.append((member.name, extension))
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{file} is not a whole, uncompressed tar file ({error}): fetch it again") from error
     for key in pictures.keys() ^ labels.keys():
@@ -85,7 +96,7 @@ def _index(request: Request, root: Path, file: str) -> Shard:
     members = [p[0] for p in pictures.values()]
     spans = np.array([p[1:] for p in pictures.values()], np.int64).reshape(-1, 2)
     found = label_array([labels[key] for key in pictures], lambda row: f"{file} member {members[row]}")
-    return Shard(file, members, spans, found)
+    return Shard(file, members, spans, found, not_read)
 
 
 def _label_place(request: Request) -> str:
@@ -102,7 +113,7 @@ def _from_cls(where: str, content: bytes) -> int | str:
         raise UserError(f"{where}: expected a label, an integer or a text, got {content[:20]!r}") from None
     if not text:
         raise UserError(f"{where}: expected a label, an integer or a text, got an empty file")
-    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+    return int(text) if re.fullmatch(r"[+-]?\d{1,20}", text) else text
 
 
 def _from_json(where: str, content: bytes, request: Request) -> int | str | None:
@@ -111,7 +122,7 @@ def _from_json(where: str, content: bytes, request: Request) -> int | str | None
         return None
     try:
         about = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not readable JSON: {error}") from None
     if not isinstance(about, dict):
         raise UserError(f"{where}: expected a JSON object with a label in it, got {str(about)[:20]}")
@@ -129,6 +140,12 @@ def _from_json(where: str, content: bytes, request: Request) -> int | str | None
 
 def _rows(request: Request, root: Path, files: list[str]) -> Rows:
     shards = [_index(request, root, file) for file in files]
+    if not_read := [found for shard in shards for found in shard.not_read]:
+        (name, extension), count = not_read[0], plural(len(not_read), "picture")
+        notice(
+            f"left out {count} of the shards, such as {name}: the name of a sample ends at the first dot "
+            f"(--image-column {extension} reads these)"
+        )
     return rows_of_files(
         [shard.labels for shard in shards],
         lambda file, row: f"{files[file]} member {shards[file].members[row]}",

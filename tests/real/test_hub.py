@@ -64,3 +64,24 @@ def test_without_the_library(monkeypatch):
 
 def test_an_address_is_recorded_as_it_is():
     assert DataArguments(data="hf://me/birds").recorded()["data"] == "hf://me/birds"
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_path_is_read_only_in_the_caches_of_the_library(tmp_path, datasets, monkeypatch, inside):
+    """A published table could name any picture of this machine."""
+    cache = tmp_path / "fetched"
+    private = (cache if inside else tmp_path / "mine") / "private.png"
+    private.parent.mkdir()
+    private.write_bytes(encoded(pixels(1)[0]))
+    path = str(cache / ".." / private.parent.name / private.name)
+    rows = {"image": [{"bytes": None, "path": path}] * 2, "label": [0, 1]}
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("int64")})
+    stored = datasets.Dataset.from_dict(rows, features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(train=stored, test=stored))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
+    cache.mkdir(exist_ok=True)
+    if inside:
+        assert len(open_real("hf://me/birds", PLAIN).train.images) == 2
+    else:
+        with pytest.raises(UserError, match=r"has the path of a picture, .*private\.png', but not its bytes"):
+            open_real("hf://me/birds", PLAIN)

@@ -107,6 +107,7 @@ def test_the_cache_lists_and_removes_copies(bucket: str) -> None:
         ("nothing/train-{000..003}.tar", r"expected \.parquet, \.tar or \.zip files there, found nothing"),
         ("notes", r"found 1 other file"),
         ("torn.zip", r"torn\.zip is not a whole zip file that opens without a password"),
+        ("torn/train-{0..2}.tar", r"/bucket/torn/train-1\.tar is not there: leave it out of the braces"),
         ("torn/train-0.tar", r"train-0\.tar is not a whole, uncompressed tar file"),
     ],
 )

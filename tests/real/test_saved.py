@@ -96,3 +96,17 @@ def test_a_dict_without_a_train_split(tmp_path, datasets):
     datasets.DatasetDict(test=dataset(datasets, 4)).save_to_disk(tmp_path / "s")
     with pytest.raises(UserError, match=r"s: expected .*train.*, got only test"):
         open_real(str(tmp_path / "s"), PLAIN)
+
+
+def test_offsets_beyond_the_file_are_refused(tmp_path, datasets):
+    """Reading there would end the process."""
+    dataset(datasets, 6).save_to_disk(tmp_path / "birds")
+    (file,) = (tmp_path / "birds").glob("*.arrow")
+    sizes = [len(encoded(i)) for i in pixels(6)]
+    offsets = np.cumsum([0, *sizes]).astype(np.int32)
+    content = file.read_bytes()
+    assert content.count(offsets.tobytes()) == 1
+    offsets[3:] = 2_000_000_000
+    file.write_bytes(content.replace(np.cumsum([0, *sizes]).astype(np.int32).tobytes(), offsets.tobytes()))
+    with pytest.raises(UserError, match=r"\.arrow is damaged \(.*\): copy it again"):
+        open_real(str(tmp_path / "birds"), DataSettings(holdout=0.5))

@@ -21,9 +21,30 @@ def listing(train, test=None, classes=("a", "b", "c")):
 def test_classes_by_name_or_number_in_label_order():
     assert kept_labels("s", ["x", "y", "z"], ["z", "0"]) == [0, 2]
     assert kept_labels("s", ["x", "y", "z"], []) == [0, 1, 2]
-    assert kept_labels("s", ["2", "1", "0"], ["2", "2"]) == [0]  # a name before a number
+    assert kept_labels("s", ["2", "1", "0"], ["2", "2"]) == [0]
+    assert kept_labels("s", ["1", "2", "3"], ["1", "2"]) == [0, 1]  # by name alone: a number would mean another class
+    with pytest.raises(UserError, match=r"s has no class '0'\. It has 3 classes, named 1, 2, 3$"):
+        kept_labels("s", ["1", "2", "3"], ["0", "1"])
     with pytest.raises(UserError, match=r"s .*no class 'airplan'; .*'airplane'"):
         kept_labels("s", ["airplane", "cat"], ["airplan"])
+
+
+def test_names_that_no_set_can_hold_are_refused():
+    """Before a picture is read: the set would refuse them at the end of a run."""
+    with pytest.raises(
+        UserError, match=r"s: the labels 0 and 2 have the same class name 'crane': rename one, or leave"
+    ):
+        choose("s", listing([0, 1, 2], classes=("crane", "dog", "crane")), (), 0.0, 1.0)
+    assert choose("s", listing([0, 1, 2], classes=("crane", "dog", "crane")), ("0", "1"), 0.0, 1.0)[0] == (
+        "crane",
+        "dog",
+    )
+    with pytest.raises(UserError, match=r"s: the name '\\ud800' of class 1 is no valid text: rename it"):
+        choose("s", listing([0, 1], classes=("a", "\ud800")), (), 0.0, 1.0)
+    with pytest.raises(
+        UserError, match=r"file row 1: expected the number of a class below 1,048,576 .* got 10000000000"
+    ):
+        choose("s", listing([0, 10**10], classes=()), (), 0.0, 1.0)
 
 
 def test_subset_of_digits():

@@ -172,3 +172,52 @@ def test_shard_errors(tmp_path):
     (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(UserError, match=r"classes\.txt is not UTF-8 text"):
         open_real(str(tmp_path / "bad.tar"), PLAIN)
+
+
+def test_a_sparse_member_is_refused(tmp_path):
+    """Its bytes in the archive are not those of the picture."""
+    content = encoded(pixels(1)[0])
+    with tarfile.open(tmp_path / "train-0.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in (("a.png", content), ("a.cls", b"0")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            if name == "a.png":
+                member.pax_headers = {"GNU.sparse.size": str(2 * len(data)), "GNU.sparse.map": f"0,{len(data)}"}
+            tar.addfile(member, io.BytesIO(data))
+    with pytest.raises(UserError, match=r"train-0\.tar member a\.png: a sparse file: pack it again without"):
+        open_real(str(tmp_path), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.cls", b"1" * (2**20 + 1), r"member a\.cls: expected a label, got 1,048,577 bytes"),
+        ("a.json", b"[" * 100_000, r"member a\.json is not readable JSON"),
+    ],
+)
+def test_a_label_that_is_no_label_is_refused(tmp_path, name, content, says):
+    write(tmp_path / "train-0.tar", {"__key__": "a", "png": encoded(pixels(1)[0]), name.split(".")[1]: content})
+    with pytest.raises(UserError, match=says):
+        open_real(str(tmp_path), PLAIN)
+
+
+def test_names_in_a_file_of_an_editor_that_marks_its_encoding(tmp_path):
+    write(
+        tmp_path / "train-0.tar",
+        *({"__key__": str(n), "png": encoded(i), "cls": b"%d" % (n % 2)} for n, i in enumerate(pixels(4))),
+    )
+    (tmp_path / "classes.txt").write_bytes("\ufeffcat\r\ndog\r\n".encode())
+    assert open_real(str(tmp_path), DataSettings(holdout=0.5)).classes == ("cat", "dog")
+
+
+def test_pictures_with_a_dot_in_the_name_of_their_sample_are_named(tmp_path, capsys):
+    """By the format they are another picture of a sample with a shorter name."""
+    samples = [{"__key__": str(n), "png": encoded(i), "cls": b"%d" % (n % 2)} for n, i in enumerate(pixels(4))]
+    write(tmp_path / "train-0.tar", *samples, {"__key__": "c.v2", "png": encoded(pixels(1)[0]), "cls": b"0"})
+    assert len(open_real(str(tmp_path), PLAIN).train.images) == 4
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "left out 1 picture of the shards, such as c.v2.png: the name of a sample ends at the first dot" in said
+    (tmp_path / "all").mkdir()
+    write(tmp_path / "all" / "train-0.tar", {"__key__": "c.v2", "png": encoded(pixels(1)[0]), "cls": b"0"})
+    with pytest.raises(UserError, match="all: expected pictures to train on, found none"):
+        open_real(str(tmp_path / "all"), PLAIN)
