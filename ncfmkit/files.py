@@ -39,6 +39,7 @@ FOREIGN = {  # what a file is by its name, and what takes it
     ".tar": ("a tar file", REAL),
 }
 LARGEST_HEADER = 100_000_000  # bytes of a safetensors file, as its library has it
+MOST_NAME_BYTES = 240  # file systems take 255, and a file has a longer name until it is whole
 LONGEST_NAME = 100  # characters of a name that is made of a text
 
 
@@ -178,6 +179,8 @@ def check_free_folder(
 def _try_folder(path: Path, *, parents: bool = False) -> None:
     """Writes to a file without a name in the folder of `path`: modes alone do not tell, nor do they see a full disk."""
     check_name(path)
+    if len(os.fsencode(path.name)) > MOST_NAME_BYTES:
+        raise UserError(f"--out {path}: the name is too long: expected at most {MOST_NAME_BYTES} bytes")
     folder = path.parent
     while parents and not os.path.lexists(folder):
         folder = folder.parent

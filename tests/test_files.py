@@ -246,3 +246,11 @@ def test_short_names() -> None:
         "y/set.safetensors",
         "a",
     )
+
+
+def test_a_name_that_is_too_long_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """A file has a longer name until it is whole."""
+    check_free(tmp_path / ("n" * 240))
+    write_atomic(tmp_path / ("n" * 240), b"")
+    with pytest.raises(UserError, match="the name is too long: expected at most 240 bytes"):
+        check_free(tmp_path / ("é" * 121))

@@ -119,7 +119,10 @@ def open_picture(payload: Payload, where: str) -> Opened:
             if limit is not None and pixels > limit:
                 raise Image.DecompressionBombError(f"{pixels} pixels, the limit is {limit}")
             picture.load()
-            turned = picture.getexif().get(ORIENTATION, 1) in range(2, 9)
+            exif = picture.getexif()
+            turned = exif.get(ORIENTATION, 1) in range(2, 9)
+            for tag in set(exif) - {ORIENTATION}:  # Pillow writes the others anew, which fails for odd ones
+                del exif[tag]
             ImageOps.exif_transpose(picture, in_place=True)
             return Opened(picture, turned)
     # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error and more for broken files

@@ -8,6 +8,7 @@ import dataclasses
 import glob
 import hashlib
 import json
+import lzma
 import os
 import shutil
 import time
@@ -277,7 +278,10 @@ def _unpacked(archive: Path, folder: Path) -> Path:
                 check_space(folder.parent, sum(info.file_size for info in content.infolist()), "what is in the zip")
                 for info in content.infolist():  # the library keeps names inside the folder
                     content.extract(info, partial)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, EOFError) as error:
+        except (
+            *(zipfile.BadZipFile, RuntimeError, NotImplementedError, UnicodeDecodeError, EOFError),
+            *(zlib.error, lzma.LZMAError),
+        ) as error:
             archive.unlink()
             raise UserError(
                 f"{archive.name} is not a whole zip file that opens without a password ({error})"

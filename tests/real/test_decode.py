@@ -1,6 +1,7 @@
 """Pictures in, pixels out: sizes, color modes, orientation, broken files."""
 
 import io
+import struct
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,6 +204,16 @@ def test_exif_orientation_is_applied():
     assert opened.turned
     exif[0x0112] = 1
     assert not open_picture(file_of(image, "png", exif=exif), "x").turned
+
+
+def test_odd_exif_tags_do_not_matter():
+    """A text where a number belongs: Pillow reads it, and fails to write it."""
+    entries = [struct.pack("<HHI4s", 0x0100, 2, 4, b"abc\0"), struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)]
+    odd = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    image = noise(8, 4, 3)
+    opened = open_picture(file_of(image, "jpeg", exif=odd, quality=100, subsampling=0), "x")
+    assert opened.turned
+    assert np.abs(np.asarray(opened.image).astype(int) - np.rot90(image, -1)).mean() < 4
 
 
 def test_turned_pictures_are_counted(tmp_path, capsys):
