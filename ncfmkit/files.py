@@ -227,6 +227,26 @@ def check_name(path: str | Path) -> None:
         raise UserError(f"{shown}: a name that is not valid UTF-8: rename that file or folder") from None
 
 
+def read_names(path: Path) -> tuple[str, ...]:
+    """The lines of a UTF-8 text that are not empty, stripped; the mark that some editors put in front is no part of it.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read, or is no such text.
+    """
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def bytes_in(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder, while others may write there: what is gone meanwhile counts 0."""
+    files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names) if path.is_dir() else [path]
+    total = 0
+    for file in files:
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
+
+
 def safe_name(text: str) -> str:
     """A plain file name made of any text: ASCII letters, digits, dots, hyphens and underscores."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:LONGEST_NAME].strip("-._") or "set"

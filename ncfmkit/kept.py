@@ -121,9 +121,9 @@ class Kept:
         """
         read = {k: self.read(kind, **conditions(k)) for k in range(count)}
         found = {k: result for k, result in read.items() if result is not None}
-        if len(found) < count:
+        if left := [k for k in range(count) if k not in found]:
             start = time.monotonic()
-            for k, result in measure([k for k in range(count) if k not in found]):
+            for k, result in measure(left):
                 now = time.monotonic()
                 self.keep(result, now - start, **conditions(k))
                 found[k], start = result, now

@@ -1,12 +1,10 @@
 """`ncfmkit cache`: what the cache folder holds, and removing of it what nobody uses."""
 
 import math
-import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +16,7 @@ from ncfmkit import in_use
 from ncfmkit.config import DataSettings, NetworkSettings, PoolSettings, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.exporters import web_runtime
-from ncfmkit.files import UNFINISHED, cache_dir, format_bytes
+from ncfmkit.files import UNFINISHED, bytes_in, cache_dir, format_bytes
 from ncfmkit.kept import CACHED
 from ncfmkit.progress import plural, shortened_list
 from ncfmkit.real.remote import Copies
@@ -90,7 +88,7 @@ def entries(kind: str | None = None, older_than: str | None = None) -> list[Entr
                 kind=row.name,
                 path=path,
                 belongs_to=belongs_to,
-                bytes=_size(path),
+                bytes=bytes_in(path),
                 last_use=in_use.last_use(path),
                 used_as=path.with_name(path.name.removeprefix(UNFINISHED)),
             )
@@ -147,18 +145,6 @@ def parse_age(text: str) -> float:
     if not found:
         raise UserError(f"--older-than {text!r}: expected a number of hours, days or weeks, such as 12h, 30d or 2w")
     return int(found[1]) * HOURS[found[2]] * 3600
-
-
-def _size(path: Path) -> int:
-    total = 0
-    for folder, _, files in os.walk(path):  # which passes over folders that are gone meanwhile
-        for name in files:
-            with suppress(FileNotFoundError):  # written under a temporary name meanwhile
-                total += os.stat(os.path.join(folder, name)).st_size
-    if path.is_file():
-        with suppress(FileNotFoundError):
-            total += path.stat().st_size
-    return total
 
 
 def _stores(cache: Path) -> Iterator[tuple[Path, str]]:

@@ -7,7 +7,7 @@ import torch
 
 from ncfmkit.config import RuntimeSettings
 from ncfmkit.errors import UserError
-from ncfmkit.files import cache_dir, format_bytes
+from ncfmkit.files import bytes_in, cache_dir, format_bytes
 from ncfmkit.real.arrays import torchvision_datasets
 from ncfmkit.runtime import choose_runtime, compiler_missing, device_name, versions
 
@@ -67,7 +67,7 @@ def _onnx_runtime() -> dict[str, str]:
 def _cache() -> str:
     folder = cache_dir()
     there = next(p for p in (folder, *folder.parents) if p.exists())
-    used = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.exists() else 0
+    used = bytes_in(folder)
     free = shutil.disk_usage(there).free
     return f"{folder}: {format_bytes(used)} used, {format_bytes(free)} free (NCFMKIT_CACHE moves it)"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ncfmkit.config import Settings, check, full_key, load_recipe, override
 from ncfmkit.errors import UserError
-from ncfmkit.files import is_address
+from ncfmkit.files import is_address, read_names
 from ncfmkit.real.memory import memory_name
 from ncfmkit.real.opening import find_real, open_real
 from ncfmkit.real.remote import is_remote
@@ -129,10 +129,9 @@ def read_class_list(overrides: dict[str, Any]) -> dict[str, Any]:
     if key is None or not isinstance(overrides[key], str | os.PathLike) or not os.path.isfile(overrides[key]):
         return overrides
     try:
-        lines = Path(overrides[key]).read_text(encoding="utf-8-sig").splitlines()
+        names = read_names(Path(overrides[key]))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--classes {overrides[key]}: expected a text file with one class a line: {error}") from None
-    names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise UserError(f"--classes {overrides[key]}: expected one class a line, got an empty file")
     return overrides | {key: names}

@@ -158,7 +158,7 @@ def pictures(
     first: int,
     where: Callable[[int], str],
     *,
-    follow: tuple[Path, ...] = (),
+    follows: Callable[[Path], bool] = lambda path: False,
 ) -> Iterator[bytes | Path]:
     """Picture files of some rows.
 
@@ -166,8 +166,8 @@ def pictures(
         column: rows from `first` on.
         rows: which of them, ascending, int64 [B].
         where: what a message calls a row.
-        follow: folders in which the files that paths without bytes name are read. A path in a file that came from
-            elsewhere names something on another machine, or something that is none of its business.
+        follows: whether the file is read that a path without bytes names. A path in a file that came from elsewhere
+            names something on another machine, or something that is none of its business.
 
     Raises:
         UserError: a row has the path of a picture but not its bytes.
@@ -178,7 +178,7 @@ def pictures(
         path = value.get("path") if isinstance(value, dict) else None
         if content is not None or not path:
             yield content or b""
-        elif any(Path(path).resolve().is_relative_to(folder.resolve()) for folder in follow):
+        elif follows(Path(path)):
             if not Path(path).is_file():
                 raise UserError(f"{where(row)}: no such file: {path!r}")
             yield Path(path)

@@ -121,9 +121,10 @@ def open_picture(payload: Payload, where: str) -> Opened:
             picture.load()
             exif = picture.getexif()
             turned = exif.get(ORIENTATION, 1) in range(2, 9)
-            for tag in set(exif) - {ORIENTATION}:  # Pillow writes the others anew, which fails for odd ones
-                del exif[tag]
-            ImageOps.exif_transpose(picture, in_place=True)
+            if turned:
+                for tag in set(exif) - {ORIENTATION}:  # Pillow writes the others anew, which fails for odd ones
+                    del exif[tag]
+                ImageOps.exif_transpose(picture, in_place=True)
             return Opened(picture, turned)
     # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error and more for broken files
     except Exception as error:

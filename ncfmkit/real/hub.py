@@ -36,15 +36,12 @@ def open_hub(request: Request) -> Source:
             "a connection to the Hub"
         ) from error
     # what a published set names by path may only be what the library itself fetched
-    caches = (datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, _hub_cache())
-    source = open_memory(dataclasses.replace(request, data=found, within=tuple(map(Path, caches))))
-    return dataclasses.replace(source, name=name.rsplit("/", 1)[-1])
-
-
-def _hub_cache() -> str:
     from huggingface_hub.constants import HF_HUB_CACHE  # datasets brings it
 
-    return HF_HUB_CACHE
+    caches = (datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE)
+    within = tuple(Path(folder).resolve() for folder in caches)
+    source = open_memory(dataclasses.replace(request, data=found, within=within))
+    return dataclasses.replace(source, name=name.rsplit("/", 1)[-1])
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class Request:
     download: bool
     image_column: str | None = None  # none: found by the usual names
     label_column: str | None = None
-    within: tuple[Path, ...] = ()  # folders in which data in memory may name pictures by path; empty: anywhere
+    within: tuple[Path, ...] = ()  # resolved folders where data in memory may name pictures by path; empty: anywhere
 
 
 def split_token(file: str) -> str | None:

@@ -173,14 +173,15 @@ def _open_datasets(data: Any, split: str, request: Request) -> Part:
     def where(row: int) -> str:
         return f"{split} row {row}"
 
-    follow = request.within or (Path(Path.cwd().anchor),)
+    def follows(path: Path) -> bool:
+        return not request.within or any(map(path.resolve().is_relative_to, request.within))
 
     def read(rows: np.ndarray) -> Iterator[bytes | Path]:
         stored = table.select_columns(columns.image)
         for low in range(0, len(stored), BATCH):
             inside = rows[(rows >= low) & (rows < low + BATCH)]
             if len(inside):
-                yield from pictures(stored[low : low + BATCH].column(0), inside, low, where, follow=follow)
+                yield from pictures(stored[low : low + BATCH].column(0), inside, low, where, follows=follows)
 
     rows, name = Rows(labels, read, where), _datasets_name(data)
     return Part(name, columns.classes, rows, _digests(rows, f"fingerprinting {name} {split}"))

@@ -5,6 +5,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,24 +99,33 @@ def _open(source: Source, settings: DataSettings, skip_bad: bool) -> RealData:
         if stat_key(source, preprocessing) != looked:
             raise UserError(f"{source.name}: its files changed while they were read: run the command again")
 
+    def held(key: str) -> RealData:
+        build = partial(
+            build_store,
+            source=source,
+            settings=settings,
+            fingerprint=key,
+            skip_bad=skip_bad,
+            check_unchanged=check_unchanged,
+        )
+        return _held(home / key[:32], source.name, build)
+
     index = home / "index" / looked
     key = _indexed(index)
     if key is not None:
-        return _held(home / key[:32], source, settings, key, skip_bad, check_unchanged)
+        return held(key)
     writable(index.parent)
     key = fingerprint(source, preprocessing)
-    opened = _held(home / key[:32], source, settings, key, skip_bad, check_unchanged)
+    opened = held(key)
     write_atomic(index, key.encode())
     return opened
 
 
-def _held(
-    folder: Path, source: Source, settings: DataSettings, key: str, skip_bad: bool, check: Callable[[], None]
-) -> RealData:
+def _held(folder: Path, name: str, build: Callable[[Path], None]) -> RealData:
     """The data, whose store counts as used for as long as its images are mapped."""
     held = hold(folder)
     try:
-        opened = _read_or_build(folder, source, settings, key, skip_bad, check)
+        opened = _read_or_build(folder, name, build)
     except BaseException:
         held.close()
         raise
@@ -132,20 +142,16 @@ def _indexed(index: Path) -> str | None:
     return key if re.fullmatch("[0-9a-f]{64}", key) else None
 
 
-def _read_or_build(
-    folder: Path, source: Source, settings: DataSettings, key: str, skip_bad: bool, check: Callable[[], None]
-) -> RealData:
-    opened = read_store(folder, source.name)
+def _read_or_build(folder: Path, name: str, build: Callable[[Path], None]) -> RealData:
+    opened = read_store(folder, name)
     if opened is not None:
         return opened
     with lock_of(folder):
-        opened = read_store(folder, source.name)  # another process may have written it meanwhile
+        opened = read_store(folder, name)  # another process may have written it meanwhile
         if opened is None:
             if folder.exists():
-                notice(
-                    f"{source.name}: its store in the cache is damaged or of another version: reading the source again"
-                )
-            build_store(folder, source, settings, key, skip_bad, check)
-            opened = read_store(folder, source.name)
+                notice(f"{name}: its store in the cache is damaged or of another version: reading the source again")
+            build(folder)
+            opened = read_store(folder, name)
     assert opened is not None
     return opened

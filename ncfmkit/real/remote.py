@@ -267,6 +267,18 @@ def _persistent(data: str, file: RemoteFile, read: Callable[[], bytes]) -> bytes
     raise AssertionError
 
 
+# what zipfile raises for an archive that is damaged, encrypted, or of a kind that it does not know
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,
+    NotImplementedError,
+    UnicodeDecodeError,
+    EOFError,
+)
+
+
 def _unpacked(archive: Path, folder: Path) -> Path:
     """The folder of what a zip holds; the only folder in it, where there is one. Those of other versions go."""
     if not folder.is_dir():
@@ -278,10 +290,7 @@ def _unpacked(archive: Path, folder: Path) -> Path:
                 check_space(folder.parent, sum(info.file_size for info in content.infolist()), "what is in the zip")
                 for info in content.infolist():  # the library keeps names inside the folder
                     content.extract(info, partial)
-        except (
-            *(zipfile.BadZipFile, RuntimeError, NotImplementedError, UnicodeDecodeError, EOFError),
-            *(zlib.error, lzma.LZMAError),
-        ) as error:
+        except UNREADABLE as error:
             archive.unlink()
             raise UserError(
                 f"{archive.name} is not a whole zip file that opens without a password ({error})"

@@ -137,8 +137,8 @@ def choose(
     if not classes:
         raise UserError(f"{name}: expected pictures to train on, found none")
     kept = kept_labels(name, classes, keep)
-    given: dict[str, Rows] = {"train": listing.train} | ({"test": listing.test} if listing.test else {})
     check_names(name, classes, kept)
+    given: dict[str, Rows] = {"train": listing.train} | ({"test": listing.test} if listing.test else {})
     chosen = {}
     for split, rows in given.items():
         check_labels(rows, classes)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ncfmkit.errors import UserError
+from ncfmkit.files import read_names
 from ncfmkit.progress import notice, plural
 from ncfmkit.real.columns import LABEL_NAMES
 from ncfmkit.real.decode import picture_suffixes
@@ -37,10 +38,9 @@ def open_shards(request: Request) -> Source:
 def _load(request: Request, root: Path, train: list[str], test: list[str]) -> Listing:
     names = root / "classes.txt"
     try:
-        lines = names.read_text(encoding="utf-8-sig").splitlines() if names.is_file() else []
+        classes = read_names(names) if names.is_file() else ()
     except UnicodeDecodeError as error:
         raise UserError(f"{names.name} is not UTF-8 text: {error}") from None
-    classes = [line.strip() for line in lines if line.strip()]
     return numbered(classes, _rows(request, root, train), _rows(request, root, test) if test else None)
 
 
@@ -57,7 +57,8 @@ class Shard:
 
 def _index(request: Request, root: Path, file: str) -> Shard:
     """The shard's samples; every picture needs a label and the other way round."""
-    wanted = (f".{request.image_column.lower()}",) if request.image_column else picture_suffixes()
+    suffixes = picture_suffixes()
+    wanted = (f".{request.image_column.lower()}",) if request.image_column else suffixes
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int | str] = {}
     not_read = []
@@ -86,7 +87,7 @@ def _index(request: Request, root: Path, file: str) -> Shard:
                     label = _from_json(where, content, request) if extension == "json" else _from_cls(where, content)
                     if label is not None and (extension == "cls" or key not in labels):  # .cls before .json
                         labels[key] = label
-                elif f".{extension.rsplit('.', 1)[-1]}" in picture_suffixes():
+                elif f".{extension.rsplit('.', 1)[-1]}" in suffixes:
                     not_read.append((member.name, extension))
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{file} is not a whole, uncompressed tar file ({error}): fetch it again") from error

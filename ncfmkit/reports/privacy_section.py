@@ -167,9 +167,8 @@ def _shares(nearest: Nearest) -> SectionTable:
         columns=["images of the set", "%", "by chance %"],
         rows=rows,
         caption="By chance: the real images are divided into training and held-out images at random, mean ± standard "
-        "deviation. A "
-        "draw of equally many holds only some of the training images; among all of them a copied one is found for "
-        "certain, but more are nearest by chance.",
+        "deviation. A draw of equally many holds only some of the training images; among all of them a copied one is "
+        "found for certain, but more are nearest by chance.",
     )
 
 

@@ -46,6 +46,8 @@ from ncfmkit.training import (
 BUFFERS = ("distilled", "random", "webp", "herding")  # the set, and rows of `BASELINES`
 FEWEST_CLASSES = 4  # two stages of two classes
 
+Draw = Callable[[int], tuple[LabeledImages, float]]  # the buffer of a repeat, and its bytes per class
+
 
 class ContinualStudent(Record):
     """A student of a stage.
@@ -118,9 +120,8 @@ def stages(subject: Subject) -> Iterator[Stage]:
     if not left:
         return
     together = side_by_side(max(max(students.values()) for students in left.values()), real.size, runtime)
-    models = StackedModels(
-        network_builder(settings.network, real), together, runtime
-    )  # fewer classes are hardly faster
+    # of all classes: a network with fewer outputs is hardly faster
+    models = StackedModels(network_builder(settings.network, real), together, runtime)
     testing = accuracy_seconds(models, subject.test)
     for work, students in left.items():
         if work.name == "herding":
@@ -201,9 +202,7 @@ def _drawn(subject: Subject, work: RowWork, repeat: int) -> tuple[LabeledImages,
     return images, size / images.classes
 
 
-def _stage(
-    subject: Subject, work: RowWork, draw: Callable[[int], tuple[LabeledImages, float]], seen_RS: np.ndarray
-) -> ContinualStage:
+def _stage(subject: Subject, work: RowWork, draw: Draw, seen_RS: np.ndarray) -> ContinualStage:
     repeats, seen = seen_RS.shape
     students = subject.kept.each(
         ContinualStudent,
@@ -221,11 +220,7 @@ def _stage(
 
 
 def _students(
-    subject: Subject,
-    work: RowWork,
-    draw: Callable[[int], tuple[LabeledImages, float]],
-    seen_RS: np.ndarray,
-    left: list[int],
+    subject: Subject, work: RowWork, draw: Draw, seen_RS: np.ndarray, left: list[int]
 ) -> Iterator[tuple[int, ContinualStudent]]:
     """Fresh students, trained on the buffers' images of the classes seen, and tested on all these classes."""
     settings, real, runtime = subject.settings, subject.real, subject.runtime
