@@ -31,7 +31,7 @@ from ncfmkit.real.decode import (
     open_picture,
     readable_formats,
 )
-from ncfmkit.real.folders import left_out_text, walk
+from ncfmkit.real.folders import Tops, left_out_text, walk
 from ncfmkit.records import SparseRecord
 
 TOPK = 5  # where the user leaves it open and the model has that many classes
@@ -162,7 +162,7 @@ def find_pictures(paths: Sequence[str]) -> tuple[list[str], Counter[str]]:
             found.append(path)
             continue
         left = Counter[str]()
-        top = {os.path.realpath(path)}
+        top = Tops([os.path.realpath(path)])
         inside = [os.path.join(folder, f) for folder, files in walk(path, top, set(), left) for f in files]
         if not inside:
             got = f", got {left_out_text(left)}" if left else ""

@@ -131,8 +131,9 @@ def _refuse_splits(name: str, root: Path, classes: Sequence[str]) -> None:
 def _same_classes(
     name: str, train: Sequence[str], test: Sequence[str], kept: Sequence[str], train_split: str, split: str
 ) -> None:
-    unknown = [c for c in test if c not in set(train)]
-    lacking = [c for c in kept if c not in set(test)]
+    in_train, in_test = set(train), set(test)
+    unknown = [c for c in test if c not in in_train]
+    lacking = [c for c in kept if c not in in_test]
     if unknown:
         raise UserError(
             f"{name}: {split}/ has class {unknown[0]!r}, which {train_split}/ has not: remove it or add it to "
@@ -145,7 +146,23 @@ def _same_classes(
         )
 
 
-def _distinct(name: str, root: Path, folders: Sequence[str]) -> set[str]:
+class Tops:
+    """Where all folders that are walked really are.
+
+    A link into one of them, or to a folder around one, is not followed, since that would count pictures twice.
+    """
+
+    def __init__(self, tops: Collection[str]) -> None:
+        self._tops = frozenset(tops)
+        self._around = frozenset(above for real in tops for above in _parents(real))
+
+    def read_elsewhere(self, path: str, real: str) -> bool:
+        """Whether a folder, which really is at `real`, is left to the walk of another top."""
+        inside = os.path.islink(path) and not self._tops.isdisjoint((real, *_parents(real)))
+        return inside or real in self._around
+
+
+def _distinct(name: str, root: Path, folders: Sequence[str]) -> Tops:
     """Where the class folders really are.
 
     Raises:
@@ -165,7 +182,7 @@ def _distinct(name: str, root: Path, folders: Sequence[str]) -> set[str]:
         around = next((tops[above] for above in _parents(real) if above in tops), None)
         if around is not None:
             raise UserError(f"{name}: {folder}/ is inside {around}/, {_UNLINK}")
-    return set(tops)
+    return Tops(tops)
 
 
 _UNLINK = "whose pictures would count twice: remove the link, or choose classes with --classes"
@@ -176,7 +193,7 @@ def _parents(path: str) -> list[str]:
 
 
 def _pictures(
-    name: str, root: Path, split: str, folder: str, tops: Collection[str], seen: set[str], left_out: Counter[str]
+    name: str, root: Path, split: str, folder: str, tops: Tops, seen: set[str], left_out: Counter[str]
 ) -> list[str]:
     """Pictures of one class, relative to `root`, however deep in its folder."""
     top, left = root / split / folder, Counter[str]()
@@ -194,20 +211,18 @@ def _pictures(
     return found
 
 
-def walk(top: str, tops: Collection[str], seen: set[str], left_out: Counter[str]) -> Iterator[tuple[str, list[str]]]:
+def walk(top: str, tops: Tops, seen: set[str], left_out: Counter[str]) -> Iterator[tuple[str, list[str]]]:
     """Folders from `top` downwards, in sorted order, each with the names of its pictures; links are followed once.
 
     Args:
         top: path of the folder.
-        tops: where all folders that are walked really are; a link into one of them, or to a folder around one, is not
-            followed, since that would count pictures twice.
+        tops: all folders that are walked.
         seen: where folders below the tops really are that were walked; new ones are added.
         left_out: is increased by what is no picture, by kind.
 
     Raises:
         UserError: a folder cannot be listed.
     """
-    around = {above for real in tops for above in _parents(real)}
     waiting = [top]
     while waiting:
         folder = waiting.pop()
@@ -216,8 +231,7 @@ def walk(top: str, tops: Collection[str], seen: set[str], left_out: Counter[str]
         followed = []
         for path in folders:
             real = os.path.realpath(path)
-            inside = os.path.islink(path) and not {real, *_parents(real)}.isdisjoint(tops)
-            if inside or real in around or real in seen:
+            if tops.read_elsewhere(path, real) or real in seen:
                 left_out["linked folders that are read elsewhere"] += 1
                 continue
             seen.add(real)
