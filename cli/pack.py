@@ -115,10 +115,8 @@ def pack(
         o.print_json({"folder": str(folder), "bytes": size, "files": listed, "manifest": result.manifest.to_dict()})
         return
     print(f"{folder}: {to}, {len(files)} file{'s' if len(files) > 1 else ''}, {format_bytes(size)}")
-    changed = (bits or 8) < 8 or chroma == "4:2:0"
-    why = "its pixels changed" if changed else "it is a part of a set" if ipc is not None else None
-    if result.manifest.score is None and why is not None:
-        print(f"its score is unknown because {why}: pack it with --score --data DATA to measure it")
+    if result.manifest.score is None:
+        print("its score is unknown: pack it with --score --data DATA to measure it")
     if result.manifest.source.license is None:
         print("the license of the real images is not stated: pack it with --license before you publish it")
     print(f"check it with `ncfmkit verify {shlex.quote(str(folder))}`, or with `sha256sum -c {SUMS}` inside")

@@ -37,6 +37,18 @@ def predict(
             help="ONNX Runtime provider that runs the model",
         ),
     ] = "cpu",
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="uint8-nchw|uint8-nhwc|float-nchw",
+            help="images that a model without ncfmkit metadata takes: pixels 0 to 255 or floats 0 to 1",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="logits|probabilities", help="what a model without ncfmkit metadata returns"),
+    ] = None,
     format: Annotated[
         str,
         typer.Option(
@@ -61,7 +73,9 @@ def predict(
         raise UserError(f"--format {format!r}: expected {' or '.join(FORMATS)}")
     out = sys.stdout  # kept: while a live bar is drawn, it stands in for sys.stdout and would print on stderr
     live = not out.isatty()
-    answers = job.predict(model, paths, provider=provider, topk=topk, batch=batch, live=live)
+    answers = job.predict(
+        model, paths, provider=provider, topk=topk, batch=batch, layout=layout, output=output, live=live
+    )
     printed = 0
     with (
         interrupts.keeping(lambda: f"interrupted: {printed} pictures were answered"),

@@ -3,7 +3,7 @@
 Shapes: N images, C channels, H = W side, K classes.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -255,20 +255,15 @@ def read_contract(
     """The contract of a graph with those ports and that metadata.
 
     A model of other origin says only types and shapes: float32 images are then taken to be in [0, 1], the output to be
-    logits, and `declared` may say otherwise (`layout`, `output`).
+    logits, and `declared` may say otherwise (`layout`, `output`). Metadata win over it: see :func:`check_declared`.
 
     Raises:
-        UserError: the graph is not an image classifier that this toolkit can feed, or `declared` contradicts the file.
+        UserError: the graph is not an image classifier that this toolkit can feed.
     """
     if len(inputs) != 1 or len(outputs) != 1:
         raise UserError(f"{where}: expected one input and one output, got {len(inputs)} and {len(outputs)}")
     (images,), (scores,) = inputs, outputs
     said = {"layout": metadata.input.layout, "output": metadata.output.kind} if metadata else {}
-    for key, value in declared.items():
-        if said.get(key, value) != value:
-            raise UserError(
-                f"{where}: its metadata says that its {key} is {said[key]}, not {value}: leave that option out"
-            )
     known = declared | said
     layout = known.get("layout") or _layout_of(where, images)
     channels, size = _image_shape(where, images, layout)
@@ -295,6 +290,45 @@ def read_contract(
         classes=classes,
         class_count=count,
         metadata=metadata,
+    )
+
+
+def as_declared(layout: str | None, output: str | None) -> dict[str, str]:
+    """What the user says of models without metadata, by key; without what is None.
+
+    Raises:
+        UserError: no such layout or output.
+    """
+    for flag, value, known in (("--input", layout, tuple(LAYOUTS)), ("--output", output, OUTPUTS)):
+        if value is not None and value not in known:
+            raise UserError(f"{flag}: expected one of {', '.join(known)}, got {value!r}")
+    return {key: value for key, value in (("layout", layout), ("output", output)) if value is not None}
+
+
+def check_declared(declared: dict[str, str], contracts: Mapping[str, Contract]) -> None:
+    """Raises UserError if every model has metadata, and that of one contradicts what the user says.
+
+    Args:
+        declared: of :func:`as_declared`.
+        contracts: of the models, by name.
+    """
+    if any(contract.metadata is None for contract in contracts.values()):
+        return
+    for where, contract in contracts.items():
+        said = {"layout": contract.layout, "output": contract.output}
+        for flag, key in (("--input", "layout"), ("--output", "output")):
+            if declared.get(key, said[key]) != said[key]:
+                raise UserError(
+                    f"{flag} {declared[key]}: the metadata of {where} says {said[key]}: leave {flag} out, which is for "
+                    "models without metadata"
+                )
+
+
+def assumed_text(contract: Contract, declared: dict[str, str]) -> str:
+    """What a model without metadata is taken to take and give, and which of it the user said."""
+    layout, output = ("as declared" if key in declared else "assumed" for key in ("layout", "output"))
+    return (
+        f"input {LAYOUTS[contract.layout].summary} ({layout}, --input), output {contract.output} ({output}, --output)"
     )
 
 

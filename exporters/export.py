@@ -246,7 +246,7 @@ def _check_int8_options(
 
 def _check_free(row: Exporter, path: Path, made_by: str, force: bool) -> None:
     if row.foreign is not None:
-        check_free_folder(path, force=force, foreign=row.function("foreign"), made_by=made_by)
+        check_free_folder(path, force=force, foreign=row.function("foreign"), made_by=made_by, replaced=True)
         return
     check_free(path, force=force)
     check_free(path.with_name(path.name + row.beside), force=force)

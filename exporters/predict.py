@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from ncfmkit.errors import CheckFailed, UserError
-from ncfmkit.exporters.contract import LAYOUTS, Contract
+from ncfmkit.exporters.contract import Contract, as_declared, assumed_text, check_declared
 from ncfmkit.exporters.providers import PROVIDERS
 from ncfmkit.exporters.sessions import Session, open_session
 from ncfmkit.progress import Tracker, notice, printable, track
@@ -78,6 +78,8 @@ def predict(
     provider: str = "cpu",
     topk: int | None = None,
     batch: int = 64,
+    layout: str | None = None,
+    output: str | None = None,
     live: bool = True,
 ) -> Generator[Answer]:
     """Says what is on pictures: a record of each, in their order, as they come; a few batches are in memory at most.
@@ -91,6 +93,8 @@ def predict(
         provider: what runs the model: `cpu`, `cuda`, `tensorrt`, `openvino`, `webgpu` or `tensorrt-rtx`.
         topk: classes in an answer; None: 5, or all where there are fewer.
         batch: pictures that the model is given at once.
+        layout: how a model without our metadata takes images, as in :func:`ncfmkit.export`.
+        output: what a model without our metadata gives: `logits` or `probabilities`.
         live: a bar may be drawn; not where the answers go to the same terminal.
 
     Returns:
@@ -111,11 +115,13 @@ def predict(
         raise UserError(f"--batch: expected 1 or more pictures, got {batch}")
     if provider not in PROVIDERS:
         raise UserError(f"unknown provider {provider!r}: expected one of {', '.join(PROVIDERS)}")
+    declared = as_declared(layout, output)
     several = [paths] if isinstance(paths, str | os.PathLike) else paths
     files, left_out = find_pictures([os.fspath(path) for path in several])
-    session = open_session(Path(model), provider)
+    session = open_session(Path(model), provider, declared=declared)
+    check_declared(declared, {str(model): session.contract})
     count = _checked_topk(topk, session.contract.class_count)
-    notice(_headline(session, len(files)))
+    notice(_headline(session, len(files), declared))
     if left_out:
         notice(f"left out {left_out_text(left_out)}")
     return _predict(session, files, count, batch, live)
@@ -182,13 +188,13 @@ def _checked_topk(topk: int | None, classes: int) -> int:
     return topk
 
 
-def _headline(session: Session, total: int) -> str:
+def _headline(session: Session, total: int, declared: dict[str, str]) -> str:
     contract = session.contract
     shape = f"{contract.channels}x{contract.size}x{contract.size}"
     text = f"{session.path}: {shape} images, {contract.class_count} classes, on {session.provider}; {total} pictures"
     if contract.metadata:
         return text
-    return f"{text}\nthe model does not say it, so assumed: {LAYOUTS[contract.layout].summary}; {contract.output}"
+    return f"{text}\nit has no ncfmkit metadata: {assumed_text(contract, declared)}"
 
 
 def _color(contract: Contract) -> str:

@@ -21,7 +21,7 @@ from ncfmkit.exporters import timing
 from ncfmkit.exporters.accuracy import BATCH, Outcome, agreement, by_class, score, tally
 from ncfmkit.exporters.comparison import better, check_alike, compared, pairs, run_names
 from ncfmkit.exporters.comparison_report import write_comparison
-from ncfmkit.exporters.contract import LAYOUTS, OUTPUTS, Contract, NoMetadata
+from ncfmkit.exporters.contract import Contract, NoMetadata, as_declared, assumed_text, check_declared
 from ncfmkit.exporters.matching_data import check_classes, open_fitting
 from ncfmkit.exporters.onnx import graph_facts
 from ncfmkit.exporters.providers import PROVIDERS, Device, device_text, missing, onnxruntime
@@ -175,7 +175,7 @@ def validate(
         provider=provider,
         against=None if against is None else Path(against),
         max_accuracy_drop=max_accuracy_drop,
-        declared={key: value for key, value in (("layout", layout), ("output", output)) if value is not None},
+        declared=as_declared(layout, output),
         threads=threads,
         force=force,
         timing=timing.TimingConfig(batches=timing.parse_batches(batches)) if speed else None,
@@ -186,7 +186,9 @@ def validate(
         candidates = [
             open_candidate(replace(config, model=path), name) for path, name in zip(paths, names, strict=True)
         ]
-        check_alike({candidate.name: candidate.contract for candidate in candidates})
+        contracts = {candidate.name: candidate.contract for candidate in candidates}
+        check_declared(config.declared, contracts)
+        check_alike(contracts)
         _say_doubles(candidates)
         student = load_own_student(config.against, candidates) if config.against else None
         known = [None if student else _recorded_accuracy(c.config, c.contract) for c in candidates]
@@ -245,9 +247,6 @@ def check_request(config: ValidationConfig) -> None:
         raise UserError(f"--max-accuracy-drop: expected 0 to 100 percentage points, got {limit:g}")
     if config.threads is not None and config.threads < 1:
         raise UserError(f"--threads: expected 1 or more, got {config.threads}")
-    for flag, key, known in (("--input", "layout", tuple(LAYOUTS)), ("--output", "output", OUTPUTS)):
-        if config.declared.get(key, known[0]) not in known:
-            raise UserError(f"{flag}: expected one of {', '.join(known)}, got {config.declared[key]!r}")
 
 
 def open_candidate(config: ValidationConfig, name: str) -> Candidate:
@@ -321,11 +320,8 @@ def _say_doubles(candidates: Sequence[Candidate]) -> None:
 def _say_assumptions(config: ValidationConfig, contract: Contract) -> None:
     if contract.metadata:
         return
-    layout, output = ("as declared" if key in config.declared else "assumed" for key in ("layout", "output"))
-    notice(
-        f"{config.model} has no ncfmkit metadata: input {LAYOUTS[contract.layout].summary} ({layout}, --input), output "
-        f"{contract.output} ({output}, --output), classes in the order of the data"
-    )
+    assumed = assumed_text(contract, config.declared)
+    notice(f"{config.model} has no ncfmkit metadata: {assumed}, classes in the order of the data")
 
 
 def load_own_student(path: Path, candidates: Sequence[Candidate]) -> Student:

@@ -148,7 +148,13 @@ def check_free(path: Path, *, force: bool = False) -> None:
 
 
 def check_free_folder(
-    path: Path, *, force: bool, foreign: Callable[[Path], list[str]], made_by: str, parents: bool = False
+    path: Path,
+    *,
+    force: bool,
+    foreign: Callable[[Path], list[str]],
+    made_by: str,
+    parents: bool = False,
+    replaced: bool = False,
 ) -> None:
     """As :func:`check_free`, for a folder.
 
@@ -156,10 +162,13 @@ def check_free_folder(
         foreign: names in an existing folder that the command did not write; such a folder is never overwritten.
         made_by: the command, for the message.
         parents: folders above that do not exist will be made.
+        replaced: the folder will be replaced as a whole (:func:`replace_folder`), which one named `.` cannot be.
 
     Raises:
         UserError: as :func:`check_free`, or the folder holds something else.
     """
+    if replaced and path.name in ("", ".."):
+        raise UserError(f"--out {path}: expected the name of a folder to make, such as {path / 'NAME'}")
     _try_folder(path, parents=parents)
     if not os.path.lexists(path):
         return

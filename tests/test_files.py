@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -108,6 +109,12 @@ def test_an_output_is_tried_before_the_work(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"--out .*folder is a folder: expected the name of a file"):
             check_free(tmp_path / "folder", force=force)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "a/.."])
+def test_a_folder_that_is_replaced_has_a_name(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^--out {re.escape(name)}: expected the name of a folder to make, such as "):
+        check_free_folder(Path(name), force=True, foreign=lambda path: [], made_by="pack", replaced=True)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])

@@ -52,7 +52,7 @@ def pack(
         encoding: of pictures, `png` or lossless `webp`; None: png.
         shard_size: the largest size of a shard, such as `"256MiB"` (webdataset, parquet).
         ipc: pack only the first so many stored images of each class; the recorded score is then dropped. None: all.
-        bits: store each pixel in 6, 5, 4, 3 or 2 bits; the recorded score is then dropped. None or 8: as it is.
+        bits: store each pixel in 6, 5, 4, 3 or 2 bits; the recorded score is then dropped. None or 8: as they are.
         scale: with `bits`: quantize within the range of each `image`, or of each `channel` over the whole set.
         dither: with `bits`: Floyd-Steinberg dithering.
         chroma: `4:2:0` stores color at half the resolution, in whatever bits; the recorded score is then dropped. None
@@ -88,14 +88,14 @@ def pack(
     scoring = requested_scoring(score, data, overrides)
     file = set_file.find(path)
     if out is not None:
-        check_free_folder(out, force=force, foreign=package.foreign_files, made_by="pack")
+        check_free_folder(out, force=force, foreign=package.foreign_files, made_by="pack", replaced=True)
     result = set_file.load(file, mapped=True)
     if ipc is not None and ipc < result.ipc and result.manifest.order != BY_WORTH:
         name = result.manifest.name
         notice(f"{name} does not say that its images are in the order of worth: the first of a class are any of them")
     whole = result
     result = result if ipc is None else first_images(result, ipc)
-    if bits is not None or chroma is not None:
+    if bits not in (None, 8) or chroma == SUBSAMPLED:
         result = quantized(result, bits or 8, scale, dither, chroma or WHOLE)  # type: ignore[arg-type]
     assessed = () if assessment is None else _assessed(Path(assessment), whole, changed=result is not whole)
     if license is not None:
@@ -162,15 +162,11 @@ def quantized(
 ) -> SyntheticSet:
     """The set with its pixels in fewer bytes, without a score: the one it had is kept as that of the original.
 
-    8 bits with color as it is are the set as it is.
-
     Raises:
         UserError: another number of bits than there is, a set that is quantized already, or images whose color cannot
             be stored so.
     """
     subsampled = chroma == SUBSAMPLED
-    if bits == 8 and not subsampled and result.pixel_tensors is None:
-        return result
     how = result.manifest.pixels
     if how is not None:
         advice = "start from the original set" if how.original else "it was distilled so, leave --bits and --chroma out"

@@ -130,7 +130,7 @@ def check_writable(synthetic: SyntheticSet, folder: Path, packing: Packing, *, f
                 f"each stored image decodes to {values:,} values, a view takes {MOST_DECODED:,} at most: use "
                 "--to safetensors"
             )
-    check_free_folder(folder, force=force, foreign=foreign_files, made_by="pack")
+    check_free_folder(folder, force=force, foreign=foreign_files, made_by="pack", replaced=True)
 
 
 def foreign_files(folder: Path) -> list[str]:

@@ -131,6 +131,14 @@ def test_with_a_student_that_is_the_reference(
     assert "Gate" not in page
 
 
+def test_output_is_of_the_models_without_metadata(exported: Callable[..., Path], data: RealData) -> None:
+    other = foreign_model(Path("other.onnx"), probabilities=True)
+    found = run([exported(), other], data, output="probabilities")
+    assert [model.model.output for model in found.models] == ["logits", "probabilities"]
+    with pytest.raises(UserError, match=r"^--output probabilities: the metadata of student\.onnx says logits"):
+        run([exported()], data, output="probabilities")
+
+
 def test_outcomes_that_are_not_finite_are_wrong() -> None:
     labels = np.array([0, 1, 1, 0])
     ours, theirs = (

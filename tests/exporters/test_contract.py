@@ -17,6 +17,8 @@ from ncfmkit.exporters.contract import (
     OUTPUTS,
     Contract,
     Port,
+    as_declared,
+    check_declared,
     read_contract,
     read_metadata,
 )
@@ -241,12 +243,23 @@ def test_what_a_model_says_decides_where_its_shape_leaves_it_open() -> None:
     assert contract(("N", 3, 3, 3), metadata=ours(input={"layout": "uint8-nhwc"})).layout == "uint8-nhwc"
 
 
-def test_what_is_declared_may_repeat_but_not_contradict_the_file() -> None:
-    assert contract(metadata=OURS, layout="uint8-nchw", output="logits").output == "logits"
-    with pytest.raises(UserError, match=r"x\.onnx: .*output .*logits, not probabilities"):
-        contract(metadata=OURS, output="probabilities")
-    with pytest.raises(UserError, match=r"x\.onnx: .*layout .*uint8-nchw, not uint8-nhwc"):
-        contract(metadata=OURS, layout="uint8-nhwc")
+def test_what_is_declared_may_repeat_but_not_contradict_all_files() -> None:
+    ours, silent = contract(metadata=OURS), contract()
+    check_declared({"layout": "uint8-nchw", "output": "logits"}, {"x.onnx": ours})
+    with pytest.raises(UserError, match=r"^--output probabilities: the metadata of x\.onnx says logits: leave"):
+        check_declared({"output": "probabilities"}, {"x.onnx": ours})
+    with pytest.raises(UserError, match=r"^--input uint8-nhwc: the metadata of x\.onnx says uint8-nchw: leave"):
+        check_declared({"layout": "uint8-nhwc"}, {"x.onnx": ours})
+    assert contract(metadata=OURS, output="probabilities").output == "logits"
+    check_declared({"output": "probabilities"}, {"x.onnx": ours, "y.onnx": silent})  # it is about the other one
+
+
+def test_what_is_declared_exists() -> None:
+    assert as_declared(None, "probabilities") == {"output": "probabilities"}
+    with pytest.raises(UserError, match=r"^--input: expected one of uint8-nchw, .*, got 'rgb'"):
+        as_declared("rgb", None)
+    with pytest.raises(UserError, match=r"^--output: expected one of logits, probabilities, got 'scores'"):
+        as_declared(None, "scores")
 
 
 def test_metadata_of_others_and_an_empty_one_say_nothing() -> None:

@@ -119,7 +119,8 @@ def test_a_model_that_names_nothing(model: Path) -> None:
     answer = json.loads(result.stdout)
     assert len(answer["topk"]) == 5
     check(answer, by_hand(model, image.transpose(2, 0, 1)), None)
-    assert "the model does not say it, so assumed: uint8 [N, C, H, W], 0 to 255; logits" in result.stderr
+    said = " ".join(result.stderr.split())
+    assert "metadata: input uint8 [N, C, H, W], 0 to 255 (assumed, --input), output logits (assumed, --output)" in said
 
 
 @pytest.mark.parametrize("layout", ["uint8-nchw", "uint8-nhwc", "float-nchw"])
@@ -130,6 +131,17 @@ def test_every_layout_and_output_answers_the_same(tmp_path: Path, layout: str, p
     model = foreign_model(tmp_path / "m.onnx", layout, names=names, probabilities=probabilities, weights=weights)
     (answer,) = answers(model, write("x.png", image))
     check(answer, softmax(image.transpose(2, 0, 1).ravel() / 255 @ weights), names)
+
+
+def test_what_the_user_says_of_a_model_without_metadata(onnx_path: Path, tmp_path: Path) -> None:
+    image, weights = noise(SIDE, SIDE, 3), foreign_weights(4) / 8
+    model = foreign_model(tmp_path / "m.onnx", "float-nchw", probabilities=True, weights=weights)
+    result = call(model, write("x.png", image), "--input", "float-nchw", "--output", "probabilities")
+    check(json.loads(result.stdout), softmax(image.transpose(2, 0, 1).ravel() / 255 @ weights), None)
+    said = " ".join(result.stderr.split())
+    assert "0 to 1 (as declared, --input), output probabilities (as declared, --output)" in said
+    refused(onnx_path, "x.png", "--output", "probabilities", says="--output probabilities: the metadata of")
+    refused(model, "x.png", "--output", "scores", says="--output: expected one of logits, probabilities, got 'scores'")
 
 
 def test_topk(model: Path) -> None:
