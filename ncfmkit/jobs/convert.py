@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ncfmkit.config import Settings
+from ncfmkit.config import LabelSettings, Settings
 from ncfmkit.errors import UserError
 from ncfmkit.files import check_free, parse_bytes, safe_name, sha256_of
 from ncfmkit.jobs.setup import make_settings
@@ -270,9 +270,17 @@ def _as_converted(settings: Settings, real: RealData, reading: Reading, kind: st
         raise UserError(f"--factor {factor} is above the image side {real.size}: lower the factor")
     budget = settings.distill.decoded_per_class if reading.decode == "bound" else None
     distill = dataclasses.replace(
-        settings.distill, ipc=ipc, factor=factor, decode=reading.decode, decoded_per_class=budget
+        settings.distill,
+        ipc=ipc,
+        factor=factor,
+        decode=reading.decode,
+        decoded_per_class=budget,
+        bytes=None,  # images and labels are what was released
+        bits=None,
+        chroma=None,
     )
-    return dataclasses.replace(settings, network=resolve_network(settings.network, real.size), distill=distill)
+    network = resolve_network(settings.network, real.size)
+    return dataclasses.replace(settings, network=network, distill=distill, labels=LabelSettings())
 
 
 def _say(path: Path, released: Released, values: str, settings: Settings, clipped: dict[str, float]) -> None:

@@ -13,7 +13,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
 from ncfmkit.files import check_free, safe_name
 from ncfmkit.images import LabeledImages
-from ncfmkit.jobs.setup import check_fits, resolve
+from ncfmkit.jobs.setup import check_fits, notice_other_data, resolve
 from ncfmkit.networks import check_extractors
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import read_class_list, split_arguments
@@ -109,6 +109,7 @@ def _opened(result: SyntheticSet, data: Any, overrides: dict[str, Any]) -> tuple
     runtime = choose_runtime(settings.runtime)
     real = source.open(settings)
     check_fits(result, real)
+    notice_other_data(result, real)
     notice(f"device: {runtime.describe()}")
     return real, resolve(settings, real), runtime
 

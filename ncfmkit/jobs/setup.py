@@ -28,7 +28,7 @@ from ncfmkit.errors import UserError
 from ncfmkit.files import check_free_folder, parse_bytes
 from ncfmkit.jobs.growing import settings_of
 from ncfmkit.kept import Kept
-from ncfmkit.mosaic import check_budget, compose
+from ncfmkit.mosaic import check_budget, compose, decoded_count
 from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import DEFAULT_RECIPES, DataArguments, read_class_list
 from ncfmkit.real.store import RealData
@@ -126,7 +126,23 @@ def resolve(settings: Settings, real: RealData) -> Settings:
         fit = budget.fitted(settings.distill, room(settings, real, coded=True))
         distill = dataclasses.replace(distill, ipc=fit.ipc, bits=fit.bits, chroma=fit.chroma)
         check_budget(distill.decode, distill.factor, distill.ipc, distill.decoded_per_class)
-    return dataclasses.replace(settings, network=network, distill=distill)
+    resolved = dataclasses.replace(settings, network=network, distill=distill)
+    if settings.labels.soft and settings.labels.bits < 16:
+        _check_restored_labels(resolved, real)
+    return resolved
+
+
+def _check_restored_labels(settings: Settings, real: RealData) -> None:
+    """Raises UserError if no reader takes the soft labels, since they become so much larger there."""
+    d, classes = settings.distill, len(real.classes)
+    decoded = decoded_count(d.decode, d.factor, d.ipc, d.decoded_per_class)
+    stored = budget.bytes_of_class(d, d.stored_bits, d.ipc, room(settings, real, coded=False))
+    if not label_codes.fits(classes * decoded, classes, int(classes * stored)):
+        raise UserError(
+            f"--label-bits {settings.labels.bits} --top {settings.labels.top}: soft labels of {classes:,} classes are "
+            f"{2 * classes * decoded:,} bytes per class as float16, expected at most {label_codes.MOST_RESTORED} times "
+            f"the {int(stored):,} bytes that are stored: raise --top, leave it out, or store fewer decoded images"
+        )
 
 
 def room(settings: Settings, real: RealData, *, coded: bool) -> budget.Room:

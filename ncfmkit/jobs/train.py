@@ -21,7 +21,7 @@ from ncfmkit.estimate import Stage, announce
 from ncfmkit.files import check_free
 from ncfmkit.images import LabeledImages, labeled
 from ncfmkit.jobs.evaluate import settings_for
-from ncfmkit.jobs.setup import check_fits
+from ncfmkit.jobs.setup import check_fits, notice_other_data
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import split_optional
 from ncfmkit.real.store import RealData
@@ -113,6 +113,8 @@ def train_real(
     """
     check_free(out, force=force)
     network, build, test = _checked(result, real, settings)
+    if real is not None:
+        notice_other_data(result, real)
     notice(f"device: {runtime.describe()}")
     checkpoint = _checkpoint(result, real, settings, runtime, out, force)
     with interrupts.keeping(checkpoint.kept), cpu_threads(checkpoint.threads):

@@ -35,6 +35,15 @@ def index_bytes(classes: int) -> int:
     return 1 if classes <= 256 else 2
 
 
+def fits(rows: int, classes: int, size: int) -> bool:
+    """Whether a file may hold that many soft labels in fewer than 16 bits: readers restore them as float16.
+
+    Args:
+        size: bytes of all tensors in the file.
+    """
+    return 2 * rows * classes <= MOST_RESTORED * size
+
+
 def rounded(logits_DK: np.ndarray, bits: int, top: int) -> np.ndarray:
     """Logits as they are read again, once they are stored: float16 `[D, K]`."""
     return logits_DK if bits == 16 else restore(encode(logits_DK, bits, top), logits_DK.shape[1], bits, top)

@@ -501,8 +501,10 @@ def shape_problems(manifest: Manifest, stored: dict[str, tuple[str, tuple[int, .
     if manifest.pixels is not None and manifest.pixels.coding is not None:
         found += _coding_problems(manifest, manifest.pixels)
     if manifest.labels is not None:
-        size, restored = sum(manifest.bytes.values()), 2 * len(manifest.classes) ** 2 * manifest.ipc.decoded
-        if restored > label_codes.MOST_RESTORED * size:
+        classes, size = len(manifest.classes), sum(manifest.bytes.values())
+        rows = classes * manifest.ipc.decoded
+        if not label_codes.fits(rows, classes, size):
+            restored = 2 * rows * classes
             found.append(f"its soft labels are {restored} bytes as float16, too many for tensors of {size} bytes")
     return found
 

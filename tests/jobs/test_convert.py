@@ -492,6 +492,18 @@ def test_the_command_in_json_and_with_settings(digits_file: Path) -> None:
     assert (settings["recipe"], settings["student"]["epochs"], settings["seed"]) == ("digits", 7, 3)
 
 
+def test_a_recipe_does_not_change_what_was_released(tmp_path: Path, real: RealData, images: torch.Tensor) -> None:
+    """It is of the students."""
+    base = Settings()
+    distill = dataclasses.replace(base.distill, bytes="500/class", bits=2, chroma="4:2:0")
+    labels = dataclasses.replace(base.labels, soft=True, bits=4)
+    file = saved([images, LABELS], tmp_path / "a.pt")
+    got = convert(file, real, settings=dataclasses.replace(base, distill=distill, labels=labels))
+    assert torch.equal(got.images, convert(file, real).images)
+    assert got.manifest.pixels is None
+    assert got.manifest.training.settings() == convert(file, real).manifest.training.settings()
+
+
 WRONG_FLAGS: dict[str, tuple[list[str], str]] = {
     "--max-size": (["--max-size", "1KB"], "the limit is 1000 B: raise --max-size"),
     "--max-size text": (["--max-size", "big"], "--max-size 'big' is not a size: expected a number and a unit"),

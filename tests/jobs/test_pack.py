@@ -138,9 +138,7 @@ def ordered() -> Path:
 
 def test_packing_the_first_images(ordered: Path) -> None:
     said = succeeds("pack", ordered, "--to", "parquet", "--ipc", 3, "--license", "mit")
-    assert "its score is unknown: pack it with --score --data DATA to measure it" in (
-        said.stdout
-    )
+    assert "its score is unknown: pack it with --score --data DATA to measure it" in (said.stdout)
     assert "order of worth" not in said.stderr
     folder = Path("tiny-ipc3-parquet")
     got, whole = set_file.load(folder), set_file.load(ordered, ipc=3)

@@ -198,6 +198,13 @@ def test_a_dry_run_says_which_extractors_are_trained(scored: Path) -> None:
     assert list(job.dry_run(scored, data="digits")) == []
 
 
+def test_other_data_are_said(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    list(job.dry_run(scored, data="digits"))
+    assert "differs from the data" not in capsys.readouterr().err
+    job.dry_run(scored, data="digits", **{"data.imbalance": 2})
+    assert "digits differs from the data that the set was made from" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_the_settings_of_a_run_with_soft_labels_are_read_again(soft: Path) -> None:
     settings = from_dict(RunDirectory.open(soft).info().settings)
     assert (settings.labels.soft, settings.labels.stages, settings.pool.snapshots) == (True, 2, 2)

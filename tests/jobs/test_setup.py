@@ -1,5 +1,6 @@
 """Settings from flags and files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from ncfmkit import networks
 from ncfmkit.config import Settings, load_recipe, override, to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.jobs import setup
+from ncfmkit.real.store import RealData
 
 pytestmark = pytest.mark.usefixtures("one_cache")
 
@@ -101,3 +103,15 @@ def test_a_recipe_of_the_user_or_of_the_data_comes_before_the_devices(capsys: py
     assert setup.make_settings("digits", None, {}).recipe == "digits"
     assert setup.make_settings("photos/", "paper", {}).pool.members == 20
     assert capsys.readouterr().err == ""
+
+
+def test_soft_labels_that_no_reader_takes_are_refused_before_anything_is_trained(
+    make_real: Callable[..., RealData],
+) -> None:
+    real = make_real((1,) * 2000, size=8, channels=1)
+    few = override(Settings(), {"distill.ipc": 1, "distill.bits": 2, "labels.soft": True, "labels.bits": 4})
+    assert setup.resolve(few, real).labels.bits == 4  # of all classes
+    with pytest.raises(UserError, match=r"^--label-bits 4 --top 5: soft labels of 2,000 classes are 16,000 bytes"):
+        setup.resolve(override(few, {"labels.top": 5}), real)
+    whole = {"labels.top": 5, "distill.bits": None, "distill.decode": "single", "distill.factor": 1}
+    assert setup.resolve(override(few, whole), real).labels.top == 5

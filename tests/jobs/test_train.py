@@ -88,6 +88,22 @@ def train_some(scored: Path, runtime: Runtime, out: Path, real: RealData | None 
     return out.read_bytes()
 
 
+def test_other_data_are_said(
+    scored: Path, runtime: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = open_real("digits", setup.make_settings("digits", None, {}).data)
+    train_some(scored, runtime, tmp_path / "a.safetensors", real, **{"student.epochs": 1})
+    assert "differs from the data" not in capsys.readouterr().err
+    train_some(
+        scored,
+        runtime,
+        tmp_path / "b.safetensors",
+        dataclasses.replace(real, fingerprint="0" * 64),
+        **{"student.epochs": 1},
+    )
+    assert "digits differs from the data that the set was made from" in capsys.readouterr().err.replace("\n", " ")
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("epoch", [1, 4, 6])
 def test_an_interrupted_training_goes_on_to_the_same_bytes(
