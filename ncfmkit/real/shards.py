@@ -61,7 +61,7 @@ def _index(request: Request, root: Path, file: str) -> Shard:
     wanted = (f".{request.image_column.lower()}",) if request.image_column else suffixes
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int | str] = {}
-    not_read = []
+    not_read, names = [], set[str]()
     try:
         with tarfile.open(root / file, "r:") as tar:
             for member in tar:
@@ -70,6 +70,11 @@ def _index(request: Request, root: Path, file: str) -> Shard:
                 if not member.isreg() or parts is None:
                     continue
                 key, extension = parts[1], parts[2].lower()
+                if member.name in names:
+                    raise UserError(
+                        f"{file} member {member.name}: is there twice: pack the shard again, each file once"
+                    )
+                names.add(member.name)
                 if member.issparse():
                     raise UserError(f"{file} member {member.name}: a sparse file: pack it again without tar's --sparse")
                 if f".{extension}" in wanted:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 
 import numpy as np
@@ -172,6 +173,17 @@ def test_shard_errors(tmp_path):
     (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(UserError, match=r"classes\.txt is not UTF-8 text"):
         open_real(str(tmp_path / "bad.tar"), PLAIN)
+
+
+@pytest.mark.parametrize("again", [("a.cls", b"1"), ("a.png", encoded(pixels(1)[0]))])
+def test_a_member_that_is_there_twice_is_refused(tmp_path, again):
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        for name, data in (("a.png", encoded(pixels(1)[0])), ("a.cls", b"0"), again):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    with pytest.raises(UserError, match=rf"train-0\.tar member {re.escape(again[0])}: is there twice: pack the shard"):
+        open_real(str(tmp_path), PLAIN)
 
 
 def test_a_sparse_member_is_refused(tmp_path):
