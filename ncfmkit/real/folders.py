@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -134,6 +135,12 @@ def _same_classes(
     in_train, in_test = set(train), set(test)
     unknown = [c for c in test if c not in in_train]
     lacking = [c for c in kept if c not in in_test]
+    alike = {normalize("NFC", c): c for c in train}.get(normalize("NFC", unknown[0])) if unknown else None
+    if alike is not None:
+        raise UserError(
+            f"{name}: the names {train_split}/{alike}/ and {split}/{unknown[0]}/ look alike, but have different "
+            "Unicode characters (NFC and NFD): give both folders the same name"
+        )
     if unknown:
         raise UserError(
             f"{name}: {split}/ has class {unknown[0]!r}, which {train_split}/ has not: remove it or add it to "

@@ -237,6 +237,7 @@ def test_other_classes_are_not_read(tmp_path):
     [
         (["a", "b"], ["a", "c"], "test/ has class 'c', which train/ has not"),
         (["a", "b"], ["a"], "test/ lacks class 'b', which train/ has"),
+        (["caf\u00e9"], ["cafe\u0301"], "train/caf\u00e9/ and test/cafe\u0301/ look alike, but have different"),
     ],
 )
 def test_test_folder_must_have_the_same_classes(tmp_path, train, test, message):
