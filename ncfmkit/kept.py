@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,7 +17,7 @@ from ncfmkit.progress import notice
 from ncfmkit.records import Record, problems
 
 R = TypeVar("R", bound=Record)
-CACHED = "students"  # in the cache: what students of `evaluate` get right
+CACHED = "students"  # in the cache: what students get right
 
 
 class KeptResult(Record):
@@ -136,9 +137,22 @@ class Kept:
             UserError: the disk is full, or refuses, and results are not optional.
         """
         kept = KeptResult(conditions=self.conditions | conditions, result=result.to_dict(), seconds=seconds)
+        self._write(self.path(**conditions), kept)
+
+    def copy_to(self, other: "Kept") -> None:
+        """Keeps all results of this folder in another one, too, under the same conditions; damaged ones are left out.
+
+        Raises:
+            UserError: as :meth:`keep`, of the other folder.
+        """
+        for path in sorted(self.folder.glob("*.json")):
+            with suppress(UserError):
+                other._write(other.folder / path.name, KeptResult.read(path))
+
+    def _write(self, path: Path, kept: KeptResult) -> None:
         try:
             make_folder(self.folder)
-            kept.write(self.path(**conditions))
+            kept.write(path)
         except UserError as error:
             if not self.optional:
                 raise

@@ -203,7 +203,7 @@ def _plan(
         herded=cache(partial(selecting(real, extractors[0], pool, runtime), "herding")),
         soften=(lambda data: softened(data, settings, teachers())) if taught else None,
         teachers=lambda: estimate_pool(real, extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime),
-        kept=kept_of_set(folder / MEASURED, result.manifest.manifest_sha256, real, settings, runtime),
+        kept=kept_of_set(folder / MEASURED, result.manifest, real, settings, runtime),
     )
     names = []
     for name in EVALUATIONS:  # in this order, because some use the students of those before them

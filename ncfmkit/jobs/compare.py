@@ -67,8 +67,8 @@ class Plan:
 
     def students(self, k: int) -> KeptStudents:
         """Of a set, as far as they are trained."""
-        sha256 = self.sets[k].manifest.manifest_sha256
-        kept = kept_of_set(self.out / STUDENTS, sha256, self.real, self.settings, self.runtime)
+        manifest = self.sets[k].manifest
+        kept = kept_of_set(self.out / STUDENTS, manifest, self.real, self.settings, self.runtime)
         return KeptStudents(kept=kept, conditions=student_conditions(self.works[k], self.settings))
 
     def left(self) -> dict[int, int]:

@@ -28,7 +28,7 @@ from ncfmkit.files import format_bytes, write_atomic
 from ncfmkit.jobs.evaluate import real_mosaics, selecting, set_size
 from ncfmkit.jobs.growing import check_place, earlier_set, grown, with_new_classes
 from ncfmkit.jobs.relabel import relabeled, softened, teachers_of
-from ncfmkit.jobs.setup import kept_of_set, label_bytes, make_settings, open_data, resolve, room
+from ncfmkit.jobs.setup import cached_of_set, kept_of_set, label_bytes, make_settings, open_data, resolve, room
 from ncfmkit.kept import Kept
 from ncfmkit.mosaic import decode, decode_factors, decoded_count
 from ncfmkit.networks import check_extractors, network_builder
@@ -49,7 +49,7 @@ from ncfmkit.scoring.baselines import SetSize, check_baselines, parse_baselines,
 from ncfmkit.scoring.coreset import SNAPSHOTS
 from ncfmkit.scoring.soft_labels import Teachers
 from ncfmkit.sets import budget, set_file
-from ncfmkit.sets.manifest import BY_WORTH, finished_set, manifest_score, to_bytes
+from ncfmkit.sets.manifest import BY_WORTH, Manifest, finished_set, manifest_score, to_bytes
 from ncfmkit.sets.subset import first_of_each
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -559,6 +559,7 @@ def _complete(
         # How good it is: students trained on it, and on the baselines.
         if settings.student.repeats:
             run.update(status="scoring")
+            kept = kept_of_set(run.students, result.manifest, real, settings, runtime)
             scores = students.score_set(
                 result.labeled(),
                 real,
@@ -569,12 +570,13 @@ def _complete(
                 soften=lambda data: softened(data, settings, teachers) if teachers is not None else data,
                 select=selecting(real, settings.extractors[0], lambda: pool, runtime),
                 runtime=runtime,
-                kept=kept_of_set(run.students, result.manifest.manifest_sha256, real, settings, runtime),
+                kept=kept,
             )
             result = dataclasses.replace(result, manifest=result.manifest.changed(score=manifest_score(scores.rows[0])))
             if distributed.is_first():
                 scores.write(run.scores_file)
                 set_file.save(result, run.path / set_file.FILE_NAME, force=True)
+                kept.copy_to(cached_of_set(result.manifest, real, settings, runtime))  # `evaluate` trains the others
         run.update(status="done")
         if distributed.is_first():
             if d.bytes is not None:
@@ -583,12 +585,12 @@ def _complete(
         run.finish()
 
 
-def _finished_set(run: RunDirectory) -> str | None:
-    """The digest of a run's set, whose students are being scored; None: it is not there yet."""
+def _finished_set(run: RunDirectory) -> Manifest | None:
+    """The manifest of a run's set, whose students are being scored; None: it is not there yet."""
     if run.info().status != "scoring":
         return None
     try:
-        return set_file.load(run.path).manifest.manifest_sha256
+        return set_file.load(run.path).manifest
     except UserError:  # it is written again
         return None
 

@@ -13,12 +13,11 @@ from ncfmkit.distillation.initial import initialize
 from ncfmkit.distillation.pool import Pool, estimate_pool, open_pool
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce
-from ncfmkit.files import cache_dir
 from ncfmkit.images import LabeledImages
 from ncfmkit.in_use import hold
 from ncfmkit.jobs.relabel import open_teachers, softened, teaching_pool
-from ncfmkit.jobs.setup import check_fits, kept_of_set, notice_other_data, open_data, resolve
-from ncfmkit.kept import CACHED, Kept
+from ncfmkit.jobs.setup import cached_of_set, check_fits, notice_other_data, open_data, resolve
+from ncfmkit.kept import Kept
 from ncfmkit.networks import NETWORKS, network_builder
 from ncfmkit.progress import notice
 from ncfmkit.real.arguments import DataArguments, read_class_list, split_arguments
@@ -78,7 +77,7 @@ def evaluate(
     scores = []
     for settings in each:
         network = f"{settings.network.name}: " if len(each) > 1 else ""
-        kept = _kept(result, real, settings, runtime)
+        kept = cached_of_set(result.manifest, real, settings, runtime)
         with closing(hold(kept.folder)):
             scores.append(evaluate_real(result, real, settings, runtime, baselines=names, kept=kept, prefix=network))
         if network:  # what is measured is said, should a later network fail
@@ -97,7 +96,12 @@ def dry_run(
         stage if len(each) == 1 else dataclasses.replace(stage, name=f"{settings.network.name}: {stage.name}")
         for settings in each
         for stage in estimate(
-            result, real, settings, runtime, baselines=names, kept=_kept(result, real, settings, runtime)
+            result,
+            real,
+            settings,
+            runtime,
+            baselines=names,
+            kept=cached_of_set(result.manifest, real, settings, runtime),
         )
     )
 
@@ -117,12 +121,6 @@ def _opened(
         checked = _checked(result, real, settings, names)
         network_builder(checked.network, real)()  # raises where the images are too small for it
     return result, real, each, runtime, names
-
-
-def _kept(result: SyntheticSet, real: RealData, settings: Settings, runtime: Runtime) -> Kept:
-    """Where in the cache students of a set are kept, if it can be written."""
-    sha256 = result.manifest.manifest_sha256
-    return kept_of_set(cache_dir() / CACHED / sha256[:24], sha256, real, settings, runtime, optional=True)
 
 
 def _networks(result: SyntheticSet, asked: Any) -> list[dict[str, str]]:

@@ -25,16 +25,16 @@ from ncfmkit.config import (
     to_dict,
 )
 from ncfmkit.errors import UserError
-from ncfmkit.files import check_free_folder, parse_bytes
+from ncfmkit.files import cache_dir, check_free_folder, parse_bytes
 from ncfmkit.jobs.growing import settings_of
-from ncfmkit.kept import Kept
+from ncfmkit.kept import CACHED, Kept
 from ncfmkit.mosaic import check_budget, compose, decoded_count
 from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.arguments import DEFAULT_RECIPES, DataArguments, read_class_list
 from ncfmkit.real.store import RealData
 from ncfmkit.runtime import Runtime, choose_device, device_name, versions
 from ncfmkit.sets import budget, label_codes
-from ncfmkit.sets.manifest import to_bytes
+from ncfmkit.sets.manifest import Manifest, to_bytes, unscored_digest
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
 
@@ -228,17 +228,17 @@ def measured_on(real: RealData, settings: Settings, runtime: Runtime) -> dict[st
 
 
 def kept_of_set(
-    folder: Path,
-    manifest_sha256: str,
-    real: RealData,
-    settings: Settings,
-    runtime: Runtime,
-    *,
-    optional: bool = False,
+    folder: Path, manifest: Manifest, real: RealData, settings: Settings, runtime: Runtime, *, optional: bool = False
 ) -> Kept:
     """Where results of students of a set are kept: they are of this very set, whose manifest says how it was made."""
-    conditions = measured_on(real, settings, runtime) | {"manifest_sha256": manifest_sha256}
+    conditions = measured_on(real, settings, runtime) | {"manifest_sha256": unscored_digest(manifest)}
     return Kept(folder=folder, conditions=conditions, optional=optional)
+
+
+def cached_of_set(manifest: Manifest, real: RealData, settings: Settings, runtime: Runtime) -> Kept:
+    """Where in the cache students of a set are kept, if it can be written."""
+    folder = cache_dir() / CACHED / unscored_digest(manifest)[:24]
+    return kept_of_set(folder, manifest, real, settings, runtime, optional=True)
 
 
 def check_results_folder(folder: Path, result_file: str, part: str, *, made_by: str, what: str) -> None:

@@ -367,6 +367,11 @@ def manifest_digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(written({k: v for k, v in content.items() if k != DIGEST_KEY}).encode()).hexdigest()
 
 
+def unscored_digest(manifest: Manifest) -> str:
+    """sha256 of a manifest without its score: which set it is, before and after students are trained on it."""
+    return manifest_digest(manifest.changed(score=None).to_dict())
+
+
 def written(content: dict[str, Any]) -> str:
     """A manifest as the file holds it.
 

@@ -168,6 +168,26 @@ def test_what_was_evaluated_is_kept(
     assert trained == [12 + 2]
 
 
+def test_students_of_a_run_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run leaves them in the cache, where they belong to its set, whether its score is recorded or not."""
+    monkeypatch.setenv("NCFMKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(students, "side_by_side", lambda *_: 1)
+    run, trained, train = start(tmp_path / "run", baselines=("random",)), [0], students.train
+
+    def counted(*arguments: Any, **named: Any) -> None:
+        trained[0] += 1
+        train(*arguments, **named)
+
+    monkeypatch.setattr(students, "train", counted)
+    how: dict[str, Any] = {"data": "digits", "device": "cpu", "compile": "off"}
+    stored, scores = RunDirectory.open(run).scores(), evaluate(run, baselines="random,mosaic", **how)
+    assert stored is not None
+    assert scores.rows[:2] == stored.rows
+    assert trained == [len(scores.rows[2].last.values)]
+    evaluate(run, baselines="none", seed=5, **how)
+    assert trained == [2 * len(scores.rows[2].last.values)]
+
+
 def test_coded_pictures_depend_on_the_encoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
