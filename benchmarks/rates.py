@@ -3,7 +3,8 @@
 Each run becomes a file in benchmarks/results/rates/, named after its directory, which replaces an earlier one. From
 these files, and from nothing else, docs/rates.md and docs/rates.svg are made; without a run they are made anew. Score a
 run with the baselines that it is to stand beside: `ncfmkit distill DATA --bytes 12288/class --baselines
-random,webp,jpeg,mosaic,herding,herding-webp,whole`.
+random,webp,jpeg,mosaic,herding,herding-webp,whole`. `--scores RUN SCORES.json` adds what was scored later: `ncfmkit
+evaluate RUN --data DATA --baselines herding-webp --json > SCORES.json`.
 
 `--student MODEL.onnx VALIDATION.json` adds an exported student, shipped in place of a set: `ncfmkit train`, `ncfmkit
 export --precision int8`, `ncfmkit validate MODEL.onnx --json > VALIDATION.json`.
@@ -33,7 +34,7 @@ from ncfmkit.records import Record
 from ncfmkit.reports.curves import MARKERS, log_bytes
 from ncfmkit.reports.layout import PAPER, SERIES, SOFT, STYLE
 from ncfmkit.run import RunDirectory
-from ncfmkit.run_records import Count, Share
+from ncfmkit.run_records import Count, Score, Scores, Share
 from ncfmkit.scoring.baselines import BASELINES
 from ncfmkit.scoring.students import describe_network
 
@@ -77,7 +78,8 @@ finished runs.
 What counts as a byte, and what each baseline is, is in [method.md](method.md#8-scoring-a-set). Accuracy is percent of
 the test images after the last epoch, mean ± standard deviation of n students; all rows of a run take equally many
 gradient steps, those of the whole split at least as many; rows of different runs may differ in them. A command makes
-its set with the commit beside it: later versions may choose other images, bits and color for the same bytes.
+its set with the commit beside it: later versions may choose other images, bits and color for the same bytes. Baselines
+of a run that its command does not name were scored later, by `ncfmkit evaluate`.
 """
 
 OF_STUDENTS = """
@@ -136,11 +138,15 @@ class Rates(Record):
     rows: Annotated[tuple[Rate, ...], Field(min_length=1)]
 
 
-def of_run(path: Path, revision: str) -> Rates:
+def of_run(path: Path, revision: str, later: Path | None = None) -> Rates:
     """The rows of a run directory.
 
+    Args:
+        later: what `ncfmkit evaluate RUN --json` printed, whose baselines stand beside the run's own; None: no more.
+
     Raises:
-        UserError: the run is not finished, was not scored, or does not know the bytes of its rows.
+        UserError: the run is not finished, was not scored, or does not know the bytes of its rows; or `later` is of
+            another set or machine.
     """
     run = RunDirectory.open(path)
     info, scores = run.info(), run.scores()
@@ -148,7 +154,7 @@ def of_run(path: Path, revision: str) -> Rates:
         raise UserError(f"{path} is not finished, or was not scored")
     how = from_dict(known_names(info.settings)).distill
     rows = []
-    for row in scores.rows:
+    for row in (*scores.rows, *_baselines_of(path, scores, later)):
         if row.bytes_per_class is None:
             raise UserError(
                 f"{path} does not say the bytes per class of {row.label!r}, because an earlier version scored it: "
@@ -174,6 +180,19 @@ def of_run(path: Path, revision: str) -> Rates:
         date=datetime.date.today().isoformat(),
         rows=tuple(rows),
     )
+
+
+def _baselines_of(path: Path, scores: Scores, later: Path | None) -> list[Score]:
+    """What was scored after the run, in the same way."""
+    if later is None:
+        return []
+    found, known = Scores.read(later), {row.set for row in scores.rows}
+    same = found.rows[0].last == scores.rows[0].last and found.rows[0].steps == scores.rows[0].steps
+    if not same or (found.device, found.precision) != (scores.device, scores.precision):
+        raise UserError(
+            f"{later} is not of {path} on the same machine: expected its students, as they are in scores.json"
+        )
+    return [row for row in found.rows if row.set not in known]
 
 
 def of_student(model: Path, validation: Path, revision: str) -> Rates:
@@ -342,6 +361,7 @@ def stamp(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--scores", nargs=2, type=Path, action="append", default=[], metavar=("RUN", "SCORES.json"))
     parser.add_argument(
         "--student", nargs=2, type=Path, action="append", default=[], metavar=("MODEL.onnx", "VALIDATION.json")
     )
@@ -352,6 +372,7 @@ def main() -> None:
         parser.error("--commit: no git repository here")
     try:
         new = [of_run(path, revision) for path in arguments.runs]
+        new += [of_run(path, revision, later) for path, later in arguments.scores]
         new += [of_student(model, validation, revision) for model, validation in arguments.student]
         names = [rates.run for rates in new]
         if len(set(names)) < len(names):

@@ -51,6 +51,22 @@ def test_a_run_gives_its_rows(tmp_path: Path) -> None:
     ]
 
 
+def test_baselines_that_were_scored_later(tmp_path: Path) -> None:
+    run, file = run_of(tmp_path / "small"), tmp_path / "scores.json"
+    scores = Scores(
+        device="cpu (EPYC)",
+        precision="fp32",
+        versions={},
+        rows=(ROWS[0], score("herding-webp", 0.5, bytes_per_class=12_000.0)),
+    )
+    scores.write(file)
+    assert [row.set for row in rates.of_run(run, "abc", file).rows] == ["distilled", "webp", "herding-webp"]
+    for other in (scores.model_copy(update={"precision": "bf16"}), scores.model_copy(update={"rows": ROWS[1:]})):
+        other.write(file)
+        with pytest.raises(UserError, match=r"scores\.json is not of .*small on the same machine"):
+            rates.of_run(run, "abc", file)
+
+
 def test_a_row_says_how_its_set_is_stored(tmp_path: Path) -> None:
     """The set's: what stands beside it is stored otherwise."""
     settings = {"distill": {"ipc": 10, "bits": 2, "chroma": "4:2:0"}}
