@@ -17,7 +17,10 @@ def recipes(
 ) -> None:
     """Lists recipes, kinds of data or networks, or prints a recipe."""
     from ncfmkit import config
+    from ncfmkit.errors import UserError
 
+    if [name is not None, data, networks].count(True) > 1:
+        raise UserError("expected the name of a recipe, --data or --networks, got several of these: leave one")
     if name:
         text = config.recipe_text(name)
         if json:

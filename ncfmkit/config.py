@@ -745,6 +745,8 @@ def _broken_by_shard(settings: Settings) -> Iterator[str]:
         parse_shard(d.shard)
     except UserError as error:
         yield str(error)
+    if d.steps == 0:
+        yield "--shard needs --steps of 1 or more"
     if d.schedule not in ("cosine", "constant"):
         yield f"--shard: --schedule {d.schedule} follows the loss of all classes: pass --schedule cosine or constant"
     if d.sampler == "learned" and d.sampler_lr > 0:

@@ -3,6 +3,7 @@
 Axes: N images, C channels, H = W side, K labels.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,10 @@ class LabeledImages:
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in (self.images, self.labels, self.soft_labels) if part is not None)
+
+    def normalized_as(self, other: "LabeledImages") -> "LabeledImages":
+        """The same images with the normalization of others, such as those that a network was trained on."""
+        return dataclasses.replace(self, mean=other.mean, std=other.std)
 
     def on(self, device: torch.device) -> "DeviceImages":
         """What networks on that device read batches from."""

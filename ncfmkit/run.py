@@ -57,10 +57,7 @@ class RunDirectory:
             UserError: it holds a run or anything else, another process works in it, or nothing can be written there.
         """
         if (path / "run.json").exists() and not force:
-            raise UserError(
-                f"{path} already exists and holds a run: continue it with --resume {path}, pass --force to overwrite "
-                "it, or choose another --out"
-            )
+            raise _taken(path)
         empty = path.is_dir() and not (path / "run.json").exists() and not _foreign_entries(path)
         check_free_folder(path, force=force or empty, foreign=_foreign_entries, made_by="distill", parents=True)
         if (path / "run.json").exists():
@@ -83,7 +80,10 @@ class RunDirectory:
                     os.rename(path, earlier)
                     info = info.model_copy(update={"replaces": (earlier.name, *older)})
                 path.mkdir(parents=True, exist_ok=True)
-                info.write(run.info_file)
+                with run.alone():
+                    if run.info_file.exists():  # by another process, which was started at the same time
+                        raise _taken(path)
+                    info.write(run.info_file)
         except OSError as error:
             raise UserError(f"cannot make the run directory {path}: {error.strerror}") from None
         return run
@@ -234,11 +234,18 @@ class RunDirectory:
         return sorted(p for p in self.checkpoints.glob("step-*.pt") if re.fullmatch(r"step-\d{8}\.pt", p.name))
 
 
+def _taken(path: Path) -> UserError:
+    return UserError(
+        f"{path} already exists and holds a run: continue it with --resume {path}, pass --force to overwrite it, or "
+        "choose another --out"
+    )
+
+
 def _foreign_entries(path: Path) -> list[str]:
     """What lies in a folder and is not a run's; where there is no run, all but what a start that was killed left."""
     names = sorted(entry.name for entry in path.iterdir())
     if "run.json" not in names:
-        return [name for name in names if not re.fullmatch(r"\.run\.json\.\d+\.tmp", name)]
+        return [name for name in names if not re.fullmatch(r"\.run\.json\.\d+\.tmp|lock", name)]
     others = re.compile(r"\..*\.tmp|events\.out\.tfevents\..*")  # of a process that was killed; of TensorBoard
     return [name for name in names if not (name in ENTRIES or others.fullmatch(name))]
 

@@ -67,6 +67,7 @@ class RunInfo(Record):
         threads: of torch on the CPU, of each rank.
         ranks: processes that started the run.
         added_to: the digest of the set that classes are added to; None: all are distilled.
+        loaded: the digest of the set that `--init load` starts from; None: another start, or an earlier version.
         status: `started`, `distilling`, `scoring`, `done`; `joining`, while shards are merged.
         pool, timings: None until the pool is open, and the last step done.
         replaces: names of the runs that stay beside this one until it is done.
@@ -85,6 +86,7 @@ class RunInfo(Record):
     threads: Annotated[int, Field(ge=1)] | None = None
     ranks: Annotated[int, Field(ge=1)] = 1
     added_to: str | None = None
+    loaded: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     status: str
     pool: PoolInfo | None = None

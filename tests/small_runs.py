@@ -30,7 +30,7 @@ TINY: dict[str, Any] = {
 }
 
 
-def start(out: Path, data: str = "digits", baselines: tuple[str, ...] = (), **overrides: Any) -> Path:
+def start(out: Path | None, data: str = "digits", baselines: tuple[str, ...] = (), **overrides: Any) -> Path:
     folder = {} if data == "digits" else {"distill.ipc": 1, "runtime.compile": "off"}  # what the digits' recipe says
     settings = TINY | folder | {key.replace("__", "."): value for key, value in overrides.items()}
     arguments = DataArguments(data=data)

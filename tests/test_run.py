@@ -254,6 +254,22 @@ def test_a_full_disk_at_the_start_leaves_a_folder_that_can_be_used(
     assert RunDirectory.create(tmp_path / "run", INFO).info() == INFO
 
 
+def test_two_processes_that_start_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one finds the folder free, and the run in it when it has the lock."""
+    free, path = RunDirectory.free, tmp_path / "run"
+
+    def free_then_taken(path: Path, *, force: bool = False) -> None:
+        free(path, force=force)
+        path.mkdir()
+        INFO.write(path / "run.json")
+
+    monkeypatch.setattr(RunDirectory, "free", staticmethod(free_then_taken))
+    monkeypatch.setattr("os.rename", lambda *_: None)  # of an earlier run: there was none when it looked
+    with pytest.raises(UserError, match=r"run already exists and holds a run"):
+        RunDirectory.create(path, INFO.model_copy(update={"seed": 5}))
+    assert RunDirectory(path).info() == INFO
+
+
 def test_open_needs_a_run(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(UserError, match=r"not a run directory: .*run\.json"):

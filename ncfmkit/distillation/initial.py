@@ -1,5 +1,7 @@
 """Where the synthetic images start from (docs/method.md, section 4)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -9,46 +11,52 @@ from ncfmkit.real.store import RealData
 from ncfmkit.rng import keyed_rng
 
 
-def initialize(kind: str, real: RealData, *, ipc: int, factor: int, seed: int) -> torch.Tensor:
+def initialize(
+    kind: str, real: RealData, *, ipc: int, factor: int, seed: int, labels: Sequence[int] | None = None
+) -> torch.Tensor:
     """Stored images to start from, float32 in [0, 1] `[C*M, ch, H, W]`, drawn by `(seed, class)`.
 
     Args:
         kind: `mix` (each mosaic cell a down-scaled real image of the class), `random` (a real image) or `noise`.
+        labels: the classes C, ascending; None: all.
 
     Raises:
         UserError: a class has fewer than `ipc` images (`mix`, `random`).
     """
+    labels = range(len(real.classes)) if labels is None else labels
     if kind == "noise":
         shape = (ipc, real.channels, real.size, real.size)
-        rows = [keyed_rng(seed, "noise", c).standard_normal(shape, np.float32) for c in range(len(real.classes))]
+        rows = [keyed_rng(seed, "noise", c).standard_normal(shape, np.float32) for c in labels]
         return torch.from_numpy(np.concatenate(rows)).mul_(0.25).add_(0.5).clamp_(0, 1)
     images = real.train.images
-    picks = [images[places] for places in beginnings(kind, real, ipc=ipc, factor=factor, seed=seed)]
+    picks = [images[places] for places in beginnings(kind, real, ipc=ipc, factor=factor, seed=seed, labels=labels)]
     return compose(torch.from_numpy(np.concatenate(picks)).float().div_(255), factor if kind == "mix" else 1)
 
 
-def beginnings(kind: str, real: RealData, *, ipc: int, factor: int, seed: int) -> list[np.ndarray]:
+def beginnings(
+    kind: str, real: RealData, *, ipc: int, factor: int, seed: int, labels: Sequence[int] | None = None
+) -> list[np.ndarray]:
     """Places in the training split of the real images that the stored images of each class begin as, in their order.
 
     Each image of a class is used once before any is used again.
 
     Args:
         kind: `mix` or `random`.
+        labels: the classes; None: all.
 
     Raises:
         UserError: a class has fewer than `ipc` images.
     """
-    counts = real.train.counts()
-    if counts.min() < ipc:
-        poor = int(counts.argmin())
+    labels, counts = range(len(real.classes)) if labels is None else labels, real.train.counts()
+    poor = min(labels, key=lambda c: counts[c])
+    if counts[poor] < ipc:
         raise UserError(
             f"--ipc {ipc} is above the {counts[poor]} training images of class {real.classes[poor]!r} in {real.name}: "
             f"--init {kind} needs at least as many; lower --ipc, or use --init noise"
         )
     cells = factor**2 if kind == "mix" else 1
     return [
-        start + np.resize(keyed_rng(seed, kind, c).permutation(count), ipc * cells)
-        for c, (start, count) in enumerate(zip(real.train.offsets[:-1], counts, strict=True))
+        real.train.offsets[c] + np.resize(keyed_rng(seed, kind, c).permutation(counts[c]), ipc * cells) for c in labels
     ]
 
 

@@ -26,6 +26,7 @@ from ncfmkit.jobs.evaluate import (
     selecting_pool,
     set_size,
     settings_for,
+    settings_of_pool,
 )
 from ncfmkit.jobs.relabel import open_teachers, softened, teaching_pool
 from ncfmkit.jobs.setup import (
@@ -47,6 +48,7 @@ from ncfmkit.runtime import choose_runtime, device_name, versions
 from ncfmkit.scoring.coreset import selection_seconds
 from ncfmkit.scoring.evaluations import EVALUATIONS, parse_evaluations
 from ncfmkit.scoring.soft_labels import Teachers
+from ncfmkit.scoring.students import encoder
 from ncfmkit.scoring.subject import Subject
 from ncfmkit.sets.set_file import load
 from ncfmkit.sets.synthetic import SyntheticSet
@@ -71,7 +73,7 @@ class Plan:
         settings = self.subject.settings
         # the pool herds, teaches soft labels, and says how long students of the whole split train
         parts = {part: to_dict(getattr(settings, part)) for part in ("network", "pool", "student", "labels")}
-        return {"evaluation": name} | parts
+        return {"evaluation": name} | parts | (encoder("webp") if name == "continual" else {})
 
 
 def assess(
@@ -113,10 +115,12 @@ def assess(
     done = [name for name in plan.names if _is_done(plan, name)]
     if done:
         notice(f"{plan.out} holds {', '.join(done)}")
+    _notice_what_goes(plan)
     announce(_stages(plan))
 
-    def kept() -> str:
-        return f"interrupted: {plan.out} holds what is measured: run the same command to continue"
+    def kept() -> str | None:
+        some = any((plan.out / MEASURED).glob("*.json"))
+        return f"interrupted: {plan.out} holds what is measured: run the same command to continue" if some else None
 
     with interrupts.keeping(kept):
         written = None
@@ -172,18 +176,19 @@ def _plan(
     settings = resolve(settings, real)
     network_builder(settings.network, real)()  # raises where the images are too small for it
     extractors, selector = extractors_of(result, real), selecting_pool(settings, ())
+    own = settings_of_pool(result, settings)
 
     def herding(count: int) -> Iterator[Stage]:
-        yield from estimate_pool(real, extractors[:1], selector, seed=settings.seed, runtime=runtime)
+        yield from estimate_pool(real, extractors[:1], selector, seed=own.seed, runtime=runtime)
         seconds = selection_seconds("herding", real, count, extractors[0], selector.snapshots, runtime)
         yield Stage(name="herding", work=f"{count} of each class", seconds=seconds)
 
     def pool() -> Pool:
-        return open_pool(real, extractors[:1], selector, seed=settings.seed, runtime=runtime)
+        return open_pool(real, extractors[:1], selector, seed=own.seed, runtime=runtime)
 
     @cache
     def teachers() -> Teachers:
-        return open_teachers(real, settings, extractors, runtime)
+        return open_teachers(real, own, extractors, runtime)
 
     made = _made_by(result)
     taught = result.soft_labels is not None and settings.labels.soft
@@ -201,8 +206,8 @@ def _plan(
         mosaics=lambda repeat: real_mosaics(result, real, settings.seed, repeat)[0],
         herding=herding,
         herded=cache(partial(selecting(real, extractors[0], pool, runtime), "herding")),
-        soften=(lambda data: softened(data, settings, teachers())) if taught else None,
-        teachers=lambda: estimate_pool(real, extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime),
+        soften=(lambda data: softened(data, own, teachers())) if taught else None,
+        teachers=lambda: estimate_pool(real, extractors, teaching_pool(own), seed=own.seed, runtime=runtime),
         kept=kept_of_set(folder / MEASURED, result.manifest, real, settings, runtime),
     )
     names = []
@@ -255,6 +260,30 @@ def _stages(plan: Plan) -> Iterator[Stage]:
         if not _is_done(plan, name):
             for stage in EVALUATIONS[name].stages(planning):
                 yield dataclasses.replace(stage, name=f"{name}: {stage.name}")
+
+
+def _notice_what_goes(plan: Plan) -> None:
+    """Says what an earlier assessment in the folder holds and this one does not."""
+    file = plan.out / RESULT_FILE
+    try:
+        earlier = Assessment.read(file) if file.is_file() else None
+    except UserError:  # damaged: nobody reads it
+        return
+    if earlier is None:
+        return
+    if earlier.set.manifest_sha256 != plan.result.manifest.manifest_sha256:
+        notice(f"{plan.out} holds an assessment of another set, {earlier.set.path}, which is replaced")
+        return
+    lost = [
+        name
+        for name in EVALUATIONS
+        if getattr(earlier, name) is not None and name not in plan.names and not _is_done(plan, name)
+    ]
+    if lost:
+        notice(
+            f"{file} will lack {', '.join(lost)}, measured with other settings or data: ask for all in one call, or "
+            "choose another --out"
+        )
 
 
 def _write(plan: Plan) -> Assessment:

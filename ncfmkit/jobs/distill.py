@@ -182,8 +182,17 @@ def start(
 ) -> Path:
     """As :func:`distill`: opens the real data, after what can be checked without them. Returns the run directory."""
     real, settings, runtime, folder, names = _opened(source, recipe, out, force, baselines, overrides)
-    distill_real(real, settings, runtime, folder=folder, force=force, source=source, baselines=names, callback=callback)
-    return folder
+    return distill_real(
+        real,
+        settings,
+        runtime,
+        folder=folder,
+        named=out is not None,
+        force=force,
+        source=source,
+        baselines=names,
+        callback=callback,
+    )
 
 
 def dry_run(
@@ -253,6 +262,9 @@ def _opened(
         names = tuple(dict.fromkeys([*names, "random-soft"]))
     elif "random-soft" in names:
         raise UserError("--baselines random-soft needs --soft-labels")
+    asked = [name for name in names if name not in ("random", "random-soft")]  # these come without being asked for
+    if asked and not settings.student.repeats:
+        raise UserError(f"--baselines {','.join(asked)} needs students, got --repeats 0: leave one of the two out")
     if (by_snapshots := read_snapshots(names)) and not settings.pool.snapshots:
         enough = min(SNAPSHOTS, max(1, settings.pool.epochs - 1))
         epochs = "" if settings.pool.epochs > enough else f" and --pool-epochs {enough + 1}"
@@ -280,15 +292,17 @@ def distill_real(
     runtime: Runtime,
     *,
     folder: Path,
+    named: bool = True,
     force: bool = False,
     source: DataArguments,
     baselines: Sequence[str] = (),
     callback: loop.Callback | None = None,
-) -> None:
-    """A new run on real data that are open.
+) -> Path:
+    """A new run on real data that are open. Returns the run directory.
 
     Args:
         folder: the run directory to make.
+        named: the user chose its name; false: another one may be made, if this is taken by now.
         force: replace an existing run.
         source: where the data came from: a run that is resumed opens them again.
         baselines: names of rows of `BASELINES`.
@@ -302,9 +316,15 @@ def distill_real(
         settings, images = _checked(real, settings, baselines)
         loop.prepare(real, settings, Pool.empty(), images, runtime)
         info = _run_info(real, settings, runtime, source, baselines)
-        run = RunDirectory.create(folder, info, force=force) if distributed.is_first() else RunDirectory(folder)
+
+    def create() -> Path:
+        free = folder if named else next_free(folder.parent, folder.name)
+        return RunDirectory.create(free, info, force=force).path
+
+    run = RunDirectory(distributed.from_first(create))
     with run.alone():
         _complete(run, real, settings, runtime, images, baselines, callback)
+    return run.path
 
 
 def _checked(real: RealData, settings: Settings, baselines: Sequence[str]) -> tuple[Settings, torch.Tensor]:
@@ -465,7 +485,7 @@ def go_on(
             raise UserError(f"{error}\nif the data have moved: ncfmkit distill --resume {path} --data DATA") from error
         if real.fingerprint != info.data.fingerprint:
             raise UserError(_changed(run.path, source, info.data, _data_info(real)))
-        if _digest(settings) != info.added_to:
+        if _digest(settings.distill.add_to) != info.added_to:
             raise UserError(f"the set {settings.distill.add_to} has changed since {path} was started: restore it")
         run.update(arguments=source.recorded(), ranks=distributed.world())
         threads = torch.get_num_threads()
@@ -475,7 +495,8 @@ def go_on(
             ranks = " and ".join(plural(count, "rank") for count in (info.ranks, distributed.world()))
             notice(f"the run has had {ranks} in turn: its images differ by rounding from those of one that has not")
         with cpu_threads(threads):
-            _complete(run, real, settings, runtime, _initial_images(settings, real), info.baselines, callback)
+            images = _images_to_go_on(run, settings, real, info.loaded)
+            _complete(run, real, settings, runtime, images, info.baselines, callback)
 
 
 def _changed(path: Path, source: DataArguments, then: DataInfo, now: DataInfo) -> str:
@@ -665,13 +686,34 @@ def _initial_images(settings: Settings, real: RealData) -> torch.Tensor:
     if d.init == "load":
         earlier = set_file.load(str(d.load))
         return from_images(earlier.images, earlier.classes, real, ipc=d.ipc)
-    return initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed)
+    label_C = distilled_labels(real.classes, real.train.counts().tolist(), dataclasses.replace(d, shard=None))
+    drawn = initialize(d.init, real, ipc=d.ipc, factor=d.factor, seed=settings.seed, labels=label_C.tolist())
+    images = torch.zeros(len(real.classes), d.ipc, *drawn.shape[1:])
+    images[label_C] = drawn.unflatten(0, (-1, d.ipc))
+    return images.flatten(0, 1)
 
 
-def _digest(settings: Settings) -> str | None:
-    """Of the set that classes are added to."""
-    earlier = earlier_set(settings)
-    return None if earlier is None else earlier.manifest.manifest_sha256
+def _images_to_go_on(run: RunDirectory, settings: Settings, real: RealData, loaded: str | None) -> torch.Tensor:
+    """The initial images of a run that is resumed, which the state of its last step replaces, if there is one.
+
+    Raises:
+        UserError: no step is saved, and the set of `--load` has changed or is gone.
+    """
+    d, saved = settings.distill, distributed.from_first(run.steps_done)
+    try:
+        if loaded is not None and _digest(d.load) != loaded:
+            raise UserError(f"the set {d.load} has changed since {run.path} was started: restore it")
+        return _initial_images(settings, real)
+    except UserError:
+        if loaded is None or not saved:
+            raise
+        # not a number: should no state be whole, they are not taken for images
+        return torch.full((len(real.classes) * d.ipc, real.channels, real.size, real.size), torch.nan)
+
+
+def _digest(path: str | None) -> str | None:
+    """Of the set at that place; None: no set."""
+    return None if path is None else set_file.load(path).manifest.manifest_sha256
 
 
 def _data_info(real: RealData) -> DataInfo:
@@ -708,7 +750,8 @@ def _run_info(
         compile=runtime.compile,
         threads=torch.get_num_threads(),
         ranks=distributed.world(),
-        added_to=_digest(settings),
+        added_to=_digest(settings.distill.add_to),
+        loaded=_digest(settings.distill.load),
         versions=versions(),
         status="started",
     )

@@ -183,15 +183,15 @@ def evaluate_real(
         for stage in estimate(result, real, settings, runtime, baselines=baselines, kept=kept)
     )
 
-    extractors = extractors_of(result, real)
+    extractors, own = extractors_of(result, real), settings_of_pool(result, settings)
 
     def pool() -> Pool:
         how = selecting_pool(settings, baselines)
-        return open_pool(real, extractors[:1], how, seed=settings.seed, runtime=runtime)
+        return open_pool(real, extractors[:1], how, seed=own.seed, runtime=runtime)
 
     @functools.cache
     def teachers() -> Teachers:
-        return open_teachers(real, settings, extractors, runtime)
+        return open_teachers(real, own, extractors, runtime)
 
     return students.score_set(
         result.labeled(),
@@ -201,7 +201,7 @@ def evaluate_real(
         baselines=baselines,
         mosaic=lambda repeat: real_mosaics(result, real, settings.seed, repeat),
         select=selecting(real, extractors[0], pool, runtime),
-        soften=lambda data: softened(data, settings, teachers()),
+        soften=lambda data: softened(data, own, teachers()),
         runtime=runtime,
         kept=kept,
         prefix=prefix,
@@ -239,16 +239,16 @@ def estimate(
         UserError: as :func:`evaluate_real`.
     """
     settings = _checked(result, real, settings, baselines)
-    extractors = extractors_of(result, real)
+    extractors, own = extractors_of(result, real), settings_of_pool(result, settings)
     works = [students.row_work(name, real, settings, set_size(result)) for name in baselines]
     left = students.students_left(works, settings, kept)
     # a coded picture has its bytes only once it is selected
     drawn = [name for name in baselines if left[name] or BASELINES[name].codec is not None]
     selecting, teach = selecting_pool(settings, baselines), "random-soft" in drawn
     if teach:
-        yield from estimate_pool(real, extractors, teaching_pool(settings), seed=settings.seed, runtime=runtime)
+        yield from estimate_pool(real, extractors, teaching_pool(own), seed=own.seed, runtime=runtime)
     if are_selected(drawn) and (selecting.snapshots or not teach):  # else it is one of those that teach
-        yield from estimate_pool(real, extractors[:1], selecting, seed=settings.seed, runtime=runtime)
+        yield from estimate_pool(real, extractors[:1], selecting, seed=own.seed, runtime=runtime)
     yield from students.estimate_scores(
         real,
         settings,
@@ -294,6 +294,12 @@ def set_size(result: SyntheticSet) -> SetSize:
 def extractors_of(result: SyntheticSet, real: RealData) -> tuple[NetworkSettings, ...]:
     """The networks of the extractors that the set was made with, whatever its students are."""
     return resolve(result.manifest.training.settings(), real).extractors
+
+
+def settings_of_pool(result: SyntheticSet, settings: Settings) -> Settings:
+    """The settings with the seed, pool and labels of the set: whoever taught it teaches other images, too."""
+    own = result.manifest.training.settings()
+    return dataclasses.replace(settings, seed=own.seed, pool=own.pool, labels=own.labels)
 
 
 def selecting_pool(settings: Settings, baselines: Sequence[str]) -> PoolSettings:

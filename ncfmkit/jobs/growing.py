@@ -65,10 +65,11 @@ def with_new_classes(settings: Settings, real: RealData) -> Settings:
             f"{where}: {real.name} has no images of {shortened_list(left)}: pass data of all classes, or leave these "
             f"out of the set with --drop-classes {','.join(left)}"
         )
-    if d.is_quantized:
+    stored = earlier.manifest.pixels
+    if d.is_quantized or (stored is not None and None in (d.bits, d.chroma)):
+        now = d.stored_as if stored is None or d.is_quantized else stored.describe()
         raise UserError(
-            f"{where}: sets in {d.stored_as} cannot grow, because they would be rounded again: "
-            "pass --bits 8 --chroma 4:4:4"
+            f"{where}: sets in {now} cannot grow, because they would be rounded again: pass --bits 8 --chroma 4:4:4"
         )
     how = earlier.manifest.decode
     decoded = "--set distill.decoded_per_class"
@@ -95,13 +96,11 @@ def earlier_set(settings: Settings) -> SyntheticSet | None:
 
 
 def check_place(folder: Path, settings: Settings) -> None:
-    """Raises UserError where the run would replace the set that it adds to."""
-    path = settings.distill.add_to
-    if path is None or is_address(path):
-        return
-    own, place = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
-    if own.is_relative_to(place):
-        raise UserError(f"--out {folder} holds the set that classes are added to: choose another --out")
+    """Raises UserError where the run would replace the set that it adds to, or starts from."""
+    d, place = settings.distill, Path(os.path.realpath(folder))
+    for flag, path in (("--add-to", d.add_to), ("--load", d.load)):
+        if path is not None and not is_address(path) and Path(os.path.realpath(path)).is_relative_to(place):
+            raise UserError(f"--out {folder} holds the set of {flag}, {path}: choose another --out")
 
 
 def grown(distilled: torch.Tensor, earlier: SyntheticSet, settings: Settings, real: RealData) -> torch.Tensor:

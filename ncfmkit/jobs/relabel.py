@@ -127,7 +127,7 @@ def _hard(path: str | os.PathLike[str], result: SyntheticSet, data: Any, overrid
 def relabeled(result: SyntheticSet, settings: Settings, teachers: Teachers) -> tuple[SyntheticSet, Taught]:
     """A set with soft labels in place of those it has; its manifest says how they came about, and has no score."""
     taught, how = teachers.teach(result.labeled()), _stored_in(settings)
-    made_by = {"labels": to_dict(settings.labels), "pool": to_dict(settings.pool)}
+    made_by = {"seed": settings.seed, "labels": to_dict(settings.labels), "pool": to_dict(settings.pool)}
     training = result.manifest.training.model_copy(update=made_by)
     manifest = result.manifest.changed(training=training, labels=how, score=None)
     return dataclasses.replace(result, soft_labels=in_label_bits(taught.logits, how), manifest=manifest), taught

@@ -13,6 +13,7 @@ import torch
 from ncfmkit import chroma, distributed, networks
 from ncfmkit.augment import parse_strategy
 from ncfmkit.config import (
+    SETTINGS,
     DistillSettings,
     NetworkSettings,
     RuntimeSettings,
@@ -25,7 +26,7 @@ from ncfmkit.config import (
     to_dict,
 )
 from ncfmkit.errors import UserError
-from ncfmkit.files import cache_dir, check_free_folder, parse_bytes
+from ncfmkit.files import cache_dir, check_free_folder, is_address, parse_bytes
 from ncfmkit.jobs.growing import settings_of
 from ncfmkit.kept import CACHED, Kept
 from ncfmkit.mosaic import check_budget, compose, decoded_count
@@ -61,6 +62,9 @@ def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> S
         pool = dataclasses.replace(base.pool, extractor_width=width)
         base = dataclasses.replace(base, network=NetworkSettings(), pool=pool)
     settings = check(override(base, overrides))
+    idle = sorted(key for key in overrides if key.startswith("labels.") and key != "labels.soft")
+    if idle and not settings.labels.soft:
+        raise UserError(f"{SETTINGS[idle[0]].name} is of soft labels: pass --soft-labels, too, or leave it out")
     for strategy in (settings.pool.augment, settings.distill.augment, settings.student.augment):
         parse_strategy(strategy)
     d = settings.distill
@@ -118,7 +122,9 @@ def resolve(settings: Settings, real: RealData) -> Settings:
     if settings.labels.soft and top >= classes:
         raise UserError(f"--top {top}: expected fewer than the {classes} classes of {real.name}")
     network = networks.resolve_network(settings.network, real.size)
-    load = settings.distill.load and os.path.abspath(settings.distill.load)  # a run is resumed from anywhere
+    load = settings.distill.load
+    if load is not None and not is_address(load):
+        load = os.path.abspath(load)  # a run is resumed from anywhere
     distill = dataclasses.replace(settings.distill, load=load)
     if distill.is_subsampled:
         chroma.check(real.channels, real.size)
@@ -232,6 +238,8 @@ def kept_of_set(
 ) -> Kept:
     """Where results of students of a set are kept: they are of this very set, whose manifest says how it was made."""
     conditions = measured_on(real, settings, runtime) | {"manifest_sha256": unscored_digest(manifest)}
+    if (manifest.mean, manifest.std) != (real.mean, real.std):  # earlier versions tested with that of the data
+        conditions["normalized"] = "as the images that a student is trained on"
     return Kept(folder=folder, conditions=conditions, optional=optional)
 
 

@@ -75,10 +75,11 @@ def _scores(found: Ranking, n: int) -> SectionTable:
     ]
     cells = [[name, meaning, _figure(value, n)] for name, meaning, value in rows if value is not None]
     caption = (
-        f"Each figure is computed for the students of one repeat: mean ± standard deviation of {n} repeats. LRS and "
-        "ARS are 100 (eᵃ − e⁻¹) / (e − e⁻¹), where a is made of accuracies as fractions. A set that is worth as much "
-        "as random real images has an ARS of 26.9; the LRS is 26.9 where IOR equals HLR."
+        f"{_of_repeats(n)} {'LRS is' if found.ars is None else 'LRS and ARS are'} 100 (eᵃ − e⁻¹) / (e − e⁻¹), where a "
+        "is made of accuracies as fractions. The LRS is 26.9 where IOR equals HLR."
     )
+    if found.ars is not None:
+        caption += " A set that is worth as much as random real images has an ARS of 26.9."
     return SectionTable(
         columns=["score", "meaning", "value"],
         rows=cells,
@@ -86,6 +87,16 @@ def _scores(found: Ranking, n: int) -> SectionTable:
         caption=caption,
         strong=[k for k, (name, *_) in enumerate(cells) if name in ("LRS", "ARS")],
     )
+
+
+def _of_repeats(n: int) -> str:
+    if n == 1:
+        return "Each figure is of one repeat."
+    return f"Each figure is computed for the students of one repeat: mean ± standard deviation of {n} repeats."
+
+
+def _of_students(n: int) -> str:
+    return "one student" if n == 1 else f"mean ± standard deviation of {n} students"
 
 
 def _grid(found: Ranking, n: int) -> SectionTable:
@@ -102,7 +113,7 @@ def _grid(found: Ranking, n: int) -> SectionTable:
     stored = next(c.score.images for c in found.cells if c.images == "random")
     teachers = "; soft labels are of the set's teachers" if found.labels == "soft" else ""
     caption = (
-        f"Test accuracy in percent after the last epoch, mean ± standard deviation of {n} students of each. Random "
+        f"Test accuracy in percent after the last epoch, {_of_students(n)} of each. Random "
         f"real images are as many as the set stores, {stored:,}, others for each repeat{teachers}. All take as many "
         "gradient steps, those of the whole training split at least as many."
     )

@@ -26,6 +26,7 @@ from ncfmkit.scoring.baselines import BASELINES, random_subset
 from ncfmkit.scoring.students import (
     RowWork,
     describe_network,
+    encoder,
     epochs_for,
     side_by_side,
     stacks,
@@ -172,9 +173,9 @@ def measure(subject: Subject) -> Continual:
 
 def _conditions(subject: Subject, work: RowWork, seen: int, repeat: int) -> dict[str, Any]:
     """What a student of a buffer depends on: how long it trains is not always told by the epochs of the row."""
-    herds = {"pool": to_dict(subject.settings.pool)} if work.name == "herding" else {}
+    own = {"pool": to_dict(subject.settings.pool)} if work.name == "herding" else encoder(work.name)
     at_stage = dataclasses.replace(work, epochs=_how(subject, work, seen).epochs)
-    return {"continual": seen, "repeat": repeat} | student_conditions(at_stage, subject.settings) | herds
+    return {"continual": seen, "repeat": repeat} | student_conditions(at_stage, subject.settings) | own
 
 
 def _images(subject: Subject, work: RowWork, seen: int) -> int:
@@ -235,7 +236,7 @@ def _students(
             buffers = [draw(r) for r in keys]
             data = [narrowed(images, seen_RS[r]) for r, (images, _) in zip(keys, buffers, strict=True)]
             train(models, data, how, seed=settings.seed, keys=keys, bar=bar)
-            accuracies = seen_accuracy(models, subject.test, seen_RS[list(keys)])
+            accuracies = seen_accuracy(models, subject.test.normalized_as(data[0]), seen_RS[list(keys)])
             for r, (_, size), accuracy in zip(keys, buffers, accuracies, strict=True):
                 yield r, ContinualStudent(accuracy=accuracy, bytes_per_class=size)
 

@@ -482,7 +482,7 @@ def _attacked(
             tested_REK = train_and_test(models, data, subject.test, student, settings.seed, keys, bar)
             seconds = (time.monotonic() - start) / len(keys)
             apart = {id(d): d for d in (others, *(members[key] for key in keys))}  # students may share them
-            seen = {place: label_losses(models, d) for place, d in apart.items()}
+            seen = {place: label_losses(models, d.normalized_as(data[0])) for place, d in apart.items()}
             for row, key in enumerate(keys):
                 (member_RN, member_right_RN), (other_RN, other_right_RN) = seen[id(members[key])], seen[id(others)]
                 subject.keep_student(work, key, StudentResult.of(tested_REK[row], seconds))

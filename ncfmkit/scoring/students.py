@@ -187,7 +187,7 @@ def train_and_test(
     bar: Tracker,
 ) -> np.ndarray:
     """What the stack gets right of each class at each evaluation, the last epoch's at the end, int64 `[R, E, K]`."""
-    when = set(evaluated_epochs(settings))
+    when, test = set(evaluated_epochs(settings)), test.normalized_as(sets[0])
     tested: list[np.ndarray] = []
 
     def evaluate(epoch: int) -> None:
@@ -329,9 +329,13 @@ def _kept_of(kept: Kept | None, work: RowWork, settings: Settings) -> KeptStuden
         conditions["pool"] = to_dict(dataclasses.replace(settings.pool, members=1))
     if work.name == "random-soft":
         conditions |= {"pool": to_dict(settings.pool), "soft_labels": to_dict(settings.labels)}
-    if baseline is not None and baseline.codec is not None:
-        conditions["encoder"] = f"Pillow {PIL.__version__}"
-    return KeptStudents(kept=kept, conditions=conditions)
+    return KeptStudents(kept=kept, conditions=conditions | encoder(work.name))
+
+
+def encoder(row: str) -> dict[str, str]:
+    """What coded pictures depend on, as a condition of students that are trained on them; of other rows, nothing."""
+    coded = row in BASELINES and BASELINES[row].codec is not None
+    return {"encoder": f"Pillow {PIL.__version__}"} if coded else {}
 
 
 def score_set(
@@ -455,4 +459,4 @@ def train_student(
     done = checkpoint.done if checkpoint else 0
     with track("student", settings.epochs, done) as bar, checkpoint.training() if checkpoint else nullcontext():
         train(models, [data], settings, seed=seed, keys=[0], bar=bar, checkpoint=checkpoint)
-    return models.states()[0], accuracy(models, test)[0] if test is not None else None
+    return models.states()[0], accuracy(models, test.normalized_as(data))[0] if test is not None else None

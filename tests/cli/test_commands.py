@@ -501,6 +501,8 @@ def test_wrong_sets(tmp_path: Path, done: Path) -> None:
     refused("train", done, "--out", "no/where.safetensors", says="there is no folder no: make it first")
     refused("train", done, "--out", done / "run.json", says="already exists: pass --force")
     refused("recipes", "digist", says="unknown recipe 'digist'; did you mean 'digits'")
+    for two in (("digits", "--data"), ("--data", "--networks")):
+        refused("recipes", *two, says="expected the name of a recipe, --data or --networks, got several")
 
 
 def test_train_takes_the_flags_of_the_data(tmp_path: Path, done: Path) -> None:

@@ -150,3 +150,11 @@ def test_from_images_errors(make_real, real) -> None:
         from_set(build_set(), make_real(size=16), ipc=2)
     with pytest.raises(UserError, match=r"expected images of shape \(6, 1, 8, 8\)"):
         from_set(build_set(), make_real(channels=1), ipc=2)
+
+
+@pytest.mark.parametrize("kind", ["mix", "random", "noise"])
+def test_some_classes_are_drawn_as_if_all_were(make_real, kind):
+    real = make_real((7, 2, 9))
+    whole = initialize(kind, make_real((7, 5, 9)), ipc=3, factor=2, seed=4).unflatten(0, (-1, 3))
+    some = initialize(kind, real, ipc=3, factor=2, seed=4, labels=[0, 2]).unflatten(0, (-1, 3))
+    assert torch.equal(some, whole[[0, 2]])

@@ -99,6 +99,31 @@ def test_wrong_preprocessing_is_caught(
         exporting.export(student_path, out=tmp_path / "s.onnx", precision=precision, calibration=calibration)
 
 
+def test_int8_of_an_opset_that_does_not_run_says_which_does(
+    student_path: Path, set_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a ViT in ONNX Runtime 1.31."""
+
+    def unopened(path: Path) -> None:
+        raise UserError("its node does not fit")
+
+    monkeypatch.setattr(onnx_export, "open_for_test", unopened, raising=False)
+    monkeypatch.setitem(
+        EXPORTERS, "onnx", dataclasses.replace(EXPORTERS["onnx"], open="ncfmkit.exporters.onnx:open_for_test")
+    )
+    how: dict[str, Any] = {
+        "out": tmp_path / "s.onnx",
+        "precision": "int8",
+        "calibration": DataArguments(data=str(set_path)),
+    }
+    with pytest.raises(
+        UserError, match=r"^--precision int8 --opset 21: .* does not run convnet so: pass --opset 20 or"
+    ):
+        exporting.export(student_path, opset=21, **how)
+    with pytest.raises(UserError, match="its node does not fit"):
+        exporting.export(student_path, opset=20, **how)
+
+
 def test_swapped_channels_are_caught(student_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference shares nothing with what is exported."""
     forward = Deployed.forward

@@ -258,6 +258,28 @@ def test_a_set_that_allows_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -
         quickly(tiny(), only="all", size=4, resize="crop")
 
 
+def test_what_an_assessment_loses_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path, said = make_set("a"), lambda: capsys.readouterr().err.replace("\n", " ")
+    with monkeypatch.context() as patch:
+        patch.setattr(students, "train", interrupt)
+        with pytest.raises(Interrupted) as nothing:
+            quickly(path)
+    assert "holds" not in str(nothing.value)  # nothing is measured yet
+    quickly(path)
+    assert "will lack" not in said()
+    quickly(path, only="ranking")
+    assert "will lack" not in said()
+    assert quickly(path, only="ranking", repeats=1).architectures is None
+    assert "assess.json will lack architectures, measured with other settings or data: ask for all in" in said()
+    path.unlink()
+    quickly(make_set("a", seed=5))
+    assert "assessment holds an assessment of another set, a.safetensors, which is replaced" in said()
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_other_data_are_said(capsys: pytest.CaptureFixture[str]) -> None:
     list(dry_run(make_set("a"), only="architectures", **QUICK))
     assert "noise differs from the data that the set was made from" in capsys.readouterr().err.replace("\n", " ")

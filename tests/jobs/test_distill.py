@@ -510,6 +510,52 @@ def test_interrupted_then_resumed(
     same_as(out, whole(sampler))
 
 
+def test_a_name_that_is_taken_meanwhile_is_not_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scored: Path
+) -> None:
+    """Runs that start together without --out: each finds a name of its own."""
+    monkeypatch.chdir(tmp_path)
+    checked = distill_job._checked
+
+    def meanwhile(*arguments: Any) -> Any:
+        if not Path("runs").exists():
+            shutil.copytree(scored, "runs/digits-ipc1")
+        return checked(*arguments)
+
+    monkeypatch.setattr(distill_job, "_checked", meanwhile)
+    assert start(None, distill__steps=1, student__repeats=0) == Path("runs/digits-ipc1-2")
+
+
+def test_baselines_without_students_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--baselines mosaic,whole needs students, got --repeats 0"):
+        start(tmp_path / "run", baselines=("random", "mosaic", "whole"), student__repeats=0)
+
+
+def test_a_loaded_set_is_needed_until_a_step_is_saved(
+    tmp_path: Path, scored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Path(shutil.copy(scored / set_file.FILE_NAME, tmp_path / "first.safetensors"))
+    how: dict[str, Any] = {"distill__factor": 2, "distill__init": "load", "distill__load": str(first)}
+    how |= {"student__repeats": 0}
+    whole, out = start(tmp_path / "whole", **how), tmp_path / "run"
+    at_step(monkeypatch, 0, crash)
+    with pytest.raises(ZeroDivisionError):
+        start(out, **how)
+    set_file.save(build_set("single", 2, classes=tuple("0123456789"), channels=1), first, force=True)
+    with pytest.raises(UserError, match=r"first\.safetensors has changed since .*run was started: restore it"):
+        distill_job.resume(out)
+    first.unlink()
+    with pytest.raises(UserError, match=r"no synthetic set at .*first\.safetensors"):
+        distill_job.resume(out)
+    shutil.copy(scored / set_file.FILE_NAME, first)
+    at_step(monkeypatch, 6, terminate)
+    with pytest.raises(Interrupted):
+        distill_job.resume(out)
+    first.unlink()
+    distill_job.resume(out)
+    assert set_bytes(out) == set_bytes(whole)
+
+
 def test_a_run_that_is_still_going_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
 

@@ -12,15 +12,17 @@ from conftest import build_real, build_set
 from small_runs import evaluate_on, evaluation_settings, make_folder, start
 
 from ncfmkit import kept
-from ncfmkit.config import Settings, override
+from ncfmkit.config import RuntimeSettings, Settings, override
 from ncfmkit.distillation import pool as pool_module
 from ncfmkit.errors import UserError
 from ncfmkit.jobs import evaluate as evaluate_job
-from ncfmkit.jobs.evaluate import dry_run, evaluate, no_students, real_mosaics, requested_scoring
+from ncfmkit.jobs.evaluate import dry_run, evaluate, evaluate_real, no_students, real_mosaics, requested_scoring
 from ncfmkit.jobs.pack import quantized
 from ncfmkit.networks import convnext, vit
 from ncfmkit.real.arguments import DataArguments
+from ncfmkit.real.opening import open_real
 from ncfmkit.run import RunDirectory
+from ncfmkit.runtime import choose_runtime
 from ncfmkit.scoring import students
 from ncfmkit.sets import set_file
 from ncfmkit.sets.manifest import tensors_of
@@ -119,6 +121,16 @@ def test_evaluate_as_the_run_scored(scored: Path) -> None:
     stored = RunDirectory.open(scored).scores()
     assert stored is not None
     assert dict(scores.rows[0]) | {"seconds": 0} == dict(stored.rows[0]) | {"seconds": 0}
+
+
+def test_students_are_tested_as_they_are_trained(scored: Path) -> None:
+    """With the normalization of the set, whatever that of the data is."""
+    result, runtime = set_file.load(scored), choose_runtime(RuntimeSettings(device="cpu", compile="off"))
+    settings = evaluation_settings(result, **{"student.epochs": 20})
+    digits = open_real("digits", settings.data)
+    other = dataclasses.replace(digits, mean=(0.9,), std=(0.05,), fingerprint="other")
+    rows = [evaluate_real(result, real, settings, runtime).rows[0] for real in (digits, other)]
+    assert rows[0].last == rows[1].last
 
 
 def test_what_was_evaluated_is_kept(

@@ -107,8 +107,27 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, earlier: Path) -> None:
     refused(*add, tmp_path / "nothing", says="nothing")
     refused("distill", "digits", "--drop-classes", "a", says="needs --add-to SET")
     in_place = ["distill", tmp_path / "photos", "--add-to", earlier, "--device", "cpu", "--out", earlier, "--force"]
-    refused(*in_place, says="holds the set that classes are added to: choose another --out")
+    refused(*in_place, says="holds the set of --add-to, ")
+    (tmp_path / "alias").symlink_to(tmp_path)
+    through_a_link = [*in_place[:3], tmp_path / "alias" / "earlier", *in_place[4:]]
+    refused(*through_a_link, says="holds the set of --add-to, ")
+    from_it = ["--ipc", "2", "--init", "load", "--load", earlier, "--device", "cpu", "--out", earlier, "--force"]
+    refused("distill", tmp_path / "photos", *from_it, says="holds the set of --load, ")
+    packed = tmp_path / "packed"
+    succeeds("pack", earlier, "--to", "safetensors", "--bits", "3", "--out", packed)
+    refused(*add, packed, says="sets in 3 bits cannot grow, because they would be rounded again")
     assert not (tmp_path / "grown").exists()
+
+
+def test_old_classes_may_have_few_images(tmp_path: Path, earlier: Path) -> None:
+    """Fewer than are stored: nothing of theirs is drawn."""
+    photos = more(tmp_path / "photos", "bowl")
+    for picture in sorted((photos / "cup").iterdir())[3:]:
+        picture.unlink()
+    how = {"distill.add_to": str(earlier), "runtime.device": "cpu", "student.repeats": 0, "data.holdout": 0.5}
+    after, before = images_by_class(distilled(photos, tmp_path / "grown", **how)), images_by_class(earlier)
+    assert after["cup"].equal(before["cup"])
+    assert after["bowl"].float().std() > 1
 
 
 def test_an_interrupted_run_goes_on_with_the_same_earlier_set(tmp_path: Path, earlier: Path) -> None:

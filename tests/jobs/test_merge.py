@@ -159,6 +159,7 @@ def test_a_shard_has_no_set_for_python(tmp_path: Path) -> None:
         ({"distill.shard": "0/2"}, "--shard '0/2': expected a number and of how many, such as 3/8"),
         ({"distill.shard": "3/2"}, "--shard '3/2': expected a number"),
         ({"distill.shard": "1 of 2"}, "--shard '1 of 2': expected a number"),
+        ({"distill.steps": 0}, "--shard needs --steps of 1 or more"),
         ({"distill.schedule": "plateau"}, "--shard: --schedule plateau follows the loss of all classes"),
         ({"distill.sampler": "learned"}, "--shard: a sampling network learns from all classes"),
         ({"runtime.precision": "fp16"}, "--shard: --precision fp16 scales the gradients of all classes alike"),

@@ -12,6 +12,7 @@ from small_runs import evaluate_on, evaluation_settings, start
 
 from ncfmkit.config import from_dict
 from ncfmkit.errors import UserError
+from ncfmkit.jobs import evaluate as evaluate_job
 from ncfmkit.jobs import relabel as job
 from ncfmkit.jobs.relabel import relabel
 from ncfmkit.run import RunDirectory
@@ -142,6 +143,22 @@ def test_the_score_of_a_set_with_soft_labels(soft: Path) -> None:
     assert stored is not None
     for row, then in zip(scores.rows, (stored.rows[0], stored.rows[2]), strict=True):
         assert dict(row) | {"seconds": 0} == dict(then) | {"seconds": 0}
+
+
+def test_random_images_have_the_sets_own_teachers(soft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever seed or pool students and baselines are asked for with: the set's labels are theirs, too."""
+    opened: list[tuple[int, int]] = []
+    original = evaluate_job.open_teachers
+
+    def seen(real: Any, settings: Any, *rest: Any) -> Any:
+        opened.append((settings.seed, settings.pool.epochs))
+        return original(real, settings, *rest)
+
+    monkeypatch.setattr(evaluate_job, "open_teachers", seen)
+    result = set_file.load(soft)
+    settings = evaluation_settings(result, **{"seed": 5, "pool.epochs": 4, "student.epochs": 1})
+    evaluate_on("digits", result, settings, baselines=("random-soft",))
+    assert opened == [(0, GOOD["pool__epochs"])]
 
 
 def test_soft_labels_of_random_images_need_teachers(scored: Path) -> None:

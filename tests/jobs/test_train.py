@@ -104,6 +104,19 @@ def test_other_data_are_said(
     assert "digits differs from the data that the set was made from" in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_a_student_is_tested_as_it_normalizes(scored: Path, runtime: Runtime, tmp_path: Path) -> None:
+    """On other data than those of the set: with the normalization of the set, which is in the file."""
+    digits, out = open_real("digits", setup.make_settings("digits", None, {}).data), tmp_path / "s.safetensors"
+    other = dataclasses.replace(digits, mean=(0.9,), std=(0.05,), fingerprint="other")
+    train_some(scored, runtime, out, other, **{"student.epochs": 20})
+    trained, stored = student_file.load(out)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (stored.mean, stored.std))
+    test = other.test_split()
+    with torch.no_grad():
+        right = trained((torch.from_numpy(np.array(test.images)).float() / 255 - mean) / std).argmax(1)
+    assert stored.test_accuracy == pytest.approx((right == torch.from_numpy(test.labels)).double().mean().item())
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("epoch", [1, 4, 6])
 def test_an_interrupted_training_goes_on_to_the_same_bytes(
