@@ -20,7 +20,7 @@ def recipes(
     from ncfmkit.errors import UserError
 
     if [name is not None, data, networks].count(True) > 1:
-        raise UserError("expected the name of a recipe, --data or --networks, got several of these: leave one")
+        raise UserError("expected the name of a recipe, --data or --networks, got several of these: keep one")
     if name:
         text = config.recipe_text(name)
         if json:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -146,8 +145,11 @@ class Kept:
             UserError: as :meth:`keep`, of the other folder.
         """
         for path in sorted(self.folder.glob("*.json")):
-            with suppress(UserError):
-                other._write(other.folder / path.name, KeptResult.read(path))
+            try:
+                kept = KeptResult.read(path)
+            except UserError:
+                continue
+            other._write(other.folder / path.name, kept)
 
     def _write(self, path: Path, kept: KeptResult) -> None:
         try:

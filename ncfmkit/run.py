@@ -287,6 +287,19 @@ def next_free(parent: Path, name: str) -> Path:
     return path
 
 
+def make_next(path: Path) -> Path:
+    """An empty folder of the name of :func:`next_free`, which no other process takes meanwhile."""
+    while True:
+        free = next_free(path.parent, path.name)
+        try:
+            free.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot make the run directory {free}: {error.strerror}") from None
+        return free
+
+
 @contextmanager
 def deferred_interrupts(unit: str = "step") -> Iterator[Callable[[], bool]]:
     """Ctrl-C and SIGTERM only set a flag, which the function given returns; a second one stops at once.

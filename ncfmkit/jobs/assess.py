@@ -271,18 +271,14 @@ def _notice_what_goes(plan: Plan) -> None:
         return
     if earlier is None:
         return
-    if earlier.set.manifest_sha256 != plan.result.manifest.manifest_sha256:
+    there = [name for name in EVALUATIONS if getattr(earlier, name) is not None and not _is_done(plan, name)]
+    lost = [name for name in there if name not in plan.names]
+    if there and earlier.set.manifest_sha256 != plan.result.manifest.manifest_sha256:
         notice(f"{plan.out} holds an assessment of another set, {earlier.set.path}, which is replaced")
-        return
-    lost = [
-        name
-        for name in EVALUATIONS
-        if getattr(earlier, name) is not None and name not in plan.names and not _is_done(plan, name)
-    ]
-    if lost:
+    elif lost:
         notice(
-            f"{file} will lack {', '.join(lost)}, measured with other settings or data: ask for all in one call, or "
-            "choose another --out"
+            f"{file} will lack {', '.join(lost)}, measured in another way (settings, data, device or versions): ask "
+            "for all in one call, or choose another --out"
         )
 
 

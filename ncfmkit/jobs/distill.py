@@ -5,6 +5,7 @@ import html
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from ncfmkit.distillation.shares import distilled_labels
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage, announce, total_seconds
 from ncfmkit.files import format_bytes, write_atomic
+from ncfmkit.in_use import hold
 from ncfmkit.jobs.evaluate import real_mosaics, selecting, set_size
 from ncfmkit.jobs.growing import check_place, earlier_set, grown, with_new_classes
 from ncfmkit.jobs.relabel import relabeled, softened, teachers_of
@@ -41,7 +43,7 @@ from ncfmkit.reports.curves import curves
 from ncfmkit.reports.event_log import EventLog, require_tensorboard
 from ncfmkit.reports.run_page import write_report
 from ncfmkit.reports.strips import DECODED_OF, MAX_CLASSES, SetImages
-from ncfmkit.run import RunDirectory, next_free
+from ncfmkit.run import RunDirectory, make_next, next_free
 from ncfmkit.run_records import DataInfo, PoolInfo, RunInfo, Scores
 from ncfmkit.runtime import Runtime, choose_runtime, cpu_threads, versions
 from ncfmkit.scoring import students
@@ -181,13 +183,13 @@ def start(
     callback: loop.Callback | None = None,
 ) -> Path:
     """As :func:`distill`: opens the real data, after what can be checked without them. Returns the run directory."""
-    real, settings, runtime, folder, names = _opened(source, recipe, out, force, baselines, overrides)
+    real, settings, runtime, folder, chosen, names = _opened(source, recipe, out, force, baselines, overrides)
     return distill_real(
         real,
         settings,
         runtime,
         folder=folder,
-        named=out is not None,
+        chosen=chosen,
         force=force,
         source=source,
         baselines=names,
@@ -208,7 +210,7 @@ def dry_run(
 
     The store of the real data and compiled code go to the cache, where the run finds them.
     """
-    real, settings, runtime, folder, names = _opened(source, recipe, out, force, baselines, overrides)
+    real, settings, runtime, folder, _, names = _opened(source, recipe, out, force, baselines, overrides)
     asked = settings
     settings, images = _checked(real, asked, names)
     options = () if asked.distill.bytes is None else tuple(budget.fits(asked.distill, room(asked, real, coded=True)))
@@ -251,8 +253,11 @@ def _opened(
     force: bool,
     baselines: str | Sequence[str],
     overrides: dict[str, Any],
-) -> tuple[RealData, Settings, Runtime, Path, tuple[str, ...]]:
-    """The real data, settings, runtime, run directory and baselines; the data are opened after all other checks."""
+) -> tuple[RealData, Settings, Runtime, Path, Path | None, tuple[str, ...]]:
+    """The real data, settings, runtime, run directory and baselines; the data are opened after all other checks.
+
+    Beside the run directory, the name that it is chosen after, if the user said none.
+    """
     settings = make_settings(source.data, os.fspath(recipe) if recipe else None, overrides)
     check_extractors(settings.extractors)
     if settings.runtime.log == "tensorboard":
@@ -276,6 +281,7 @@ def _opened(
     part = "" if settings.distill.shard is None else f"-shard-{settings.distill.shard.replace('/', '-of-')}"
     size = settings.distill.bytes and re.sub(r"\W+", "-", f"{settings.distill.bytes}-bytes".replace("/", "-per-"))
     name = f"{data_name}-{size or f'ipc{settings.distill.ipc}'}{part}"
+    chosen = None if out else Path("runs", name)
     folder = distributed.from_first(lambda: Path(out) if out else next_free(Path("runs"), name))
     with distributed.agreed():
         source.check(settings)
@@ -283,7 +289,7 @@ def _opened(
         if distributed.is_first():
             RunDirectory.free(folder, force=force)
         runtime = choose_runtime(settings.runtime)
-    return open_data(source, settings), settings, runtime, folder, names
+    return open_data(source, settings), settings, runtime, folder, chosen, names
 
 
 def distill_real(
@@ -292,7 +298,7 @@ def distill_real(
     runtime: Runtime,
     *,
     folder: Path,
-    named: bool = True,
+    chosen: Path | None = None,
     force: bool = False,
     source: DataArguments,
     baselines: Sequence[str] = (),
@@ -302,7 +308,7 @@ def distill_real(
 
     Args:
         folder: the run directory to make.
-        named: the user chose its name; false: another one may be made, if this is taken by now.
+        chosen: make this one instead, or with the next free number if it is taken by now; None: `folder`.
         force: replace an existing run.
         source: where the data came from: a run that is resumed opens them again.
         baselines: names of rows of `BASELINES`.
@@ -317,11 +323,8 @@ def distill_real(
         loop.prepare(real, settings, Pool.empty(), images, runtime)
         info = _run_info(real, settings, runtime, source, baselines)
 
-    def create() -> Path:
-        free = folder if named else next_free(folder.parent, folder.name)
-        return RunDirectory.create(free, info, force=force).path
-
-    run = RunDirectory(distributed.from_first(create))
+    place = distributed.from_first(lambda: folder if chosen is None else make_next(chosen))
+    run = RunDirectory(distributed.from_first(lambda: RunDirectory.create(place, info, force=force).path))
     with run.alone():
         _complete(run, real, settings, runtime, images, baselines, callback)
     return run.path
@@ -487,6 +490,7 @@ def go_on(
             raise UserError(_changed(run.path, source, info.data, _data_info(real)))
         if _digest(settings.distill.add_to) != info.added_to:
             raise UserError(f"the set {settings.distill.add_to} has changed since {path} was started: restore it")
+        images = _images_to_go_on(run, settings, real, info.loaded)
         run.update(arguments=source.recorded(), ranks=distributed.world())
         threads = torch.get_num_threads()
         if info.ranks == distributed.world():  # sums in another order would end with other bytes
@@ -495,7 +499,6 @@ def go_on(
             ranks = " and ".join(plural(count, "rank") for count in (info.ranks, distributed.world()))
             notice(f"the run has had {ranks} in turn: its images differ by rounding from those of one that has not")
         with cpu_threads(threads):
-            images = _images_to_go_on(run, settings, real, info.loaded)
             _complete(run, real, settings, runtime, images, info.baselines, callback)
 
 
@@ -597,7 +600,9 @@ def _complete(
             if distributed.is_first():
                 scores.write(run.scores_file)
                 set_file.save(result, run.path / set_file.FILE_NAME, force=True)
-                kept.copy_to(cached_of_set(result.manifest, real, settings, runtime))  # `evaluate` trains the others
+                cached = cached_of_set(result.manifest, real, settings, runtime)
+                with closing(hold(cached.folder)):
+                    kept.copy_to(cached)  # `evaluate` of the run trains the others
         run.update(status="done")
         if distributed.is_first():
             if d.bytes is not None:
@@ -699,16 +704,16 @@ def _images_to_go_on(run: RunDirectory, settings: Settings, real: RealData, load
     Raises:
         UserError: no step is saved, and the set of `--load` has changed or is gone.
     """
-    d, saved = settings.distill, distributed.from_first(run.steps_done)
-    try:
-        if loaded is not None and _digest(d.load) != loaded:
+    d = settings.distill
+    if loaded is None:
+        return _initial_images(settings, real)
+    saved = distributed.from_first(lambda: run.load_checkpoint() is not None)
+    if saved:
+        return torch.zeros(len(real.classes) * d.ipc, real.channels, real.size, real.size)
+    with distributed.agreed():
+        if _digest(d.load) != loaded:
             raise UserError(f"the set {d.load} has changed since {run.path} was started: restore it")
         return _initial_images(settings, real)
-    except UserError:
-        if loaded is None or not saved:
-            raise
-        # not a number: should no state be whole, they are not taken for images
-        return torch.full((len(real.classes) * d.ipc, real.channels, real.size, real.size), torch.nan)
 
 
 def _digest(path: str | None) -> str | None:

@@ -247,7 +247,8 @@ def estimate(
     selecting, teach = selecting_pool(settings, baselines), "random-soft" in drawn
     if teach:
         yield from estimate_pool(real, extractors, teaching_pool(own), seed=own.seed, runtime=runtime)
-    if are_selected(drawn) and (selecting.snapshots or not teach):  # else it is one of those that teach
+    apart = selecting.snapshots or not teach or settings.pool != own.pool  # else it is one of those that teach
+    if are_selected(drawn) and apart:
         yield from estimate_pool(real, extractors[:1], selecting, seed=own.seed, runtime=runtime)
     yield from students.estimate_scores(
         real,
@@ -264,7 +265,7 @@ def estimate(
 def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines: Sequence[str]) -> Settings:
     if not settings.student.repeats:
         raise no_students(result.manifest.training.settings())
-    if "random-soft" in baselines and not settings.labels.soft:
+    if "random-soft" in baselines and not settings_of_pool(result, settings).labels.soft:
         raise UserError(
             "--baselines random-soft needs a set with soft labels of a pool (distill --soft-labels, relabel): this one "
             f"has {'hard labels' if result.soft_labels is None else 'soft labels of unknown teachers'}"

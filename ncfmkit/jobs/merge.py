@@ -118,6 +118,8 @@ def _difference(one: Shard, other: Shard) -> str | None:
         return f"it is one of {other.of} shards, not of {one.of}"
     if one.info.data.fingerprint != other.info.data.fingerprint:
         return "its real data differ"
+    if one.info.loaded != other.info.loaded:
+        return "the set of --load that it starts from differs"
     for name in ("precision", "compile"):
         here, there = getattr(one.info, name), getattr(other.info, name)
         if here != there:

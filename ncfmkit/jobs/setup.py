@@ -64,7 +64,7 @@ def make_settings(data: str, recipe: str | None, overrides: dict[str, Any]) -> S
     settings = check(override(base, overrides))
     idle = sorted(key for key in overrides if key.startswith("labels.") and key != "labels.soft")
     if idle and not settings.labels.soft:
-        raise UserError(f"{SETTINGS[idle[0]].name} is of soft labels: pass --soft-labels, too, or leave it out")
+        raise UserError(f"{SETTINGS[idle[0]].name} applies only to soft labels: add --soft-labels, or leave it out")
     for strategy in (settings.pool.augment, settings.distill.augment, settings.student.augment):
         parse_strategy(strategy)
     d = settings.distill
@@ -238,6 +238,8 @@ def kept_of_set(
 ) -> Kept:
     """Where results of students of a set are kept: they are of this very set, whose manifest says how it was made."""
     conditions = measured_on(real, settings, runtime) | {"manifest_sha256": unscored_digest(manifest)}
+    if settings.seed != manifest.training.seed:  # earlier versions: of extractors of that seed
+        conditions["extractors"] = manifest.training.seed
     if (manifest.mean, manifest.std) != (real.mean, real.std):  # earlier versions tested with that of the data
         conditions["normalized"] = "as the images that a student is trained on"
     return Kept(folder=folder, conditions=conditions, optional=optional)

@@ -270,7 +270,10 @@ def test_what_an_assessment_loses_is_said(monkeypatch: pytest.MonkeyPatch, capsy
     quickly(path, only="ranking")
     assert "will lack" not in said()
     assert quickly(path, only="ranking", repeats=1).architectures is None
-    assert "assess.json will lack architectures, measured with other settings or data: ask for all in" in said()
+    assert (
+        "assess.json will lack architectures, measured in another way (settings, data, device or versions): ask"
+        in said()
+    )
     path.unlink()
     quickly(make_set("a", seed=5))
     assert "assessment holds an assessment of another set, a.safetensors, which is replaced" in said()

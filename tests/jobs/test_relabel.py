@@ -161,6 +161,13 @@ def test_random_images_have_the_sets_own_teachers(soft: Path, monkeypatch: pytes
     assert opened == [(0, GOOD["pool__epochs"])]
 
 
+def test_the_seed_of_the_teachers_is_recorded(soft: Path, tmp_path: Path) -> None:
+    """By it they are found again."""
+    again = relabel(soft, data="digits", out=tmp_path / "again.safetensors", seed=5)
+    assert set_file.load(again.file).manifest.training.settings().seed == 5
+    assert set_file.load(soft).manifest.training.settings().seed == 0
+
+
 def test_soft_labels_of_random_images_need_teachers(scored: Path) -> None:
     result = set_file.load(scored)
     with pytest.raises(UserError, match=r"random-soft needs a set with soft labels .*this one has hard labels"):

@@ -107,7 +107,9 @@ def test_a_recipe_of_the_user_or_of_the_data_comes_before_the_devices(capsys: py
 
 def test_settings_of_soft_labels_need_them() -> None:
     """A recipe may have them for a user who asks for soft labels."""
-    with pytest.raises(UserError, match=r"^--label-bits \(labels\.bits\) is of soft labels: pass --soft-labels, too"):
+    with pytest.raises(
+        UserError, match=r"^--label-bits \(labels\.bits\) applies only to soft labels: add --soft-labels"
+    ):
         setup.make_settings("digits", None, {"labels.bits": 4, "labels.top": 3})
     assert setup.make_settings("digits", None, {"labels.bits": 4, "labels.soft": True}).labels.bits == 4
     assert not setup.make_settings("digits", None, {"labels.soft": False}).labels.soft
