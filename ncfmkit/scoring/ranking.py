@@ -17,7 +17,6 @@ import numpy as np
 
 from ncfmkit.assessment import Gap, Images, Labels, Ranking, RankingCell, RobustScore
 from ncfmkit.augment import parse_strategy
-from ncfmkit.config import to_dict
 from ncfmkit.errors import UserError
 from ncfmkit.estimate import Stage
 from ncfmkit.images import LabeledImages
@@ -41,8 +40,7 @@ class Cell:
 
 def grid(subject: Subject) -> list[Cell]:
     """All students that the scores need; those that are not augmented once only, if the recipe augments nothing."""
-    soft, settings = subject.distilled.soft_labels is not None, subject.settings
-    taught = {"pool": to_dict(settings.pool), "soft_labels": to_dict(settings.labels)}
+    soft = subject.distilled.soft_labels is not None
     recipes = (True, False) if _augments(subject) else (False,)
     cells = []
     for augmented in recipes:
@@ -53,7 +51,7 @@ def grid(subject: Subject) -> list[Cell]:
         on_random = partial(Cell, images="random", augmented=augmented)
         cells.append(on_random(labels="hard", name="random", conditions={}))
         if soft:
-            cells.append(on_random(labels="soft", name="random-soft", conditions=taught))
+            cells.append(on_random(labels="soft", name="random-soft", conditions={}))
     whole = Cell(images="whole", labels="hard", augmented=recipes[0], name="whole", conditions={})
     return [*cells, whole]
 

@@ -325,10 +325,8 @@ def _kept_of(kept: Kept | None, work: RowWork, settings: Settings) -> KeptStuden
     if kept is None:
         return None
     conditions, baseline = student_conditions(work, settings), BASELINES.get(work.name)
-    if baseline is not None and (baseline.images in SELECTIONS or work.name == "random-soft"):
+    if baseline is not None and baseline.images in SELECTIONS:
         conditions["pool"] = to_dict(dataclasses.replace(settings.pool, members=1))
-    if work.name == "random-soft":
-        conditions |= {"pool": to_dict(settings.pool), "soft_labels": to_dict(settings.labels)}
     return KeptStudents(kept=kept, conditions=conditions | encoder(work.name))
 
 

@@ -38,7 +38,7 @@ class Subject:
         settings: `network` and `student` are those of the students, which are tested once; `seed` of all draws.
         mosaics: gives mosaics of random real images like the set's own, decoded, for the repeat of that number.
         soften: gives images the soft labels of the set's teachers, stored as the set's are; None: the set has none, or
-            of teachers that are not known. What it gives depends on `settings.pool` and `settings.labels`.
+            of teachers that are not known. What it gives depends on the set alone.
         teachers: the training that `soften` begins with: those teachers that are not in the cache, measured.
         herding: the work of `herded`, measured, and of the extractor that chooses, if it is not in the cache.
         herded: gives the herded subset of that many real images per class, selected once, which depends on

@@ -111,7 +111,7 @@ def test_the_grid_shows_every_kind_of_students() -> None:
     assert (
         "as many as the set stores, 30, others for each repeat; soft labels are of the set's teachers" in grid.caption
     )
-    assert f"ARS of {100 * (1 - np.exp(-1)) / (np.e - np.exp(-1)):.1f};" in scores.caption
+    assert f"ARS of {100 * (1 - np.exp(-1)) / (np.e - np.exp(-1)):.1f}." in scores.caption
     assert (scores.strong, grid.strong) == ([0, 1], [0, 1])
 
 
