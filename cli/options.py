@@ -93,6 +93,18 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="set any setting, such as student.lr=2e-3 (repeatable)"),
 ]
+ModelInput = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="uint8-nchw|uint8-nhwc|float-nchw",
+        help="images that a model without ncfmkit metadata takes: pixels 0 to 255 or floats 0 to 1",
+    ),
+]
+ModelOutput = Annotated[
+    str | None,
+    typer.Option("--output", metavar="logits|probabilities", help="what a model without ncfmkit metadata returns"),
+]
 Force = Annotated[bool, typer.Option("--force", help="overwrite an existing output, once the new one is ready")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 DryRun = Annotated[

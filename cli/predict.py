@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from ncfmkit import interrupts
+from ncfmkit.cli import options as o
 from ncfmkit.cli.options import csv_line, json_line
 
 if TYPE_CHECKING:
@@ -37,18 +38,8 @@ def predict(
             help="ONNX Runtime provider that runs the model",
         ),
     ] = "cpu",
-    layout: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            metavar="uint8-nchw|uint8-nhwc|float-nchw",
-            help="images that a model without ncfmkit metadata takes: pixels 0 to 255 or floats 0 to 1",
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", metavar="logits|probabilities", help="what a model without ncfmkit metadata returns"),
-    ] = None,
+    layout: o.ModelInput = None,
+    output: o.ModelOutput = None,
     format: Annotated[
         str,
         typer.Option(

@@ -52,18 +52,8 @@ def validate(
             show_default="validation-MODEL, of several validation-comparison",
         ),
     ] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            metavar="uint8-nchw|uint8-nhwc|float-nchw",
-            help="images that a model without ncfmkit metadata takes: pixels 0 to 255 or floats 0 to 1",
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", metavar="logits|probabilities", help="what a model without ncfmkit metadata returns"),
-    ] = None,
+    layout: o.ModelInput = None,
+    output: o.ModelOutput = None,
     batches: Annotated[
         str,
         typer.Option("--batches", metavar="N,N", help="batch sizes to time, comma-separated", rich_help_panel=SPEED),

@@ -222,6 +222,11 @@ def replace_folder(new: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def from_anywhere(path: str) -> str:
+    """A path as an absolute one, for a run that is resumed from another folder; an address as it is."""
+    return path if is_address(path) else os.path.abspath(path)
+
+
 def is_address(data: str) -> bool:
     """Whether a text is an address such as `hf://me/birds` or `s3://bucket/train.tar`, not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", data) is not None

@@ -323,8 +323,10 @@ def distill_real(
         loop.prepare(real, settings, Pool.empty(), images, runtime)
         info = _run_info(real, settings, runtime, source, baselines)
 
-    place = distributed.from_first(lambda: folder if chosen is None else make_next(chosen))
-    run = RunDirectory(distributed.from_first(lambda: RunDirectory.create(place, info, force=force).path))
+    def create() -> Path:
+        return RunDirectory.create(folder if chosen is None else make_next(chosen), info, force=force).path
+
+    run = RunDirectory(distributed.from_first(create))
     with run.alone():
         _complete(run, real, settings, runtime, images, baselines, callback)
     return run.path

@@ -265,7 +265,7 @@ def estimate(
 def _checked(result: SyntheticSet, real: RealData, settings: Settings, baselines: Sequence[str]) -> Settings:
     if not settings.student.repeats:
         raise no_students(result.manifest.training.settings())
-    if "random-soft" in baselines and not settings_of_pool(result, settings).labels.soft:
+    if "random-soft" in baselines and not result.manifest.training.settings().labels.soft:
         raise UserError(
             "--baselines random-soft needs a set with soft labels of a pool (distill --soft-labels, relabel): this one "
             f"has {'hard labels' if result.soft_labels is None else 'soft labels of unknown teachers'}"

@@ -8,7 +8,7 @@ import torch
 
 from ncfmkit.config import Settings, from_dict
 from ncfmkit.errors import UserError
-from ncfmkit.files import is_address
+from ncfmkit.files import from_anywhere, is_address
 from ncfmkit.progress import notice, shortened_list
 from ncfmkit.real.store import RealData
 from ncfmkit.sets.set_file import load
@@ -85,8 +85,8 @@ def with_new_classes(settings: Settings, real: RealData) -> Settings:
         raise UserError(f"{where}: its images are of shape {shapes[0]}, those of {real.name} of {shapes[1]}")
     if earlier.soft_labels is not None and not settings.labels.soft:
         notice("the soft labels of the earlier set are left out, because they know nothing of the new classes")
-    path = d.add_to if is_address(d.add_to) else os.path.abspath(d.add_to)  # a run is resumed from anywhere
-    return dataclasses.replace(settings, distill=dataclasses.replace(d, add_to=path, new_classes=new))
+    distill = dataclasses.replace(d, add_to=from_anywhere(d.add_to), new_classes=new)
+    return dataclasses.replace(settings, distill=distill)
 
 
 def earlier_set(settings: Settings) -> SyntheticSet | None:

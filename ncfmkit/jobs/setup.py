@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from ncfmkit.config import (
     to_dict,
 )
 from ncfmkit.errors import UserError
-from ncfmkit.files import cache_dir, check_free_folder, is_address, parse_bytes
+from ncfmkit.files import cache_dir, check_free_folder, from_anywhere, parse_bytes
 from ncfmkit.jobs.growing import settings_of
 from ncfmkit.kept import CACHED, Kept
 from ncfmkit.mosaic import check_budget, compose, decoded_count
@@ -123,9 +122,7 @@ def resolve(settings: Settings, real: RealData) -> Settings:
         raise UserError(f"--top {top}: expected fewer than the {classes} classes of {real.name}")
     network = networks.resolve_network(settings.network, real.size)
     load = settings.distill.load
-    if load is not None and not is_address(load):
-        load = os.path.abspath(load)  # a run is resumed from anywhere
-    distill = dataclasses.replace(settings.distill, load=load)
+    distill = dataclasses.replace(settings.distill, load=None if load is None else from_anywhere(load))
     if distill.is_subsampled:
         chroma.check(real.channels, real.size)
     if distill.bytes is not None:
